@@ -1,0 +1,20 @@
+//! The seams: whatever has a clock, randomness, a thread or a file passes through here.
+//!
+//! Everything below the client's API asks this module for time, tasks, random numbers and files, so that
+//! the simulator can own them all. The real implementations live here; the simulated ones in the tests crate.
+//!
+//! Always: no other module of this crate names tokio's clock or spawner, `std::time`'s clocks,
+//! `std::thread` or a random source (clippy's disallowed methods hold it so).
+
+pub mod disk;
+mod owner;
+mod runtime;
+
+pub use disk::{Disk, File, RealDisk};
+pub use owner::{Owner, OwnerHandle, QueueClosed, spawn_owner};
+pub use runtime::{
+    Elapsed, Instant, JoinHandle, Runtime, now, random_u64, sleep, sleep_until, spawn, timeout, wall_clock,
+};
+
+/// Channels: tokio's types are plain data structures that run under any executor.
+pub use tokio::sync::{Notify, Semaphore, mpsc, oneshot};

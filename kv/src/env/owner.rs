@@ -1,0 +1,97 @@
+//! An owner of blocking state: one thread, one bounded queue, batches of jobs.
+//!
+//! The log and the state machine are each owned by such a thread; everyone else holds an [`OwnerHandle`]
+//! that sends. Under the simulator the same owner runs as a task and its disk time is charged to it.
+
+use std::fmt;
+
+use tokio::sync::mpsc;
+
+/// What an owner thread does with the jobs that wait.
+pub trait Owner: Send + 'static {
+    /// One unit of work, with the callback that answers it.
+    type Job: Send + 'static;
+    /// What must happen after the batch's disk time has passed: the callbacks, in order.
+    type Effects: Send + 'static;
+
+    /// Does all jobs of `batch` (never empty, in the order sent), leaving `batch` empty. Blocking is allowed.
+    fn work(&mut self, batch: &mut Vec<Self::Job>) -> Self::Effects;
+
+    /// Hands the results out. Must not block.
+    fn publish(&mut self, effects: Self::Effects);
+
+    /// Called once after the last handle was dropped and the queue is empty.
+    fn finish(&mut self) {}
+}
+
+/// The owner has ended: it was shut down, or a broken invariant or a disk error stopped it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the owner of this state has stopped")]
+pub struct QueueClosed;
+
+/// Sends jobs to an owner. Cheap to clone; the owner ends when the last handle is dropped.
+pub struct OwnerHandle<J> {
+    tx: mpsc::Sender<J>,
+}
+
+impl<J> Clone for OwnerHandle<J> {
+    fn clone(&self) -> Self {
+        Self { tx: self.tx.clone() }
+    }
+}
+
+impl<J> fmt::Debug for OwnerHandle<J> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OwnerHandle").finish_non_exhaustive()
+    }
+}
+
+impl<J: Send + 'static> OwnerHandle<J> {
+    /// Sends a job, waiting for room in the queue. Cancel safe: a dropped future sent nothing.
+    pub async fn send(&self, job: J) -> Result<(), QueueClosed> {
+        self.tx.send(job).await.map_err(|_| QueueClosed)
+    }
+
+    /// Sends a job if there is room now; gives it back otherwise (`Err(Some(job))` full, `Err(None)` closed).
+    pub fn try_send(&self, job: J) -> Result<(), Option<J>> {
+        self.tx.try_send(job).map_err(|e| match e {
+            mpsc::error::TrySendError::Full(job) => Some(job),
+            mpsc::error::TrySendError::Closed(_) => None,
+        })
+    }
+}
+
+/// Starts an owner's thread.
+///
+/// `capacity` bounds the queue: a sender waits when it is full. `batch_max` bounds how many jobs one call
+/// of [`Owner::work`] sees. A panic inside the owner ends it: later sends answer [`QueueClosed`].
+#[allow(clippy::disallowed_methods, reason = "the seam itself")]
+pub fn spawn_owner<O: Owner>(
+    name: &'static str,
+    capacity: usize,
+    batch_max: usize,
+    mut owner: O,
+) -> OwnerHandle<O::Job> {
+    let (tx, mut rx) = mpsc::channel::<O::Job>(capacity);
+    let run = move || {
+        let mut batch = Vec::new();
+        while let Some(job) = rx.blocking_recv() {
+            batch.push(job);
+            while batch.len() < batch_max {
+                match rx.try_recv() {
+                    Ok(job) => batch.push(job),
+                    Err(_) => break,
+                }
+            }
+            let effects = owner.work(&mut batch);
+            batch.clear();
+            owner.publish(effects);
+        }
+        owner.finish();
+    };
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .unwrap_or_else(|e| panic!("the operating system refused a thread for {name}: {e}"));
+    OwnerHandle { tx }
+}

@@ -1,0 +1,4 @@
+//! A replicated, transactional key-value store that a Rust program links in.
+
+pub mod env;
+pub mod model;

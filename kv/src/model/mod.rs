@@ -1,0 +1,27 @@
+//! The words everyone speaks: keys, revisions, records, guards, operations, transactions.
+//!
+//! Plain values with no clock, no network and no task. A value of a checked type ([`Key`], [`CheckedTxn`])
+//! is within its limits by construction, and nobody below checks again.
+
+mod check;
+mod codec;
+mod command;
+mod guard;
+mod ids;
+mod key;
+mod op;
+mod read;
+mod record;
+mod txn;
+
+pub(crate) use check::check_reads;
+pub use check::{CheckedTxn, InvalidRead, InvalidTxn, Limits, Place};
+pub use codec::{DecodeError, decode, encode};
+pub use command::{Command, Outcome, Proposal, SessionRef, TooManyOf, TxnRefused};
+pub use guard::{Compare, Condition, FailedCondition, Found, Guard, GuardNode, KeyTest, RangeTest};
+pub use ids::{LeaseId, LogIndex, LogTime, NodeId, Revision, Sequence, SessionId, StateHash, Term};
+pub use key::{InvalidKey, Key, KeyRange, Value};
+pub use op::{LeaseChange, Op, OpResult, PutMode};
+pub use read::{Consistency, KeyValue, Order, RangeRead, ReadOp, ReadResponse, ReadResult};
+pub use record::Record;
+pub use txn::{Txn, TxnResponse};

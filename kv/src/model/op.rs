@@ -1,0 +1,151 @@
+//! Operations of a transaction and their results.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Key, KeyRange, KeyValue, LeaseId, RangeRead, Record, Value};
+
+/// One step of a transaction. Steps run in the written order and read the writes of earlier ones.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Op {
+    /// Writes a key.
+    Put {
+        /// The key.
+        key: Key,
+        /// Its new value.
+        value: Value,
+        /// Whether an existing key may be written.
+        mode: PutMode,
+        /// What becomes of the key's lease.
+        lease: LeaseChange,
+    },
+    /// Deletes a key; a missing one is no error.
+    Delete {
+        /// The key.
+        key: Key,
+    },
+    /// Deletes the keys of a range, at most `limit` of them, the lowest first.
+    DeleteRange {
+        /// The range.
+        range: KeyRange,
+        /// The most keys to delete; a range with more aborts the transaction.
+        limit: u32,
+    },
+    /// Reads a key.
+    Get {
+        /// The key.
+        key: Key,
+    },
+    /// Reads a range.
+    Range(RangeRead),
+    /// Adds to a number. A number is a value of exactly 8 bytes, big-endian two's complement; a missing key
+    /// counts as 0. An overflow or another value aborts the transaction.
+    Add {
+        /// The key.
+        key: Key,
+        /// What to add.
+        delta: i64,
+    },
+    /// Raises a number to at least `operand`; a missing key becomes `operand`.
+    Max {
+        /// The key.
+        key: Key,
+        /// The least it will be.
+        operand: i64,
+    },
+    /// Writes a key that is `prefix` followed by the next number of the prefix's sequence, in 20 decimal
+    /// digits, so that the keys sort. The first number is 1; a number is never given twice, also when its
+    /// key was deleted.
+    PutSequence {
+        /// The prefix: 1 byte to the longest key less 20.
+        prefix: Key,
+        /// The value.
+        value: Value,
+    },
+}
+
+/// Whether a put may overwrite.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PutMode {
+    /// Creates or overwrites.
+    #[default]
+    Upsert,
+    /// Aborts the transaction when the key exists.
+    OnlyIfAbsent,
+}
+
+/// What a put does to the key's lease.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LeaseChange {
+    /// The key has no lease afterwards.
+    #[default]
+    Detach,
+    /// The key keeps the lease that it has.
+    Keep,
+    /// The key is attached to this lease.
+    Attach(LeaseId),
+}
+
+/// What an operation answered, in the place of the operation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OpResult {
+    /// Of a put: whether the key existed.
+    Put {
+        /// The key existed before.
+        existed: bool,
+    },
+    /// Of a delete or a range delete: how many keys went.
+    Deleted {
+        /// The number of keys deleted.
+        count: u64,
+    },
+    /// Of a get.
+    Get(Option<Record>),
+    /// Of a range.
+    Range {
+        /// The records found, in the order asked for. Empty for a count.
+        records: Vec<KeyValue>,
+        /// How many keys there are in the range, where counting was asked for; else how many were returned.
+        count: u64,
+        /// The range holds more keys than were returned.
+        more: bool,
+    },
+    /// Of an add or a max: the number now.
+    Number(i64),
+    /// Of a sequence put: the key that was written.
+    Sequenced {
+        /// The key.
+        key: Key,
+    },
+}
+
+impl Op {
+    /// A plain put.
+    pub fn put(key: Key, value: impl Into<Value>) -> Self {
+        Op::Put {
+            key,
+            value: value.into(),
+            mode: PutMode::Upsert,
+            lease: LeaseChange::Detach,
+        }
+    }
+
+    /// A put of a key that must not exist.
+    pub fn create(key: Key, value: impl Into<Value>) -> Self {
+        Op::Put {
+            key,
+            value: value.into(),
+            mode: PutMode::OnlyIfAbsent,
+            lease: LeaseChange::Detach,
+        }
+    }
+
+    /// A delete.
+    pub fn delete(key: Key) -> Self {
+        Op::Delete { key }
+    }
+
+    /// A get.
+    pub fn get(key: Key) -> Self {
+        Op::Get { key }
+    }
+}

@@ -1,0 +1,113 @@
+//! Reads.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Key, KeyRange, Record, Revision};
+
+/// How fresh a read must be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Consistency {
+    /// Sees every write that was acknowledged before the read began (ReadIndex; readers share a round).
+    #[default]
+    Linearizable,
+    /// What the node that is asked has applied, within the bounds given.
+    Stale {
+        /// The node waits until it has applied at least this revision.
+        min_revision: Option<Revision>,
+        /// Refused when the node last knew itself level with the leader longer ago than this.
+        max_lag: Option<Duration>,
+    },
+    /// The state as it was at this revision, exactly. Waits, within the deadline, for a revision to come.
+    At(Revision),
+}
+
+/// Which end of a range comes first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Order {
+    /// Lowest key first.
+    #[default]
+    Ascending,
+    /// Highest key first.
+    Descending,
+}
+
+/// A read of a range.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RangeRead {
+    /// The range.
+    pub range: KeyRange,
+    /// The most records to return.
+    pub limit: u32,
+    /// Which end comes first.
+    pub order: Order,
+    /// Leave the values out (they come back empty).
+    pub keys_only: bool,
+    /// Return no records, only the count.
+    pub count_only: bool,
+}
+
+impl RangeRead {
+    /// Up to 1,000 records of a range, ascending.
+    pub fn new(range: KeyRange) -> Self {
+        Self {
+            range,
+            limit: 1_000,
+            order: Order::Ascending,
+            keys_only: false,
+            count_only: false,
+        }
+    }
+
+    /// The same with another limit.
+    #[must_use]
+    pub fn limit(mut self, limit: u32) -> Self {
+        self.limit = limit;
+        self
+    }
+}
+
+/// One read of a batch; all reads of a batch see one revision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReadOp {
+    /// A key.
+    Get(Key),
+    /// A range.
+    Range(RangeRead),
+}
+
+/// A key and its record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyValue {
+    /// The key.
+    pub key: Key,
+    /// Its record.
+    pub record: Record,
+}
+
+/// The answer to one [`ReadOp`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReadResult {
+    /// Of a get.
+    Get(Option<Record>),
+    /// Of a range. A page also ends at 1 MiB of keys and values: `more` tells, and the next page starts
+    /// after the last key.
+    Range {
+        /// The records, in the order asked for.
+        records: Vec<KeyValue>,
+        /// How many keys there are in the range for a count; else how many were returned.
+        count: u64,
+        /// The range holds more keys than were returned.
+        more: bool,
+    },
+}
+
+/// The answer to a batch of reads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadResponse {
+    /// The revision that all of them saw.
+    pub revision: Revision,
+    /// One result for each read.
+    pub results: Vec<ReadResult>,
+}

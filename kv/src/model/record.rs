@@ -1,0 +1,20 @@
+//! What the store holds for a key.
+
+use serde::{Deserialize, Serialize};
+
+use super::{LeaseId, Revision, Value};
+
+/// The state of one key at one revision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The value.
+    pub value: Value,
+    /// The revision that created the key (anew, after a delete).
+    pub create_revision: Revision,
+    /// The revision that last wrote it.
+    pub mod_revision: Revision,
+    /// 1 on creation, then one more with each revision that writes the key.
+    pub version: u64,
+    /// The lease that it is attached to.
+    pub lease: Option<LeaseId>,
+}

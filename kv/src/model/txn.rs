@@ -1,0 +1,62 @@
+//! Transactions.
+
+use serde::{Deserialize, Serialize};
+
+use super::{FailedCondition, Guard, LogIndex, Op, OpResult, Revision};
+
+/// If `guard` holds, `then`; else `otherwise`. All or nothing, strictly serializable, always.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Txn {
+    /// Evaluated on the state before the transaction.
+    pub guard: Guard,
+    /// What runs when the guard holds.
+    pub then: Vec<Op>,
+    /// What runs when it does not.
+    pub otherwise: Vec<Op>,
+}
+
+impl Txn {
+    /// A transaction without a guard.
+    pub fn new(then: impl IntoIterator<Item = Op>) -> Self {
+        Self {
+            guard: Guard::always(),
+            then: then.into_iter().collect(),
+            otherwise: Vec::new(),
+        }
+    }
+
+    /// The same with a guard.
+    #[must_use]
+    pub fn when(mut self, guard: Guard) -> Self {
+        self.guard = guard;
+        self
+    }
+
+    /// The same with what runs when the guard does not hold.
+    #[must_use]
+    pub fn or_else(mut self, otherwise: impl IntoIterator<Item = Op>) -> Self {
+        self.otherwise = otherwise.into_iter().collect();
+        self
+    }
+}
+
+/// The answer to a transaction that ran.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TxnResponse {
+    /// The store's revision after it; a transaction that changed something made this one.
+    pub revision: Revision,
+    /// The Raft entry that carried it.
+    pub log_index: LogIndex,
+    /// The guard held, and `then` ran.
+    pub succeeded: bool,
+    /// Where the guard did not hold: every condition that was false on its own, in order. At most
+    /// [`TxnResponse::FAILED_MAX`] are told.
+    pub failed: Vec<FailedCondition>,
+    /// One result for each operation of the branch that ran.
+    pub results: Vec<OpResult>,
+}
+
+impl TxnResponse {
+    /// The most failed conditions that a response tells.
+    pub const FAILED_MAX: usize = 1024;
+}

@@ -1,0 +1,117 @@
+//! Authenticated messages between peers. Knows nothing of Raft or of keys.
+//!
+//! A [`Transport`] opens and accepts [`Stream`]s of whole messages, each in a [`Class`] of traffic, between
+//! peers whose [`Identity`] was proven by their certificates. `quic` is the real one, `memory` the
+//! scripted one for tests; one suite of tests runs over both.
+//!
+//! Always: messages of one stream arrive whole, in order and at most once; a stream that failed says so to
+//! both sides and never resumes; every queue is bounded and a full one makes the sender wait.
+
+mod identity;
+mod stream;
+
+pub use identity::{ClusterId, Identity, InvalidIdentity, Role};
+pub use stream::{MessageReceiver, MessageSender, Stream, StreamReceiver, StreamSender};
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use async_trait::async_trait;
+
+/// The classes of traffic, the most urgent first. A later class never delays an earlier one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// Votes, heartbeats, leadership transfers: small, and never behind anything else.
+    Control,
+    /// Log entries on their way to followers.
+    Append,
+    /// Requests of clients and their answers.
+    Client,
+    /// Snapshots and backups.
+    Bulk,
+}
+
+/// Where a peer is to be found and who it must prove to be.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Peer {
+    /// The node that must answer there; `None` takes any node of the cluster (clients know addresses only).
+    pub node_id: Option<u64>,
+    /// `host:port`.
+    pub address: String,
+}
+
+/// A message was not sent, or not answered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransportError {
+    /// Nobody could be reached there; nothing was sent.
+    #[error("{address} cannot be reached: {reason}")]
+    Unreachable {
+        /// The address tried.
+        address: String,
+        /// Why.
+        reason: String,
+    },
+    /// The peer is not who it must be, or does not take us for one of its own; nothing was sent.
+    #[error("{address} was refused: {reason}")]
+    Refused {
+        /// The address tried.
+        address: String,
+        /// Why.
+        reason: String,
+    },
+    /// The stream or its connection broke; what was sent may or may not have arrived.
+    #[error("the connection broke: {reason}")]
+    Broken {
+        /// Why.
+        reason: String,
+    },
+    /// A message exceeds the limit; nothing of it was sent.
+    #[error("the message has {size} bytes, the limit is {limit}")]
+    TooLarge {
+        /// Its size.
+        size: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The transport was shut down.
+    #[error("the transport was shut down")]
+    Closed,
+}
+
+/// A stream that a peer opened.
+#[derive(Debug)]
+pub struct Incoming {
+    /// Who opened it, as its certificate says.
+    pub from: Identity,
+    /// What for.
+    pub class: Class,
+    /// The stream.
+    pub stream: Stream,
+}
+
+/// Opens and accepts streams. One value serves a node, for its peers and its clients.
+#[async_trait]
+pub trait Transport: fmt::Debug + Send + Sync + 'static {
+    /// Who we are.
+    fn identity(&self) -> &Identity;
+
+    /// The address that we listen on, with the port that was really bound; `None` for one that only opens.
+    fn local_address(&self) -> Option<SocketAddr>;
+
+    /// Opens a stream to a peer, over the connection that exists or a new one.
+    ///
+    /// A connection that failed is made anew at the next call, at once for the first attempt and then no
+    /// sooner than a backoff with jitter allows; until then the call answers `Unreachable` without waiting
+    /// for it. Cancel safe.
+    async fn open(&self, peer: &Peer, class: Class) -> Result<Stream, TransportError>;
+
+    /// The next stream that a peer opened; `None` after [`shutdown`](Self::shutdown). Cancel safe.
+    async fn accept(&self) -> Option<Incoming>;
+
+    /// The smoothed round trip to a node, where it was measured.
+    fn round_trip(&self, node_id: u64) -> Option<std::time::Duration>;
+
+    /// Ends all streams and refuses new ones.
+    async fn shutdown(&self);
+}
