@@ -1,4 +1,5 @@
 //! A replicated, transactional key-value store that a Rust program links in.
 
 pub mod env;
+pub mod fault;
 pub mod model;

@@ -76,6 +76,23 @@ impl Sequence {
     pub const FIRST: Sequence = Sequence(1);
 }
 
+/// The place of an entry in the log and the leader that wrote it: what Raft calls a log id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct LogPosition {
+    /// The leader's term.
+    pub term: Term,
+    /// The leader.
+    pub leader: NodeId,
+    /// The entry's index.
+    pub index: LogIndex,
+}
+
+impl fmt::Display for LogPosition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.term, self.leader, self.index)
+    }
+}
+
 /// Time as the log knows it: milliseconds since 1970, stamped by the proposer, never falling from entry to entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -19,7 +19,9 @@ pub use check::{CheckedTxn, InvalidRead, InvalidTxn, Limits, Place};
 pub use codec::{DecodeError, decode, encode};
 pub use command::{Command, Outcome, Proposal, SessionRef, TooManyOf, TxnRefused};
 pub use guard::{Compare, Condition, FailedCondition, Found, Guard, GuardNode, KeyTest, RangeTest};
-pub use ids::{LeaseId, LogIndex, LogTime, NodeId, Revision, Sequence, SessionId, StateHash, Term};
+pub use ids::{
+    LeaseId, LogIndex, LogPosition, LogTime, NodeId, Revision, Sequence, SessionId, StateHash, Term,
+};
 pub use key::{InvalidKey, Key, KeyRange, Value};
 pub use op::{LeaseChange, Op, OpResult, PutMode};
 pub use read::{Consistency, KeyValue, Order, RangeRead, ReadOp, ReadResponse, ReadResult};

@@ -1,0 +1,84 @@
+//! What ends this node's part in the cluster: a fault is never a response, and never the program's end.
+//!
+//! A refusal is a value in an answer, the same on every node. A fault is what only one node can suffer: its
+//! disk failed, its files are corrupt, an invariant of ours is broken. Whoever meets one returns it; the node
+//! stops, leaves its files as they are, and answers the fault from then on.
+
+use std::io;
+use std::sync::Arc;
+
+/// Why a node stopped.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The disk refused an operation. After a failed sync nothing is tried again on the same file.
+    #[error("disk: {doing} {path}: {error}")]
+    Disk {
+        /// What was being done.
+        doing: &'static str,
+        /// To which file or directory.
+        path: String,
+        /// What the operating system said.
+        error: Arc<io::Error>,
+    },
+    /// A file holds what was never written to it.
+    #[error("corruption: {path} at byte {offset}: {detail}")]
+    Corrupt {
+        /// Which file.
+        path: String,
+        /// Where in it.
+        offset: u64,
+        /// What was expected and what was found.
+        detail: String,
+    },
+    /// The state file's database refused an operation.
+    #[error("state file: {doing}: {detail}")]
+    State {
+        /// What was being done.
+        doing: &'static str,
+        /// What the database said.
+        detail: String,
+    },
+    /// An invariant of ours does not hold: a bug.
+    #[error("broken invariant: {invariant}: {detail}")]
+    Invariant {
+        /// The invariant.
+        invariant: &'static str,
+        /// What was seen.
+        detail: String,
+    },
+    /// The thread that owns the state has ended.
+    #[error("the {owner} has stopped")]
+    Stopped {
+        /// Whose thread.
+        owner: &'static str,
+    },
+}
+
+impl Fault {
+    /// A disk error, with what was being done.
+    pub fn disk(doing: &'static str, path: impl std::fmt::Display, error: io::Error) -> Self {
+        Fault::Disk {
+            doing,
+            path: path.to_string(),
+            error: Arc::new(error),
+        }
+    }
+
+    /// A broken invariant. In tests this panics, so that the bug is seen where it is; in a release the node
+    /// stops with the fault.
+    pub fn invariant(invariant: &'static str, detail: impl Into<String>) -> Self {
+        let fault = Fault::Invariant {
+            invariant,
+            detail: detail.into(),
+        };
+        debug_assert!(false, "{fault}");
+        fault
+    }
+}
+
+impl From<Fault> for io::Error {
+    fn from(fault: Fault) -> io::Error {
+        io::Error::other(fault)
+    }
+}
