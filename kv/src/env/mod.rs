@@ -7,14 +7,21 @@
 //! `std::thread` or a random source (clippy's disallowed methods hold it so).
 
 pub mod disk;
+mod executor;
 mod owner;
+mod random;
 mod runtime;
+mod task;
+mod time;
+pub mod watch;
 
 pub use disk::{Disk, File, RealDisk};
+pub use executor::{BoxTask, Entered, Executor, TaskId, TimerId, crash_point, enter};
 pub use owner::{Owner, OwnerHandle, QueueClosed, spawn_owner};
-pub use runtime::{
-    Elapsed, Instant, JoinHandle, Runtime, now, random_u64, sleep, sleep_until, spawn, timeout, wall_clock,
-};
+pub use random::{ThreadRng, random_u64, thread_rng};
+pub use runtime::Runtime;
+pub use task::{JoinError, JoinHandle, spawn, spawn_blocking};
+pub use time::{Elapsed, Instant, Sleep, Timeout, now, sleep, sleep_until, timeout, timeout_at, wall_clock};
 
 /// Channels: tokio's types are plain data structures that run under any executor.
 pub use tokio::sync::{Notify, Semaphore, mpsc, oneshot};

@@ -7,6 +7,9 @@ use std::fmt;
 
 use tokio::sync::mpsc;
 
+use super::executor::current;
+use super::task::charged;
+
 /// What an owner thread does with the jobs that wait.
 pub trait Owner: Send + 'static {
     /// One unit of work, with the callback that answers it.
@@ -65,24 +68,31 @@ impl<J: Send + 'static> OwnerHandle<J> {
 ///
 /// `capacity` bounds the queue: a sender waits when it is full. `batch_max` bounds how many jobs one call
 /// of [`Owner::work`] sees. A panic inside the owner ends it: later sends answer [`QueueClosed`].
-#[allow(clippy::disallowed_methods, reason = "the seam itself")]
 pub fn spawn_owner<O: Owner>(
     name: &'static str,
     capacity: usize,
     batch_max: usize,
-    mut owner: O,
+    owner: O,
 ) -> OwnerHandle<O::Job> {
-    let (tx, mut rx) = mpsc::channel::<O::Job>(capacity);
+    let (tx, rx) = mpsc::channel::<O::Job>(capacity);
+    match current() {
+        None => spawn_thread(name, batch_max, owner, rx),
+        Some(_) => spawn_task(name, batch_max, owner, rx),
+    }
+    OwnerHandle { tx }
+}
+
+#[allow(clippy::disallowed_methods, reason = "the seam itself")]
+fn spawn_thread<O: Owner>(
+    name: &'static str,
+    batch_max: usize,
+    mut owner: O,
+    mut rx: mpsc::Receiver<O::Job>,
+) {
     let run = move || {
         let mut batch = Vec::new();
         while let Some(job) = rx.blocking_recv() {
-            batch.push(job);
-            while batch.len() < batch_max {
-                match rx.try_recv() {
-                    Ok(job) => batch.push(job),
-                    Err(_) => break,
-                }
-            }
+            take_batch(&mut batch, job, &mut rx, batch_max);
             let effects = owner.work(&mut batch);
             batch.clear();
             owner.publish(effects);
@@ -93,5 +103,31 @@ pub fn spawn_owner<O: Owner>(
         .name(name.to_owned())
         .spawn(run)
         .unwrap_or_else(|e| panic!("the operating system refused a thread for {name}: {e}"));
-    OwnerHandle { tx }
+}
+
+/// The same loop as a task of the simulator: the work is done at once, and its disk time passes before its
+/// effects are published. A node that dies in between never published them, and its disk may lack the work.
+fn spawn_task<O: Owner>(name: &'static str, batch_max: usize, mut owner: O, mut rx: mpsc::Receiver<O::Job>) {
+    let run = async move {
+        let mut batch = Vec::new();
+        while let Some(job) = rx.recv().await {
+            take_batch(&mut batch, job, &mut rx, batch_max);
+            let effects = charged(|| owner.work(&mut batch)).await;
+            batch.clear();
+            owner.publish(effects);
+        }
+        owner.finish();
+    };
+    // Its end shows in the queue, as a thread's does.
+    drop(super::spawn(name, run));
+}
+
+fn take_batch<J>(batch: &mut Vec<J>, first: J, rx: &mut mpsc::Receiver<J>, batch_max: usize) {
+    batch.push(first);
+    while batch.len() < batch_max {
+        match rx.try_recv() {
+            Ok(job) => batch.push(job),
+            Err(_) => break,
+        }
+    }
 }

@@ -1,100 +1,125 @@
-//! Time, tasks and randomness of the process, by the runtime that runs it.
+//! The runtime that openraft runs on: the functions of this module's parent, under openraft's names.
 //!
-//! The functions are ambient, as tokio's own are: a task inherits the runtime that polls it.
+//! Its bounded channels, oneshots and mutexes are tokio's types, which are plain data structures that run
+//! under any executor; its watch channel is ours, since tokio's draws at random whom it wakes first.
 
 use std::future::Future;
-use std::ops::{Add, Sub};
-use std::sync::OnceLock;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::io;
+use std::panic::Location;
+use std::pin::pin;
+use std::time::Duration;
 
-use crate::model::LogTime;
+use openraft_rt::{AsyncRuntime, OptionalSend};
+use openraft_rt_tokio::{TokioMpsc, TokioMutex, TokioOneshot};
 
-/// The runtime that openraft runs on.
-pub type Runtime = openraft_rt_tokio::TokioRuntime;
+use super::executor::current;
+use super::random::ThreadRng;
+use super::task::{JoinError, JoinHandle};
+use super::time::{Elapsed, Instant, Sleep, Timeout};
+use super::watch::Watch;
 
-/// A moment of the monotonic clock, in nanoseconds since the process began. Never stored, never sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Instant(Duration);
+/// Tokio's runtime, or the simulator's where one is installed.
+///
+/// openraft never makes one: it calls the functions. A value serves its conformance suite alone.
+#[derive(Debug)]
+pub struct Runtime {
+    /// `None` inside a simulation.
+    tokio: Option<tokio::runtime::Runtime>,
+}
 
-impl Instant {
-    /// The time from `earlier` to this moment; zero when `earlier` is the later one.
-    pub fn since(self, earlier: Instant) -> Duration {
-        self.0.saturating_sub(earlier.0)
+impl AsyncRuntime for Runtime {
+    type JoinError = JoinError;
+    type JoinHandle<T: OptionalSend + 'static> = JoinHandle<T>;
+    type Sleep = Sleep;
+    type Instant = Instant;
+    type TimeoutError = Elapsed;
+    type Timeout<R, T: Future<Output = R> + OptionalSend> = Timeout<T>;
+    type ThreadLocalRng = ThreadRng;
+    type Mpsc = TokioMpsc;
+    type Watch = Watch;
+    type Oneshot = TokioOneshot;
+    type Mutex<T: OptionalSend + 'static> = TokioMutex<T>;
+
+    #[track_caller]
+    fn spawn<T>(future: T) -> JoinHandle<T::Output>
+    where
+        T: Future + OptionalSend + 'static,
+        T::Output: OptionalSend + 'static,
+    {
+        // openraft's tasks have no names; where they were started tells them apart in a trace.
+        let file: &'static str = Location::caller().file();
+        let name = file.rsplit_once("/src/").map_or(file, |(_, module)| module);
+        super::spawn(name, future)
     }
 
-    /// The time from this moment until now.
-    pub fn elapsed(self) -> Duration {
-        now().since(self)
+    fn sleep(duration: Duration) -> Sleep {
+        super::sleep(duration)
+    }
+
+    fn sleep_until(deadline: Instant) -> Sleep {
+        super::sleep_until(deadline)
+    }
+
+    fn timeout<R, F: Future<Output = R> + OptionalSend>(duration: Duration, future: F) -> Timeout<F> {
+        super::timeout(duration, future)
+    }
+
+    fn timeout_at<R, F: Future<Output = R> + OptionalSend>(deadline: Instant, future: F) -> Timeout<F> {
+        super::timeout_at(deadline, future)
+    }
+
+    fn is_panic(error: &JoinError) -> bool {
+        error.is_panic()
+    }
+
+    fn thread_rng() -> ThreadRng {
+        super::random::thread_rng()
+    }
+
+    fn spawn_blocking<F, T>(work: F) -> impl Future<Output = Result<T, io::Error>> + Send
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        super::spawn_blocking(work)
+    }
+
+    fn new(threads: usize) -> Self {
+        let tokio = current().is_none().then(|| {
+            tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(threads)
+                .enable_all()
+                .build()
+                .unwrap_or_else(|e| panic!("the operating system refused threads for a runtime: {e}"))
+        });
+        Runtime { tokio }
+    }
+
+    fn block_on<F, T>(&mut self, future: F) -> T
+    where
+        F: Future<Output = T>,
+    {
+        match (&self.tokio, current()) {
+            (Some(tokio), _) => tokio.block_on(future),
+            (None, Some(executor)) => {
+                let mut output = None;
+                executor.block_on(pin!(async { output = Some(future.await) }));
+                let Some(output) = output else {
+                    panic!("the simulation ended before the future that it was to run");
+                };
+                output
+            }
+            (None, None) => panic!("this runtime was made inside a simulation and is used outside of it"),
+        }
     }
 }
 
-impl Add<Duration> for Instant {
-    type Output = Instant;
-    fn add(self, rhs: Duration) -> Instant {
-        Instant(self.0.saturating_add(rhs))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn on_tokio_it_passes_openrafts_conformance_suite() {
+        openraft_rt::testing::Suite::<Runtime>::test_all();
     }
-}
-
-impl Sub<Duration> for Instant {
-    type Output = Instant;
-    fn sub(self, rhs: Duration) -> Instant {
-        Instant(self.0.saturating_sub(rhs))
-    }
-}
-
-/// A deadline passed before the future was ready.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the deadline passed")]
-pub struct Elapsed;
-
-/// A running task. Dropping the handle leaves the task running.
-pub type JoinHandle<T> = tokio::task::JoinHandle<T>;
-
-/// The present moment of the monotonic clock.
-#[allow(clippy::disallowed_methods, reason = "the seam itself")]
-pub fn now() -> Instant {
-    static ORIGIN: OnceLock<tokio::time::Instant> = OnceLock::new();
-    let origin = *ORIGIN.get_or_init(tokio::time::Instant::now);
-    Instant(tokio::time::Instant::now().saturating_duration_since(origin))
-}
-
-/// The wall clock, for stamping proposals and for people: milliseconds since 1970.
-#[allow(clippy::disallowed_methods, reason = "the seam itself")]
-pub fn wall_clock() -> LogTime {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    LogTime::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-}
-
-/// Waits for `duration`. Cancel safe.
-#[allow(clippy::disallowed_methods, reason = "the seam itself")]
-pub async fn sleep(duration: Duration) {
-    tokio::time::sleep(duration).await;
-}
-
-/// Waits until `deadline`. Cancel safe.
-pub async fn sleep_until(deadline: Instant) {
-    sleep(deadline.since(now())).await;
-}
-
-/// Runs `future` for at most `duration`, then drops it.
-#[allow(clippy::disallowed_methods, reason = "the seam itself")]
-pub async fn timeout<F: Future>(duration: Duration, future: F) -> Result<F::Output, Elapsed> {
-    tokio::time::timeout(duration, future).await.map_err(|_| Elapsed)
-}
-
-/// Starts a task. `name` appears in traces of the simulator and in panics.
-#[allow(clippy::disallowed_methods, reason = "the seam itself")]
-pub fn spawn<F>(name: &'static str, future: F) -> JoinHandle<F::Output>
-where
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-{
-    let _ = name;
-    tokio::spawn(future)
-}
-
-/// A random number, for jitter and for ids that are made before a proposal.
-#[allow(clippy::disallowed_methods, reason = "the seam itself")]
-pub fn random_u64() -> u64 {
-    rand::random()
 }
