@@ -1,1 +1,3 @@
-//! Placeholder of the first commit.
+//! What Quorate is tested with: a deterministic simulator, its faults and its checkers.
+
+pub mod sim;

@@ -1,0 +1,264 @@
+//! What a disk keeps when the power fails.
+
+use std::collections::BTreeMap;
+
+use super::{Entry, FileOp, FileState, Pending, SECTOR, SimDisk, State, write_within};
+use crate::sim::rng::Rng;
+use crate::sim::world::lock;
+
+/// How a host stops, for its disk: what becomes of the writes that no completed sync covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PowerLoss {
+    /// The power stays on, the process alone dies: everything issued stays written, and not durable.
+    ProcessOnly,
+    /// All of them are kept.
+    KeepAll,
+    /// None of them is kept.
+    LoseAll,
+    /// The first so many are kept, the others lost.
+    Prefix,
+    /// Each sector of each is kept or lost by itself, as each length and each name.
+    Sectors {
+        /// How likely each is kept, in thousandths.
+        kept_permille: u64,
+    },
+    /// Kept are those alone that lie in the first 4,096 bytes of their file, and names.
+    HeaderOnly,
+    /// All but one are kept.
+    AllButOne,
+    /// One of the above but the first, drawn from the seed.
+    Drawn,
+}
+
+/// What becomes of one operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    Keep,
+    Lose,
+    Sectors(u64),
+}
+
+impl SimDisk {
+    /// The host stops; this view of its disk, and every other, is dead from here on.
+    pub fn crash(&self, power: PowerLoss) {
+        let time = self.shared.world.now_charged();
+        let mut state = lock(&self.shared.state);
+        state.settle(time);
+        state.forget_what_was_not_issued(time);
+        state.generation += 1;
+        state.locks.clear();
+        if power == PowerLoss::ProcessOnly {
+            return;
+        }
+        let power = match power {
+            PowerLoss::Drawn => draw(&mut state.random),
+            other => other,
+        };
+        let fates = state.fates(power);
+        state.stats.power_losses += 1;
+        state.stats.power_losses_with_pending += u64::from(!fates.is_empty());
+        let lost_before = state.stats.bytes_lost;
+        state.power_loss(&fates);
+        let lost = state.stats.bytes_lost - lost_before;
+        drop(state);
+        self.mark(format!(
+            "power lost, {power:?}: {} operations pending, {lost} bytes lost",
+            fates.len()
+        ));
+    }
+}
+
+fn draw(random: &mut Rng) -> PowerLoss {
+    match random.below(8) {
+        0 => PowerLoss::KeepAll,
+        1 | 2 => PowerLoss::LoseAll,
+        3 => PowerLoss::Prefix,
+        4 => PowerLoss::HeaderOnly,
+        5 => PowerLoss::AllButOne,
+        _ => PowerLoss::Sectors {
+            kept_permille: *random.pick(&[100, 500, 500, 900]),
+        },
+    }
+}
+
+impl State {
+    /// Drops what the owners would have issued after `time`, and shows the files without it.
+    fn forget_what_was_not_issued(&mut self, time: u64) {
+        self.pending_names.retain(|p| p.at <= time);
+        self.names = self.durable_names.clone();
+        for pending in &self.pending_names {
+            pending.op.apply(&mut self.names);
+        }
+        for file in self.files.values_mut() {
+            if file.pending.iter().any(|p| p.at > time) {
+                file.pending.retain(|p| p.at <= time);
+                file.live = file.durable.clone();
+                for pending in &file.pending {
+                    pending.op.apply(&mut file.live);
+                }
+            }
+        }
+    }
+
+    /// The numbers of the operations that are not durable, in the order of their issue, with what they are.
+    pub(super) fn pending(&self) -> BTreeMap<u64, Option<&FileOp>> {
+        let files = self.files.values().flat_map(|f| &f.pending);
+        let files = files.map(|p| (p.number, Some(&p.op)));
+        let names = self.pending_names.iter().map(|p| (p.number, None));
+        files.chain(names).collect()
+    }
+
+    fn fates(&mut self, power: PowerLoss) -> BTreeMap<u64, Fate> {
+        let mut random = self.random.clone();
+        let pending = self.pending();
+        let chosen = random.index(pending.len() + usize::from(power == PowerLoss::Prefix));
+        let fates = pending.iter().enumerate().map(|(i, (number, op))| {
+            let keep = match power {
+                PowerLoss::ProcessOnly | PowerLoss::Drawn | PowerLoss::KeepAll => true,
+                PowerLoss::LoseAll => false,
+                PowerLoss::Prefix => i < chosen,
+                PowerLoss::AllButOne => i != chosen,
+                PowerLoss::HeaderOnly => match op {
+                    Some(FileOp::Write { offset, .. }) => *offset < 4096,
+                    Some(FileOp::SetLen(_)) => random.permille(500),
+                    None => true,
+                },
+                PowerLoss::Sectors { kept_permille } => return (*number, Fate::Sectors(kept_permille)),
+            };
+            (*number, if keep { Fate::Keep } else { Fate::Lose })
+        });
+        let fates = fates.collect();
+        self.random = random;
+        fates
+    }
+
+    /// What is durable afterwards is what the fates kept, and reads see nothing else.
+    pub(super) fn power_loss(&mut self, fates: &BTreeMap<u64, Fate>) {
+        let fate = |number: u64| fates.get(&number).copied().unwrap_or(Fate::Lose);
+        for pending in std::mem::take(&mut self.pending_names) {
+            let kept = match fate(pending.number) {
+                Fate::Keep => true,
+                Fate::Lose => false,
+                Fate::Sectors(permille) => self.random.permille(permille),
+            };
+            if kept {
+                pending.op.apply(&mut self.durable_names);
+            } else {
+                self.stats.names_lost += 1;
+            }
+        }
+        // What stands in a directory that was lost is lost with it.
+        let all = std::mem::take(&mut self.durable_names);
+        let found = |path: &std::path::Path| {
+            path.ancestors()
+                .skip(1)
+                .filter(|p| !super::is_root(p))
+                .all(|p| all.get(p) == Some(&Entry::Dir))
+        };
+        self.durable_names = all
+            .iter()
+            .filter(|(p, _)| found(p))
+            .map(|(p, e)| (p.clone(), *e))
+            .collect();
+        self.names = self.durable_names.clone();
+
+        let ids: Vec<u64> = self.files.keys().copied().collect();
+        for id in ids {
+            self.resolve(id, &fate);
+        }
+        let linked: std::collections::BTreeSet<u64> = self
+            .names
+            .values()
+            .filter_map(|e| match e {
+                Entry::File(id) => Some(*id),
+                Entry::Dir => None,
+            })
+            .collect();
+        self.files.retain(|id, _| linked.contains(id));
+        for (path, entry) in &self.names {
+            if let Entry::File(id) = entry
+                && let Some(file) = self.files.get_mut(id)
+            {
+                file.path.clone_from(path);
+                file.live.clone_from(&file.durable);
+            }
+        }
+    }
+
+    /// A sync of this file failed: some of its writes reached the disk, the others never will by themselves.
+    pub(super) fn lose_pending_of(&mut self, id: u64) {
+        self.resolve(id, &|_| Fate::Sectors(500));
+    }
+
+    fn resolve(&mut self, id: u64, fate: &dyn Fn(u64) -> Fate) {
+        let Some(file) = self.files.get_mut(&id) else {
+            return;
+        };
+        let garbage = self
+            .profile
+            .garbage_in
+            .iter()
+            .any(|part| file.path.to_string_lossy().contains(part));
+        for pending in std::mem::take(&mut file.pending) {
+            let fate = fate(pending.number);
+            match (&pending.op, fate) {
+                (op, Fate::Keep) => op.apply(&mut file.durable),
+                (FileOp::SetLen(_), Fate::Lose) => self.stats.lengths_lost += 1,
+                (FileOp::SetLen(_), Fate::Sectors(permille)) => {
+                    if self.random.permille(permille) {
+                        pending.op.apply(&mut file.durable);
+                    } else {
+                        self.stats.lengths_lost += 1;
+                    }
+                }
+                (FileOp::Write { bytes, .. }, Fate::Lose) => self.stats.bytes_lost += bytes.len() as u64,
+                (FileOp::Write { offset, bytes }, Fate::Sectors(permille)) => {
+                    let lost = keep_sectors(file, *offset, bytes, permille, garbage, &mut self.random);
+                    self.stats.bytes_lost += lost;
+                    self.stats.writes_torn += u64::from(lost > 0 && lost < bytes.len() as u64);
+                }
+            }
+        }
+    }
+}
+
+/// Keeps each sector of a write by itself; answers how many bytes were lost.
+fn keep_sectors(
+    file: &mut FileState,
+    offset: u64,
+    bytes: &[u8],
+    permille: u64,
+    garbage: bool,
+    random: &mut Rng,
+) -> u64 {
+    let mut lost = 0;
+    let mut done = 0;
+    while done < bytes.len() {
+        let at = offset + done as u64;
+        let until_sector_ends = (SECTOR - at % SECTOR) as usize;
+        let part = &bytes[done..bytes.len().min(done + until_sector_ends)];
+        done += part.len();
+        if random.permille(permille) {
+            write_within(&mut file.durable, at, part);
+            continue;
+        }
+        lost += part.len() as u64;
+        // Mostly what was there before; now and then nothing, or anything.
+        match garbage.then(|| random.below(8)) {
+            Some(0) => write_within(&mut file.durable, at, &vec![0; part.len()]),
+            Some(1) => {
+                let noise: Vec<u8> = part.iter().map(|_| random.next_u64() as u8).collect();
+                write_within(&mut file.durable, at, &noise);
+            }
+            _ => {}
+        }
+    }
+    lost
+}
+
+impl<T> Pending<T> {
+    /// Whether no sync covers it yet.
+    pub(super) fn is_uncovered(&self) -> bool {
+        self.durable_at.is_none()
+    }
+}

@@ -1,0 +1,260 @@
+//! What executor, disks and network of one simulation share: the time, the disk's charge, and the trace.
+//!
+//! One thread uses it; it is `Sync` only because the seams ask it of a disk and of a network.
+//!
+//! Always: time never goes back; each event changes the trace's hash, which two runs of one seed share.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+/// A simulated machine: its tasks, its clocks and its disk. Host 0 is the world around them (clients, the
+/// test itself), and never fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostId(pub u32);
+
+impl HostId {
+    /// The world around the machines.
+    pub const OUTSIDE: HostId = HostId(0);
+}
+
+impl fmt::Display for HostId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => f.write_str("outside"),
+            n => write!(f, "host {n}"),
+        }
+    }
+}
+
+/// Lets go of a poisoned lock: whoever panicked has been reported, and the simulation ends soon.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One simulation's time and trace.
+#[derive(Debug)]
+pub struct World {
+    now: AtomicU64,
+    charging: AtomicBool,
+    charge: AtomicU64,
+    trace: Mutex<Trace>,
+}
+
+impl World {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(World {
+            now: AtomicU64::new(0),
+            charging: AtomicBool::new(false),
+            charge: AtomicU64::new(0),
+            trace: Mutex::default(),
+        })
+    }
+
+    /// Virtual nanoseconds since the simulation began.
+    pub fn now(&self) -> u64 {
+        self.now.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn advance(&self, to: u64) {
+        let before = self.now.swap(to, Ordering::Relaxed);
+        assert!(before <= to, "time goes back from {before} to {to}");
+    }
+
+    pub(super) fn begin_charge(&self) {
+        self.charge.store(0, Ordering::Relaxed);
+        self.charging.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn take_charge(&self) -> Duration {
+        self.charging.store(false, Ordering::Relaxed);
+        Duration::from_nanos(self.charge.swap(0, Ordering::Relaxed))
+    }
+
+    /// Adds to the disk time of the work that is being done. Outside of such work the disk takes no time.
+    pub(super) fn charge(&self, time: Duration) {
+        if self.charging.load(Ordering::Relaxed) {
+            self.charge.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// When the work that is being done has come to where it is: now, and the disk time charged so far.
+    pub(super) fn now_charged(&self) -> u64 {
+        self.now() + self.charge.load(Ordering::Relaxed)
+    }
+
+    /// Adds an event to the trace.
+    pub fn record(&self, host: HostId, event: Event) {
+        lock(&self.trace).record(Entry {
+            at: self.now(),
+            host,
+            event,
+        });
+    }
+
+    /// Keeps every event from now on, not only the last few thousand.
+    pub fn keep_whole_trace(&self) {
+        lock(&self.trace).keep = usize::MAX;
+    }
+
+    /// The hash over every event so far.
+    pub fn hash(&self) -> u64 {
+        lock(&self.trace).hash
+    }
+
+    /// How many events there were.
+    pub fn events(&self) -> u64 {
+        lock(&self.trace).count
+    }
+
+    /// The last events, a line each, with the hash after each.
+    pub fn trace(&self) -> Vec<String> {
+        let trace = lock(&self.trace);
+        let first = trace.count - trace.entries.len() as u64;
+        let lines = trace.entries.iter().enumerate();
+        lines
+            .map(|(i, (entry, hash))| format!("{} {entry} {hash:016x}", first + i as u64))
+            .collect()
+    }
+}
+
+/// What happened in a simulation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A task was polled.
+    Poll {
+        /// Its number.
+        task: u64,
+        /// Its name.
+        name: &'static str,
+    },
+    /// A file or a name changed, or was made durable.
+    Disk {
+        /// What was done.
+        op: &'static str,
+        /// To what.
+        path: Arc<str>,
+        /// Where, in bytes.
+        offset: u64,
+        /// How many bytes.
+        len: u64,
+        /// The hash of the bytes.
+        data: u64,
+    },
+    /// A message was sent, delivered or lost.
+    Message {
+        /// Which of these.
+        what: &'static str,
+        /// To whom.
+        to: HostId,
+        /// How many bytes.
+        len: u64,
+        /// The hash of the bytes.
+        data: u64,
+    },
+    /// A fault, a crash point, or whatever else the simulation finds worth telling.
+    Mark(String),
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Event::Poll { task, name } => write!(f, "poll {task} {name}"),
+            Event::Disk {
+                op,
+                path,
+                offset,
+                len,
+                data,
+            } => write!(f, "disk {op} {path} {offset}+{len} {data:016x}"),
+            Event::Message { what, to, len, data } => write!(f, "message {what} {to} {len} {data:016x}"),
+            Event::Mark(what) => f.write_str(what),
+        }
+    }
+}
+
+struct Entry {
+    at: u64,
+    host: HostId,
+    event: Event,
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let micros = self.at / 1000;
+        write!(
+            f,
+            "{:>5}.{:06} {}: {}",
+            micros / 1_000_000,
+            micros % 1_000_000,
+            self.host,
+            self.event
+        )
+    }
+}
+
+/// The events' hash, and the last of the events.
+struct Trace {
+    hash: u64,
+    count: u64,
+    entries: VecDeque<(Entry, u64)>,
+    keep: usize,
+}
+
+impl Default for Trace {
+    fn default() -> Self {
+        Trace {
+            hash: 0,
+            count: 0,
+            entries: VecDeque::new(),
+            keep: 4000,
+        }
+    }
+}
+
+impl fmt::Debug for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Trace")
+            .field("count", &self.count)
+            .field("hash", &self.hash)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Trace {
+    fn record(&mut self, entry: Entry) {
+        let (kind, a, b, c, d) = match &entry.event {
+            Event::Poll { task, .. } => (0, *task, 0, 0, 0),
+            Event::Disk {
+                op,
+                path,
+                offset,
+                len,
+                data,
+            } => {
+                let name = xxh3_64_with_seed(path.as_bytes(), op.len() as u64);
+                (1, name, *offset, *len, *data)
+            }
+            Event::Message { what, to, len, data } => (2, u64::from(to.0), what.len() as u64, *len, *data),
+            Event::Mark(what) => (3, xxh3_64_with_seed(what.as_bytes(), 0), 0, 0, 0),
+        };
+        let mut bytes = [0_u8; 56];
+        for (chunk, word) in
+            bytes
+                .chunks_exact_mut(8)
+                .zip([kind, entry.at, u64::from(entry.host.0), a, b, c, d])
+        {
+            chunk.copy_from_slice(&word.to_le_bytes());
+        }
+        self.hash = xxh3_64_with_seed(&bytes, self.hash);
+        self.count += 1;
+        if self.entries.len() >= self.keep {
+            self.entries.pop_front();
+        }
+        self.entries.push_back((entry, self.hash));
+    }
+}
