@@ -2,4 +2,5 @@
 
 pub mod env;
 pub mod fault;
+pub mod log;
 pub mod model;

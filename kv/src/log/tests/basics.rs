@@ -1,0 +1,170 @@
+//! Appending, reading, truncating, purging; and all of it again after opening.
+
+use super::*;
+
+#[tokio::test]
+async fn what_was_appended_is_read_before_and_after_opening_again() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let log = create(dir.path());
+    assert_eq!(log.last(), None);
+    append(&log, entries(1, 0..10)).await?;
+    assert_eq!(log.last(), Some(position(1, 9)));
+    assert_eq!(all(&log).await, entries(1, 0..10));
+    log.close().await?;
+
+    let log = reopen(dir.path());
+    assert_eq!(log.last(), Some(position(1, 9)));
+    assert_eq!(all(&log).await, entries(1, 0..10));
+    append(&log, entries(2, 10..12)).await?;
+    let read = log.read(index(8)..index(11), usize::MAX).await?;
+    assert_eq!(read, [entries(1, 8..10), entries(2, 10..11)].concat());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_truncated_tail_is_replaced() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let log = create(dir.path());
+    append(&log, entries(1, 0..1000)).await?;
+    log.truncate_after(Some(index(4))).await?;
+    assert_eq!(log.last(), Some(position(1, 4)));
+    append(&log, entries(2, 5..8)).await?;
+    let expected = [entries(1, 0..5), entries(2, 5..8)].concat();
+    assert_eq!(all(&log).await, expected);
+    log.close().await?;
+    let log = reopen(dir.path());
+    assert_eq!(all(&log).await, expected);
+    log.truncate_after(None).await?;
+    assert_eq!(log.last(), None);
+    log.close().await?;
+    let log = reopen(dir.path());
+    assert_eq!(log.last(), None);
+    assert_eq!(all(&log).await, vec![]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn votes_survive_the_recycling_of_the_segments_that_held_them() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let log = create(dir.path());
+    log.save_vote(Bytes::from_static(b"vote 1")).await?;
+    log.save_committed(Bytes::from_static(b"committed 1")).await?;
+    for round in 0..40 {
+        append(&log, entries(1, round * 100..(round + 1) * 100)).await?;
+        log.purge(position(1, round * 100 + 50)).await?;
+    }
+    let statistics = log.statistics();
+    assert!(statistics.segments_retired > 20, "{statistics:?}");
+    assert!(statistics.segments <= 3, "{statistics:?}");
+    log.close().await?;
+    let files = std::fs::read_dir(dir.path())?.count();
+    assert!(files <= 9, "{files} files for {statistics:?}");
+
+    let log = reopen(dir.path());
+    assert_eq!(log.vote().as_deref(), Some(&b"vote 1"[..]));
+    assert_eq!(log.committed().as_deref(), Some(&b"committed 1"[..]));
+    assert_eq!(log.purged(), Some(position(1, 3950)));
+    assert_eq!(all(&log).await, entries(1, 3951..4000));
+    Ok(())
+}
+
+#[tokio::test]
+async fn entries_that_left_the_cache_are_read_from_disk() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let settings = LogSettings {
+        cache_bytes_max: 1000,
+        ..small().create()
+    };
+    let log = Log::open(Arc::new(RealDisk), dir.path(), settings)?;
+    for number in 0..500 {
+        append(&log, vec![entry_of(1, number, 200)]).await?;
+    }
+    let statistics = log.statistics();
+    assert!(statistics.cache_bytes <= 1000, "{statistics:?}");
+    let expected: Vec<_> = (0..500).map(|number| entry_of(1, number, 200)).collect();
+    assert_eq!(all(&log).await, expected);
+    let read = log.read(index(17)..index(400), 450).await?;
+    assert_eq!(read, expected[17..19]);
+    let read = log.read(index(17)..index(400), 0).await?;
+    assert_eq!(read, expected[17..18]);
+    let read = log.read(index(450)..index(1000), usize::MAX).await?;
+    assert_eq!(read, expected[450..]);
+    assert_eq!(log.read(index(500)..index(1000), 10).await?, vec![]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_purge_beyond_the_last_entry_lets_the_log_go_on_behind_it() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let log = create(dir.path());
+    append(&log, entries(1, 0..10)).await?;
+    log.purge(position(5, 100)).await?;
+    assert_eq!(log.last(), Some(position(5, 100)));
+    append(&log, entries(6, 101..103)).await?;
+    assert_eq!(all(&log).await, entries(6, 101..103));
+    log.close().await?;
+    let log = reopen(dir.path());
+    assert_eq!(log.purged(), Some(position(5, 100)));
+    assert_eq!(log.last(), Some(position(6, 102)));
+    assert_eq!(all(&log).await, entries(6, 101..103));
+    assert_eq!(log.position(index(100)), Some(position(5, 100)));
+    assert_eq!(log.position(index(101)), Some(position(6, 101)));
+    assert_eq!(log.position(index(99)), None);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_entry_longer_than_a_segment_gets_one_of_its_own() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let log = create(dir.path());
+    let expected = vec![
+        entry(1, 0),
+        entry_of(1, 1, 100_000),
+        entry(1, 2),
+        entry_of(1, 3, 17_000),
+    ];
+    append(&log, expected.clone()).await?;
+    assert_eq!(all(&log).await, expected);
+    log.close().await?;
+    let log = reopen(dir.path());
+    assert_eq!(all(&log).await, expected);
+    Ok(())
+}
+
+#[tokio::test]
+async fn completions_are_told_in_order_and_share_syncs() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let log = create(dir.path());
+    let (completion, told) = recorder();
+    for number in 0..200 {
+        log.append(vec![entry(1, number)], completion(number)).await?;
+    }
+    log.save_vote(Bytes::from_static(b"vote")).await?;
+    let order: Vec<u64> = told
+        .try_iter()
+        .map(|(number, result)| result.map(|()| number))
+        .collect::<Result<_, _>>()?;
+    assert_eq!(order, (0..200).collect::<Vec<_>>());
+    let statistics = log.statistics();
+    assert!(statistics.syncs < 200, "{statistics:?}");
+    assert_eq!(statistics.durable, Some(position(1, 199)));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_log_is_made_once_and_then_must_be_there() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let open = |settings| Log::open(Arc::new(RealDisk), &dir.path().join("log"), settings);
+    assert!(matches!(open(small()), Err(LogOpenError::Missing { .. })));
+    open(small().create())?.close().await?;
+    // Nothing was ever written: an interrupted start may be repeated.
+    let log = open(small().create())?;
+    log.save_vote(Bytes::from_static(b"vote")).await?;
+    log.close().await?;
+    assert!(matches!(
+        open(small().create()),
+        Err(LogOpenError::NotEmpty { .. })
+    ));
+    open(small())?;
+    Ok(())
+}

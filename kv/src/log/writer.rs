@@ -1,0 +1,234 @@
+//! The log's one writer: takes all the jobs that wait, writes them once, syncs once, answers in order.
+//!
+//! Always: an answer is given after what it answers is durable, in the order of the jobs; after the first
+//! fault nothing is written any more, and that batch and every later job are answered with the fault.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::appender::Appender;
+use super::segment::Maker;
+use super::view::{Change, Written};
+use super::{Completion, LogEntry, Shared};
+use crate::env::{Instant, Owner, now, oneshot};
+use crate::fault::Fault;
+use crate::model::LogPosition;
+
+/// A place in the queue.
+pub(super) type Room = Option<tokio::sync::OwnedSemaphorePermit>;
+
+/// What the writer is asked for. `from` and `last` were worked out when the job was sent.
+pub(super) enum Job {
+    Append(Vec<LogEntry>, Answer),
+    Vote(Bytes, Answer),
+    Committed(Bytes, Room),
+    Truncate {
+        from: u64,
+        last: Option<LogPosition>,
+        answer: Answer,
+    },
+    Purge(LogPosition, Answer),
+    Barrier(Answer),
+    Close(Answer),
+}
+
+/// Who waits for a job, and the place in the queue that is free once it is answered.
+///
+/// Dropped unanswered, it answers that the log has stopped: nobody waits for ever.
+pub(super) struct Answer {
+    to: Option<To>,
+    _room: Room,
+}
+
+enum To {
+    Callback(Completion),
+    Reply(oneshot::Sender<Result<(), Fault>>),
+}
+
+impl Answer {
+    pub fn callback(to: Completion, room: Room) -> Self {
+        Self {
+            to: Some(To::Callback(to)),
+            _room: room,
+        }
+    }
+
+    pub fn reply(to: oneshot::Sender<Result<(), Fault>>, room: Room) -> Self {
+        Self {
+            to: Some(To::Reply(to)),
+            _room: room,
+        }
+    }
+
+    fn give(mut self, result: Result<(), Fault>) {
+        self.tell(result);
+    }
+
+    fn tell(&mut self, result: Result<(), Fault>) {
+        match self.to.take() {
+            Some(To::Callback(callback)) => callback(result),
+            Some(To::Reply(reply)) => {
+                // Who asked may have gone.
+                let _gone = reply.send(result);
+            }
+            None => {}
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.tell(Err(Fault::Stopped { owner: "log" }));
+    }
+}
+
+/// See the module.
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    appender: Appender,
+    stopped: Option<Fault>,
+}
+
+/// What a batch came to.
+pub(super) struct Effects {
+    started: Instant,
+    answers: Vec<Answer>,
+    changes: Vec<Change>,
+    durable: Option<LogPosition>,
+    written: Written,
+    result: Result<(), Fault>,
+    /// Answered after the log has stopped.
+    closes: Vec<Answer>,
+}
+
+impl Writer {
+    pub fn start(shared: Arc<Shared>, maker: Maker, mut appender: Appender) -> Self {
+        appender.attach(maker);
+        Self {
+            shared,
+            appender,
+            stopped: None,
+        }
+    }
+
+    /// Writes the batch; `Err` when nothing of it may be taken for durable.
+    fn write(
+        &mut self,
+        batch: &mut Vec<Job>,
+        answers: &mut Vec<Answer>,
+        closes: &mut Vec<Answer>,
+    ) -> Result<(), Fault> {
+        let mut failed = match &self.stopped {
+            Some(fault) => Err(fault.clone()),
+            None => Ok(()),
+        };
+        // Every job's answer is taken, also after a failure: all of them are told.
+        for job in batch.drain(..) {
+            let (answer, added) = match job {
+                Job::Append(entries, answer) => {
+                    (answer, failed.clone().and_then(|()| self.entries(&entries)))
+                }
+                Job::Vote(vote, answer) => (answer, failed.clone().and_then(|()| self.appender.vote(vote))),
+                Job::Truncate { from, last, answer } => {
+                    let added = failed.clone().and_then(|()| self.appender.truncate(from, last));
+                    (answer, added)
+                }
+                Job::Purge(upto, answer) => (answer, failed.clone().and_then(|()| self.appender.purge(upto))),
+                Job::Barrier(answer) => (answer, failed.clone()),
+                Job::Committed(committed, _room) => {
+                    self.appender.committed(committed);
+                    continue;
+                }
+                Job::Close(answer) => {
+                    let added = failed.clone().and_then(|()| self.appender.head());
+                    closes.push(answer);
+                    if let Err(fault) = added {
+                        failed = Err(fault);
+                    }
+                    continue;
+                }
+            };
+            answers.push(answer);
+            failed = added;
+        }
+        failed?;
+        self.appender.commit()
+    }
+
+    fn entries(&mut self, entries: &[LogEntry]) -> Result<(), Fault> {
+        for entry in entries {
+            self.appender.entry(entry.position, &entry.payload)?;
+        }
+        Ok(())
+    }
+}
+
+impl Owner for Writer {
+    type Job = Job;
+    type Effects = Effects;
+
+    fn work(&mut self, batch: &mut Vec<Job>) -> Effects {
+        let started = now();
+        let mut answers = Vec::with_capacity(batch.len());
+        let mut closes = Vec::new();
+        let result = self.write(batch, &mut answers, &mut closes);
+        let (changes, mut written, durable) = self.appender.take_changes();
+        written.jobs = answers.len() as u64;
+        if let Err(fault) = &result {
+            self.stopped.get_or_insert_with(|| fault.clone());
+        } else if !closes.is_empty() {
+            self.stopped = Some(Fault::Stopped { owner: "log" });
+        }
+        if self.stopped.is_some() {
+            self.appender.detach();
+        }
+        Effects {
+            started,
+            answers,
+            changes,
+            durable,
+            written,
+            result,
+            closes,
+        }
+    }
+
+    fn publish(&mut self, effects: Effects) {
+        let took = effects.started.elapsed();
+        let retired = {
+            let mut view = self.shared.view();
+            match &effects.result {
+                Ok(()) => {
+                    view.count_batch(&effects.written, took);
+                    view.publish(effects.changes, effects.durable);
+                }
+                Err(fault) => view.fail(fault),
+            }
+            if let Some(stopped) = &self.stopped {
+                view.fail(stopped);
+                Vec::new()
+            } else {
+                view.retire()
+            }
+        };
+        if !retired.is_empty() {
+            self.shared.view().statistics_mut().segments_retired += retired.len() as u64;
+            self.appender.recycle(retired);
+        }
+        // Outside the lock, and after the view: who is told may look.
+        for answer in effects.answers.into_iter().chain(effects.closes) {
+            answer.give(effects.result.clone());
+        }
+    }
+
+    fn finish(&mut self) {
+        if self.stopped.is_none() {
+            // Nobody is left to be told: what was durable stays so, and the next opening reads the rest.
+            let closed = self.appender.head().and_then(|()| self.appender.commit());
+            if let Err(fault) = closed {
+                tracing::warn!(%fault, "the log's end could not be written");
+            }
+        }
+    }
+}
