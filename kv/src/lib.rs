@@ -2,5 +2,6 @@
 
 pub mod env;
 pub mod fault;
+pub mod identity;
 pub mod log;
 pub mod model;

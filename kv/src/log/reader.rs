@@ -131,8 +131,7 @@ fn read_plan(plan: &Plan, budget: &mut usize, out: &mut Vec<LogEntry>) -> Result
         }
         chunk = read_at(plan, first, bytes)?;
     }
-    let mut read = 0;
-    for (index, &offset) in (plan.first..).zip(&plan.offsets) {
+    for (read, (index, &offset)) in (plan.first..).zip(&plan.offsets).enumerate() {
         // Offsets within one segment rise, so none is below the first.
         let at = (u64::from(offset) - start) as usize;
         let rest = chunk.get(at..).unwrap_or_default();
@@ -161,7 +160,6 @@ fn read_plan(plan: &Plan, budget: &mut usize, out: &mut Vec<LogEntry>) -> Result
             position: record.position,
             payload,
         });
-        read += 1;
     }
     Ok(())
 }
