@@ -4,4 +4,5 @@ pub mod env;
 pub mod fault;
 pub mod identity;
 pub mod log;
+pub mod machine;
 pub mod model;

@@ -1,0 +1,317 @@
+//! The state file as an open database, shared between the machine that writes it and whoever reads it.
+//!
+//! Always: whoever holds a read transaction holds the database that it belongs to, so that a replaced file
+//! stays open until its last reader is done.
+
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use redb::{Database, Durability, ReadableDatabase, WriteTransaction};
+
+use super::backend::{Backend, Retire};
+use super::error::{StateFile, step};
+use super::settings::{MachineSettings, ReplicatedLimits};
+use super::system::{self, Membership, Standing};
+use super::tables::{SYSTEM, Table};
+use super::{MachineOpenError, sessions};
+use crate::env::Disk;
+use crate::fault::Fault;
+
+/// The state file's name in its directory.
+pub(super) const FILE_NAME: &str = "state.redb";
+
+/// What begins the name of a file that is not, or not yet, the state.
+pub(super) const UNFINISHED_PREFIX: &str = "state.unfinished-";
+
+/// How much of the cache a file gets while a snapshot is received into it.
+pub(super) const RECEIVING_CACHE_BYTES: usize = 32 * 1024 * 1024;
+
+/// An open state file.
+#[derive(Debug)]
+pub(super) struct OpenState {
+    pub(super) database: Database,
+    pub(super) file: StateFile,
+    pub(super) retire: Retire,
+    pub(super) read_bytes_max: u64,
+}
+
+/// The state file that is open now. The lock is held for the few lines that clone or replace the `Arc`.
+#[derive(Clone, Debug)]
+pub(super) struct Shared(Arc<RwLock<Arc<OpenState>>>);
+
+impl Shared {
+    pub(super) fn new(state: Arc<OpenState>) -> Self {
+        Self(Arc::new(RwLock::new(state)))
+    }
+
+    pub(super) fn get(&self) -> Arc<OpenState> {
+        // A panic cannot leave the Arc half replaced.
+        let state = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&state)
+    }
+
+    pub(super) fn replace(&self, state: Arc<OpenState>) {
+        let mut place = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let replaced = std::mem::replace(&mut *place, state);
+        drop(place);
+        replaced.retire.retire();
+    }
+}
+
+impl OpenState {
+    pub(super) fn begin_write(&self, durability: Durability) -> Result<WriteTransaction, Fault> {
+        let mut txn = self
+            .database
+            .begin_write()
+            .map_err(step(&self.file, "beginning a transaction on"))?;
+        txn.set_durability(durability)
+            .map_err(step(&self.file, "beginning a transaction on"))?;
+        if matches!(durability, Durability::Immediate) {
+            // The allocator's state is saved with the commit, so that opening after a crash is a matter of
+            // milliseconds and not of reading the whole file; that also makes the commit two-phase.
+            txn.set_quick_repair(true);
+        }
+        Ok(txn)
+    }
+
+    pub(super) fn commit(&self, txn: WriteTransaction) -> Result<(), Fault> {
+        txn.commit().map_err(step(&self.file, "committing to"))
+    }
+
+    pub(super) fn begin_read(&self) -> Result<redb::ReadTransaction, Fault> {
+        self.database
+            .begin_read()
+            .map_err(step(&self.file, "beginning a read of"))
+    }
+}
+
+/// Opens the database in a file that has at least one byte.
+///
+/// redb makes a new database of an empty file in silence; the callers have looked before.
+pub(super) fn open_database(
+    disk: &dyn Disk,
+    path: &Path,
+    cache_bytes: usize,
+    verify: bool,
+    create: bool,
+) -> Result<(Database, Retire), MachineOpenError> {
+    let failed = |doing: &'static str| {
+        move |error: io::Error| MachineOpenError::Disk {
+            doing,
+            path: path.to_owned(),
+            error,
+        }
+    };
+    let file = disk.open(path, create).map_err(failed("opening"))?;
+    // A process that died may have left writes that the operating system has and the disk has not: what is
+    // read below counts as durable, so it must be.
+    file.sync_data().map_err(failed("syncing"))?;
+    let (backend, retire) = Backend::new(file);
+    let mut builder = Database::builder();
+    builder.set_cache_size(cache_bytes);
+    builder.set_check_integrity_on_open(verify && !create);
+    // redb may panic on a damaged file that it has not verified.
+    let opened = std::panic::catch_unwind(AssertUnwindSafe(|| builder.create_with_backend(backend)));
+    match opened {
+        Ok(Ok(database)) => Ok((database, retire)),
+        Ok(Err(redb::DatabaseError::Storage(redb::StorageError::Io(error))))
+            if error.kind() != io::ErrorKind::InvalidData && error.kind() != io::ErrorKind::UnexpectedEof =>
+        {
+            Err(failed("opening the database in")(error))
+        }
+        Ok(Err(error)) => Err(corrupt(path, error.to_string())),
+        Err(_) => Err(corrupt(
+            path,
+            "the database could not make sense of the file".into(),
+        )),
+    }
+}
+
+pub(super) fn corrupt(path: &Path, detail: String) -> MachineOpenError {
+    MachineOpenError::Corrupt {
+        path: path.to_owned(),
+        detail,
+    }
+}
+
+/// Writes the rows of the system table that are written once, and makes every table, so that readers find them.
+pub(super) fn write_frame(
+    file: &StateFile,
+    txn: &WriteTransaction,
+    limits: &ReplicatedLimits,
+) -> Result<(), Fault> {
+    for table in Table::ALL {
+        txn.open_table(table.definition())
+            .map_err(step(file, "making a table of"))?;
+    }
+    let mut row = Vec::new();
+    limits.encode_into(&mut row);
+    write_system(
+        file,
+        txn,
+        &[(system::FORMAT, system::format_row()), (system::LIMITS, row)],
+    )
+}
+
+/// Writes where the node stands.
+pub(super) fn write_standing(
+    file: &StateFile,
+    txn: &WriteTransaction,
+    standing: &Standing,
+    membership: Option<&Membership>,
+) -> Result<(), Fault> {
+    let mut rows = vec![(system::STANDING, standing.encode())];
+    if let Some(membership) = membership {
+        rows.push((system::MEMBERSHIP, system::membership_row(membership)));
+    }
+    write_system(file, txn, &rows)
+}
+
+fn write_system(file: &StateFile, txn: &WriteTransaction, rows: &[(&[u8], Vec<u8>)]) -> Result<(), Fault> {
+    let mut table = txn
+        .open_table(SYSTEM)
+        .map_err(step(file, "opening the system table of"))?;
+    for (key, value) in rows {
+        table
+            .insert(*key, &value[..])
+            .map_err(super::error::storage(file))?;
+    }
+    Ok(())
+}
+
+/// Makes an empty state file: under another name first, so that the state's name never stands for half a file.
+pub(super) fn create_empty(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    settings: &MachineSettings,
+) -> Result<(), MachineOpenError> {
+    let path = dir.join(format!("{UNFINISHED_PREFIX}new"));
+    let (database, retire) = open_database(&**disk, &path, RECEIVING_CACHE_BYTES, false, true)?;
+    let state = OpenState {
+        database,
+        file: StateFile::new(&path),
+        retire,
+        read_bytes_max: settings.read_bytes_max,
+    };
+    let txn = state.begin_write(Durability::Immediate)?;
+    write_frame(&state.file, &txn, &ReplicatedLimits::of(settings))?;
+    write_standing(&state.file, &txn, &Standing::EMPTY, None)?;
+    state.commit(txn)?;
+    state.database.close().map_err(step(&state.file, "closing"))?;
+    let failed = |doing: &'static str| {
+        let path = path.clone();
+        move |error: io::Error| MachineOpenError::Disk { doing, path, error }
+    };
+    disk.rename(&path, &dir.join(FILE_NAME))
+        .map_err(failed("renaming"))?;
+    disk.sync_dir(dir).map_err(failed("syncing the directory of"))
+}
+
+/// Removes what was left unfinished in the directory.
+pub(super) fn remove_unfinished(disk: &dyn Disk, dir: &Path) -> Result<(), MachineOpenError> {
+    let failed = |doing: &'static str, path: &Path| {
+        let path = path.to_owned();
+        move |error: io::Error| MachineOpenError::Disk { doing, path, error }
+    };
+    for path in disk.list(dir).map_err(failed("listing", dir))? {
+        let name = path.file_name().and_then(|name| name.to_str());
+        if name.is_some_and(|name| name.starts_with(UNFINISHED_PREFIX)) {
+            disk.remove_file(&path).map_err(failed("removing", &path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Everything that the machine keeps in memory of a state file.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) state: Arc<OpenState>,
+    pub(super) system: system::System,
+    pub(super) sessions: sessions::Sessions,
+}
+
+/// Opens the state file and reads what the machine keeps in memory.
+pub(super) fn load(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    settings: &MachineSettings,
+) -> Result<Loaded, MachineOpenError> {
+    let path: PathBuf = dir.join(FILE_NAME);
+    let (database, retire) = open_database(
+        &**disk,
+        &path,
+        settings.cache_bytes,
+        settings.verify_on_open,
+        false,
+    )?;
+    let state = OpenState {
+        database,
+        file: StateFile::new(&path),
+        retire,
+        read_bytes_max: settings.read_bytes_max,
+    };
+    let file = &state.file;
+    let txn = state.begin_read()?;
+    let table = match txn.open_table(SYSTEM) {
+        Ok(table) => table,
+        Err(error) => return Err(corrupt(&path, format!("not a state file: {error}"))),
+    };
+    let format = table
+        .get(system::FORMAT)
+        .map_err(super::error::storage(file))?
+        .ok_or_else(|| corrupt(&path, "not a state file: it has no format row".into()))?;
+    let version = system::read_format(format.value()).map_err(|e| corrupt(&path, e.to_string()))?;
+    if version != system::FORMAT_VERSION {
+        return Err(MachineOpenError::UnknownFormat {
+            path,
+            found: version,
+            known: system::FORMAT_VERSION,
+        });
+    }
+    let system = system::System::read(file, &table)?;
+    let mut all = sessions::Sessions::default();
+    for_each_row(file, &txn, Table::Sessions, |key, value| {
+        all.restore(
+            sessions::read_session_key(key)?,
+            sessions::Session::decode(value)?,
+        );
+        Ok(())
+    })?;
+    let mut orphan = false;
+    for_each_row(file, &txn, Table::Answers, |key, _| {
+        let (id, sequence) = sessions::read_answer_key(key)?;
+        orphan |= !all.restore_answer(id, sequence);
+        Ok(())
+    })?;
+    if orphan {
+        return Err(corrupt(&path, "an answer is remembered for no session".into()));
+    }
+    drop(txn);
+    Ok(Loaded {
+        state: Arc::new(state),
+        system,
+        sessions: all,
+    })
+}
+
+/// Visits each row of a replicated table, in key order.
+pub(super) fn for_each_row(
+    file: &StateFile,
+    txn: &redb::ReadTransaction,
+    table: Table,
+    mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), super::wire::Malformed>,
+) -> Result<(), Fault> {
+    let rows = txn
+        .open_table(table.definition())
+        .map_err(step(file, "opening a table of"))?;
+    for row in rows
+        .range_owned::<&[u8]>(..)
+        .map_err(super::error::storage(file))?
+    {
+        let (key, value) = row.map_err(super::error::storage(file))?;
+        visit(key.value(), value.value()).map_err(|e| file.malformed(&e))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,607 @@
+//! The state machine: applies committed entries to one redb file, many entries in one transaction.
+//!
+//! Called by `raft` with entries in log order; read by whoever holds a [`Reader`]. Knows no clock, no network
+//! and no task: time comes inside the entries, and all methods block, so that an owner thread runs them.
+//!
+//! Always:
+//! - the same entries make the same state, the same answers and the same hash on every node, however they are
+//!   cut into calls of [`Machine::apply`];
+//! - one transaction that changes something is one revision; none is skipped; a refused one changes nothing;
+//! - what `apply` committed is visible to readers when it returns, and durable after [`Machine::make_durable`];
+//!   after a crash the state is that after some whole call, with its position inside, and the log replays the
+//!   rest;
+//! - a write that a session retries is answered as the first time, and never executed again;
+//! - the state file's name stands for a whole state file, or for none;
+//! - after a fault the machine does nothing any more but answer that fault.
+//!
+//! Where to start: [`execute`](self) runs a transaction on a [`batch`](self), which is what one `apply` has
+//! changed so far; `tables` lists the tables, and each has a file that specifies its rows.
+
+mod backend;
+mod batch;
+mod changes;
+mod current;
+mod database;
+mod error;
+mod execute;
+mod history;
+mod past;
+mod range;
+mod read;
+mod sequences;
+mod sessions;
+mod settings;
+mod snapshot;
+mod system;
+mod tables;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use redb::Durability;
+
+use self::batch::Batch;
+use self::database::{FILE_NAME, Loaded, OpenState, Shared};
+use self::error::StateFile;
+pub use self::read::{Pinned, ReadRefused, Reader, View};
+use self::sessions::Sessions;
+pub use self::settings::{MachineSettings, ReplicatedLimits};
+pub use self::snapshot::{ReceivedSnapshot, SnapshotError, SnapshotMeta, SnapshotSink, SnapshotSource};
+use self::system::System;
+use crate::env::Disk;
+use crate::fault::Fault;
+use crate::model::{
+    self, Command, LogPosition, LogTime, Outcome, Proposal, Revision, SessionId, SessionRef, StateHash,
+    TooManyOf, Txn, TxnRefused,
+};
+
+/// An entry to apply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its place in the log.
+    pub position: LogPosition,
+    /// What it carries.
+    pub payload: Payload,
+}
+
+/// What an entry carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// Nothing: a new leader's first entry.
+    Blank,
+    /// A [`Proposal`], encoded by [`model::encode`].
+    Proposal(Bytes),
+    /// A membership; the machine stores the bytes and does not read them.
+    Membership(Bytes),
+}
+
+/// What an entry answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EntryOutcome {
+    /// Of [`Payload::Blank`].
+    Blank,
+    /// Of [`Payload::Proposal`]: one outcome for each command.
+    Proposal(Vec<Outcome>),
+    /// Of [`Payload::Membership`].
+    Membership,
+}
+
+/// Where the machine stands after the last entry that it applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// The last entry applied; `None` before the first.
+    pub position: Option<LogPosition>,
+    /// The last membership applied, and where it stands in the log.
+    pub membership: Option<(LogPosition, Bytes)>,
+    /// The store's revision.
+    pub revision: Revision,
+    /// The hash of the replicated state.
+    pub state_hash: StateHash,
+    /// The greatest stamp of the proposals applied.
+    pub log_time: LogTime,
+}
+
+/// Whether a state file is to be made or must be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenMode {
+    /// Makes an empty state. One that is there already is opened if no entry was ever applied to it (a first
+    /// start that was cut short), and refused otherwise.
+    Create,
+    /// Opens the state that is there; a missing one is an error, never replaced by an empty one.
+    Existing,
+}
+
+/// Why a state machine did not open. Nothing was changed, unless the disk failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MachineOpenError {
+    /// There is no state file.
+    #[error(
+        "the state file {path} is missing or empty. This node's state is lost: do not start it under the same \
+         id with an empty state; bring the file back, or remove the node from the cluster and add a new one"
+    )]
+    Missing {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// There is a state file where a new one was to be made.
+    #[error(
+        "the state file {path} exists and entries were applied to it. It belongs to a node that ran before: \
+         open it as what it is, or choose another directory"
+    )]
+    Exists {
+        /// Where it is.
+        path: PathBuf,
+    },
+    /// The file is not a whole state file.
+    #[error(
+        "the state file {path} is corrupt: {detail}. It was left as it is: bring back a copy, or remove the \
+         node from the cluster and add a new one, which receives the state from the others"
+    )]
+    Corrupt {
+        /// Which file.
+        path: PathBuf,
+        /// What was found.
+        detail: String,
+    },
+    /// The file was written by another release.
+    #[error(
+        "the state file {path} has format version {found}, this release knows {known}: run the release that wrote it"
+    )]
+    UnknownFormat {
+        /// Which file.
+        path: PathBuf,
+        /// Its version.
+        found: u16,
+        /// The version that this release knows.
+        known: u16,
+    },
+    /// The disk failed.
+    #[error("{doing} {path}: {error}")]
+    Disk {
+        /// What was being done.
+        doing: &'static str,
+        /// To which file or directory.
+        path: PathBuf,
+        /// What the operating system said.
+        error: io::Error,
+    },
+    /// The file could not be read or written.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
+
+impl From<MachineOpenError> for Fault {
+    fn from(error: MachineOpenError) -> Fault {
+        match error {
+            MachineOpenError::Fault(fault) => fault,
+            MachineOpenError::Disk { doing, path, error } => Fault::disk(doing, path.display(), error),
+            MachineOpenError::Corrupt { path, detail } => Fault::Corrupt {
+                path: path.display().to_string(),
+                offset: 0,
+                detail,
+            },
+            MachineOpenError::Missing { .. }
+            | MachineOpenError::Exists { .. }
+            | MachineOpenError::UnknownFormat { .. } => Fault::State {
+                doing: "opening",
+                detail: error.to_string(),
+            },
+        }
+    }
+}
+
+/// The state machine: the one owner of all writing to the state file. All methods block.
+#[derive(Debug)]
+pub struct Machine {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    settings: MachineSettings,
+    shared: Shared,
+    state: Arc<OpenState>,
+    system: System,
+    sessions: Sessions,
+    applied: Applied,
+    durable: Option<LogPosition>,
+    bytes_since_durable: u64,
+    entries_since_durable: u64,
+    /// The fault that ended this machine.
+    poison: Option<Fault>,
+}
+
+impl Machine {
+    /// Opens the state file of a directory, and removes what receptions of snapshots left behind there.
+    ///
+    /// What the file holds when this returns is durable. Requires that no other process has the directory
+    /// (the node holds its lock).
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        mode: OpenMode,
+        settings: MachineSettings,
+    ) -> Result<(Machine, Reader), MachineOpenError> {
+        let path = dir.join(FILE_NAME);
+        let failed = |doing: &'static str| {
+            let path = path.clone();
+            move |error: io::Error| MachineOpenError::Disk { doing, path, error }
+        };
+        if mode == OpenMode::Create {
+            disk.create_dir_all(dir)
+                .map_err(failed("making the directory of"))?;
+        }
+        let exists = disk.exists(&path).map_err(failed("looking for"))?;
+        match mode {
+            OpenMode::Existing => {
+                // redb would make a new database of an empty file in silence.
+                if !exists
+                    || disk
+                        .open(&path, false)
+                        .and_then(|f| f.len())
+                        .map_err(failed("opening"))?
+                        == 0
+                {
+                    return Err(MachineOpenError::Missing { path });
+                }
+                database::remove_unfinished(&*disk, dir)?;
+            }
+            OpenMode::Create => {
+                database::remove_unfinished(&*disk, dir)?;
+                if !exists {
+                    database::create_empty(&disk, dir, &settings)?;
+                }
+            }
+        }
+        let Loaded {
+            state,
+            system,
+            sessions,
+        } = database::load(&disk, dir, &settings)?;
+        if mode == OpenMode::Create && system.standing.position.is_some() {
+            return Err(MachineOpenError::Exists { path });
+        }
+        let shared = Shared::new(Arc::clone(&state));
+        let machine = Machine {
+            disk,
+            dir: dir.to_owned(),
+            settings,
+            shared: shared.clone(),
+            state,
+            applied: applied(&system),
+            durable: system.standing.position,
+            system,
+            sessions,
+            bytes_since_durable: 0,
+            entries_since_durable: 0,
+            poison: None,
+        };
+        Ok((machine, Reader::new(shared)))
+    }
+
+    /// Where the machine stands.
+    pub fn applied(&self) -> &Applied {
+        &self.applied
+    }
+
+    /// The limits that the state carries.
+    pub fn limits(&self) -> &ReplicatedLimits {
+        &self.system.limits
+    }
+
+    /// The last entry whose effects survive a loss of power. The log may be purged up to here and no further.
+    pub fn durable(&self) -> Option<LogPosition> {
+        self.durable
+    }
+
+    /// How many bytes of entries were applied since the state was last made durable.
+    pub fn bytes_since_durable(&self) -> u64 {
+        self.bytes_since_durable
+    }
+
+    /// How many entries were applied since the state was last made durable.
+    pub fn entries_since_durable(&self) -> u64 {
+        self.entries_since_durable
+    }
+
+    /// Applies entries, which follow the last one applied without a gap, in one transaction of the file.
+    ///
+    /// Readers see the result when this returns; it is durable after the next [`make_durable`](Self::make_durable).
+    /// An entry that cannot be decoded was committed by a broken or a newer release: that is a fault and not a
+    /// refusal, nothing of the call is kept, and the node stops.
+    pub fn apply(&mut self, entries: Vec<Entry>) -> Result<Vec<EntryOutcome>, Fault> {
+        self.healthy()?;
+        let outcomes = self.apply_all(entries);
+        self.remember_fault(outcomes)
+    }
+
+    /// Makes everything applied so far durable.
+    pub fn make_durable(&mut self) -> Result<(), Fault> {
+        self.healthy()?;
+        if self.entries_since_durable == 0 && self.durable == self.applied.position {
+            return Ok(());
+        }
+        let committed = self
+            .state
+            .begin_write(Durability::Immediate)
+            .and_then(|txn| self.state.commit(txn));
+        self.remember_fault(committed)?;
+        self.now_durable();
+        Ok(())
+    }
+
+    /// Replaces the state by a received snapshot. Durable when this returns; readers see the new state then, and
+    /// views that were pinned before keep the old one.
+    ///
+    /// A snapshot that is not ahead of the state is dropped, and the state kept.
+    pub fn install(&mut self, received: ReceivedSnapshot) -> Result<(), Fault> {
+        self.healthy()?;
+        if received.meta.position <= self.applied.position {
+            return Ok(());
+        }
+        let installed = self.replace_state(received);
+        self.remember_fault(installed)
+    }
+
+    /// Begins to receive a snapshot into a new file of `dir`, beside the state.
+    pub fn snapshot_sink(disk: Arc<dyn Disk>, dir: &Path) -> Result<SnapshotSink, SnapshotError> {
+        SnapshotSink::begin(disk, dir)
+    }
+
+    fn healthy(&self) -> Result<(), Fault> {
+        match &self.poison {
+            None => Ok(()),
+            Some(fault) => Err(fault.clone()),
+        }
+    }
+
+    fn remember_fault<T>(&mut self, result: Result<T, Fault>) -> Result<T, Fault> {
+        if let Err(fault) = &result {
+            self.poison = Some(fault.clone());
+        }
+        result
+    }
+
+    fn now_durable(&mut self) {
+        self.durable = self.applied.position;
+        self.bytes_since_durable = 0;
+        self.entries_since_durable = 0;
+    }
+
+    fn apply_all(&mut self, entries: Vec<Entry>) -> Result<Vec<EntryOutcome>, Fault> {
+        if entries.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (mut bytes, count) = (0u64, entries.len() as u64);
+        let state = Arc::clone(&self.state);
+        let txn = state.begin_write(Durability::None)?;
+        let mut outcomes = Vec::with_capacity(entries.len());
+        {
+            let mut apply = Apply {
+                batch: Batch::new(&state.file, &txn)?,
+                system: &mut self.system,
+                sessions: &mut self.sessions,
+                membership_changed: false,
+            };
+            for entry in entries {
+                bytes += match &entry.payload {
+                    Payload::Blank => 0,
+                    Payload::Proposal(bytes) | Payload::Membership(bytes) => bytes.len() as u64,
+                };
+                outcomes.push(apply.entry(entry)?);
+            }
+            apply.finish(&state.file, &txn)?;
+        }
+        state.commit(txn)?;
+        self.applied = applied(&self.system);
+        self.bytes_since_durable = self.bytes_since_durable.saturating_add(bytes);
+        self.entries_since_durable = self.entries_since_durable.saturating_add(count);
+        Ok(outcomes)
+    }
+
+    fn replace_state(&mut self, received: ReceivedSnapshot) -> Result<(), Fault> {
+        let ReceivedSnapshot { meta, unfinished } = received;
+        let path = self.dir.join(FILE_NAME);
+        if unfinished.path.parent() != Some(&*self.dir) {
+            return Err(Fault::invariant(
+                "a snapshot is received beside the state that it replaces",
+                unfinished.path.display().to_string(),
+            ));
+        }
+        self.disk
+            .rename(&unfinished.path, &path)
+            .map_err(|e| Fault::disk("renaming", unfinished.path.display(), e))?;
+        unfinished.keep();
+        self.disk
+            .sync_dir(&self.dir)
+            .map_err(|e| Fault::disk("syncing", self.dir.display(), e))?;
+        let Loaded {
+            state,
+            system,
+            sessions,
+        } = database::load(&self.disk, &self.dir, &self.settings)?;
+        self.system = system;
+        self.sessions = sessions;
+        self.applied = applied(&self.system);
+        if self.applied.position != meta.position || self.applied.state_hash != meta.hash {
+            return Err(Fault::invariant(
+                "the file that was installed is the snapshot that was received",
+                format!("{:?} and {:?}", self.applied, meta),
+            ));
+        }
+        self.state = Arc::clone(&state);
+        self.shared.replace(state);
+        self.now_durable();
+        Ok(())
+    }
+}
+
+fn applied(system: &System) -> Applied {
+    Applied {
+        position: system.standing.position,
+        membership: system.membership.clone(),
+        revision: system.standing.revision,
+        state_hash: system.standing.state_hash(&system.limits),
+        log_time: system.standing.log_time,
+    }
+}
+
+/// One call of [`Machine::apply`] under way.
+struct Apply<'a, 't> {
+    batch: Batch<'t>,
+    system: &'a mut System,
+    sessions: &'a mut Sessions,
+    membership_changed: bool,
+}
+
+impl Apply<'_, '_> {
+    fn finish(self, file: &StateFile, txn: &redb::WriteTransaction) -> Result<(), Fault> {
+        let standing = &mut self.system.standing;
+        standing.rows_hash = self.batch.flush(self.sessions, standing.rows_hash)?;
+        let membership = self.system.membership.as_ref();
+        database::write_standing(
+            file,
+            txn,
+            standing,
+            membership.filter(|_| self.membership_changed),
+        )
+    }
+
+    fn entry(&mut self, entry: Entry) -> Result<EntryOutcome, Fault> {
+        let last = self.system.standing.position;
+        if last.is_some_and(|last| entry.position.index != last.index.next() || entry.position < last) {
+            return Err(Fault::invariant(
+                "entries are applied in the log's order, without a gap",
+                format!("{} after {last:?}", entry.position),
+            ));
+        }
+        let outcome = match entry.payload {
+            Payload::Blank => EntryOutcome::Blank,
+            Payload::Membership(bytes) => {
+                self.system.membership = Some((entry.position, bytes));
+                self.membership_changed = true;
+                EntryOutcome::Membership
+            }
+            Payload::Proposal(bytes) => {
+                let proposal: Proposal = model::decode(&bytes).map_err(|e| Fault::Corrupt {
+                    path: format!("the log entry {}", entry.position),
+                    offset: 0,
+                    detail: format!("a committed proposal cannot be decoded: {e}"),
+                })?;
+                EntryOutcome::Proposal(self.proposal(entry.position, proposal)?)
+            }
+        };
+        self.system.standing.position = Some(entry.position);
+        Ok(outcome)
+    }
+
+    fn proposal(&mut self, position: LogPosition, proposal: Proposal) -> Result<Vec<Outcome>, Fault> {
+        let standing = &mut self.system.standing;
+        standing.log_time = standing.log_time.max(proposal.stamp);
+        for id in self.sessions.due(standing.log_time) {
+            self.end_session(id);
+        }
+        let mut outcomes = Vec::with_capacity(proposal.commands.len());
+        for command in proposal.commands {
+            outcomes.push(match command {
+                Command::Txn { session: None, txn } => Outcome::Txn(self.txn(position, &txn)?),
+                Command::Txn {
+                    session: Some(session),
+                    txn,
+                } => self.session_txn(position, session, &txn)?,
+                Command::OpenSession { ttl_millis } => Outcome::SessionOpened(self.open_session(ttl_millis)),
+                Command::CloseSession { session } => {
+                    self.end_session(session);
+                    Outcome::SessionClosed
+                }
+            });
+        }
+        Ok(outcomes)
+    }
+
+    fn txn(
+        &mut self,
+        position: LogPosition,
+        txn: &Txn,
+    ) -> Result<Result<model::TxnResponse, TxnRefused>, Fault> {
+        let System { limits, standing, .. } = &mut *self.system;
+        let answer = execute::execute(&mut self.batch, txn, standing.revision, position.index, limits)?;
+        if let Ok(response) = &answer {
+            standing.revision = response.revision;
+        }
+        Ok(answer)
+    }
+
+    /// Runs a session's write once, however often it comes.
+    fn session_txn(
+        &mut self,
+        position: LogPosition,
+        session: SessionRef,
+        txn: &Txn,
+    ) -> Result<Outcome, Fault> {
+        let SessionRef { id, sequence, .. } = session;
+        let now = self.system.standing.log_time;
+        let Some((found, forgotten)) = self.sessions.touch(id, session.answered_below, now) else {
+            return Ok(Outcome::Txn(Err(TxnRefused::SessionExpired { session: id })));
+        };
+        let known = found.answers.contains(&sequence);
+        let was_forgotten = sequence < found.answered_below;
+        let unanswered = found.answers.len() as u64;
+        self.batch.session_changed(id);
+        self.batch.forget(id, forgotten);
+        if was_forgotten {
+            return Ok(Outcome::Txn(Err(TxnRefused::SequenceForgotten {
+                session: id,
+                sequence,
+            })));
+        }
+        if known {
+            return self.first_answer(id, sequence);
+        }
+        let limit = self.system.limits.unanswered_max;
+        if unanswered >= limit {
+            let what = TooManyOf::UnansweredWrites;
+            return Ok(Outcome::Txn(Err(TxnRefused::TooMany { what, limit })));
+        }
+        let outcome = Outcome::Txn(self.txn(position, txn)?);
+        self.batch.remember(id, sequence, model::encode(&outcome));
+        self.sessions.answered(id, sequence);
+        Ok(outcome)
+    }
+
+    fn first_answer(&self, id: SessionId, sequence: model::Sequence) -> Result<Outcome, Fault> {
+        let file = self.batch.file();
+        let answer = self.batch.answer(id, sequence)?;
+        let answer =
+            answer.ok_or_else(|| file.corrupt(format!("session {id} lacks its answer {sequence}")))?;
+        model::decode(&answer).map_err(|e| {
+            file.corrupt(format!(
+                "the answer {sequence} of session {id} cannot be decoded: {e}"
+            ))
+        })
+    }
+
+    fn open_session(&mut self, ttl_millis: u64) -> Result<SessionId, TxnRefused> {
+        let limit = self.system.limits.sessions_max;
+        if self.sessions.len() as u64 >= limit {
+            let what = TooManyOf::Sessions;
+            return Err(TxnRefused::TooMany { what, limit });
+        }
+        let standing = &mut self.system.standing;
+        standing.last_session += 1;
+        let id = SessionId::new(standing.last_session);
+        self.sessions.open(id, ttl_millis, standing.log_time);
+        self.batch.session_changed(id);
+        Ok(id)
+    }
+
+    fn end_session(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.remove(id) {
+            self.batch.session_changed(id);
+            self.batch.forget(id, session.answers);
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Sessions, within which a retried write is recognised: the tables `sessions` and `answers`.
+//!
+//! `sessions`: key: the id, 8 bytes. Value: the time to live in milliseconds, the deadline in the log's time,
+//! and the number below which every answer was forgotten, 8 bytes each. A row lives until the session is
+//! closed, or expires.
+//! `answers`: key: the session's id, then the write's number, 8 bytes each. Value: the encoded
+//! [`Outcome`](crate::model::Outcome). A row lives until the client says that it has the answer, or the
+//! session ends. All numbers are big-endian.
+//!
+//! Who has which session and which answers stands in memory, rebuilt when the file is opened; the answers
+//! themselves are read back only for a retry.
+//!
+//! Always: memory says what the tables will say at the end of the batch; `deadlines` holds each session once,
+//! with the deadline that it has.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::wire::{Malformed, Row, put_u64};
+use crate::model::{LogTime, Sequence, SessionId};
+
+/// One session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Session {
+    pub(super) ttl_millis: u64,
+    pub(super) deadline: LogTime,
+    /// Every answer below this number was forgotten.
+    pub(super) answered_below: Sequence,
+    /// The answers remembered.
+    pub(super) answers: BTreeSet<Sequence>,
+}
+
+/// All sessions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sessions {
+    sessions: BTreeMap<SessionId, Session>,
+    deadlines: BTreeSet<(LogTime, SessionId)>,
+}
+
+pub(super) fn session_key(id: SessionId) -> [u8; 8] {
+    id.number().to_be_bytes()
+}
+
+pub(super) fn read_session_key(bytes: &[u8]) -> Result<SessionId, Malformed> {
+    let mut row = Row::new(bytes);
+    let id = SessionId::new(row.u64()?);
+    row.end()?;
+    Ok(id)
+}
+
+pub(super) fn answer_key(id: SessionId, sequence: Sequence) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&id.number().to_be_bytes());
+    key[8..].copy_from_slice(&sequence.number().to_be_bytes());
+    key
+}
+
+pub(super) fn read_answer_key(bytes: &[u8]) -> Result<(SessionId, Sequence), Malformed> {
+    let mut row = Row::new(bytes);
+    let key = (SessionId::new(row.u64()?), Sequence::new(row.u64()?));
+    row.end()?;
+    Ok(key)
+}
+
+impl Session {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(24);
+        put_u64(&mut out, self.ttl_millis);
+        put_u64(&mut out, self.deadline.millis());
+        put_u64(&mut out, self.answered_below.number());
+        out
+    }
+
+    /// A session without its answers.
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut row = Row::new(bytes);
+        let session = Self {
+            ttl_millis: row.u64()?,
+            deadline: LogTime::from_millis(row.u64()?),
+            answered_below: Sequence::new(row.u64()?),
+            answers: BTreeSet::new(),
+        };
+        row.end()?;
+        Ok(session)
+    }
+}
+
+impl Sessions {
+    pub(super) fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    pub(super) fn get(&self, id: SessionId) -> Option<&Session> {
+        self.sessions.get(&id)
+    }
+
+    /// Takes in a row of the table, while the file is opened.
+    pub(super) fn restore(&mut self, id: SessionId, session: Session) {
+        self.deadlines.insert((session.deadline, id));
+        self.sessions.insert(id, session);
+    }
+
+    /// Takes in the key of a remembered answer, while the file is opened; whether its session exists.
+    pub(super) fn restore_answer(&mut self, id: SessionId, sequence: Sequence) -> bool {
+        self.sessions
+            .get_mut(&id)
+            .is_some_and(|session| session.answers.insert(sequence))
+    }
+
+    /// Opens a session.
+    pub(super) fn open(&mut self, id: SessionId, ttl_millis: u64, now: LogTime) {
+        let session = Session {
+            ttl_millis,
+            deadline: deadline(now, ttl_millis),
+            answered_below: Sequence::FIRST,
+            answers: BTreeSet::new(),
+        };
+        self.restore(id, session);
+    }
+
+    /// Ends a session; what it was.
+    pub(super) fn remove(&mut self, id: SessionId) -> Option<Session> {
+        let session = self.sessions.remove(&id)?;
+        self.deadlines.remove(&(session.deadline, id));
+        Some(session)
+    }
+
+    /// The sessions whose deadline lies before `now`, the earliest first.
+    pub(super) fn due(&self, now: LogTime) -> Vec<SessionId> {
+        let due = self.deadlines.range(..(now, SessionId::new(0)));
+        due.map(|(_, id)| *id).collect()
+    }
+
+    /// A write of the session was answered, and the answer is remembered.
+    pub(super) fn answered(&mut self, id: SessionId, sequence: Sequence) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.answers.insert(sequence);
+        }
+    }
+
+    /// Notes a command of the session: its deadline moves, answers that the client has are forgotten.
+    /// Answers the session and the numbers forgotten, or `None` if there is no such session.
+    pub(super) fn touch(
+        &mut self,
+        id: SessionId,
+        answered_below: Sequence,
+        now: LogTime,
+    ) -> Option<(&Session, BTreeSet<Sequence>)> {
+        let session = self.sessions.get_mut(&id)?;
+        let deadline = deadline(now, session.ttl_millis);
+        if deadline != session.deadline {
+            self.deadlines.remove(&(session.deadline, id));
+            self.deadlines.insert((deadline, id));
+            session.deadline = deadline;
+        }
+        let mut forgotten = BTreeSet::new();
+        if answered_below > session.answered_below {
+            session.answered_below = answered_below;
+            let kept = session.answers.split_off(&answered_below);
+            forgotten = std::mem::replace(&mut session.answers, kept);
+        }
+        Some((session, forgotten))
+    }
+}
+
+fn deadline(now: LogTime, ttl_millis: u64) -> LogTime {
+    LogTime::from_millis(now.millis().saturating_add(ttl_millis))
+}

@@ -1,0 +1,89 @@
+//! Snapshots: a pinned state as a stream of numbered, checksummed chunks, and the file that they make again.
+//!
+//! A chunk is one stretch of a stream of bytes; rows may begin in one chunk and end in the next, so that a
+//! chunk is never larger than [`CHUNK_BYTES`] and a little, whatever the rows are. The stream is specified in
+//! `docs/formats/state.md`.
+//!
+//! Always: neither side holds more than a chunk and a row in memory; what the receiver hands on has the hash
+//! that the sender's state had; the receiver's state is untouched until `Machine::install`.
+
+mod chunk;
+mod sink;
+mod source;
+
+use bytes::Bytes;
+pub use sink::{ReceivedSnapshot, SnapshotError, SnapshotSink};
+pub use source::SnapshotSource;
+
+use super::settings::ReplicatedLimits;
+use super::system::{self, Standing, System};
+use super::wire::{Malformed, Row, put_varint};
+use crate::model::{LogPosition, LogTime, Revision, StateHash};
+
+/// A chunk's payload: the most bytes.
+pub(super) const CHUNK_BYTES: usize = 1024 * 1024 - 64;
+
+/// What stands in the place of a table's tag before the stream's last item.
+const TRAILER: u8 = 0xff;
+
+/// What a snapshot is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SnapshotMeta {
+    /// The last entry that it includes.
+    pub position: Option<LogPosition>,
+    /// The last membership that it includes, and where that stands in the log.
+    pub membership: Option<(LogPosition, Bytes)>,
+    /// The store's revision.
+    pub revision: Revision,
+    /// The log's time.
+    pub log_time: LogTime,
+    /// The hash of the replicated state.
+    pub hash: StateHash,
+}
+
+impl SnapshotMeta {
+    fn of(system: &System) -> Self {
+        Self {
+            position: system.standing.position,
+            membership: system.membership.clone(),
+            revision: system.standing.revision,
+            log_time: system.standing.log_time,
+            hash: system.standing.state_hash(&system.limits),
+        }
+    }
+}
+
+/// Appends what the stream begins with: the system table's content.
+fn put_head(out: &mut Vec<u8>, system: &System) {
+    let standing = system.standing.encode();
+    put_varint(out, standing.len() as u64);
+    out.extend_from_slice(&standing);
+    let mut limits = Vec::new();
+    system.limits.encode_into(&mut limits);
+    put_varint(out, limits.len() as u64);
+    out.extend_from_slice(&limits);
+    let membership = system.membership.as_ref().map(system::membership_row);
+    // No membership is an empty one: a row has 25 bytes at least.
+    let membership = membership.unwrap_or_default();
+    put_varint(out, membership.len() as u64);
+    out.extend_from_slice(&membership);
+}
+
+fn read_head(row: &mut Row<'_>) -> Result<System, Malformed> {
+    let standing = Standing::decode(row.sized()?)?;
+    let mut limits_row = Row::new(row.sized()?);
+    let limits = ReplicatedLimits::decode_from(&mut limits_row)?;
+    limits_row.end()?;
+    let membership = row.sized()?;
+    let membership = if membership.is_empty() {
+        None
+    } else {
+        Some(system::read_membership(membership)?)
+    };
+    Ok(System {
+        limits,
+        standing,
+        membership,
+    })
+}

@@ -1,0 +1,138 @@
+//! The sending side: a pinned state, read table by table.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use redb::{OwnedRange, ReadTransaction};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::chunk::Chunk;
+use super::{CHUNK_BYTES, SnapshotMeta, TRAILER, put_head};
+use crate::fault::Fault;
+use crate::machine::database::OpenState;
+use crate::machine::error::{step, storage};
+use crate::machine::system::System;
+use crate::machine::tables::{SYSTEM, Table};
+use crate::machine::wire::{put_u64, put_varint};
+
+/// A pinned state, to be sent chunk by chunk. It stays as it was however long that takes, and keeps its pages
+/// of the file alive until dropped.
+pub struct SnapshotSource {
+    meta: SnapshotMeta,
+    snapshot: u64,
+    number: u32,
+    /// Bytes of the stream that are in no chunk yet.
+    pending: Vec<u8>,
+    rows: u64,
+    /// The table that is being read.
+    reading: Option<(Table, OwnedRange<&'static [u8], &'static [u8]>)>,
+    /// The tables that come next, the last first.
+    waiting: Vec<Table>,
+    finished: bool,
+    // Before `state`: the transaction ends before its database may close.
+    txn: ReadTransaction,
+    state: Arc<OpenState>,
+}
+
+impl fmt::Debug for SnapshotSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SnapshotSource")
+            .field("meta", &self.meta)
+            .field("number", &self.number)
+            .field("rows", &self.rows)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SnapshotSource {
+    pub(in crate::machine) fn new(state: Arc<OpenState>, txn: ReadTransaction) -> Result<Self, Fault> {
+        let file = &state.file;
+        let table = txn
+            .open_table(SYSTEM)
+            .map_err(step(file, "opening the system table of"))?;
+        let system = System::read(file, &table)?;
+        let mut pending = Vec::with_capacity(CHUNK_BYTES + 4096);
+        put_head(&mut pending, &system);
+        let snapshot = xxh3_64(&pending);
+        Ok(Self {
+            meta: SnapshotMeta::of(&system),
+            snapshot,
+            number: 0,
+            pending,
+            rows: 0,
+            reading: None,
+            waiting: Table::ALL.into_iter().rev().collect(),
+            finished: false,
+            txn,
+            state,
+        })
+    }
+
+    /// What the snapshot is of.
+    pub fn meta(&self) -> &SnapshotMeta {
+        &self.meta
+    }
+
+    /// The next chunk, of 1 MiB at most; `None` after the last. Blocks on the disk.
+    pub fn next_chunk(&mut self) -> Result<Option<Bytes>, Fault> {
+        if self.finished {
+            return Ok(None);
+        }
+        while self.pending.len() < CHUNK_BYTES && self.read_more()? {}
+        let size = self.pending.len().min(CHUNK_BYTES);
+        // Nothing more to read, and everything read fits.
+        let last = self.reading.is_none() && self.waiting.is_empty() && size == self.pending.len();
+        let chunk = Chunk {
+            last,
+            snapshot: self.snapshot,
+            number: self.number,
+            payload: &self.pending[..size],
+        };
+        let bytes = chunk.encode();
+        self.pending.drain(..size);
+        self.finished = last;
+        self.number = self.number.checked_add(1).ok_or_else(|| {
+            Fault::invariant("a snapshot has fewer than 2^32 chunks", "their numbers ran out")
+        })?;
+        Ok(Some(bytes))
+    }
+
+    /// Appends a row, or the trailer, to what is pending; whether there may be more.
+    fn read_more(&mut self) -> Result<bool, Fault> {
+        let file = &self.state.file;
+        if let Some((table, rows)) = &mut self.reading {
+            match rows.next().transpose().map_err(storage(file))? {
+                Some((key, value)) => {
+                    let (key, value) = (key.value(), value.value());
+                    self.pending.push(table.tag());
+                    put_varint(&mut self.pending, key.len() as u64);
+                    self.pending.extend_from_slice(key);
+                    put_varint(&mut self.pending, value.len() as u64);
+                    self.pending.extend_from_slice(value);
+                    self.rows += 1;
+                }
+                None => {
+                    self.reading = None;
+                    if self.waiting.is_empty() {
+                        self.pending.push(TRAILER);
+                        put_u64(&mut self.pending, self.rows);
+                        self.pending.extend_from_slice(&self.meta.hash.0.to_be_bytes());
+                    }
+                }
+            }
+            return Ok(true);
+        }
+        let Some(table) = self.waiting.pop() else {
+            return Ok(false);
+        };
+        let rows = self
+            .txn
+            .open_table(table.definition())
+            .map_err(step(file, "opening a table of"))?
+            .range_owned::<&[u8]>(..)
+            .map_err(storage(file))?;
+        self.reading = Some((table, rows));
+        Ok(true)
+    }
+}

@@ -1,0 +1,200 @@
+//! The table `system`: where this node stands. Every apply writes it, in the same transaction as the rest.
+//!
+//! Rows, by key:
+//! - `format`: the magic `QRTSTATE` and the format version (2 bytes, big-endian). Written once.
+//! - `limits`: the [`ReplicatedLimits`]. Written once.
+//! - `standing`: the [`Standing`]. Written by each apply.
+//! - `membership`: the position of the last membership entry and its bytes. Absent before the first.
+
+use bytes::Bytes;
+use redb::ReadableTable;
+
+use super::error::{StateFile, storage};
+use super::settings::ReplicatedLimits;
+use super::wire::{Malformed, Row, put_u64};
+use crate::fault::Fault;
+use crate::model::{LogIndex, LogPosition, LogTime, NodeId, Revision, StateHash, Term};
+
+pub(super) const FORMAT: &[u8] = b"format";
+pub(super) const LIMITS: &[u8] = b"limits";
+pub(super) const STANDING: &[u8] = b"standing";
+pub(super) const MEMBERSHIP: &[u8] = b"membership";
+
+const MAGIC: &[u8; 8] = b"QRTSTATE";
+pub(super) const FORMAT_VERSION: u16 = 1;
+
+/// The value of the row `format`.
+pub(super) fn format_row() -> Vec<u8> {
+    let mut out = MAGIC.to_vec();
+    out.extend_from_slice(&FORMAT_VERSION.to_be_bytes());
+    out
+}
+
+/// The format version of a row `format`.
+pub(super) fn read_format(row: &[u8]) -> Result<u16, Malformed> {
+    let mut row = Row::new(row);
+    if row.array()? != *MAGIC {
+        return Err(Malformed("the magic of a state file is missing"));
+    }
+    let version = u16::from_be_bytes(row.array()?);
+    row.end()?;
+    Ok(version)
+}
+
+/// The numbers that change with entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Standing {
+    /// The last entry applied.
+    pub(super) position: Option<LogPosition>,
+    pub(super) revision: Revision,
+    /// The oldest revision that can be read.
+    pub(super) oldest: Revision,
+    pub(super) log_time: LogTime,
+    /// The id of the session opened last; 0 before the first.
+    pub(super) last_session: u64,
+    /// The sum, modulo 2¹²⁸, of the hashes of all rows of the replicated tables.
+    pub(super) rows_hash: u128,
+}
+
+impl Standing {
+    /// Of the empty store.
+    pub(super) const EMPTY: Standing = Standing {
+        position: None,
+        revision: Revision::FIRST,
+        oldest: Revision::FIRST,
+        log_time: LogTime::ZERO,
+        last_session: 0,
+        rows_hash: 0,
+    };
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(80);
+        put_position(&mut out, self.position);
+        self.put_replicated(&mut out);
+        out.extend_from_slice(&self.rows_hash.to_be_bytes());
+        out
+    }
+
+    fn put_replicated(&self, out: &mut Vec<u8>) {
+        put_u64(out, self.revision.number());
+        put_u64(out, self.oldest.number());
+        put_u64(out, self.log_time.millis());
+        put_u64(out, self.last_session);
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut row = Row::new(bytes);
+        let standing = Self {
+            position: read_position(&mut row)?,
+            revision: Revision::new(row.u64()?),
+            oldest: Revision::new(row.u64()?),
+            log_time: LogTime::from_millis(row.u64()?),
+            last_session: row.u64()?,
+            rows_hash: row.u128()?,
+        };
+        row.end()?;
+        Ok(standing)
+    }
+
+    /// The hash of the replicated state: the rows', plus that of what replicated numbers stand here.
+    pub(super) fn state_hash(&self, limits: &ReplicatedLimits) -> StateHash {
+        // Tag 0 is that of no table.
+        let mut bytes = vec![0];
+        self.put_replicated(&mut bytes);
+        limits.encode_into(&mut bytes);
+        StateHash(self.rows_hash.wrapping_add(xxhash_rust::xxh3::xxh3_128(&bytes)))
+    }
+}
+
+/// The last membership: where it stands in the log, and its bytes, which mean nothing to the machine.
+pub(super) type Membership = (LogPosition, Bytes);
+
+/// Everything that the table says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct System {
+    pub(super) limits: ReplicatedLimits,
+    pub(super) standing: Standing,
+    pub(super) membership: Option<Membership>,
+}
+
+impl System {
+    /// Reads the table and demands that it is complete.
+    pub(super) fn read(
+        file: &StateFile,
+        table: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    ) -> Result<Self, Fault> {
+        let membership = table.get(MEMBERSHIP).map_err(storage(file))?;
+        Ok(Self {
+            limits: read_limits(file, table)?,
+            standing: read_standing(file, table)?,
+            membership: membership
+                .map(|row| read_membership(row.value()))
+                .transpose()
+                .map_err(|e| file.malformed(&e))?,
+        })
+    }
+}
+
+/// Reads the limits alone.
+pub(super) fn read_limits(
+    file: &StateFile,
+    table: &impl ReadableTable<&'static [u8], &'static [u8]>,
+) -> Result<ReplicatedLimits, Fault> {
+    let row = table
+        .get(LIMITS)
+        .map_err(storage(file))?
+        .ok_or_else(|| file.corrupt("the system table lacks its limits"))?;
+    let mut row = Row::new(row.value());
+    let limits = ReplicatedLimits::decode_from(&mut row).map_err(|e| file.malformed(&e))?;
+    row.end().map_err(|e| file.malformed(&e))?;
+    Ok(limits)
+}
+
+/// Reads the standing alone.
+pub(super) fn read_standing(
+    file: &StateFile,
+    table: &impl ReadableTable<&'static [u8], &'static [u8]>,
+) -> Result<Standing, Fault> {
+    let row = table
+        .get(STANDING)
+        .map_err(storage(file))?
+        .ok_or_else(|| file.corrupt("the system table lacks its standing"))?;
+    Standing::decode(row.value()).map_err(|e| file.malformed(&e))
+}
+
+pub(super) fn put_position(out: &mut Vec<u8>, position: Option<LogPosition>) {
+    match position {
+        None => out.push(0),
+        Some(position) => {
+            out.push(1);
+            put_u64(out, position.term.number());
+            put_u64(out, position.leader.number());
+            put_u64(out, position.index.number());
+        }
+    }
+}
+
+pub(super) fn read_position(row: &mut Row<'_>) -> Result<Option<LogPosition>, Malformed> {
+    match row.u8()? {
+        0 => Ok(None),
+        1 => Ok(Some(LogPosition {
+            term: Term::new(row.u64()?),
+            leader: NodeId::new(row.u64()?),
+            index: LogIndex::new(row.u64()?),
+        })),
+        _ => Err(Malformed("a position is neither there nor absent")),
+    }
+}
+
+pub(super) fn membership_row((position, bytes): &Membership) -> Vec<u8> {
+    let mut out = Vec::with_capacity(25 + bytes.len());
+    put_position(&mut out, Some(*position));
+    out.extend_from_slice(bytes);
+    out
+}
+
+pub(super) fn read_membership(row: &[u8]) -> Result<Membership, Malformed> {
+    let mut row = Row::new(row);
+    let position = read_position(&mut row)?.ok_or(Malformed("a membership has no position"))?;
+    Ok((position, Bytes::copy_from_slice(row.rest())))
+}

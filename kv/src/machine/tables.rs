@@ -1,0 +1,63 @@
+//! The tables of the state file. Their rows are specified in `docs/formats/state.md`.
+
+use redb::TableDefinition;
+
+pub(super) type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
+
+/// A replicated table: part of every snapshot and of the state hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Table {
+    Current,
+    History,
+    Changes,
+    Leases,
+    Sessions,
+    Answers,
+    Sequences,
+}
+
+/// Where this node stands: format, applied position, membership, revision, time, hash. Not a replicated
+/// table: a snapshot carries its content in its head, and the hash covers the replicated part of it.
+pub(super) const SYSTEM: Definition = TableDefinition::new("system");
+
+impl Table {
+    /// All of them, in the order in which a snapshot carries them.
+    pub(super) const ALL: [Table; 7] = [
+        Table::Current,
+        Table::History,
+        Table::Changes,
+        Table::Leases,
+        Table::Sessions,
+        Table::Answers,
+        Table::Sequences,
+    ];
+
+    /// The byte that stands for the table in hashes and snapshots. Never reused for another.
+    pub(super) const fn tag(self) -> u8 {
+        match self {
+            Table::Current => 1,
+            Table::History => 2,
+            Table::Changes => 3,
+            Table::Leases => 4,
+            Table::Sessions => 5,
+            Table::Answers => 6,
+            Table::Sequences => 7,
+        }
+    }
+
+    pub(super) fn of_tag(tag: u8) -> Option<Table> {
+        Table::ALL.into_iter().find(|table| table.tag() == tag)
+    }
+
+    pub(super) const fn definition(self) -> Definition {
+        TableDefinition::new(match self {
+            Table::Current => "current",
+            Table::History => "history",
+            Table::Changes => "changes",
+            Table::Leases => "leases",
+            Table::Sessions => "sessions",
+            Table::Answers => "answers",
+            Table::Sequences => "sequences",
+        })
+    }
+}

@@ -1,0 +1,115 @@
+//! The machine against an independent slow model, through crashes, snapshots and every cut into batches.
+
+mod disk;
+mod exactly_once;
+mod laws;
+mod opening;
+mod semantics;
+mod slow;
+mod snapshots;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Entry, EntryOutcome, Machine, MachineSettings, OpenMode, Payload, Reader};
+use crate::env::Disk;
+use crate::model::{
+    Command, Key, LogIndex, LogPosition, LogTime, NodeId, Outcome, Proposal, Term, Txn, TxnRefused,
+    TxnResponse, encode,
+};
+
+fn dir() -> &'static Path {
+    Path::new("/node")
+}
+
+fn settings() -> MachineSettings {
+    MachineSettings {
+        cache_bytes: 4 * 1024 * 1024,
+        ..MachineSettings::default()
+    }
+}
+
+fn position(index: u64) -> LogPosition {
+    LogPosition {
+        term: Term::new(1),
+        leader: NodeId::new(1),
+        index: LogIndex::new(index),
+    }
+}
+
+fn proposal(index: u64, millis: u64, commands: Vec<Command>) -> Entry {
+    let stamp = LogTime::from_millis(millis);
+    Entry {
+        position: position(index),
+        payload: Payload::Proposal(encode(&Proposal { stamp, commands }).into()),
+    }
+}
+
+fn key(text: &str) -> Key {
+    Key::try_from(text).unwrap()
+}
+
+fn value(text: &str) -> Bytes {
+    Bytes::copy_from_slice(text.as_bytes())
+}
+
+fn create(disk: &Arc<dyn Disk>) -> (Machine, Reader) {
+    Machine::open(Arc::clone(disk), dir(), OpenMode::Create, settings()).unwrap()
+}
+
+fn reopen(disk: &Arc<dyn Disk>) -> (Machine, Reader) {
+    Machine::open(Arc::clone(disk), dir(), OpenMode::Existing, settings()).unwrap()
+}
+
+/// A machine on a disk in memory, which counts the log's indexes for the test.
+struct Store {
+    disk: Arc<dyn Disk>,
+    machine: Machine,
+    reader: Reader,
+    index: u64,
+}
+
+impl Store {
+    fn new() -> Self {
+        Self::on(Arc::new(disk::MemoryDisk::default()))
+    }
+
+    fn on(disk: Arc<dyn Disk>) -> Self {
+        let (machine, reader) = create(&disk);
+        Self {
+            disk,
+            machine,
+            reader,
+            index: 0,
+        }
+    }
+
+    fn apply(&mut self, millis: u64, commands: Vec<Command>) -> Vec<Outcome> {
+        self.index += 1;
+        let entry = proposal(self.index, millis, commands);
+        match self.machine.apply(vec![entry]).unwrap().pop() {
+            Some(EntryOutcome::Proposal(outcomes)) => outcomes,
+            other => panic!("a proposal answered {other:?}"),
+        }
+    }
+
+    fn one(&mut self, millis: u64, command: Command) -> Outcome {
+        self.apply(millis, vec![command]).pop().unwrap()
+    }
+
+    fn txn(&mut self, txn: Txn) -> Result<TxnResponse, TxnRefused> {
+        match self.one(0, Command::Txn { session: None, txn }) {
+            Outcome::Txn(answer) => answer,
+            other => panic!("a transaction answered {other:?}"),
+        }
+    }
+
+    fn verify(&self) {
+        let view = self.reader.view().unwrap();
+        assert_eq!(view.verify_hash().unwrap(), self.machine.applied().state_hash);
+        assert_eq!(view.applied().position, self.machine.applied().position);
+        assert_eq!(view.applied().revision, self.machine.applied().revision);
+    }
+}
