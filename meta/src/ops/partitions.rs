@@ -1,0 +1,278 @@
+//! Adds partitions to topics that exist, a batch in one transaction.
+//!
+//! Always: the new indexes continue at the topic's present count without a gap; the topic's row counts them
+//! in the same commit, so that a guard on that one row pins them all; the replication factor stays.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use quorate_kv::model::{Op, ReadOp, Revision};
+
+use super::creation::{Assignment, CreateReason, CreateRefusal, Refusals};
+use super::creation::{check, create_rows, partition, place_partitions};
+use super::{Answer, Context, Operation, Pins, Plan};
+use crate::error::{Error, TooLarge};
+use crate::ids::{PartitionIndex, TopicId};
+use crate::image::Image;
+use crate::keys;
+use crate::name::TopicName;
+use crate::rows::{Partition, Topic};
+
+/// A partition to be added, with who holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NewPartition {
+    /// The topic.
+    pub topic: TopicName,
+    /// Its index; together with the others of the batch it continues the topic without a gap.
+    pub index: PartitionIndex,
+    /// Who holds it.
+    pub assignment: Assignment,
+    /// Which life of the name is meant; any, when not said.
+    pub topic_id: Option<TopicId>,
+}
+
+impl NewPartition {
+    /// A partition of a topic.
+    pub fn new(topic: TopicName, index: PartitionIndex, assignment: Assignment) -> Self {
+        Self {
+            topic,
+            index,
+            assignment,
+            topic_id: None,
+        }
+    }
+}
+
+/// A topic that shall have more partitions, placed automatically, going on from those that it has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GrowTopic {
+    /// The topic.
+    pub topic: TopicName,
+    /// How many partitions it shall have in all.
+    pub partitions: u32,
+    /// Which life of the name is meant; any, when not said.
+    pub topic_id: Option<TopicId>,
+}
+
+impl GrowTopic {
+    /// A topic and how many partitions it shall have in all.
+    pub fn new(topic: TopicName, partitions: u32) -> Self {
+        Self {
+            topic,
+            partitions,
+            topic_id: None,
+        }
+    }
+}
+
+/// Partitions that exist now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CreatedPartitions {
+    /// The topics that grew, by name.
+    pub topics: Vec<Topic>,
+    /// The new partitions, by topic and index.
+    pub partitions: Vec<Partition>,
+}
+
+impl Answer for CreatedPartitions {
+    fn committed(&mut self, revision: Revision) {
+        for topic in &mut self.topics {
+            topic.revision = revision;
+        }
+        for partition in &mut self.partitions {
+            partition.revision = revision;
+        }
+    }
+}
+
+/// Adds partitions, all or none.
+#[derive(Debug, Clone, Default)]
+pub struct CreatePartitions {
+    /// Partitions whose holders are given.
+    pub partitions: Vec<NewPartition>,
+    /// Topics whose new partitions are placed automatically; none of those in `partitions`.
+    pub grow: Vec<GrowTopic>,
+}
+
+impl Operation for CreatePartitions {
+    type Answer = CreatedPartitions;
+    type Refusal = CreateRefusal;
+
+    fn reads(&self) -> Vec<ReadOp> {
+        let manual = self.partitions.iter().map(|new| &new.topic);
+        let topics: BTreeSet<_> = manual.chain(self.grow.iter().map(|grow| &grow.topic)).collect();
+        let mut reads = topics
+            .into_iter()
+            .map(|topic| ReadOp::Get(keys::topic(topic)))
+            .collect();
+        let replicas = self
+            .partitions
+            .iter()
+            .flat_map(|new| new.assignment.replicas.iter().copied());
+        super::read_brokers(&mut reads, &replicas.collect(), !self.grow.is_empty());
+        reads
+    }
+
+    fn more_reads(&self, image: &Image) -> Vec<ReadOp> {
+        let topics = self.grow.iter().filter_map(|grow| image.topics.get(&grow.topic));
+        topics
+            .map(|topic| super::read_all(keys::partitions_of(topic.id)))
+            .collect()
+    }
+
+    fn decide(&self, image: &Image, context: &Context) -> Result<Plan<Self::Answer>, Error<CreateRefusal>> {
+        let limit = context.limits.txn_ops_max;
+        if self.partitions.len() > limit {
+            return Err(TooLarge::operations(self.partitions.len() as u64, limit).into());
+        }
+        let mut refusals = Refusals::default();
+        let grown = check_growth(self, image, &mut refusals);
+        let asked = grown
+            .iter()
+            .map(|(topic, total)| u64::from(total - topic.partitions));
+        let asked = asked.sum::<u64>() + self.partitions.len() as u64;
+        if asked > limit as u64 {
+            return Err(TooLarge::operations(asked, limit).into());
+        }
+
+        let mut created = given(self, image, context, &mut refusals);
+        let mut load = BTreeMap::new();
+        for (topic, total) in grown {
+            let (id, factor) = (topic.id, usize::from(topic.replication_factor));
+            let added = total - topic.partitions;
+            match place_partitions(image, id, added, factor, image.partitions_of(id), &mut load) {
+                Err(reason) => refusals.topic(&topic.name, reason),
+                Ok(assignments) => {
+                    let indexes = (topic.partitions..).map(PartitionIndex::new);
+                    let new = indexes.zip(assignments).filter_map(|(index, assignment)| {
+                        let refuse = |reason| refusals.partition(&topic.name, index, reason);
+                        let first = check(image, &assignment, factor, refuse)?;
+                        Some(partition((id, index), assignment.replicas, first, context.now))
+                    });
+                    created.insert(&topic.name, (topic, new.collect()));
+                }
+            }
+        }
+        if !refusals.0.is_empty() {
+            return Err(Error::Refused(refusals.0));
+        }
+
+        let mut pins = Pins::default();
+        let mut then = Vec::with_capacity(usize::try_from(asked).unwrap_or(0) + created.len());
+        let mut answer = CreatedPartitions {
+            topics: Vec::with_capacity(created.len()),
+            partitions: Vec::new(),
+        };
+        for (topic, partitions) in created.into_values() {
+            pins.topic(topic);
+            let added = u32::try_from(partitions.len()).unwrap_or(u32::MAX);
+            let topic = Topic {
+                partitions: topic.partitions.saturating_add(added),
+                modified_at: context.now.max(topic.modified_at),
+                ..topic.clone()
+            };
+            then.push(Op::put(keys::topic(&topic.name), topic.encode()));
+            create_rows(image, &mut pins, &mut then, &partitions);
+            answer.topics.push(topic);
+            answer.partitions.extend(partitions);
+        }
+        Ok(Plan::new(pins, then, answer))
+    }
+}
+
+/// The topics that can grow, each with its new total.
+fn check_growth<'a>(
+    request: &CreatePartitions,
+    image: &'a Image,
+    refusals: &mut Refusals,
+) -> Vec<(&'a Topic, u32)> {
+    let mut seen: BTreeSet<&TopicName> = request.partitions.iter().map(|new| &new.topic).collect();
+    let mut grown = Vec::new();
+    for GrowTopic {
+        topic: name,
+        partitions,
+        topic_id,
+    } in &request.grow
+    {
+        if !seen.insert(name) {
+            refusals.topic(name, CreateReason::RepeatedTopic);
+            continue;
+        }
+        match usable(image, name, *topic_id) {
+            Err(reason) => refusals.topic(name, reason),
+            Ok(topic) if *partitions <= topic.partitions => {
+                let (asked, present) = (*partitions, topic.partitions);
+                refusals.topic(name, CreateReason::NotAnIncrease { asked, present });
+            }
+            Ok(topic) => grown.push((topic, *partitions)),
+        }
+    }
+    grown
+}
+
+/// The topic of a name, if it may change.
+fn usable<'a>(image: &'a Image, name: &TopicName, id: Option<TopicId>) -> Result<&'a Topic, CreateReason> {
+    let topic = image.topics.get(name).ok_or(CreateReason::UnknownTopic)?;
+    let present = topic.id;
+    match id {
+        Some(asked) if asked != present => Err(CreateReason::InconsistentTopicId { asked, present }),
+        _ if topic.deleting => Err(CreateReason::Deleting),
+        _ => Ok(topic),
+    }
+}
+
+/// The partitions whose holders were given, by topic.
+fn given<'a>(
+    request: &'a CreatePartitions,
+    image: &'a Image,
+    context: &Context,
+    refusals: &mut Refusals,
+) -> BTreeMap<&'a TopicName, (&'a Topic, Vec<Partition>)> {
+    let mut ordered: Vec<&NewPartition> = request.partitions.iter().collect();
+    // Stable: of two with one index, the later one in the request is the repeated one.
+    ordered.sort_by_key(|new| (&new.topic, new.index));
+    let mut created: BTreeMap<&TopicName, (&Topic, Vec<Partition>)> = BTreeMap::new();
+    let mut before: Option<(&TopicName, PartitionIndex)> = None;
+    for new in ordered {
+        let (name, index) = (&new.topic, new.index);
+        let previous = before.replace((name, index));
+        let previous = previous
+            .filter(|(topic, _)| *topic == name)
+            .map(|(_, index)| index);
+        let topic = match usable(image, name, new.topic_id) {
+            Ok(topic) => topic,
+            Err(reason) => {
+                refusals.partition(name, index, reason);
+                continue;
+            }
+        };
+        let present = topic.partitions;
+        if previous == Some(index) {
+            refusals.partition(name, index, CreateReason::RepeatedPartition);
+        } else if index.number() < present {
+            refusals.partition(name, index, CreateReason::PartitionExists { present });
+        } else if index.number() > present
+            && previous.map(PartitionIndex::number) != index.number().checked_sub(1)
+        {
+            let next = previous.map_or(present, |previous| {
+                previous.number().saturating_add(1).max(present)
+            });
+            let missing = PartitionIndex::new(next);
+            refusals.partition(name, index, CreateReason::Gap { missing });
+        }
+        let factor = usize::from(topic.replication_factor);
+        let refuse = |reason| refusals.partition(name, index, reason);
+        if let Some(first) = check(image, &new.assignment, factor, refuse) {
+            let row = partition(
+                (topic.id, index),
+                new.assignment.replicas.clone(),
+                first,
+                context.now,
+            );
+            created.entry(name).or_insert((topic, Vec::new())).1.push(row);
+        }
+    }
+    created
+}

@@ -1,0 +1,390 @@
+//! Creates topics together with their partitions, and deletes them, each batch in one transaction.
+//!
+//! Always: a topic never exists without its partitions; a name belongs to one topic at a time, an id to one
+//! name for ever; a create that is asked again with the same id answers the topic that exists.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use quorate_kv::model::{Op, ReadOp, Revision};
+
+pub use super::creation::{Assignment, CreateReason, CreateRefusal};
+use super::creation::{Refusals, check, create_rows, partition, place_partitions};
+use super::{Answer, Context, Operation, Pins, Plan};
+use crate::error::{Error, TooLarge};
+use crate::ids::{BrokerId, PartitionIndex, TopicId};
+use crate::image::Image;
+use crate::keys;
+use crate::name::TopicName;
+use crate::place::Load;
+use crate::rows::{Partition, Topic};
+
+/// A topic to be created.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CreateTopic {
+    /// Its name.
+    pub name: TopicName,
+    /// Its id, minted by the client: asked again with the same id, the create answers the existing topic.
+    pub id: TopicId,
+    /// Its partitions.
+    pub layout: Layout,
+    /// Settings that differ from the cluster's.
+    pub config: BTreeMap<String, String>,
+}
+
+/// Which partitions a new topic has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Layout {
+    /// So many, placed by [`place`](crate::place::place) on brokers that take replicas.
+    Automatic {
+        /// How many partitions.
+        partitions: u32,
+        /// How many replicas each.
+        replication_factor: u16,
+    },
+    /// These, with the indexes 0, 1 and so on; each with as many replicas.
+    Manual(Vec<Assignment>),
+}
+
+impl CreateTopic {
+    /// A topic with a new id, whose partitions are placed automatically.
+    pub fn new(name: TopicName, partitions: u32, replication_factor: u16) -> Self {
+        Self {
+            name,
+            id: TopicId::random(),
+            layout: Layout::Automatic {
+                partitions,
+                replication_factor,
+            },
+            config: BTreeMap::new(),
+        }
+    }
+
+    /// A topic with a new id and these partitions.
+    pub fn manual(name: TopicName, partitions: impl IntoIterator<Item = Assignment>) -> Self {
+        Self {
+            layout: Layout::Manual(partitions.into_iter().collect()),
+            ..Self::new(name, 0, 0)
+        }
+    }
+
+    /// The same with another id.
+    #[must_use]
+    pub fn id(mut self, id: TopicId) -> Self {
+        self.id = id;
+        self
+    }
+
+    /// The same with a setting.
+    #[must_use]
+    pub fn config(mut self, setting: impl Into<String>, value: impl Into<String>) -> Self {
+        self.config.insert(setting.into(), value.into());
+        self
+    }
+
+    fn partitions(&self) -> u64 {
+        match &self.layout {
+            Layout::Automatic { partitions, .. } => u64::from(*partitions),
+            Layout::Manual(assignments) => assignments.len() as u64,
+        }
+    }
+}
+
+/// A topic that exists now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CreatedTopic {
+    /// The topic.
+    pub topic: Topic,
+    /// Its partitions, in the order of their indexes.
+    pub partitions: Vec<Partition>,
+    /// Whether this call created it.
+    pub creation: Creation,
+}
+
+/// Whether a create did something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Creation {
+    /// It did.
+    Created,
+    /// An earlier create with the same topic id had, whose answer was lost.
+    Existed,
+}
+
+impl Answer for Vec<CreatedTopic> {
+    fn committed(&mut self, revision: Revision) {
+        for created in self.iter_mut().filter(|c| c.creation == Creation::Created) {
+            created.topic.revision = revision;
+            for partition in &mut created.partitions {
+                partition.revision = revision;
+            }
+        }
+    }
+}
+
+/// Creates topics, all or none.
+#[derive(Debug, Clone)]
+pub struct CreateTopics(pub Vec<CreateTopic>);
+
+impl Operation for CreateTopics {
+    type Answer = Vec<CreatedTopic>;
+    type Refusal = CreateRefusal;
+
+    fn reads(&self) -> Vec<ReadOp> {
+        let mut reads = Vec::new();
+        let mut brokers = BTreeSet::new();
+        let mut all_brokers = false;
+        for create in &self.0 {
+            reads.push(ReadOp::Get(keys::topic(&create.name)));
+            reads.push(ReadOp::Get(keys::partition(create.id, PartitionIndex::FIRST)));
+            reads.extend(keys::name(&create.name).map(ReadOp::Get));
+            match &create.layout {
+                Layout::Automatic { .. } => all_brokers = true,
+                Layout::Manual(assignments) => {
+                    brokers.extend(assignments.iter().flat_map(|a| a.replicas.iter().copied()));
+                }
+            }
+        }
+        super::read_brokers(&mut reads, &brokers, all_brokers);
+        reads
+    }
+
+    fn more_reads(&self, image: &Image) -> Vec<ReadOp> {
+        let existing = self.0.iter().filter(|create| existing(image, create).is_some());
+        existing
+            .map(|create| super::read_all(keys::partitions_of(create.id)))
+            .collect()
+    }
+
+    fn decide(&self, image: &Image, context: &Context) -> Result<Plan<Self::Answer>, Error<CreateRefusal>> {
+        // Before anything is built: a request for 2³² partitions must not cost memory.
+        let asked: u64 = self
+            .0
+            .iter()
+            .map(|create| create.partitions().saturating_add(1))
+            .sum();
+        if asked > context.limits.txn_ops_max as u64 {
+            return Err(TooLarge::operations(asked, context.limits.txn_ops_max).into());
+        }
+        let mut refusals = Refusals::default();
+        check_names(image, &self.0, &mut refusals);
+        let mut load = BTreeMap::new();
+        let mut pins = Pins::default();
+        let mut then = Vec::with_capacity(usize::try_from(asked).unwrap_or(0) + self.0.len());
+        let mut answer = Vec::with_capacity(self.0.len());
+        for create in &self.0 {
+            if let Some(topic) = existing(image, create) {
+                answer.push(CreatedTopic {
+                    topic: topic.clone(),
+                    partitions: image.partitions_of(topic.id).cloned().collect(),
+                    creation: Creation::Existed,
+                });
+                continue;
+            }
+            let Some((partitions, factor)) = layout(image, create, context, &mut load, &mut refusals) else {
+                continue;
+            };
+            let topic = Topic {
+                id: create.id,
+                name: create.name.clone(),
+                partitions: u32::try_from(partitions.len()).unwrap_or(u32::MAX),
+                replication_factor: factor,
+                config: create.config.clone(),
+                created_at: context.now,
+                modified_at: context.now,
+                deleting: false,
+                revision: image.revision,
+            };
+            // A topic has partition 0, so that its absence says that no topic has this id.
+            pins.missing(keys::partition(topic.id, PartitionIndex::FIRST));
+            pins.missing(keys::topic(&topic.name));
+            then.push(Op::create(keys::topic(&topic.name), topic.encode()));
+            if let Some(key) = keys::name(&topic.name) {
+                pins.missing(key.clone());
+                then.push(Op::create(key, topic.name.as_str().as_bytes().to_vec()));
+            }
+            create_rows(image, &mut pins, &mut then, &partitions);
+            answer.push(CreatedTopic {
+                topic,
+                partitions,
+                creation: Creation::Created,
+            });
+        }
+        if refusals.0.is_empty() {
+            Ok(Plan::new(pins, then, answer))
+        } else {
+            Err(Error::Refused(refusals.0))
+        }
+    }
+}
+
+/// The topic that an earlier attempt of the same create made.
+fn existing<'a>(image: &'a Image, create: &CreateTopic) -> Option<&'a Topic> {
+    image
+        .topics
+        .get(&create.name)
+        .filter(|topic| topic.id == create.id && !topic.deleting)
+}
+
+/// Refuses names and ids that are taken, by topics that exist or inside the batch.
+fn check_names(image: &Image, batch: &[CreateTopic], refusals: &mut Refusals) {
+    let mut names = BTreeSet::new();
+    let mut ids: BTreeMap<TopicId, &TopicName> = BTreeMap::new();
+    let mut forms: BTreeMap<String, &TopicName> = BTreeMap::new();
+    for create in batch {
+        let (name, id) = (&create.name, create.id);
+        if !names.insert(name) {
+            refusals.topic(name, CreateReason::RepeatedTopic);
+            continue;
+        }
+        if ids.insert(id, name).is_some() {
+            refusals.topic(name, CreateReason::TopicIdInUse { id });
+        }
+        let form = name.collision();
+        if let Some(with) = form.clone().and_then(|form| forms.insert(form, name)) {
+            refusals.topic(name, CreateReason::NameCollides { with: with.clone() });
+        }
+        match image.topics.get(name) {
+            Some(topic) if topic.id != id => {
+                refusals.topic(name, CreateReason::TopicExists { id: topic.id });
+            }
+            Some(topic) if topic.deleting => refusals.topic(name, CreateReason::Deleting),
+            Some(_) => {}
+            None => {
+                if let Some(with) = form.and_then(|form| image.names.get(&form)) {
+                    refusals.topic(name, CreateReason::NameCollides { with: with.clone() });
+                }
+                if image.partitions.contains_key(&(id, PartitionIndex::FIRST)) {
+                    refusals.topic(name, CreateReason::TopicIdInUse { id });
+                }
+            }
+        }
+    }
+}
+
+/// The partitions of a new topic and its replication factor; `None` when something was refused.
+fn layout(
+    image: &Image,
+    create: &CreateTopic,
+    context: &Context,
+    load: &mut BTreeMap<BrokerId, Load>,
+    refusals: &mut Refusals,
+) -> Option<(Vec<Partition>, u16)> {
+    let placed;
+    let (assignments, factor) = match &create.layout {
+        Layout::Manual(assignments) => {
+            let factor = assignments.first().map_or(0, |first| first.replicas.len());
+            (assignments, factor)
+        }
+        Layout::Automatic {
+            partitions,
+            replication_factor,
+        } => {
+            let factor = usize::from(*replication_factor);
+            let none = std::iter::empty();
+            match place_partitions(image, create.id, *partitions, factor, none, load) {
+                Ok(assignments) => placed = assignments,
+                Err(reason) => {
+                    refusals.topic(&create.name, reason);
+                    return None;
+                }
+            }
+            (&placed, factor)
+        }
+    };
+    if assignments.is_empty() {
+        refusals.topic(&create.name, CreateReason::NoPartitions);
+        return None;
+    }
+    let mut partitions = Vec::with_capacity(assignments.len());
+    for (index, assignment) in (0..).map(PartitionIndex::new).zip(assignments) {
+        let refuse = |reason| refusals.partition(&create.name, index, reason);
+        if let Some(first) = check(image, assignment, factor, refuse) {
+            let key = (create.id, index);
+            partitions.push(partition(key, assignment.replicas.clone(), first, context.now));
+        }
+    }
+    let factor = u16::try_from(factor).unwrap_or(u16::MAX);
+    (partitions.len() == assignments.len()).then_some((partitions, factor))
+}
+
+/// A topic to be deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeleteTopic {
+    /// Its name.
+    pub name: TopicName,
+    /// Which life of the name is meant; any, when not said. Say it, and a retry cannot delete a topic that
+    /// was created under the name since.
+    pub id: Option<TopicId>,
+}
+
+impl DeleteTopic {
+    /// Whatever topic has the name.
+    pub fn new(name: TopicName) -> Self {
+        Self { name, id: None }
+    }
+
+    /// The topic of this name and id.
+    pub fn exactly(name: TopicName, id: TopicId) -> Self {
+        Self { name, id: Some(id) }
+    }
+}
+
+/// The topics as they were.
+impl Answer for Vec<Topic> {
+    fn committed(&mut self, _: Revision) {}
+}
+
+/// Deletes topics with their partitions, all or none. Answers the topics as they were.
+#[derive(Debug, Clone)]
+pub struct DeleteTopics(pub Vec<DeleteTopic>);
+
+impl Operation for DeleteTopics {
+    type Answer = Vec<Topic>;
+    type Refusal = CreateRefusal;
+
+    fn reads(&self) -> Vec<ReadOp> {
+        self.0
+            .iter()
+            .map(|delete| ReadOp::Get(keys::topic(&delete.name)))
+            .collect()
+    }
+
+    fn decide(&self, image: &Image, _: &Context) -> Result<Plan<Self::Answer>, Error<CreateRefusal>> {
+        let mut refusals = Refusals::default();
+        let mut names = BTreeSet::new();
+        let mut pins = Pins::default();
+        let mut then = Vec::new();
+        let mut answer = Vec::with_capacity(self.0.len());
+        for DeleteTopic { name, id } in &self.0 {
+            if !names.insert(name) {
+                refusals.topic(name, CreateReason::RepeatedTopic);
+                continue;
+            }
+            let Some(topic) = image.topics.get(name) else {
+                refusals.topic(name, CreateReason::UnknownTopic);
+                continue;
+            };
+            if let Some(asked) = id.filter(|id| *id != topic.id) {
+                let present = topic.id;
+                refusals.topic(name, CreateReason::InconsistentTopicId { asked, present });
+                continue;
+            }
+            // The topic's row says how many partitions there are, so that it alone pins them all.
+            pins.topic(topic);
+            then.push(Op::delete(keys::topic(name)));
+            then.extend(keys::name(name).map(Op::delete));
+            then.push(Op::DeleteRange {
+                range: keys::partitions_of(topic.id),
+                limit: topic.partitions,
+            });
+            answer.push(topic.clone());
+        }
+        if refusals.0.is_empty() {
+            Ok(Plan::new(pins, then, answer))
+        } else {
+            Err(Error::Refused(refusals.0))
+        }
+    }
+}

@@ -1,0 +1,638 @@
+//! Changes who leads a partition and who is in sync, a batch in one transaction.
+//!
+//! Each update says which epochs its caller saw. Always: an update whose caller saw an older state is refused
+//! with the present epochs, one whose caller saw a newer state than the store has is told to ask again, never
+//! that it is fenced; every broker that leads or joins is pinned, so that a fence that commits in between
+//! makes the update decide anew; what changes nothing commits nothing.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use quorate_kv::model::{ReadOp, Revision};
+
+use super::{Answer, Context, Operation, PartitionKey, Pins, Plan, replace};
+use crate::error::{Error, Refusal, TooLarge};
+use crate::ids::{BrokerEpoch, BrokerId, LeaderEpoch, PartitionEpoch, PartitionIndex, TopicId};
+use crate::image::{Image, Ineligible};
+use crate::keys;
+use crate::rows::{Partition, Recovery};
+use crate::transition::{self, LeaderSet};
+
+/// The epochs of a partition, as a caller saw them or as they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Epochs {
+    /// The leader epoch.
+    pub leader: LeaderEpoch,
+    /// The partition epoch.
+    pub partition: PartitionEpoch,
+}
+
+impl Epochs {
+    /// Those of a partition.
+    pub fn of(partition: &Partition) -> Self {
+        Self {
+            leader: partition.leader_epoch,
+            partition: partition.partition_epoch,
+        }
+    }
+}
+
+impl fmt::Display for Epochs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "leader epoch {}, partition epoch {}",
+            self.leader, self.partition
+        )
+    }
+}
+
+/// An update that was not done, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct UpdateRefusal {
+    /// The topic.
+    pub topic: TopicId,
+    /// The partition.
+    pub partition: PartitionIndex,
+    /// The reason.
+    pub reason: UpdateReason,
+}
+
+/// Why a leader or an ISR was not changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UpdateReason {
+    /// No topic has this id: it was deleted.
+    #[error("there is no topic of this id")]
+    UnknownTopicId,
+    /// The topic has no such partition.
+    #[error("the topic has no such partition")]
+    UnknownPartition,
+    /// The partition stands twice in the batch.
+    #[error("the partition stands in the batch more than once")]
+    RepeatedPartition,
+    /// The caller is another life of the broker than the one that is registered.
+    #[error("broker {broker} says that its epoch is {asked}, it is {}", Epoch(.present))]
+    StaleBrokerEpoch {
+        /// The broker.
+        broker: BrokerId,
+        /// The epoch that it gave.
+        asked: BrokerEpoch,
+        /// The epoch that is registered, if any is.
+        present: Option<BrokerEpoch>,
+    },
+    /// The caller saw a newer state than this one: it is we who are behind.
+    #[error("the caller saw {asked}, this view has {present}")]
+    StaleView {
+        /// What the caller saw.
+        asked: Epochs,
+        /// What there is.
+        present: Epochs,
+    },
+    /// The leader was set since the caller looked.
+    #[error("the caller saw {asked}, there is {present}")]
+    FencedLeaderEpoch {
+        /// What the caller saw.
+        asked: Epochs,
+        /// What there is.
+        present: Epochs,
+    },
+    /// The partition changed since the caller looked, under the same leader.
+    #[error("the caller saw {asked}, there is {present}")]
+    StalePartitionEpoch {
+        /// What the caller saw.
+        asked: Epochs,
+        /// What there is.
+        present: Epochs,
+    },
+    /// Only the leader may ask for this.
+    #[error("broker {caller} asks, but it does not lead")]
+    NotLeader {
+        /// Who asked.
+        caller: BrokerId,
+        /// Who leads.
+        leader: Option<BrokerId>,
+    },
+    /// An ISR without a leader changes by election alone.
+    #[error("nobody leads the partition")]
+    NoLeader,
+    /// The new ISR is empty.
+    #[error("the ISR is empty")]
+    EmptyIsr,
+    /// A member stands in the new ISR twice.
+    #[error("broker {broker} stands in the ISR more than once")]
+    RepeatedMember {
+        /// The broker.
+        broker: BrokerId,
+    },
+    /// Not a replica of the partition.
+    #[error("broker {broker} is not a replica")]
+    NotReplica {
+        /// The broker.
+        broker: BrokerId,
+    },
+    /// The leader would not be in the ISR.
+    #[error("leader {leader} is not in the ISR")]
+    LeaderNotInIsr {
+        /// The leader, or who was to become it.
+        leader: BrokerId,
+    },
+    /// The broker may neither lead nor be in the ISR.
+    #[error("broker {broker} may neither lead nor be in the ISR: {why}")]
+    Ineligible {
+        /// The broker.
+        broker: BrokerId,
+        /// Why.
+        why: Ineligible,
+    },
+    /// While the leader recovers, it alone is in sync.
+    #[error("the leader is recovering: nobody else may be in the ISR")]
+    Recovering,
+    /// A partition begins to recover by an unclean election alone.
+    #[error("a recovered partition cannot be set to recovering")]
+    AlreadyRecovered,
+}
+
+/// An epoch that may not exist, for people.
+struct Epoch<'a>(&'a Option<BrokerEpoch>);
+
+impl fmt::Display for Epoch<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(epoch) => epoch.fmt(f),
+            None => f.write_str("not registered"),
+        }
+    }
+}
+
+impl fmt::Display for UpdateRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}: {}", self.topic, self.partition, self.reason)
+    }
+}
+
+impl Refusal for UpdateRefusal {
+    fn is_retryable(&self) -> bool {
+        use UpdateReason as R;
+        match self.reason {
+            // The view catches up; a broker is unfenced.
+            R::StaleView { .. } => true,
+            R::Ineligible { why, .. } => !matches!(why, Ineligible::StaleEpoch { .. }),
+            R::UnknownTopicId
+            | R::UnknownPartition
+            | R::RepeatedPartition
+            | R::StaleBrokerEpoch { .. }
+            | R::FencedLeaderEpoch { .. }
+            | R::StalePartitionEpoch { .. }
+            | R::NotLeader { .. }
+            | R::NoLeader
+            | R::EmptyIsr
+            | R::RepeatedMember { .. }
+            | R::NotReplica { .. }
+            | R::LeaderNotInIsr { .. }
+            | R::Recovering
+            | R::AlreadyRecovered => false,
+        }
+    }
+}
+
+/// A partition after an update.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Updated {
+    /// The partition as it is now.
+    pub partition: Partition,
+    /// Whether this update changed it; where not, it was so already.
+    pub changed: bool,
+}
+
+impl Answer for Vec<Updated> {
+    fn committed(&mut self, revision: Revision) {
+        for updated in self.iter_mut().filter(|updated| updated.changed) {
+            updated.partition.revision = revision;
+        }
+    }
+}
+
+/// Another leader for a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LeaderUpdate {
+    /// The topic.
+    pub topic: TopicId,
+    /// The partition.
+    pub partition: PartitionIndex,
+    /// Who shall lead.
+    pub leader: BrokerId,
+    /// The epochs that the caller saw.
+    pub expected: Epochs,
+    /// Whether acknowledged records may be lost.
+    pub election: Election,
+}
+
+/// Whether a leader may come from outside the ISR.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Election {
+    /// The leader comes from the ISR, which has everything that was acknowledged.
+    #[default]
+    Clean,
+    /// The leader may be any active replica. One from outside the ISR becomes the whole ISR, what only the
+    /// others have is lost, and the partition is marked as recovering.
+    Unclean,
+}
+
+impl LeaderUpdate {
+    /// `leader` for this partition as the caller saw it, by a clean election.
+    pub fn new(seen: &Partition, leader: BrokerId) -> Self {
+        Self::at((seen.topic, seen.index), leader, Epochs::of(seen))
+    }
+
+    /// `leader` for the partition of this topic and index, by a clean election.
+    pub fn at((topic, partition): (TopicId, PartitionIndex), leader: BrokerId, expected: Epochs) -> Self {
+        Self {
+            topic,
+            partition,
+            leader,
+            expected,
+            election: Election::Clean,
+        }
+    }
+
+    /// The same, but the leader may come from outside the ISR.
+    #[must_use]
+    pub fn unclean(mut self) -> Self {
+        self.election = Election::Unclean;
+        self
+    }
+}
+
+/// Changes leaders, all or none.
+#[derive(Debug, Clone)]
+pub struct UpdateLeaders(pub Vec<LeaderUpdate>);
+
+impl Operation for UpdateLeaders {
+    type Answer = Vec<Updated>;
+    type Refusal = UpdateRefusal;
+
+    fn reads(&self) -> Vec<ReadOp> {
+        let keys = self.0.iter().map(|update| (update.topic, update.partition));
+        reads(keys, self.0.iter().map(|update| update.leader).collect())
+    }
+
+    fn more_reads(&self, image: &Image) -> Vec<ReadOp> {
+        missing_topics(
+            image,
+            self.0.iter().map(|update| (update.topic, update.partition)),
+        )
+    }
+
+    fn decide(&self, image: &Image, context: &Context) -> Result<Plan<Self::Answer>, Error<UpdateRefusal>> {
+        let mut batch = Batch::begin(self.0.len(), context)?;
+        for update in &self.0 {
+            let key = (update.topic, update.partition);
+            let Some(before) = batch.find(image, key) else {
+                continue;
+            };
+            match leader(image, before, update) {
+                Err(reasons) => batch.refuse(key, reasons),
+                Ok(after) => {
+                    batch.pins.broker_in(image, update.leader);
+                    batch.change(before, after, context);
+                }
+            }
+        }
+        batch.end()
+    }
+}
+
+/// The partition with another leader, or everything that speaks against it.
+fn leader(image: &Image, before: &Partition, update: &LeaderUpdate) -> Result<Partition, Vec<UpdateReason>> {
+    check_epochs(before, update.expected).map_err(|reason| vec![reason])?;
+    let broker = update.leader;
+    if !before.replicas.contains(&broker) {
+        return Err(vec![UpdateReason::NotReplica { broker }]);
+    }
+    let mut reasons = Vec::new();
+    if let Some(why) = image.ineligible(broker) {
+        reasons.push(UpdateReason::Ineligible { broker, why });
+    }
+    let in_sync = before.isr.contains(&broker);
+    let after = match update.election {
+        Election::Unclean if !in_sync => transition::unclean(before, broker),
+        Election::Clean | Election::Unclean => {
+            if !in_sync {
+                reasons.push(UpdateReason::LeaderNotInIsr { leader: broker });
+            }
+            Partition {
+                leader: Some(broker),
+                ..before.clone()
+            }
+        }
+    };
+    if reasons.is_empty() {
+        Ok(after)
+    } else {
+        Err(reasons)
+    }
+}
+
+/// Another ISR for a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct IsrUpdate {
+    /// The topic.
+    pub topic: TopicId,
+    /// The partition.
+    pub partition: PartitionIndex,
+    /// The new ISR, in any order.
+    pub isr: Vec<IsrMember>,
+    /// The epochs that the caller saw.
+    pub expected: Epochs,
+    /// Which broker asks. It must lead the partition, in this life. `None`: an operator asks.
+    pub caller: Option<(BrokerId, BrokerEpoch)>,
+    /// The leader says that it has recovered (`Some(Recovered)`); `None` leaves it as it is.
+    pub recovery: Option<Recovery>,
+}
+
+/// A member of a new ISR.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IsrMember {
+    /// The broker.
+    pub broker: BrokerId,
+    /// The life of it that caught up. Said by the leader, a restart in between is noticed; `None` is not
+    /// checked.
+    pub epoch: Option<BrokerEpoch>,
+}
+
+impl From<BrokerId> for IsrMember {
+    fn from(broker: BrokerId) -> Self {
+        Self { broker, epoch: None }
+    }
+}
+
+impl IsrUpdate {
+    /// Another ISR for this partition as an operator saw it.
+    pub fn new(seen: &Partition, isr: impl IntoIterator<Item = impl Into<IsrMember>>) -> Self {
+        Self::at((seen.topic, seen.index), isr, Epochs::of(seen))
+    }
+
+    /// Another ISR for the partition of this topic and index.
+    pub fn at(
+        (topic, partition): (TopicId, PartitionIndex),
+        isr: impl IntoIterator<Item = impl Into<IsrMember>>,
+        expected: Epochs,
+    ) -> Self {
+        Self {
+            topic,
+            partition,
+            isr: isr.into_iter().map(Into::into).collect(),
+            expected,
+            caller: None,
+            recovery: None,
+        }
+    }
+
+    /// The same, asked for by the leader.
+    #[must_use]
+    pub fn asked_by(mut self, broker: BrokerId, epoch: BrokerEpoch) -> Self {
+        self.caller = Some((broker, epoch));
+        self
+    }
+
+    /// The same, and the leader says that it has recovered.
+    #[must_use]
+    pub fn recovered(mut self) -> Self {
+        self.recovery = Some(Recovery::Recovered);
+        self
+    }
+}
+
+/// Changes ISRs, all or none.
+#[derive(Debug, Clone)]
+pub struct UpdateIsrs(pub Vec<IsrUpdate>);
+
+impl Operation for UpdateIsrs {
+    type Answer = Vec<Updated>;
+    type Refusal = UpdateRefusal;
+
+    fn reads(&self) -> Vec<ReadOp> {
+        let keys = self.0.iter().map(|update| (update.topic, update.partition));
+        let members = self
+            .0
+            .iter()
+            .flat_map(|update| update.isr.iter().map(|member| member.broker));
+        let callers = self
+            .0
+            .iter()
+            .filter_map(|update| update.caller.map(|(broker, _)| broker));
+        reads(keys, members.chain(callers).collect())
+    }
+
+    fn more_reads(&self, image: &Image) -> Vec<ReadOp> {
+        missing_topics(
+            image,
+            self.0.iter().map(|update| (update.topic, update.partition)),
+        )
+    }
+
+    fn decide(&self, image: &Image, context: &Context) -> Result<Plan<Self::Answer>, Error<UpdateRefusal>> {
+        let mut batch = Batch::begin(self.0.len(), context)?;
+        for update in &self.0 {
+            let key = (update.topic, update.partition);
+            if let Some(reason) = check_caller(image, update) {
+                batch.refuse(key, vec![reason]);
+                continue;
+            }
+            let Some(before) = batch.find(image, key) else {
+                continue;
+            };
+            match isr(image, before, update) {
+                Err(reasons) => batch.refuse(key, reasons),
+                Ok(after) => {
+                    let caller = update.caller.iter().map(|(broker, _)| *broker);
+                    for broker in update.isr.iter().map(|member| member.broker).chain(caller) {
+                        batch.pins.broker_in(image, broker);
+                    }
+                    batch.change(before, after, context);
+                }
+            }
+        }
+        batch.end()
+    }
+}
+
+/// Refuses a caller of another life than the registered one.
+fn check_caller(image: &Image, update: &IsrUpdate) -> Option<UpdateReason> {
+    let (broker, asked) = update.caller?;
+    let present = image.brokers.get(&broker).map(|row| row.epoch);
+    (present != Some(asked)).then_some(UpdateReason::StaleBrokerEpoch {
+        broker,
+        asked,
+        present,
+    })
+}
+
+/// The partition with another ISR, or everything that speaks against it.
+fn isr(image: &Image, before: &Partition, update: &IsrUpdate) -> Result<Partition, Vec<UpdateReason>> {
+    let one = |reason| Err(vec![reason]);
+    if let Err(reason) = check_epochs(before, update.expected) {
+        return one(reason);
+    }
+    if let Some((caller, _)) = update.caller
+        && before.leader != Some(caller)
+    {
+        let leader = before.leader;
+        return one(UpdateReason::NotLeader { caller, leader });
+    }
+    let Some(leader) = before.leader else {
+        return one(UpdateReason::NoLeader);
+    };
+    if update.isr.is_empty() {
+        return one(UpdateReason::EmptyIsr);
+    }
+    let mut reasons = Vec::new();
+    let mut seen = BTreeSet::new();
+    for member in &update.isr {
+        let broker = member.broker;
+        if !seen.insert(broker) {
+            reasons.push(UpdateReason::RepeatedMember { broker });
+        } else if !before.replicas.contains(&broker) {
+            reasons.push(UpdateReason::NotReplica { broker });
+        } else if let Some(why) = ineligible(image, member) {
+            reasons.push(UpdateReason::Ineligible { broker, why });
+        }
+    }
+    if !seen.contains(&leader) {
+        reasons.push(UpdateReason::LeaderNotInIsr { leader });
+    }
+    let recovery = update.recovery.unwrap_or(before.recovery);
+    match (before.recovery, recovery) {
+        (Recovery::Recovered, Recovery::Recovering) => reasons.push(UpdateReason::AlreadyRecovered),
+        (Recovery::Recovering, Recovery::Recovering) if seen.len() > 1 => {
+            reasons.push(UpdateReason::Recovering);
+        }
+        _ => {}
+    }
+    if !reasons.is_empty() {
+        return Err(reasons);
+    }
+    let members: Vec<BrokerId> = seen.into_iter().collect();
+    Ok(Partition {
+        isr: before.in_order(&members),
+        recovery,
+        ..before.clone()
+    })
+}
+
+/// Why a member may not be in an ISR, in the life that the caller saw.
+fn ineligible(image: &Image, member: &IsrMember) -> Option<Ineligible> {
+    image.ineligible(member.broker).or_else(|| {
+        let (asked, present) = (member.epoch?, image.brokers.get(&member.broker)?.epoch);
+        (asked != present).then_some(Ineligible::StaleEpoch { asked, present })
+    })
+}
+
+/// Compares what the caller saw with what there is. Newer before older: who is behind must not fence.
+fn check_epochs(partition: &Partition, asked: Epochs) -> Result<(), UpdateReason> {
+    let present = Epochs::of(partition);
+    if asked.leader > present.leader || asked.partition > present.partition {
+        Err(UpdateReason::StaleView { asked, present })
+    } else if asked.leader < present.leader {
+        Err(UpdateReason::FencedLeaderEpoch { asked, present })
+    } else if asked.partition < present.partition {
+        Err(UpdateReason::StalePartitionEpoch { asked, present })
+    } else {
+        Ok(())
+    }
+}
+
+fn reads(partitions: impl Iterator<Item = PartitionKey>, brokers: BTreeSet<BrokerId>) -> Vec<ReadOp> {
+    let mut reads = partitions
+        .map(|(topic, index)| ReadOp::Get(keys::partition(topic, index)))
+        .collect();
+    super::read_brokers(&mut reads, &brokers, false);
+    reads
+}
+
+/// Where a partition is missing: whether its topic is too, which its first partition tells.
+fn missing_topics(image: &Image, partitions: impl Iterator<Item = PartitionKey>) -> Vec<ReadOp> {
+    let missing = partitions.filter(|key| !image.partitions.contains_key(key));
+    let topics: BTreeSet<TopicId> = missing.map(|(topic, _)| topic).collect();
+    let first = |topic| ReadOp::Get(keys::partition(topic, PartitionIndex::FIRST));
+    topics.into_iter().map(first).collect()
+}
+
+/// A batch of updates on the way to one plan.
+struct Batch {
+    seen: BTreeSet<PartitionKey>,
+    refusals: Vec<UpdateRefusal>,
+    pins: Pins,
+    then: Vec<quorate_kv::model::Op>,
+    answer: Vec<Updated>,
+}
+
+impl Batch {
+    fn begin(size: usize, context: &Context) -> Result<Self, TooLarge> {
+        // A pin and a write each, at least.
+        let (asked, limit) = (size as u64 * 2, context.limits.txn_ops_max);
+        if asked > limit as u64 {
+            return Err(TooLarge::operations(asked, limit));
+        }
+        Ok(Self {
+            seen: BTreeSet::new(),
+            refusals: Vec::new(),
+            pins: Pins::default(),
+            then: Vec::with_capacity(size),
+            answer: Vec::with_capacity(size),
+        })
+    }
+
+    fn refuse(&mut self, (topic, partition): PartitionKey, reasons: Vec<UpdateReason>) {
+        let refusal = |reason| UpdateRefusal {
+            topic,
+            partition,
+            reason,
+        };
+        self.refusals.extend(reasons.into_iter().map(refusal));
+    }
+
+    fn find<'a>(&mut self, image: &'a Image, key: PartitionKey) -> Option<&'a Partition> {
+        if !self.seen.insert(key) {
+            self.refuse(key, vec![UpdateReason::RepeatedPartition]);
+            return None;
+        }
+        let found = image.partitions.get(&key);
+        if found.is_none() {
+            let topic_exists = image.partitions.contains_key(&(key.0, PartitionIndex::FIRST));
+            let reason = if topic_exists {
+                UpdateReason::UnknownPartition
+            } else {
+                UpdateReason::UnknownTopicId
+            };
+            self.refuse(key, vec![reason]);
+        }
+        found
+    }
+
+    fn change(&mut self, before: &Partition, after: Partition, context: &Context) {
+        let next = transition::next(before, after, LeaderSet::IfDifferent, context.now);
+        let changed = next.is_some();
+        if let Some(after) = &next {
+            replace(&mut self.pins, &mut self.then, before, after);
+        } else {
+            // What was so already must still be so when the rest commits.
+            self.pins.partition(before);
+        }
+        let partition = next.unwrap_or_else(|| before.clone());
+        self.answer.push(Updated { partition, changed });
+    }
+
+    fn end(self) -> Result<Plan<Vec<Updated>>, Error<UpdateRefusal>> {
+        if self.refusals.is_empty() {
+            Ok(Plan::new(self.pins, self.then, self.answer))
+        } else {
+            Err(Error::Refused(self.refusals))
+        }
+    }
+}

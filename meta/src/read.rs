@@ -1,0 +1,89 @@
+//! Reads whole ranges into an [`Image`], page by page, all at one revision.
+
+use std::collections::VecDeque;
+
+use quorate_kv::model::{Consistency, KeyRange, RangeRead, ReadOp, ReadResult, Revision};
+
+use crate::error::ReadError;
+use crate::image::Image;
+use crate::store::Store;
+
+/// The most reads of one call: a thousand rows are some 100 KiB, far below what a message may carry.
+const READS_MAX: usize = 1024;
+
+/// Reads everything that is asked for, as of one revision.
+pub(crate) async fn load<S: Store>(
+    store: &S,
+    reads: Vec<ReadOp>,
+    consistency: Consistency,
+) -> Result<Image, ReadError> {
+    let mut image = Image::new(Revision::FIRST);
+    if let Some(revision) = load_into(store, &mut image, reads, consistency).await? {
+        image.revision = revision;
+    }
+    Ok(image)
+}
+
+/// Reads more at the image's own revision.
+pub(crate) async fn load_more<S: Store>(
+    store: &S,
+    image: &mut Image,
+    reads: Vec<ReadOp>,
+) -> Result<(), ReadError> {
+    let at = Consistency::At(image.revision);
+    load_into(store, image, reads, at).await?;
+    Ok(())
+}
+
+async fn load_into<S: Store>(
+    store: &S,
+    image: &mut Image,
+    reads: Vec<ReadOp>,
+    consistency: Consistency,
+) -> Result<Option<Revision>, ReadError> {
+    let mut wanted = VecDeque::from(reads);
+    let mut consistency = consistency;
+    let mut revision = None;
+    while !wanted.is_empty() {
+        let asked: Vec<ReadOp> = wanted.drain(..wanted.len().min(READS_MAX)).collect();
+        let response = store.read(asked.clone(), consistency).await?;
+        // What follows is of the state that the first answer saw.
+        revision = Some(response.revision);
+        consistency = Consistency::At(response.revision);
+        for (read, result) in asked.into_iter().zip(response.results) {
+            match (read, result) {
+                (ReadOp::Get(key), ReadResult::Get(record)) => {
+                    if let Some(record) = record {
+                        image.insert(&key, &record)?;
+                    }
+                }
+                (ReadOp::Range(read), ReadResult::Range { records, more, .. }) => {
+                    for found in &records {
+                        image.insert(&found.key, &found.record)?;
+                    }
+                    if let Some(last) = records.last().filter(|_| more) {
+                        wanted.push_front(ReadOp::Range(RangeRead {
+                            range: after(&read.range, last.key.as_bytes()),
+                            ..read
+                        }));
+                    }
+                }
+                // A store that answers a get with a range has answered nothing.
+                (ReadOp::Get(_), ReadResult::Range { .. }) | (ReadOp::Range(_), ReadResult::Get(_)) => {
+                    debug_assert!(false, "the answer is of another kind than the read");
+                }
+            }
+        }
+    }
+    Ok(revision)
+}
+
+/// What of a range follows a key.
+fn after(range: &KeyRange, key: &[u8]) -> KeyRange {
+    let mut start = key.to_vec();
+    start.push(0);
+    match range.end() {
+        Some(end) => KeyRange::new(start, end.to_vec()),
+        None => KeyRange::from(start),
+    }
+}

@@ -1,0 +1,198 @@
+//! `b/<broker id>` → who the broker is, where it is reached and which of its flags are up.
+//!
+//! Lifetime: from registration to unregistration. Liveness is not in here: every creation and ISR change pins
+//! broker rows, so that a heartbeat written here would make all of them conflict.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use quorate_kv::model::{Key, LogTime, Record, Revision, decode, encode};
+use serde::{Deserialize, Serialize};
+
+use super::CorruptRow;
+use crate::ids::{BrokerEpoch, BrokerId, Incarnation};
+
+/// A registered broker. Its flags are independent of each other: a draining broker may be fenced too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Broker {
+    /// Its id.
+    pub id: BrokerId,
+    /// The revision of the commit that registered this incarnation; kept when the row is amended.
+    pub epoch: BrokerEpoch,
+    /// The life of the process that registered.
+    pub incarnation: Incarnation,
+    /// Where it is reached; at least one.
+    pub endpoints: Vec<Endpoint>,
+    /// Its failure domain.
+    pub rack: Option<String>,
+    /// Free labels.
+    pub labels: BTreeMap<String, String>,
+    /// What it can hold.
+    pub capacity: Capacity,
+    /// It may neither lead nor be in an ISR.
+    pub fenced: bool,
+    /// It is leaving: it takes no leadership and joins no ISR any more in this epoch.
+    pub shutting_down: bool,
+    /// It takes no new replicas.
+    pub cordoned: bool,
+    /// Its replicas are being moved away; it takes no new ones.
+    pub draining: bool,
+    /// When this incarnation registered, by the proposer's clock.
+    pub registered_at: LogTime,
+    /// When the row was last written, by the proposer's clock.
+    pub modified_at: LogTime,
+    /// The revision that last wrote the row.
+    pub revision: Revision,
+}
+
+/// What a broker can hold. `None` means that it did not say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capacity {
+    /// The most replicas.
+    pub replicas_max: Option<u32>,
+    /// The size of its disks, in bytes.
+    pub disk_bytes: Option<u64>,
+}
+
+/// A place where a broker is reached: a listener's name, a host and a port.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// The listener's name, "PLAINTEXT" where none was given.
+    pub listener: String,
+    /// Host name or address.
+    pub host: String,
+    /// TCP or UDP port, never 0.
+    pub port: u16,
+}
+
+/// Text that is no endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is no endpoint: expected host:port or LISTENER://host:port, with a port from 1 to 65535")]
+pub struct InvalidEndpoint {
+    /// The text.
+    pub text: String,
+}
+
+impl FromStr for Endpoint {
+    type Err = InvalidEndpoint;
+    fn from_str(text: &str) -> Result<Self, InvalidEndpoint> {
+        let invalid = || InvalidEndpoint {
+            text: text.to_owned(),
+        };
+        let (listener, address) = text.split_once("://").unwrap_or(("PLAINTEXT", text));
+        let (host, port) = address.rsplit_once(':').ok_or_else(invalid)?;
+        let host = host
+            .strip_prefix('[')
+            .and_then(|h| h.strip_suffix(']'))
+            .unwrap_or(host);
+        let port = port.parse().map_err(|_| invalid())?;
+        if listener.is_empty() || host.is_empty() || port == 0 {
+            return Err(invalid());
+        }
+        Ok(Self {
+            listener: listener.to_owned(),
+            host: host.to_owned(),
+            port,
+        })
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { listener, host, port } = self;
+        if host.contains(':') {
+            write!(f, "{listener}://[{host}]:{port}")
+        } else {
+            write!(f, "{listener}://{host}:{port}")
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+enum Stored {
+    V1(StoredV1),
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredV1 {
+    /// `None`: this very record's revision, since the registration's commit cannot know its own revision.
+    epoch: Option<Revision>,
+    incarnation: Incarnation,
+    endpoints: Vec<Endpoint>,
+    rack: Option<String>,
+    labels: BTreeMap<String, String>,
+    capacity: Capacity,
+    flags: u8,
+    registered_at: LogTime,
+    modified_at: LogTime,
+}
+
+const FENCED: u8 = 1;
+const SHUTTING_DOWN: u8 = 2;
+const CORDONED: u8 = 4;
+const DRAINING: u8 = 8;
+
+/// Whether a row's encoding begins an epoch or continues one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EpochOf {
+    /// The commit that carries the row is the registration.
+    Begins,
+    /// The row is amended, its epoch stays.
+    Continues,
+}
+
+impl Broker {
+    pub(crate) fn encode(&self, epoch: EpochOf) -> Vec<u8> {
+        let flag = |up, bit| if up { bit } else { 0 };
+        encode(&Stored::V1(StoredV1 {
+            epoch: match epoch {
+                EpochOf::Begins => None,
+                EpochOf::Continues => Some(self.epoch.revision()),
+            },
+            incarnation: self.incarnation,
+            endpoints: self.endpoints.clone(),
+            rack: self.rack.clone(),
+            labels: self.labels.clone(),
+            capacity: self.capacity,
+            flags: flag(self.fenced, FENCED)
+                | flag(self.shutting_down, SHUTTING_DOWN)
+                | flag(self.cordoned, CORDONED)
+                | flag(self.draining, DRAINING),
+            registered_at: self.registered_at,
+            modified_at: self.modified_at,
+        }))
+    }
+
+    pub(crate) fn decode(key: &Key, id: BrokerId, record: &Record) -> Result<Self, CorruptRow> {
+        let stored = decode(&record.value).map_err(|e| CorruptRow::new(key, e))?;
+        let Stored::V1(row) = stored;
+        Ok(Self {
+            id,
+            epoch: BrokerEpoch::new(row.epoch.unwrap_or(record.mod_revision)),
+            incarnation: row.incarnation,
+            endpoints: row.endpoints,
+            rack: row.rack,
+            labels: row.labels,
+            capacity: row.capacity,
+            fenced: row.flags & FENCED != 0,
+            shutting_down: row.flags & SHUTTING_DOWN != 0,
+            cordoned: row.flags & CORDONED != 0,
+            draining: row.flags & DRAINING != 0,
+            registered_at: row.registered_at,
+            modified_at: row.modified_at,
+            revision: record.mod_revision,
+        })
+    }
+
+    /// Whether it may lead and be in an ISR: neither fenced nor shutting down.
+    pub fn is_active(&self) -> bool {
+        !self.fenced && !self.shutting_down
+    }
+
+    /// Whether placement may give it new replicas: active, neither cordoned nor draining.
+    pub fn takes_replicas(&self) -> bool {
+        self.is_active() && !self.cordoned && !self.draining
+    }
+}
