@@ -431,3 +431,15 @@ fn a_timer_that_is_no_longer_wanted_does_not_hold_time_up() {
     .unwrap();
     assert_eq!((wakes.get(), sim.now()), (100, SECOND));
 }
+
+#[test]
+fn a_sleep_of_the_world_ignores_the_clock_of_the_host_that_waits() {
+    let sim = Simulation::new(0);
+    let host = sim.host(1);
+    host.set_clock_rate(2_000_000);
+    let sleep = sim.world().sleep(SECOND);
+    sim.block_on(async { host.spawn("message", sleep).await })
+        .unwrap()
+        .unwrap();
+    assert_eq!(sim.now(), SECOND);
+}

@@ -123,6 +123,8 @@ pub(super) struct Host {
     pub(super) clock: HostClock,
     pub(super) disk: SimDisk,
     pub(super) armed: Vec<Armed>,
+    /// Called when it dies, before its tasks are dropped.
+    pub(super) at_death: Option<Rc<dyn Fn()>>,
     /// Tasks that could run, were the host not paused.
     parked: Vec<u64>,
     random: Rng,
@@ -199,6 +201,7 @@ impl SimRt {
                 self.seed.fork(&format!("disk of {id}")),
             ),
             armed: Vec::new(),
+            at_death: None,
             parked: Vec::new(),
             random: self.seed.fork(&format!("random numbers of {id}")),
         });
@@ -278,6 +281,10 @@ impl SimRt {
     /// Switches a host off: its disk loses what `power` says, all its tasks are dropped.
     pub(super) fn switch_off(&self, host: HostId, power: PowerLoss) {
         assert_ne!(host, HostId::OUTSIDE, "the world does not fail");
+        let last_wish = self.with_host(host, |h| h.at_death.clone());
+        if let Some(last_wish) = last_wish {
+            last_wish();
+        }
         let was_alive = self.with_host(host, |h| {
             h.disk.crash(power);
             h.parked.clear();
@@ -476,10 +483,14 @@ impl SimRt {
 
     /// Moves time to the next timer, and wakes all that are due then.
     fn next_moment(&self) -> Result<(), Halt> {
-        let Some((due, _)) = self.state.borrow().timers.keys().next().copied() else {
+        let of_hosts = self.state.borrow().timers.keys().next().map(|(due, _)| *due);
+        let Some(due) = of_hosts.into_iter().chain(self.world.next_timer()).min() else {
             return Err(self.deadlock());
         };
         self.world.advance(due.max(self.world.now()));
+        while let Some(waker) = self.world.take_due_timer() {
+            waker.wake();
+        }
         loop {
             let timer = {
                 let mut state = self.state.borrow_mut();

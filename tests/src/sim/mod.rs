@@ -47,7 +47,7 @@ pub use disk::{DiskProfile, PowerLoss, SimDisk};
 use executor::SimRt;
 pub use executor::{Halt, Schedule, Violation};
 pub use rng::Rng;
-pub use world::{Event, HostId, World};
+pub use world::{Event, HostId, World, WorldSleep};
 
 /// One simulation. A clone is the same one.
 #[derive(Clone)]
@@ -252,6 +252,13 @@ impl Host {
         self.sim
             .rt
             .change_clock(self.id, |clock, _| clock.shift_wall(by, back));
+    }
+
+    /// Has the network told of its death, before its tasks are dropped: what dies says no farewell.
+    pub fn at_death(&self, tell: impl Fn() + 'static) {
+        self.sim
+            .rt
+            .with_host(self.id, |h| h.at_death = Some(Rc::new(tell)));
     }
 
     /// Its disk, as the process that runs now sees it: after a crash ask again.

@@ -4,10 +4,13 @@
 //!
 //! Always: time never goes back; each event changes the trace's hash, which two runs of one seed share.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -43,6 +46,14 @@ pub struct World {
     charging: AtomicBool,
     charge: AtomicU64,
     trace: Mutex<Trace>,
+    timers: Mutex<Timers>,
+}
+
+/// Who waits for a moment of the simulation's own clock, whatever the hosts' clocks show.
+#[derive(Debug, Default)]
+struct Timers {
+    waiting: BTreeMap<(u64, u64), Waker>,
+    last: u64,
 }
 
 impl World {
@@ -52,6 +63,7 @@ impl World {
             charging: AtomicBool::new(false),
             charge: AtomicU64::new(0),
             trace: Mutex::default(),
+            timers: Mutex::default(),
         })
     }
 
@@ -63,6 +75,29 @@ impl World {
     pub(super) fn advance(&self, to: u64) {
         let before = self.now.swap(to, Ordering::Relaxed);
         assert!(before <= to, "time goes back from {before} to {to}");
+    }
+
+    /// Waits on the simulation's own clock: for what is of no host, as a message on its way.
+    pub fn sleep(self: &Arc<Self>, duration: Duration) -> WorldSleep {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        WorldSleep {
+            world: Arc::clone(self),
+            deadline: self.now().saturating_add(nanos),
+            number: None,
+        }
+    }
+
+    /// When the next of these sleeps ends.
+    pub(super) fn next_timer(&self) -> Option<u64> {
+        lock(&self.timers).waiting.keys().next().map(|(at, _)| *at)
+    }
+
+    /// Takes one of those whose sleep is over.
+    pub(super) fn take_due_timer(&self) -> Option<Waker> {
+        let now = self.now();
+        let mut timers = lock(&self.timers);
+        let first = timers.waiting.first_entry()?;
+        (first.key().0 <= now).then(|| first.remove())
     }
 
     pub(super) fn begin_charge(&self) {
@@ -119,6 +154,46 @@ impl World {
         lines
             .map(|(i, (entry, hash))| format!("{} {entry} {hash:016x}", first + i as u64))
             .collect()
+    }
+}
+
+/// Made by [`World::sleep`].
+#[derive(Debug)]
+#[must_use = "futures do nothing unless awaited"]
+pub struct WorldSleep {
+    world: Arc<World>,
+    deadline: u64,
+    number: Option<u64>,
+}
+
+impl Future for WorldSleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.world.now() >= self.deadline {
+            return Poll::Ready(());
+        }
+        let (number, before) = {
+            let mut timers = lock(&self.world.timers);
+            let number = self.number.unwrap_or(timers.last + 1);
+            timers.last = timers.last.max(number);
+            (
+                number,
+                timers.waiting.insert((self.deadline, number), cx.waker().clone()),
+            )
+        };
+        drop(before);
+        self.number = Some(number);
+        Poll::Pending
+    }
+}
+
+impl Drop for WorldSleep {
+    fn drop(&mut self) {
+        if let Some(number) = self.number {
+            let waker = lock(&self.world.timers).waiting.remove(&(self.deadline, number));
+            drop(waker);
+        }
     }
 }
 
