@@ -27,6 +27,15 @@ pub(super) struct Armed {
     pub(super) action: CrashAction,
 }
 
+impl Armed {
+    fn is_at(&self, name: &str) -> bool {
+        match self.point.strip_suffix('*') {
+            Some(prefix) => name.starts_with(prefix),
+            None => self.point == name,
+        }
+    }
+}
+
 /// What a crash point does now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
@@ -40,7 +49,7 @@ impl Outcome {
     /// Counts a pass of the point `name`; whatever goes off is armed no longer.
     pub(super) fn at(armed: &mut Vec<Armed>, name: &str) -> Outcome {
         for (i, one) in armed.iter_mut().enumerate() {
-            if one.point != name {
+            if !one.is_at(name) {
                 continue;
             }
             if one.passes > 0 {

@@ -28,7 +28,7 @@ mod power;
 #[cfg(test)]
 mod tests;
 
-pub use image::Survivors;
+pub use image::{DiskImage, Survivors};
 pub use power::PowerLoss;
 
 /// What a disk writes or loses as one.
@@ -122,6 +122,10 @@ struct State {
     /// Numbers all operations of the disk, in the order in which they were issued.
     next_op: u64,
     locks: BTreeSet<PathBuf>,
+    /// The calls so far that changed something or made it durable.
+    calls: u64,
+    /// After so many more the disk answers nothing but errors.
+    calls_left: Option<u64>,
     profile: DiskProfile,
     random: Rng,
     stats: DiskStats,
@@ -244,6 +248,8 @@ impl SimDisk {
             next_file: 0,
             next_op: 0,
             locks: BTreeSet::new(),
+            calls: 0,
+            calls_left: None,
             profile: DiskProfile::default(),
             random,
             stats: DiskStats::default(),
@@ -332,10 +338,25 @@ impl SimDisk {
         self.shared.world.record(self.shared.host, Event::Mark(what));
     }
 
-    /// Begins an operation: a crash point of its name, then a look at whether this view is still alive.
+    /// Begins a call that changes something or makes it durable: a crash point of its name, then a look at
+    /// whether this view is still alive.
     fn begin(&self, point: &'static str) -> io::Result<std::sync::MutexGuard<'_, State>> {
         // The crash may happen in here, and take the disk's state with it: no lock is held.
         env::crash_point(point)?;
+        let mut state = self.look()?;
+        if state.calls_left == Some(0) {
+            // Whatever was issued so far stands as it is, for an image to be taken of it.
+            state.settle(self.shared.world.now_charged());
+            state.generation += 1;
+            return Err(off());
+        }
+        state.calls += 1;
+        state.calls_left = state.calls_left.map(|left| left - 1);
+        Ok(state)
+    }
+
+    /// Begins a read.
+    fn look(&self) -> io::Result<std::sync::MutexGuard<'_, State>> {
         let mut state = lock(&self.shared.state);
         if state.generation != self.generation {
             return Err(off());
@@ -472,12 +493,12 @@ impl env::Disk for SimDisk {
     }
 
     fn exists(&self, path: &Path) -> io::Result<bool> {
-        let state = self.begin("disk.read")?;
+        let state = self.look()?;
         Ok(is_root(path) || state.names.contains_key(path))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
-        let state = self.begin("disk.read")?;
+        let state = self.look()?;
         if !is_root(dir) && state.names.get(dir) != Some(&Entry::Dir) {
             return Err(not_found(dir));
         }
@@ -609,7 +630,7 @@ impl SimFile {
 
 impl env::File for SimFile {
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        let mut state = self.disk.begin("disk.read")?;
+        let mut state = self.disk.look()?;
         let file = state.file(self.id)?;
         let end = offset.checked_add(buf.len() as u64);
         match end.and_then(|end| file.live.get(offset as usize..end as usize)) {
@@ -645,7 +666,7 @@ impl env::File for SimFile {
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(self.disk.begin("disk.read")?.file(self.id)?.live.len() as u64)
+        Ok(self.disk.look()?.file(self.id)?.live.len() as u64)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

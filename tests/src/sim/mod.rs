@@ -266,7 +266,8 @@ impl Host {
         self.sim.rt.with_host(self.id, |h| h.disk.reopened())
     }
 
-    /// Arms a crash point: it is passed `passes` times unharmed, then `action` happens, once.
+    /// Arms a crash point: it is passed `passes` times unharmed, then `action` happens, once. The disk's
+    /// calls are crash points of their own: `disk.write`, `disk.sync`, ...; `disk.*` is any of them.
     pub fn arm(&self, point: impl Into<String>, passes: u64, action: CrashAction) {
         let armed = Armed {
             point: point.into(),

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::power::Fate;
-use super::{SimDisk, World};
-use crate::sim::world::{HostId, lock};
+use super::power::{Fate, PowerLoss};
+use super::{SimDisk, State};
+use crate::sim::rng::Rng;
+use crate::sim::world::lock;
 
 /// One way in which a power loss could treat the operations that are not durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,6 +13,20 @@ pub struct Survivors {
     /// For the message of a failing test.
     pub name: String,
     kept: BTreeSet<u64>,
+}
+
+/// What a disk holds after a power loss.
+#[derive(Debug, Clone)]
+pub struct DiskImage(State);
+
+impl DiskImage {
+    fn new(mut state: State, fates: &BTreeMap<u64, Fate>) -> Self {
+        state.power_loss(fates);
+        state.locks.clear();
+        state.calls = 0;
+        state.calls_left = None;
+        DiskImage(state)
+    }
 }
 
 impl SimDisk {
@@ -47,22 +62,47 @@ impl SimDisk {
         all
     }
 
-    /// Another disk: this one, as a power loss at this moment leaves it when just these survive.
-    pub fn after_power_loss(&self, survivors: &Survivors) -> SimDisk {
+    /// What a power loss at this moment leaves when just these survive. The disk itself stays as it is.
+    pub fn after_power_loss(&self, survivors: &Survivors) -> DiskImage {
+        let fates = survivors.kept.iter().map(|n| (*n, Fate::Keep)).collect();
+        DiskImage::new(lock(&self.shared.state).clone(), &fates)
+    }
+
+    /// What a power loss at this moment leaves that draws its losses from a seed.
+    pub fn after_drawn_power_loss(&self, power: PowerLoss, seed: u64) -> DiskImage {
         let mut state = lock(&self.shared.state).clone();
-        let fates: BTreeMap<u64, Fate> = survivors.kept.iter().map(|n| (*n, Fate::Keep)).collect();
-        state.power_loss(&fates);
-        state.generation += 1;
-        state.locks.clear();
-        SimDisk::with_state(HostId::OUTSIDE, World::new(), state)
+        state.random = Rng::new(seed);
+        let fates = state.fates(power);
+        DiskImage::new(state, &fates)
     }
 
-    /// How many operations were issued so far: writes, changes of length and of names.
-    pub fn operations(&self) -> u64 {
-        lock(&self.shared.state).next_op
+    /// Puts what an image holds in the place of what this disk holds.
+    pub fn load(&self, image: &DiskImage) {
+        let mut state = lock(&self.shared.state);
+        let generation = state.generation + 1;
+        *state = image.0.clone();
+        state.generation = generation;
     }
 
-    /// How many of them no sync covers yet.
+    /// An image as a disk of its own, outside of any simulation.
+    pub fn of_image(image: &DiskImage) -> SimDisk {
+        let disk = SimDisk::standalone(0);
+        disk.load(image);
+        disk.reopened()
+    }
+
+    /// After so many more calls that change something or make it durable, the power is gone: the disk answers
+    /// nothing but errors, and stays as it was for images to be taken of it.
+    pub fn stop_after(&self, calls: u64) {
+        lock(&self.shared.state).calls_left = Some(calls);
+    }
+
+    /// How many calls changed something or made it durable.
+    pub fn calls(&self) -> u64 {
+        lock(&self.shared.state).calls
+    }
+
+    /// How many operations no sync covers yet.
     pub fn pending_operations(&self) -> usize {
         let state = lock(&self.shared.state);
         let files = state

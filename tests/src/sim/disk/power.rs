@@ -108,7 +108,7 @@ impl State {
         files.chain(names).collect()
     }
 
-    fn fates(&mut self, power: PowerLoss) -> BTreeMap<u64, Fate> {
+    pub(super) fn fates(&mut self, power: PowerLoss) -> BTreeMap<u64, Fate> {
         let mut random = self.random.clone();
         let pending = self.pending();
         let chosen = random.index(pending.len() + usize::from(power == PowerLoss::Prefix));

@@ -279,7 +279,11 @@ fn the_images_of_three_writes_are_all_their_subsets() {
     let images: BTreeSet<Vec<u8>> = disk
         .survivors()
         .iter()
-        .map(|s| disk.after_power_loss(s).bytes(path()).unwrap())
+        .map(|s| {
+            SimDisk::of_image(&disk.after_power_loss(s))
+                .bytes(path())
+                .unwrap()
+        })
         .collect();
     assert_eq!(images.len(), 8, "{images:?}");
     assert_eq!(
