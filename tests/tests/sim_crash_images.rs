@@ -6,4 +6,5 @@
 
 mod crash_images {
     mod log;
+    mod machine;
 }
