@@ -30,6 +30,52 @@ fn open(disk: &SimDisk, mode: OpenMode) -> Result<(Machine, Reader), String> {
 enum Step {
     Apply(Vec<Entry>),
     MakeDurable,
+    /// A snapshot comes from another node that has applied these entries besides.
+    Install {
+        entries: Vec<Entry>,
+        chunks: Vec<Bytes>,
+    },
+}
+
+impl Step {
+    fn entries(&self) -> &[Entry] {
+        match self {
+            Step::Apply(entries) | Step::Install { entries, .. } => entries,
+            Step::MakeDurable => &[],
+        }
+    }
+}
+
+/// The same workload, with one of its calls of `apply` replaced by a snapshot from a node that made it.
+fn with_snapshot(mut steps: Vec<Step>) -> Vec<Step> {
+    let applies = steps
+        .iter()
+        .enumerate()
+        .filter(|(_, s)| matches!(s, Step::Apply(_)));
+    let replaced = applies
+        .map(|(i, _)| i)
+        .nth(2)
+        .expect("three calls of apply at least");
+    let disk = new_disk(99);
+    let (mut machine, reader) = open(&disk, OpenMode::Create).unwrap();
+    for step in &steps[..=replaced] {
+        machine.apply(step.entries().to_vec()).unwrap();
+    }
+    let mut source = reader.snapshot().unwrap();
+    let chunks = std::iter::from_fn(|| source.next_chunk().unwrap()).collect();
+    let entries = steps[replaced].entries().to_vec();
+    steps[replaced] = Step::Install { entries, chunks };
+    steps
+}
+
+fn install(disk: &SimDisk, machine: &mut Machine, chunks: &[Bytes]) -> Result<(), String> {
+    let disk = Arc::new(disk.clone());
+    let mut sink = Machine::snapshot_sink(disk, Path::new(DIR)).map_err(|e| e.to_string())?;
+    for chunk in chunks {
+        sink.write(chunk).map_err(|e| e.to_string())?;
+    }
+    let received = sink.finish().map_err(|e| e.to_string())?;
+    machine.install(received).map_err(|e| e.to_string())
 }
 
 fn workload(seed: u64, steps: usize) -> Vec<Step> {
@@ -94,8 +140,12 @@ fn run(disk: &SimDisk, steps: &[Step], states: &mut States) -> Option<Option<Log
     note(&machine);
     for step in steps {
         let done = match step {
-            Step::Apply(entries) => machine.apply(entries.clone()).map(drop),
-            Step::MakeDurable => machine.make_durable(),
+            Step::Apply(entries) => machine
+                .apply(entries.clone())
+                .map(drop)
+                .map_err(|e| e.to_string()),
+            Step::MakeDurable => machine.make_durable().map_err(|e| e.to_string()),
+            Step::Install { chunks, .. } => install(disk, &mut machine, chunks),
         };
         if done.is_err() {
             break;
@@ -129,11 +179,11 @@ fn check(image: &DiskImage, steps: &[Step], states: &States, durable: Option<Log
     );
 
     // The log replays the rest, and the end is the same.
-    let rest = steps.iter().filter_map(|step| match step {
-        Step::Apply(entries) => Some(entries.iter().filter(|e| Some(e.position) > applied.position)),
-        Step::MakeDurable => None,
-    });
-    let rest: Vec<Entry> = rest.flatten().cloned().collect();
+    let all = steps.iter().flat_map(Step::entries);
+    let rest: Vec<Entry> = all
+        .filter(|e| Some(e.position) > applied.position)
+        .cloned()
+        .collect();
     machine.apply(rest).unwrap_or_else(|e| panic!("{story}: {e}"));
     machine.make_durable().unwrap_or_else(|e| panic!("{story}: {e}"));
     let end = machine.applied();
@@ -159,8 +209,7 @@ fn new_disk(seed: u64) -> SimDisk {
     disk
 }
 
-fn every_crash(seed: u64, steps: usize) -> u64 {
-    let steps = workload(seed, steps);
+fn every_crash(seed: u64, steps: Vec<Step>) -> u64 {
     let mut states = States::new();
     run(&new_disk(seed), &steps, &mut states).unwrap();
     let mut images = 0;
@@ -194,6 +243,12 @@ fn every_crash(seed: u64, steps: usize) -> u64 {
 
 #[test]
 fn a_state_file_is_found_whole_and_never_without_what_was_durable() {
-    let images: u64 = (0..2).map(|seed| every_crash(seed, 8)).sum();
-    assert!(images > 500, "{images} images");
+    let images = every_crash(0, workload(0, 8));
+    assert!(images > 1000, "{images} images");
+}
+
+#[test]
+fn a_state_file_that_a_snapshot_replaces_is_found_as_the_old_one_or_the_new_one() {
+    let images = every_crash(1, with_snapshot(workload(1, 6)));
+    assert!(images > 1000, "{images} images");
 }
