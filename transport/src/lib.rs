@@ -7,11 +7,21 @@
 //! Always: messages of one stream arrive whole, in order and at most once; a stream that failed says so to
 //! both sides and never resumes; every queue is bounded and a full one makes the sender wait.
 
+mod backoff;
+pub mod certs;
+mod frame;
 mod identity;
+mod inbox;
+pub mod memory;
+pub mod quic;
 mod stream;
 
+pub use backoff::BackoffSettings;
 pub use identity::{ClusterId, Identity, InvalidIdentity, Role};
 pub use stream::{MessageReceiver, MessageSender, Stream, StreamReceiver, StreamSender};
+
+/// The default limit of a message: 32 MiB, well above the largest entry and below what hurts to hold twice.
+pub const MESSAGE_BYTES_MAX: usize = 32 << 20;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -29,6 +39,31 @@ pub enum Class {
     Client,
     /// Snapshots and backups.
     Bulk,
+}
+
+impl Class {
+    /// All classes, the most urgent first.
+    pub const ALL: [Class; 4] = [Class::Control, Class::Append, Class::Client, Class::Bulk];
+
+    /// Its name in logs and in the labels of metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Class::Control => "control",
+            Class::Append => "append",
+            Class::Client => "client",
+            Class::Bulk => "bulk",
+        }
+    }
+
+    /// 0 for the most urgent, and so on.
+    pub(crate) fn rank(self) -> usize {
+        match self {
+            Class::Control => 0,
+            Class::Append => 1,
+            Class::Client => 2,
+            Class::Bulk => 3,
+        }
+    }
 }
 
 /// Where a peer is to be found and who it must prove to be.
@@ -102,8 +137,8 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// Opens a stream to a peer, over the connection that exists or a new one.
     ///
     /// A connection that failed is made anew at the next call, at once for the first attempt and then no
-    /// sooner than a backoff with jitter allows; until then the call answers `Unreachable` without waiting
-    /// for it. Cancel safe.
+    /// sooner than a backoff with jitter allows; until then the call answers the last attempt's failure
+    /// (`Unreachable` or `Refused`) without waiting. Cancel safe.
     async fn open(&self, peer: &Peer, class: Class) -> Result<Stream, TransportError>;
 
     /// The next stream that a peer opened; `None` after [`shutdown`](Self::shutdown). Cancel safe.

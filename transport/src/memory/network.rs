@@ -1,0 +1,253 @@
+//! The network: who is where, and the script of what happens between them.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+
+use super::clock::Clock;
+use super::link::LinkSettings;
+use super::state::{Moment, State};
+use super::transport::MemoryTransport;
+use crate::backoff::BackoffSettings;
+use crate::{Identity, MESSAGE_BYTES_MAX};
+
+/// What all transports of a network have in common.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkSettings {
+    /// How long a link is cut before the connections over it break. 3 s by default, as over QUIC.
+    pub idle_timeout: Duration,
+    /// How long an attempt to reach a place may take. 2 s by default.
+    pub connect_timeout: Duration,
+    /// The delays between attempts.
+    pub backoff: BackoffSettings,
+    /// The largest message in bytes. 32 MiB by default.
+    pub message_bytes_max: usize,
+    /// The bytes that one direction of a stream holds before senders wait; a message that does not fit into
+    /// the rest still goes. 4 MiB by default.
+    pub stream_bytes_max: usize,
+    /// The streams of one class that wait to be accepted at one place before `open` waits. 256 by default.
+    pub streams_waiting_max: usize,
+}
+
+impl Default for NetworkSettings {
+    fn default() -> Self {
+        Self {
+            idle_timeout: Duration::from_secs(3),
+            connect_timeout: Duration::from_secs(2),
+            backoff: BackoffSettings::default(),
+            message_bytes_max: MESSAGE_BYTES_MAX,
+            stream_bytes_max: 4 << 20,
+            streams_waiting_max: 256,
+        }
+    }
+}
+
+/// A network of transports in memory. Cheap to clone; every clone is the same network.
+///
+/// Places are named by their address, any text. A script may name an address before a transport is there,
+/// and stays in force over restarts. All calls take effect at once.
+#[derive(Debug, Clone)]
+pub struct MemoryNetwork {
+    shared: Arc<Shared>,
+}
+
+/// What the network's handles share.
+pub(super) struct Shared {
+    clock: Arc<dyn Clock>,
+    pub(super) settings: NetworkSettings,
+    /// Held for one synchronous step each; nothing else is locked inside.
+    state: Mutex<State>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryNetwork")
+            .field("clock", &self.clock)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// One step, now.
+    pub(super) fn step<T>(&self, change: impl FnOnce(&mut State, &mut Moment<'_>) -> T) -> T {
+        let mut random = || self.clock.random();
+        let mut moment = Moment {
+            now: self.clock.now(),
+            random: &mut random,
+        };
+        change(&mut self.state(), &mut moment)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A test that panicked inside a step ends anyway; its other tasks may still drop their streams.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn now(&self) -> Duration {
+        self.clock.now()
+    }
+
+    pub(super) async fn sleep(&self, duration: Duration) {
+        self.clock.sleep(duration).await;
+    }
+
+    /// Waits until told, or until a moment comes.
+    pub(super) async fn wait(&self, told: impl Future<Output = ()>, until: Option<Duration>) {
+        let Some(until) = until else {
+            return told.await;
+        };
+        let timer = self.clock.sleep(until.saturating_sub(self.clock.now()));
+        // Which of the two it was does not matter: the caller looks again.
+        match select(std::pin::pin!(told), timer).await {
+            Either::Left(_) | Either::Right(_) => {}
+        }
+    }
+}
+
+impl MemoryNetwork {
+    /// A network without delays, losses and cuts.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self::with_settings(clock, NetworkSettings::default())
+    }
+
+    /// A network with other limits and timeouts.
+    pub fn with_settings(clock: Arc<dyn Clock>, settings: NetworkSettings) -> Self {
+        let state = Mutex::new(State::new(settings.clone()));
+        Self {
+            shared: Arc::new(Shared {
+                clock,
+                settings,
+                state,
+            }),
+        }
+    }
+
+    /// A transport at an address, for a node or a client. One that is there already crashes, as if its
+    /// process had been replaced: its streams end, and nothing sent to it reaches the new one.
+    pub fn transport(&self, identity: Identity, address: &str) -> Arc<MemoryTransport> {
+        let (place, incarnation) = self.shared.step(|state, moment| {
+            let place = state.place(address);
+            (place, state.occupy(place, identity.clone(), moment))
+        });
+        let shared = Arc::clone(&self.shared);
+        Arc::new(MemoryTransport::new(
+            shared,
+            identity,
+            address,
+            place,
+            incarnation,
+        ))
+    }
+
+    /// Kills whoever is at an address without a word: its own streams answer `Closed`, those of others break
+    /// after the idle timeout, or when a successor is there.
+    pub fn crash(&self, address: &str) {
+        self.shared.step(|state, moment| {
+            let place = state.place(address);
+            state.crash(place, moment);
+        });
+    }
+
+    /// Sets all links, those not yet named too.
+    pub fn set_links(&self, settings: LinkSettings) {
+        self.shared.step(|state, _| state.set_default_link(settings));
+    }
+
+    /// Sets one direction between two addresses.
+    pub fn set_link(&self, from: &str, to: &str, settings: LinkSettings) {
+        self.shared.step(|state, _| {
+            let (from, to) = (state.place(from), state.place(to));
+            state.set_link(from, to, settings);
+        });
+    }
+
+    /// Cuts one direction: nothing arrives, and after the idle timeout the connections break.
+    pub fn cut_one_way(&self, from: &str, to: &str) {
+        self.shared.step(|state, moment| {
+            let (from, to) = (state.place(from), state.place(to));
+            state.cut(from, to, moment);
+        });
+    }
+
+    /// Cuts both directions.
+    pub fn cut(&self, a: &str, b: &str) {
+        self.cut_one_way(a, b);
+        self.cut_one_way(b, a);
+    }
+
+    /// Cuts an address off from all others.
+    pub fn isolate(&self, address: &str) {
+        self.shared.step(|state, moment| {
+            let place = state.place(address);
+            for other in state.all_places().filter(|other| *other != place) {
+                state.cut(place, other, moment);
+                state.cut(other, place, moment);
+            }
+        });
+    }
+
+    /// Cuts every link between two of these groups of addresses. Links inside a group, and those of
+    /// addresses in no group, stay as they are.
+    pub fn partition(&self, groups: &[&[&str]]) {
+        for (index, group) in groups.iter().enumerate() {
+            for other in &groups[index + 1..] {
+                for (a, b) in group.iter().flat_map(|a| other.iter().map(move |b| (a, b))) {
+                    self.cut(a, b);
+                }
+            }
+        }
+    }
+
+    /// Holds one direction back: nothing arrives until [`heal`](Self::heal), and no connection breaks, however
+    /// long it lasts.
+    pub fn pause(&self, from: &str, to: &str) {
+        self.shared.step(|state, moment| {
+            let (from, to) = (state.place(from), state.place(to));
+            state.pause(from, to, moment);
+        });
+    }
+
+    /// Half-open: what `a` sends arrives at `b`, what `b` sends does not come back, and no connection
+    /// breaks. A pause of the way from `b` to `a`.
+    pub fn half_open(&self, a: &str, b: &str) {
+        self.pause(b, a);
+    }
+
+    /// Ends cuts and pauses between two addresses, in both directions. What was held back arrives now,
+    /// unless its connection broke meanwhile.
+    pub fn heal(&self, a: &str, b: &str) {
+        self.shared.step(|state, moment| {
+            let (a, b) = (state.place(a), state.place(b));
+            state.open_passage(a, b, moment);
+            state.open_passage(b, a, moment);
+        });
+    }
+
+    /// Ends all cuts and pauses.
+    pub fn heal_all(&self) {
+        self.shared.step(|state, moment| {
+            for from in state.all_places() {
+                for to in state.all_places() {
+                    state.open_passage(from, to, moment);
+                }
+            }
+        });
+    }
+
+    /// Breaks all present connections between two addresses, for both ends, now. New ones can be made.
+    pub fn fail_streams(&self, a: &str, b: &str) {
+        self.shared.step(|state, moment| {
+            let (a, b) = (state.place(a), state.place(b));
+            state.break_between(a, b, moment.now, "the connection was made to fail");
+        });
+    }
+
+    #[cfg(test)]
+    pub(super) fn pipe_count(&self) -> usize {
+        self.shared.step(|state, _| state.pipe_count())
+    }
+}

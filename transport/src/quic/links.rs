@@ -1,0 +1,161 @@
+//! What is known of the way to each peer: the connection, the attempt under way, or when to try again.
+//!
+//! Always: at most one attempt for each link is under way, and whoever waits for it shares its outcome; an
+//! attempt belongs to a task of the transport, so that a caller who gives up does not end it for the
+//! others.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::{Shared, connect};
+use crate::backoff::Backoff;
+use crate::{Peer, TransportError};
+
+/// How many links are remembered. Beyond that those without a connection are forgotten: a cluster has few,
+/// and a client that was given ever new addresses must not grow for ever.
+const LINKS_MAX: usize = 1_024;
+
+/// A connection that is up, and whose peer has welcomed us.
+#[derive(Debug, Clone)]
+pub(super) struct Live {
+    pub(super) connection: quinn::Connection,
+    pub(super) node_id: u64,
+    pub(super) since: Instant,
+}
+
+type Outcome = Result<Live, TransportError>;
+
+/// The ways to all peers.
+#[derive(Debug, Default)]
+pub(super) struct Links(Mutex<BTreeMap<Key, Link>>);
+
+/// A peer as the callers name it.
+type Key = (String, Option<u64>);
+
+#[derive(Debug, Default)]
+struct Link {
+    state: LinkState,
+    backoff: Backoff,
+    /// No attempt before; the last one's failure is answered until then.
+    rest: Option<(Instant, TransportError)>,
+}
+
+#[derive(Debug, Default)]
+enum LinkState {
+    #[default]
+    Down,
+    Connecting(watch::Receiver<Option<Outcome>>),
+    Up(Live),
+}
+
+/// The connection to a peer: the one that is up, or a new one.
+pub(super) async fn live(shared: &Arc<Shared>, peer: &Peer) -> Outcome {
+    let mut attempt = match shared.links.look(shared, peer)? {
+        Found::Live(live) => return Ok(live),
+        Found::Attempt(attempt) => attempt,
+    };
+    // The sender is dropped without an outcome only when the transport ends under the attempt.
+    let outcome = attempt.wait_for(Option::is_some).await;
+    let outcome = outcome.map_err(|_| TransportError::Closed)?.clone();
+    outcome.unwrap_or(Err(TransportError::Closed))
+}
+
+enum Found {
+    Live(Live),
+    Attempt(watch::Receiver<Option<Outcome>>),
+}
+
+impl Links {
+    /// What there is for a peer; begins an attempt where there is nothing and it is time for one.
+    fn look(&self, shared: &Arc<Shared>, peer: &Peer) -> Result<Found, TransportError> {
+        if shared.closing.is_cancelled() {
+            return Err(TransportError::Closed);
+        }
+        let now = Instant::now();
+        let mut links = self.links();
+        let key = (peer.address.clone(), peer.node_id);
+        if links.len() >= LINKS_MAX && !links.contains_key(&key) {
+            links.retain(|_, link| !matches!(link.state, LinkState::Down));
+        }
+        let link = links.entry(key.clone()).or_default();
+        match &link.state {
+            LinkState::Up(live) if live.connection.close_reason().is_none() => {
+                return Ok(Found::Live(live.clone()));
+            }
+            LinkState::Connecting(attempt) => return Ok(Found::Attempt(attempt.clone())),
+            LinkState::Up(live) => {
+                // One that lasted makes the next failure a first one; one that broke at once counts as one.
+                if live.since.elapsed() > shared.settings.backoff.max {
+                    link.backoff.succeeded();
+                    link.rest = None;
+                } else if let Some(error) = live.connection.close_reason() {
+                    let failure = super::errors::unreachable(&peer.address, &error);
+                    let delay = link.backoff.failed(&shared.settings.backoff, rand::random());
+                    link.rest = Some((live.since + delay, failure));
+                }
+                link.state = LinkState::Down;
+            }
+            LinkState::Down => {}
+        }
+        if let Some((until, failure)) = &link.rest
+            && *until > now
+        {
+            return Err(failure.clone());
+        }
+        let (done, attempt) = watch::channel(None);
+        link.state = LinkState::Connecting(attempt.clone());
+        let (shared, peer) = (Arc::clone(shared), peer.clone());
+        shared.tasks.clone().spawn(async move {
+            let outcome = connect::connect(&shared, &peer).await;
+            shared.links.settle(&shared, key, &outcome);
+            // Nobody may be waiting any more.
+            let _ = done.send(Some(outcome));
+        });
+        Ok(Found::Attempt(attempt))
+    }
+
+    /// An attempt is over.
+    fn settle(&self, shared: &Shared, key: Key, outcome: &Outcome) {
+        let mut links = self.links();
+        let link = links.entry(key).or_default();
+        match outcome {
+            Ok(live) => {
+                link.state = LinkState::Up(live.clone());
+                link.rest = None;
+            }
+            Err(failure) => {
+                let delay = link.backoff.failed(&shared.settings.backoff, rand::random());
+                link.state = LinkState::Down;
+                link.rest = Some((Instant::now() + delay, failure.clone()));
+            }
+        }
+    }
+
+    /// The round trip to a node that we have a connection to.
+    pub(super) fn round_trip(&self, node_id: u64) -> Option<Duration> {
+        self.links().values().find_map(|link| match &link.state {
+            LinkState::Up(live) if live.node_id == node_id && live.connection.close_reason().is_none() => {
+                Some(live.connection.rtt())
+            }
+            _ => None,
+        })
+    }
+
+    /// The nodes that we have connections to.
+    pub(super) fn nodes(&self) -> Vec<u64> {
+        let up = |link: &Link| match &link.state {
+            LinkState::Up(live) => Some(live.node_id),
+            LinkState::Down | LinkState::Connecting(_) => None,
+        };
+        self.links().values().filter_map(up).collect()
+    }
+
+    fn links(&self) -> MutexGuard<'_, BTreeMap<Key, Link>> {
+        // Nothing panics while it is held.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,241 @@
+//! The transport over QUIC, with mutual TLS 1.3.
+//!
+//! A [`QuicTransport`] keeps one connection to each peer that it opens streams to, made when it is first
+//! needed and made anew after it broke. A peer's certificate must come from the cluster's authority, and
+//! the identity in it must be of our cluster and, where the caller named a node, that node's.
+//!
+//! Classes of traffic are priorities of QUIC streams on one connection: each packet is filled from the most
+//! urgent stream that has data, so a vote waits for one packet at most, not for the snapshot that is under
+//! way. Flow control is per stream; the connection's own window is so large that a stream nobody reads does
+//! not stop the others.
+//!
+//! Always: no message passes before both sides know who the other is; an attempt to connect is shared by
+//! all who wait for it; a failure is answered to whoever caused or waited for it, and the next call tries
+//! again within the backoff.
+//!
+//! Metrics, through the `metrics` facade:
+//!
+//! | name | labels | meaning |
+//! |---|---|---|
+//! | `quorate_transport_messages_sent_total`, `..._received_total` | `class` | messages handed over to, or taken from, streams |
+//! | `quorate_transport_bytes_sent_total`, `..._received_total` | `class` | their bytes, without framing |
+//! | `quorate_transport_streams_opened_total`, `..._accepted_total` | `class` | streams |
+//! | `quorate_transport_connections` | `direction` (`outgoing`, `incoming`) | connections that are up |
+//! | `quorate_transport_connects_failed_total` | `reason` (`unreachable`, `refused`) | attempts of ours that failed |
+//! | `quorate_transport_handshakes_failed_total` | `reason` (`tls`, `identity`) | peers that we did not let in |
+//! | `quorate_transport_round_trip_seconds` | `node` | smoothed round trip to a node, set every five seconds |
+
+mod acceptor;
+mod connect;
+mod endpoint;
+mod errors;
+mod links;
+mod meters;
+mod settings;
+mod stream;
+mod tls;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use settings::{InvalidSettings, QuicSettings};
+
+use crate::certs::Credentials;
+use crate::inbox::Inbox;
+use crate::{Class, Identity, Incoming, Peer, Stream, Transport, TransportError};
+use links::Links;
+use meters::Meters;
+
+/// A transport over QUIC. [`shutdown`](Transport::shutdown) takes leave of the peers; dropping it without
+/// that closes its connections too, but waits for nobody.
+#[derive(Debug)]
+pub struct QuicTransport {
+    shared: Arc<Shared>,
+}
+
+/// A transport was not made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// Another program has the port, or this one already.
+    #[error("{address} is in use already: stop who listens there, or choose another port")]
+    AddressInUse {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The operating system refused the address.
+    #[error("cannot listen on {address}: {error}")]
+    Address {
+        /// The address.
+        address: SocketAddr,
+        /// What it said.
+        error: std::io::Error,
+    },
+    /// The credentials do not make a TLS configuration.
+    #[error("the credentials cannot be used: {reason}")]
+    Credentials {
+        /// What rustls said.
+        reason: String,
+    },
+    /// Settings that cannot work.
+    #[error(transparent)]
+    Settings(#[from] InvalidSettings),
+}
+
+/// What the transport and its tasks share.
+struct Shared {
+    identity: Identity,
+    settings: QuicSettings,
+    /// Opens connections, from a port of its own.
+    outgoing: quinn::Endpoint,
+    listening: Option<quinn::Endpoint>,
+    local_address: Option<SocketAddr>,
+    client: RwLock<quinn::ClientConfig>,
+    links: Links,
+    inbox: Inbox,
+    meters: Meters,
+    /// Every task of this transport, so that shutdown can wait for them.
+    tasks: TaskTracker,
+    closing: CancellationToken,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QuicTransport")
+            .field("identity", &self.identity)
+            .field("local_address", &self.local_address)
+            .finish_non_exhaustive()
+    }
+}
+
+impl QuicTransport {
+    /// Makes a transport that proves itself with `credentials`. With an address it accepts peers there (port
+    /// 0 takes a free one); without, it only opens. Must be called inside a tokio runtime.
+    pub fn bind(
+        listen: Option<SocketAddr>,
+        credentials: &Credentials,
+        settings: QuicSettings,
+    ) -> Result<Arc<Self>, BindError> {
+        settings.check()?;
+        let client = tls::client(credentials, &settings)?;
+        let outgoing = endpoint::outgoing(&settings)?;
+        let listening = match listen {
+            Some(address) => Some(endpoint::listening(address, credentials, &settings)?),
+            None => None,
+        };
+        let local_address = match (&listening, listen) {
+            (Some(endpoint), Some(address)) => {
+                let bound = endpoint.local_addr();
+                Some(bound.map_err(|error| BindError::Address { address, error })?)
+            }
+            _ => None,
+        };
+        let shared = Arc::new(Shared {
+            identity: credentials.identity().clone(),
+            settings,
+            outgoing,
+            listening: listening.clone(),
+            local_address,
+            client: RwLock::new(client),
+            links: Links::default(),
+            inbox: Inbox::new(),
+            meters: Meters::new(),
+            tasks: TaskTracker::new(),
+            closing: CancellationToken::new(),
+        });
+        if let Some(endpoint) = listening {
+            shared.tasks.spawn(acceptor::run(Arc::clone(&shared), endpoint));
+        }
+        shared.tasks.spawn(meters::report(Arc::clone(&shared)));
+        Ok(Arc::new(Self { shared }))
+    }
+
+    /// Uses other credentials, of the same identity, for all connections from now on; those that are up stay.
+    pub fn reload(&self, credentials: &Credentials) -> Result<(), BindError> {
+        if *credentials.identity() != self.shared.identity {
+            return Err(BindError::Credentials {
+                reason: format!(
+                    "they are {}'s, not {}'s",
+                    credentials.identity(),
+                    self.shared.identity
+                ),
+            });
+        }
+        let client = tls::client(credentials, &self.shared.settings)?;
+        if let Some(endpoint) = &self.shared.listening {
+            endpoint.set_server_config(Some(tls::server(credentials, &self.shared.settings)?));
+        }
+        *self.shared.client.write().unwrap_or_else(PoisonError::into_inner) = client;
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// Ends everything at once; nobody is waited for.
+    fn close(&self) {
+        self.closing.cancel();
+        self.tasks.close();
+        self.inbox.close();
+        for endpoint in self.listening.iter().chain([&self.outgoing]) {
+            endpoint.close(errors::SHUT_DOWN, b"shut down");
+        }
+    }
+}
+
+#[async_trait]
+impl Transport for QuicTransport {
+    fn identity(&self) -> &Identity {
+        &self.shared.identity
+    }
+
+    fn local_address(&self) -> Option<SocketAddr> {
+        self.shared.local_address
+    }
+
+    async fn open(&self, peer: &Peer, class: Class) -> Result<Stream, TransportError> {
+        let live = links::live(&self.shared, peer).await?;
+        let (send, receive) = live
+            .connection
+            .open_bi()
+            .await
+            .map_err(|error| errors::unreachable(&peer.address, &error))?;
+        stream::open(&self.shared, &peer.address, class, send, receive).await
+    }
+
+    async fn accept(&self) -> Option<Incoming> {
+        self.shared.inbox.next().await
+    }
+
+    fn round_trip(&self, node_id: u64) -> Option<Duration> {
+        self.shared.links.round_trip(node_id)
+    }
+
+    async fn shutdown(&self) {
+        self.shared.close();
+        let drained = async {
+            self.shared.tasks.wait().await;
+            self.shared.outgoing.wait_idle().await;
+            if let Some(endpoint) = &self.shared.listening {
+                endpoint.wait_idle().await;
+            }
+        };
+        if tokio::time::timeout(self.shared.settings.shutdown_timeout, drained)
+            .await
+            .is_err()
+        {
+            tracing::debug!(identity = %self.shared.identity, "some peers did not take note of the shutdown in time");
+        }
+    }
+}
+
+impl Drop for QuicTransport {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}

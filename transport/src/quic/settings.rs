@@ -1,0 +1,152 @@
+//! What can be set about a QUIC transport.
+
+use std::time::Duration;
+
+use crate::MESSAGE_BYTES_MAX;
+use crate::backoff::BackoffSettings;
+
+/// Limits and timeouts of a [`QuicTransport`](super::QuicTransport).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuicSettings {
+    /// The largest message in bytes, sent or received, below 4 GiB. 32 MiB by default. A peer's message is
+    /// held in memory whole, once for each stream that receives one.
+    pub message_bytes_max: usize,
+    /// How long a connection lives without a sign of its peer. 3 s by default: below the shortest election
+    /// timeout of all but the low-latency profile, above what a stalled process or a route change takes.
+    pub idle_timeout: Duration,
+    /// How often a sign of life is sent when there is nothing else. 750 ms by default; at most half of
+    /// `idle_timeout`, so that one lost packet costs no connection.
+    pub keep_alive: Duration,
+    /// How long an attempt to connect may take, name resolution and handshake together. 2 s by default.
+    pub connect_timeout: Duration,
+    /// How long [`shutdown`](crate::Transport::shutdown) waits for the peers to take note. 500 ms by default.
+    pub shutdown_timeout: Duration,
+    /// The delays between attempts to connect to a peer that cannot be reached.
+    pub backoff: BackoffSettings,
+    /// The bytes of one stream that may be under way or unread before its sender waits. 4 MiB by default:
+    /// enough for 1 Gbit/s over 30 ms. A reader that does not read costs that much memory.
+    pub stream_window: u32,
+    /// The same for all streams of a connection together. 256 MiB by default: so many windows of streams
+    /// that bulk which nobody reads never takes the room of votes.
+    pub connection_window: u32,
+    /// The streams that a peer may have open at once. 4,096 by default; one more waits at its opener.
+    pub streams_max: u32,
+    /// The connections that are accepted at once. 1,024 by default; one more is refused.
+    pub connections_max: usize,
+    /// The largest UDP payload that is tried, 1,200 to 65,527 bytes. 1,452 by default, what Ethernet carries
+    /// with IPv6. Where every link between the nodes carries more (jumbo frames: 8,952), more is faster.
+    pub datagram_bytes_max: u16,
+}
+
+impl Default for QuicSettings {
+    fn default() -> Self {
+        Self {
+            message_bytes_max: MESSAGE_BYTES_MAX,
+            idle_timeout: Duration::from_secs(3),
+            keep_alive: Duration::from_millis(750),
+            connect_timeout: Duration::from_secs(2),
+            shutdown_timeout: Duration::from_millis(500),
+            backoff: BackoffSettings::default(),
+            stream_window: 4 << 20,
+            connection_window: 256 << 20,
+            streams_max: 4_096,
+            connections_max: 1_024,
+            datagram_bytes_max: 1_452,
+        }
+    }
+}
+
+/// A setting outside of its bounds.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{setting} is {value}: {bound}")]
+pub struct InvalidSettings {
+    /// Which one.
+    pub setting: &'static str,
+    /// Its value.
+    pub value: String,
+    /// The bound that it breaks.
+    pub bound: &'static str,
+}
+
+impl QuicSettings {
+    pub(super) fn check(&self) -> Result<(), InvalidSettings> {
+        let refuse = |setting, value: String, bound| {
+            Err(InvalidSettings {
+                setting,
+                value,
+                bound,
+            })
+        };
+        let seconds = |duration: Duration| format!("{duration:?}");
+        if self.message_bytes_max == 0 || u32::try_from(self.message_bytes_max).is_err() {
+            let value = self.message_bytes_max.to_string();
+            return refuse("message_bytes_max", value, "it must be from 1 byte to 4 GiB - 1");
+        }
+        if self.idle_timeout < Duration::from_millis(100) || self.idle_timeout > Duration::from_secs(3_600) {
+            return refuse(
+                "idle_timeout",
+                seconds(self.idle_timeout),
+                "it must be from 100 ms to an hour",
+            );
+        }
+        if self.keep_alive.is_zero() || self.keep_alive > self.idle_timeout / 2 {
+            return refuse(
+                "keep_alive",
+                seconds(self.keep_alive),
+                "it must be above zero and at most half of idle_timeout",
+            );
+        }
+        if self.connect_timeout.is_zero() {
+            return refuse(
+                "connect_timeout",
+                seconds(self.connect_timeout),
+                "it must be above zero",
+            );
+        }
+        if self.backoff.first > self.backoff.max {
+            let value = seconds(self.backoff.first);
+            return refuse("backoff.first", value, "it must be at most backoff.max");
+        }
+        if self.stream_window < 64 << 10 {
+            let value = self.stream_window.to_string();
+            return refuse("stream_window", value, "it must be at least 64 KiB");
+        }
+        if self.connection_window / 8 < self.stream_window || self.connection_window > 1 << 30 {
+            let value = self.connection_window.to_string();
+            let bound = "it must be at least eight times stream_window, and at most 1 GiB";
+            return refuse("connection_window", value, bound);
+        }
+        if self.streams_max < 16 || self.streams_max > 1 << 16 {
+            let value = self.streams_max.to_string();
+            return refuse("streams_max", value, "it must be from 16 to 65,536");
+        }
+        if self.datagram_bytes_max < 1_200 || self.datagram_bytes_max > 65_527 {
+            let value = self.datagram_bytes_max.to_string();
+            return refuse("datagram_bytes_max", value, "it must be from 1,200 to 65,527");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_within_the_bounds() {
+        assert_eq!(QuicSettings::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn a_refusal_names_the_setting_its_value_and_the_bound() {
+        let settings = QuicSettings {
+            keep_alive: Duration::from_secs(2),
+            ..QuicSettings::default()
+        };
+        let refused = settings.check().unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "keep_alive is 2s: it must be above zero and at most half of idle_timeout"
+        );
+    }
+}

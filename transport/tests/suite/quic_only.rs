@@ -1,0 +1,1 @@
+//! What only QUIC promises: certificates, priorities on a full link, malformed peers.

@@ -1,0 +1,104 @@
+//! QUIC on this machine as a world. Nodes may be named before they start: their ports are taken once and
+//! kept; before each stands a relay, which the test can cut.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use quorate_transport::certs::Authority;
+use quorate_transport::quic::{QuicSettings, QuicTransport};
+use quorate_transport::{BackoffSettings, ClusterId, Identity, Role, Transport};
+
+use crate::relay::Relay;
+use crate::world::{CLUSTER, IDLE_TIMEOUT, LIMIT, World, cluster};
+
+pub struct QuicWorld {
+    authorities: BTreeMap<String, Authority>,
+    places: BTreeMap<u64, SocketAddr>,
+    relays: BTreeMap<u64, Relay>,
+}
+
+pub fn settings() -> QuicSettings {
+    QuicSettings {
+        message_bytes_max: LIMIT,
+        idle_timeout: IDLE_TIMEOUT,
+        keep_alive: Duration::from_millis(150),
+        connect_timeout: Duration::from_millis(500),
+        backoff: BackoffSettings {
+            first: Duration::from_millis(20),
+            max: Duration::from_millis(100),
+        },
+        stream_window: 256 << 10,
+        ..QuicSettings::default()
+    }
+}
+
+impl QuicWorld {
+    pub fn new() -> Self {
+        let authority = Authority::create(cluster()).unwrap();
+        Self {
+            authorities: BTreeMap::from([(CLUSTER.to_owned(), authority)]),
+            places: BTreeMap::new(),
+            relays: BTreeMap::new(),
+        }
+    }
+
+    fn authority(&mut self, cluster: &ClusterId) -> &Authority {
+        let make = || Authority::create(cluster.clone()).unwrap();
+        self.authorities.entry(cluster.to_string()).or_insert_with(make)
+    }
+
+    /// The place of a node: chosen by the system the first time, kept for its next lives.
+    fn place(&mut self, id: u64) -> SocketAddr {
+        let free = || {
+            let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            socket.local_addr().unwrap()
+        };
+        *self.places.entry(id).or_insert_with(free)
+    }
+}
+
+#[async_trait]
+impl World for QuicWorld {
+    async fn start(&mut self, identity: Identity) -> Arc<dyn Transport> {
+        let credentials = self.authority(&identity.cluster).credentials(&identity).unwrap();
+        let Role::Node(id) = identity.role else {
+            return QuicTransport::bind(None, &credentials, settings()).unwrap();
+        };
+        let place = self.place(id);
+        if !self.relays.contains_key(&id) {
+            self.relays.insert(id, Relay::start(place).await);
+        }
+        // The earlier life's socket is closed by its tasks, which may take a moment.
+        loop {
+            match QuicTransport::bind(Some(place), &credentials, settings()) {
+                Ok(transport) => return transport,
+                Err(quorate_transport::quic::BindError::AddressInUse { .. }) => {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                Err(other) => panic!("{other}"),
+            }
+        }
+    }
+
+    fn address(&self, id: u64) -> String {
+        match self.relays.get(&id) {
+            Some(relay) => relay.address.to_string(),
+            // Never started: nobody listens on the port.
+            None => {
+                let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+                socket.local_addr().unwrap().to_string()
+            }
+        }
+    }
+
+    fn cut(&self, id: u64) {
+        self.relays[&id].set_cut(true);
+    }
+
+    fn heal(&self, id: u64) {
+        self.relays[&id].set_cut(false);
+    }
+}

@@ -1,0 +1,119 @@
+//! What a test needs from an implementation.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use quorate_transport::{Class, ClusterId, Identity, Incoming, Peer, Stream, Transport, TransportError};
+
+/// The largest message in all worlds.
+pub const LIMIT: usize = 8 << 20;
+
+/// How many unread bytes at most a stream may take in all worlds, with all that lies under way.
+pub const UNREAD_MAX: usize = 4 << 20;
+
+pub const IDLE_TIMEOUT: Duration = Duration::from_millis(600);
+
+/// The cluster that tests are about.
+pub const CLUSTER: &str = "tested";
+
+/// A network with nodes and clients in it.
+#[async_trait]
+pub trait World: Send {
+    /// Starts a node, or starts it again at the address where it was.
+    async fn start(&mut self, identity: Identity) -> Arc<dyn Transport>;
+    /// Where a node is or will be.
+    fn address(&self, id: u64) -> String;
+    /// Cuts or heals every way to a node, for those who opened by its address.
+    fn cut(&self, id: u64);
+    fn heal(&self, id: u64);
+}
+
+pub fn cluster() -> ClusterId {
+    ClusterId::new(CLUSTER).unwrap()
+}
+
+pub fn node(id: u64) -> Identity {
+    Identity::node(cluster(), id)
+}
+
+pub fn peer(world: &impl World, id: u64) -> Peer {
+    Peer {
+        node_id: Some(id),
+        address: world.address(id),
+    }
+}
+
+/// Two nodes and a stream between them: the opener's end first.
+pub struct Pair {
+    pub one: Arc<dyn Transport>,
+    pub two: Arc<dyn Transport>,
+    pub peer: Peer,
+    pub opened: Stream,
+    pub accepted: Stream,
+}
+
+pub async fn pair(world: &mut impl World) -> Pair {
+    let one = world.start(node(1)).await;
+    let two = world.start(node(2)).await;
+    let peer = peer(world, 2);
+    let (opened, incoming) = stream(&*one, &*two, &peer, Class::Append).await;
+    let accepted = incoming.stream;
+    Pair {
+        one,
+        two,
+        peer,
+        opened,
+        accepted,
+    }
+}
+
+/// The two ends of a stream, and the nodes, which must live as long as it is used.
+pub async fn streams(world: &mut impl World) -> (Stream, Stream, [Arc<dyn Transport>; 2]) {
+    let pair = pair(world).await;
+    (pair.opened, pair.accepted, [pair.one, pair.two])
+}
+
+/// Opens a stream and accepts it.
+pub async fn stream(
+    one: &dyn Transport,
+    two: &dyn Transport,
+    peer: &Peer,
+    class: Class,
+) -> (Stream, Incoming) {
+    let opened = open(one, peer, class).await;
+    let incoming = two.accept().await.expect("the acceptor was not shut down");
+    (opened, incoming)
+}
+
+/// Opens a stream, as often as the backoff asks for it.
+pub async fn open(one: &dyn Transport, peer: &Peer, class: Class) -> Stream {
+    loop {
+        match one.open(peer, class).await {
+            Ok(stream) => return stream,
+            Err(TransportError::Unreachable { .. } | TransportError::Broken { .. }) => {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+}
+
+/// Answers each message of each stream with itself, until the transport is shut down.
+pub fn echo(transport: Arc<dyn Transport>) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(async move {
+        while let Some(incoming) = transport.accept().await {
+            tokio::spawn(async move {
+                let mut stream = incoming.stream;
+                let mut messages = Vec::new();
+                while let Ok(1..) = stream.receiver.receive_many(&mut messages).await {
+                    if stream.sender.send_all(&mut messages).await.is_err() {
+                        return;
+                    }
+                }
+                // The peer may be gone already.
+                let _ = stream.sender.finish().await;
+            });
+        }
+    })
+}
