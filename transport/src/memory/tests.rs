@@ -18,10 +18,13 @@ use crate::{Class, ClusterId, Identity, Peer, Stream, Transport as _, TransportE
 const ONE: &str = "one";
 const TWO: &str = "two";
 
+/// Who is to be woken when; the number tells timers of one moment apart.
+type Timers = BTreeMap<(Duration, u64), Waker>;
+
 /// Time that a test moves.
 #[derive(Debug, Default)]
 struct VirtualClock {
-    state: Mutex<(Duration, BTreeMap<(Duration, u64), Waker>)>,
+    state: Mutex<(Duration, Timers)>,
     timers: AtomicU64,
     random: AtomicU64,
 }

@@ -2,6 +2,7 @@
 //! kept; before each stands a relay, which the test can cut.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,8 +69,8 @@ impl World for QuicWorld {
             return QuicTransport::bind(None, &credentials, settings()).unwrap();
         };
         let place = self.place(id);
-        if !self.relays.contains_key(&id) {
-            self.relays.insert(id, Relay::start(place).await);
+        if let Entry::Vacant(entry) = self.relays.entry(id) {
+            entry.insert(Relay::start(place).await);
         }
         // The earlier life's socket is closed by its tasks, which may take a moment.
         loop {

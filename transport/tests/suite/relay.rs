@@ -1,6 +1,7 @@
 //! A relay of datagrams that can be cut: the network between QUIC peers of a test.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -50,13 +51,21 @@ async fn forward(front: Arc<UdpSocket>, server: SocketAddr, cut: Arc<AtomicBool>
         if cut.load(Ordering::Relaxed) {
             continue;
         }
-        if !clients.contains_key(&client) {
-            let back = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
-            back.connect(server).await.unwrap();
-            clients.insert(client, Arc::clone(&back));
-            tasks.spawn(answer(back, Arc::clone(&front), client, Arc::clone(&cut)));
-        }
-        let _ = clients[&client].send(&buffer[..length]).await;
+        let back = match clients.entry(client) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let back = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+                back.connect(server).await.unwrap();
+                tasks.spawn(answer(
+                    Arc::clone(&back),
+                    Arc::clone(&front),
+                    client,
+                    Arc::clone(&cut),
+                ));
+                entry.insert(back)
+            }
+        };
+        let _ = back.send(&buffer[..length]).await;
     }
 }
 
