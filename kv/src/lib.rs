@@ -1,8 +1,39 @@
 //! A replicated, transactional key-value store that a Rust program links in.
+//!
+//! Raft (openraft) over a log of its own, the state on redb, messages between nodes over a transport that is
+//! handed in. It is not a server (the `quorate` binary is) and knows nothing of brokers or topics (`meta` does).
+//!
+//! ```no_run
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! use quorate_kv::Node;
+//!
+//! let node = Node::builder().data_dir("data").start().await?;
+//! let client = node.client();
+//! client.put("greeting", "hello").await?;
+//! let record = client.get("greeting").await?.expect("it was just written");
+//! assert_eq!(&record.value[..], b"hello");
+//! node.shutdown().await;
+//! # Ok(()) }
+//! ```
+//!
+//! The modules, in reading order: what is said ([`model`]), what everything stands on ([`env`], [`fault`]),
+//! what is kept ([`log`], [`machine`], [`identity`]), how nodes agree (`raft`), and what users hold
+//! ([`node`], [`client`]).
+
+pub mod model;
 
 pub mod env;
 pub mod fault;
+
 pub mod identity;
 pub mod log;
 pub mod machine;
-pub mod model;
+
+mod protocol;
+mod raft;
+
+pub mod client;
+pub mod node;
+
+pub use client::Client;
+pub use node::Node;

@@ -81,7 +81,7 @@ pub enum Payload {
 }
 
 /// What an entry answered.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum EntryOutcome {
     /// Of [`Payload::Blank`].
     Blank,

@@ -122,7 +122,10 @@ pub enum InvalidRead {
 
 /// A transaction within the limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CheckedTxn(Txn);
+pub struct CheckedTxn {
+    txn: Txn,
+    size: usize,
+}
 
 impl CheckedTxn {
     /// Checks a transaction.
@@ -153,17 +156,22 @@ impl CheckedTxn {
                 limit: limits.txn_bytes_max,
             });
         }
-        Ok(Self(txn))
+        Ok(Self { txn, size })
     }
 
     /// The transaction.
     pub fn txn(&self) -> &Txn {
-        &self.0
+        &self.txn
+    }
+
+    /// Its size in bytes as the limits count it: at least its encoded size.
+    pub fn size(&self) -> usize {
+        self.size
     }
 
     /// Gives up the transaction.
     pub fn into_inner(self) -> Txn {
-        self.0
+        self.txn
     }
 }
 

@@ -39,12 +39,19 @@ pub enum DecodeError {
 
 /// Encodes a message behind its format version.
 pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
-    let buffer = vec![FORMAT_VERSION];
+    let mut buffer = Vec::new();
+    encode_onto(message, &mut buffer);
+    buffer
+}
+
+/// The same, behind what `buffer` holds already.
+pub fn encode_onto<T: Serialize>(message: &T, buffer: &mut Vec<u8>) {
+    buffer.push(FORMAT_VERSION);
     #[allow(
         clippy::expect_used,
         reason = "a vector grows, and no type of ours refuses to be serialized"
     )]
-    postcard::to_extend(message, buffer).expect("postcard writes any of our types to a vector")
+    postcard::to_extend(message, Appending(buffer)).expect("postcard writes any of our types to a vector");
 }
 
 /// Decodes a message that [`encode`] made.
@@ -60,5 +67,14 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
         Ok(message)
     } else {
         Err(DecodeError::TrailingBytes { count: rest.len() })
+    }
+}
+
+/// A vector that postcard appends to without taking it.
+struct Appending<'a>(&'a mut Vec<u8>);
+
+impl Extend<u8> for Appending<'_> {
+    fn extend<I: IntoIterator<Item = u8>>(&mut self, iter: I) {
+        self.0.extend(iter);
     }
 }

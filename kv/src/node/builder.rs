@@ -1,0 +1,329 @@
+//! Describes a node and starts it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_transport::{ClusterId, Identity, InvalidIdentity, Transport};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::front::Front;
+use super::loopback::Loopback;
+use super::settings::{InvalidSettings, Settings};
+use super::storage::{self, StorageError};
+use super::{Inner, Node, accept};
+use crate::env::{self, Disk, RealDisk};
+use crate::fault::Fault;
+use crate::log::LogSettings;
+use crate::machine::MachineSettings;
+use crate::model::NodeId;
+use crate::raft::{Member, Part, RaftNode, RaftParts};
+
+/// Describes a node. The one thing without a default is the data directory.
+///
+/// ```no_run
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// use quorate_kv::node::Node;
+///
+/// let node = Node::builder().data_dir("/var/lib/app/quorate").start().await?;
+/// let client = node.client();
+/// client.put("greeting", "hello").await?;
+/// node.shutdown().await;
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+#[must_use]
+pub struct Builder {
+    data_dir: Option<PathBuf>,
+    cluster: String,
+    id: NodeId,
+    peers: BTreeMap<NodeId, String>,
+    join: bool,
+    transport: Option<Arc<dyn Transport>>,
+    disk: Arc<dyn Disk>,
+    settings: Settings,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self {
+            data_dir: None,
+            cluster: "quorate".to_owned(),
+            id: NodeId::new(1),
+            peers: BTreeMap::new(),
+            join: false,
+            transport: None,
+            disk: Arc::new(RealDisk),
+            settings: Settings::default(),
+        }
+    }
+}
+
+/// A node that was not started. Nothing runs, and no data was changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// No data directory was given.
+    #[error("a node needs a data directory: call data_dir()")]
+    NoDataDir,
+    /// Settings outside their ranges: all of them.
+    #[error("{}", list(.0))]
+    Settings(Vec<InvalidSettings>),
+    /// The cluster's name cannot be used.
+    #[error(transparent)]
+    Cluster(#[from] InvalidIdentity),
+    /// A cluster without a way to reach it.
+    #[error("peers were given, but no transport to reach them: call transport()")]
+    NoTransport,
+    /// The transport speaks for someone else.
+    #[error("the certificate says {certificate}, but the node is {node}")]
+    WrongIdentity {
+        /// Who the transport's certificate names.
+        certificate: Identity,
+        /// Who the node is.
+        node: Identity,
+    },
+    /// The node is not among the peers.
+    #[error("node {id} is not in the list of peers; the list names every node, this one included")]
+    NotAPeer {
+        /// The node.
+        id: NodeId,
+    },
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// Raft did not start.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
+
+fn list(errors: &[InvalidSettings]) -> String {
+    errors
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
+impl Builder {
+    /// Where the node keeps its files. Made if missing; used by one process at a time.
+    pub fn data_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.data_dir = Some(dir.into());
+        self
+    }
+
+    /// The cluster's name: 1 to 64 characters of a-z, 0-9 and -; "quorate" by default.
+    pub fn cluster(mut self, name: impl Into<String>) -> Self {
+        self.cluster = name.into();
+        self
+    }
+
+    /// The node's id, 1 by default. Never reused for another data directory.
+    pub fn node_id(mut self, id: u64) -> Self {
+        self.id = NodeId::new(id);
+        self
+    }
+
+    /// All nodes of the cluster with their addresses, this one included. Every node is given the same list
+    /// and may start in any order; the list forms the cluster once and is not consulted later.
+    pub fn peers<A: Into<String>>(mut self, peers: impl IntoIterator<Item = (u64, A)>) -> Self {
+        self.peers = peers
+            .into_iter()
+            .map(|(id, address)| (NodeId::new(id), address.into()))
+            .collect();
+        self
+    }
+
+    /// Waits to be added to a cluster that exists, instead of forming one.
+    pub fn join(mut self) -> Self {
+        self.join = true;
+        self
+    }
+
+    /// What carries messages to peers and clients. Its identity must be this node's.
+    pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
+        self.transport = Some(transport);
+        self
+    }
+
+    /// The disk; the operating system's by default.
+    pub fn disk(mut self, disk: Arc<dyn Disk>) -> Self {
+        self.disk = disk;
+        self
+    }
+
+    /// All settings at once.
+    pub fn settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// Heartbeats and election timeouts, as a [`Profile`](super::Profile) or in full.
+    pub fn timing(mut self, timing: impl Into<super::Timing>) -> Self {
+        self.settings.timing = timing.into();
+        self
+    }
+
+    /// Starts the node: returns when it serves (alone), or when it takes part in its cluster's elections.
+    pub async fn start(self) -> Result<Node, StartError> {
+        let dir = self.data_dir.ok_or(StartError::NoDataDir)?;
+        self.settings.check().map_err(StartError::Settings)?;
+        let identity = Identity::node(ClusterId::new(&self.cluster)?, self.id.number());
+        let transport = match self.transport {
+            Some(transport) if transport.identity() != &identity => {
+                let certificate = transport.identity().clone();
+                return Err(StartError::WrongIdentity {
+                    certificate,
+                    node: identity,
+                });
+            }
+            Some(transport) => transport,
+            None if self.peers.len() > 1 || self.join => return Err(StartError::NoTransport),
+            None => Arc::new(Loopback::new(identity)),
+        };
+        let mut members: BTreeMap<NodeId, Member> = self
+            .peers
+            .into_iter()
+            .map(|(id, address)| (id, Member { address }))
+            .collect();
+        if members.is_empty() {
+            let address = transport
+                .local_address()
+                .map(|a| a.to_string())
+                .unwrap_or_default();
+            members.insert(self.id, Member { address });
+        }
+        if !members.contains_key(&self.id) {
+            return Err(StartError::NotAPeer { id: self.id });
+        }
+        let settings = Arc::new(self.settings);
+        let log_settings = LogSettings {
+            segment_bytes: settings.log_segment_bytes,
+            cache_bytes_max: settings.log_cache_bytes,
+            ..LogSettings::default()
+        };
+        let state_settings = MachineSettings {
+            cache_bytes: settings.state_cache_bytes,
+            ..MachineSettings::default()
+        };
+        let (disk, cluster, id) = (self.disk, self.cluster, self.id);
+        let opened = {
+            let disk = Arc::clone(&disk);
+            let cluster = cluster.clone();
+            env::spawn_blocking(move || {
+                storage::open(&disk, &dir, &cluster, id, log_settings, state_settings)
+            })
+            .await
+        };
+        let storage = opened.map_err(|_| Fault::Stopped {
+            owner: "opening thread",
+        })??;
+        let raft = RaftNode::start(RaftParts {
+            id,
+            log: storage.log.clone(),
+            machine: storage.machine,
+            reader: storage.reader,
+            disk,
+            dir: storage.state_dir,
+            transport: Arc::clone(&transport),
+            timing: settings.timing,
+            settings: settings.raft(),
+        });
+        let raft = Arc::new(raft.await?);
+        let (stopping, stopped, tasks) = (
+            CancellationToken::new(),
+            CancellationToken::new(),
+            TaskTracker::new(),
+        );
+        let front = Front::open(
+            Arc::clone(&raft),
+            settings,
+            cluster.into(),
+            id,
+            storage.log,
+            Arc::clone(&transport),
+            stopping.clone(),
+        );
+        let accepting = accept(
+            front.clone(),
+            Arc::clone(&raft),
+            Arc::clone(&transport),
+            tasks.clone(),
+            stopped.clone(),
+        );
+        env::spawn(
+            "accept",
+            tasks.track_future(stopped.clone().run_until_cancelled_owned(accepting)),
+        );
+        let node = Node {
+            inner: Arc::new(Inner {
+                front,
+                raft,
+                transport,
+                stopping,
+                stopped: stopped.clone(),
+                tasks,
+                _lock: storage.lock,
+            }),
+        };
+        node.take_part(members, self.join).await?;
+        Ok(node)
+    }
+}
+
+impl Node {
+    /// Forms the cluster where that is still to be done; a sole voter elects itself and serves on return.
+    async fn take_part(&self, members: BTreeMap<NodeId, Member>, join: bool) -> Result<(), StartError> {
+        let raft = &self.inner.raft;
+        let refused = |e: crate::raft::MembershipError| Fault::State {
+            doing: "forming",
+            detail: e.to_string(),
+        };
+        let formed = raft.is_formed().await.map_err(refused)?;
+        let voters: Vec<NodeId> = match formed {
+            true => raft
+                .state()
+                .members
+                .iter()
+                .filter(|m| m.voter)
+                .map(|m| m.id)
+                .collect(),
+            false => members.keys().copied().collect(),
+        };
+        if voters == [self.id()] && !join {
+            if formed {
+                raft.elect().await;
+            } else {
+                raft.form(&members).await.map_err(refused)?;
+            }
+            raft.wait_for(|state| matches!(state.role, Part::Leader | Part::Stopped))
+                .await;
+        } else if !formed && !join {
+            let stop = self.inner.stopped.clone();
+            let forming = form_in_turn(Arc::clone(raft), self.id(), members);
+            env::spawn(
+                "form",
+                self.inner
+                    .tasks
+                    .track_future(stop.run_until_cancelled_owned(forming)),
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The lowest id forms the cluster at once; the others each give those before them time to do so, so that
+/// one candidate stands and the first election needs no second round. Any of them suffices.
+async fn form_in_turn(raft: Arc<RaftNode>, id: NodeId, members: BTreeMap<NodeId, Member>) {
+    const TURN: Duration = Duration::from_millis(700);
+    let rank = members.keys().take_while(|other| **other < id).count();
+    let turn = env::sleep(TURN * u32::try_from(rank).unwrap_or(u32::MAX));
+    let heard = raft.wait_for(|state| state.last_log.is_some() || state.leader.is_some());
+    let (turn, heard) = (std::pin::pin!(turn), std::pin::pin!(heard));
+    futures_util::future::select(heard, turn).await;
+    if let Err(error) = raft.form(&members).await {
+        tracing::warn!(%error, "the cluster was not formed by this node");
+    }
+}

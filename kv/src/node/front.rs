@@ -1,0 +1,353 @@
+//! The front desk: takes requests of clients, near and far, and sees each to where it is answered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_transport::Transport;
+use tokio_util::sync::CancellationToken;
+
+use super::proposer::{self, Waiting};
+use super::readers::{self, ReadJob, ReadOwner};
+use super::reply::ReplyTo;
+use super::settings::Settings;
+use super::status::{MemberStatus, NodeRole, Status};
+use crate::env::{self, OwnerHandle, mpsc};
+use crate::log::Log;
+use crate::model::{CheckedTxn, Command, Consistency, LogIndex, NodeId, ReadOp, Revision, check_reads};
+use crate::protocol::{Admin, Failure, Request, Response};
+use crate::raft::{MembershipError, Part, RaftNode, ReadIndexError};
+
+/// What the front desk needs to know of its node. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Front {
+    pub(crate) raft: Arc<RaftNode>,
+    pub(crate) settings: Arc<Settings>,
+    cluster: Arc<str>,
+    node: NodeId,
+    log: Log,
+    transport: Arc<dyn Transport>,
+    proposals: mpsc::Sender<Waiting>,
+    reads: OwnerHandle<ReadJob>,
+    stop: CancellationToken,
+}
+
+impl std::fmt::Debug for Front {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Front")
+            .field("node", &self.node)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How large a command is in an entry when it is no transaction.
+const SMALL: usize = 32;
+
+impl Front {
+    pub(crate) fn open(
+        raft: Arc<RaftNode>,
+        settings: Arc<Settings>,
+        cluster: Arc<str>,
+        node: NodeId,
+        log: Log,
+        transport: Arc<dyn Transport>,
+        stop: CancellationToken,
+    ) -> Self {
+        let (proposals, queue) = mpsc::channel(proposer::QUEUE);
+        let propose = proposer::run(Arc::clone(&raft), queue, settings.proposals_in_flight);
+        env::spawn("proposer", stop.clone().run_until_cancelled_owned(propose));
+        let reader = ReadOwner {
+            reader: raft.machine().reader().clone(),
+        };
+        let reads = env::spawn_owner("quorate-read", readers::QUEUE, readers::BATCH, reader);
+        Self {
+            raft,
+            settings,
+            cluster,
+            node,
+            log,
+            transport,
+            proposals,
+            reads,
+            stop,
+        }
+    }
+
+    pub(crate) fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// Whether the node has begun to stop: it then refuses new work.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    /// Answers one request of a caller in this process.
+    pub(crate) async fn call(&self, request: Request) -> Response {
+        match request {
+            Request::Write(command) => {
+                let (reply, answer) = ReplyTo::local();
+                self.write(command, reply).await;
+                answer
+                    .await
+                    .unwrap_or(Response::Failed(Failure::Unknown { leader: None }))
+            }
+            Request::Read {
+                reads,
+                consistency,
+                wait,
+            } => {
+                let (reply, answer) = ReplyTo::local();
+                match self.prepare_read(&reads, consistency, wait).await {
+                    Ok(at) => self.read(ReadJob { reads, at, reply }).await,
+                    Err(failure) => reply.send(Response::Failed(failure)),
+                }
+                answer
+                    .await
+                    .unwrap_or(Response::Failed(Failure::Unknown { leader: None }))
+            }
+            Request::Status => Response::Status(Box::new(self.status())),
+            Request::Admin(admin) => self.admin(admin).await,
+        }
+    }
+
+    /// Checks a command and queues it; the answer goes to `reply`. Waits only for room.
+    pub(crate) async fn write(&self, command: Command, reply: ReplyTo) {
+        let (command, size) = match self.check(command) {
+            Ok(checked) => checked,
+            Err(failure) => return reply.send(Response::Failed(failure)),
+        };
+        if self.is_stopping() {
+            return reply.send(Response::Failed(Failure::Stopped(
+                "the node is stopping".to_owned(),
+            )));
+        }
+        if let Err(mpsc::error::SendError(waiting)) =
+            self.proposals.send(Waiting { command, size, reply }).await
+        {
+            waiting.reply.send(Response::Failed(Failure::Stopped(
+                "the node has stopped".to_owned(),
+            )));
+        }
+    }
+
+    fn check(&self, command: Command) -> Result<(Command, usize), Failure> {
+        match command {
+            Command::Txn { session, txn } => {
+                let checked = CheckedTxn::check(txn, &self.settings.limits)?;
+                let size = checked.size();
+                Ok((
+                    Command::Txn {
+                        session,
+                        txn: checked.into_inner(),
+                    },
+                    size,
+                ))
+            }
+            other @ (Command::OpenSession { .. } | Command::CloseSession { .. }) => Ok((other, SMALL)),
+        }
+    }
+
+    /// Waits until the state here is what the consistency asks for; answers which revision to read.
+    pub(crate) async fn prepare_read(
+        &self,
+        reads: &[ReadOp],
+        consistency: Consistency,
+        wait: Duration,
+    ) -> Result<Option<Revision>, Failure> {
+        check_reads(reads, &self.settings.limits)?;
+        match env::timeout(wait, self.await_state(consistency)).await {
+            Ok(prepared) => prepared,
+            Err(env::Elapsed) => {
+                let current = self.raft.machine().applied().borrow().revision;
+                Err(match consistency {
+                    Consistency::Linearizable => Failure::NoQuorum,
+                    Consistency::Stale { min_revision, .. } => Failure::NotYet {
+                        asked: min_revision.unwrap_or(current),
+                        current,
+                    },
+                    Consistency::At(asked) => Failure::NotYet { asked, current },
+                })
+            }
+        }
+    }
+
+    async fn await_state(&self, consistency: Consistency) -> Result<Option<Revision>, Failure> {
+        match consistency {
+            Consistency::Linearizable => {
+                let index = self.raft.read_index().await.map_err(|error| match error {
+                    ReadIndexError::NoLeader { .. } | ReadIndexError::NoQuorum => Failure::NoQuorum,
+                    ReadIndexError::Stopped { reason } => Failure::Stopped(reason),
+                })?;
+                self.await_applied(|applied, _| applied >= index).await?;
+                Ok(None)
+            }
+            Consistency::Stale {
+                min_revision,
+                max_lag,
+            } => {
+                if let Some(bound) = max_lag {
+                    let lag = self.raft.lag();
+                    if lag.is_none_or(|lag| lag > bound) {
+                        return Err(Failure::TooStale { lag });
+                    }
+                }
+                if let Some(revision) = min_revision {
+                    self.await_applied(|_, current| current >= revision).await?;
+                }
+                Ok(None)
+            }
+            Consistency::At(revision) => {
+                self.await_applied(|_, current| current >= revision).await?;
+                Ok(Some(revision))
+            }
+        }
+    }
+
+    async fn await_applied(
+        &self,
+        reached: impl Fn(Option<LogIndex>, Revision) -> bool,
+    ) -> Result<(), Failure> {
+        let mut applied = self.raft.machine().applied();
+        loop {
+            {
+                let applied = applied.borrow_and_update();
+                if reached(applied.position.map(|p| p.index), applied.revision) {
+                    return Ok(());
+                }
+            }
+            if applied.changed().await.is_err() {
+                return Err(Failure::Stopped("the state machine has stopped".to_owned()));
+            }
+        }
+    }
+
+    /// Hands a prepared read to the reading thread. Waits only for room.
+    pub(crate) async fn read(&self, job: ReadJob) {
+        // A job that was not taken says so by being dropped.
+        let _ = self.reads.send(job).await;
+    }
+
+    pub(crate) async fn admin(&self, admin: Admin) -> Response {
+        let result = match admin {
+            Admin::AddLearner { id, address } => self.raft.add_learner(id, address).await,
+            Admin::Promote { id } => self.promote(id).await,
+            Admin::Remove { id } => self.raft.remove(id).await,
+            Admin::MoveLeader { to } => self.move_leader(to).await,
+        };
+        match result {
+            Ok(()) => Response::Done,
+            Err(MembershipError::NotLeader { leader }) => Response::Failed(Failure::NotLeader { leader }),
+            Err(MembershipError::Refused(reason)) => Response::Failed(Failure::Refused(reason)),
+            Err(MembershipError::Stopped(reason)) => Response::Failed(Failure::Stopped(reason)),
+        }
+    }
+
+    /// Promotes a learner once it has caught up: a voter far behind would lower the group's resilience.
+    async fn promote(&self, id: NodeId) -> Result<(), MembershipError> {
+        let state = self.raft.state();
+        let Some(member) = state.members.iter().find(|m| m.id == id) else {
+            return Err(MembershipError::Refused(format!(
+                "node {id} is no member; add it as a learner first"
+            )));
+        };
+        if member.voter {
+            return Ok(());
+        }
+        if state.role == Part::Leader {
+            let lag = entries_behind(state.last_log, member.matched);
+            const LAG_MAX: u64 = 1000;
+            if lag > LAG_MAX {
+                return Err(MembershipError::Refused(format!(
+                    "node {id} is {lag} entries behind; a learner is promoted when it is at most {LAG_MAX} behind"
+                )));
+            }
+        }
+        self.raft.promote(id).await
+    }
+
+    /// Hands leadership over and waits until another node leads.
+    pub(crate) async fn move_leader(&self, to: Option<NodeId>) -> Result<(), MembershipError> {
+        let state = self.raft.state();
+        if state.role != Part::Leader {
+            let leader = state.leader.and_then(|id| {
+                state
+                    .members
+                    .iter()
+                    .find(|m| m.id == id)
+                    .map(|m| (id, m.address.clone()))
+            });
+            return Err(MembershipError::NotLeader { leader });
+        }
+        let candidates = state.members.iter().filter(|m| m.voter && m.id != self.node);
+        let to = match to {
+            Some(to) if to == self.node => return Ok(()),
+            Some(to) if !state.members.iter().any(|m| m.voter && m.id == to) => {
+                return Err(MembershipError::Refused(format!("node {to} has no vote")));
+            }
+            Some(to) => to,
+            None => match candidates.max_by_key(|m| m.matched) {
+                Some(member) => member.id,
+                None => return Err(MembershipError::Refused("there is no other voter".to_owned())),
+            },
+        };
+        self.raft.transfer_leader(to).await?;
+        let moved = self
+            .raft
+            .wait_for(|state| state.leader.is_some_and(|leader| leader != self.node));
+        match env::timeout(self.settings.timing.election_timeout_max, moved).await {
+            Ok(()) => Ok(()),
+            Err(env::Elapsed) => Err(MembershipError::Refused(format!(
+                "node {to} did not take over in time"
+            ))),
+        }
+    }
+
+    /// What this node knows of itself and the group.
+    pub(crate) fn status(&self) -> Status {
+        let state = self.raft.state();
+        let applied = Arc::clone(&self.raft.machine().applied().borrow());
+        let leading = state.role == Part::Leader;
+        let members = state.members.iter().map(|m| MemberStatus {
+            id: m.id,
+            address: m.address.clone(),
+            voter: m.voter,
+            lag_entries: match leading {
+                true if m.id == self.node => Some(0),
+                true => m
+                    .matched
+                    .map(|matched| entries_behind(state.last_log, Some(matched))),
+                false => None,
+            },
+            round_trip: self.transport.round_trip(m.id.number()),
+        });
+        Status {
+            cluster: self.cluster.to_string(),
+            node: self.node,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            role: match state.role {
+                Part::Leader => NodeRole::Leader,
+                Part::Follower => NodeRole::Follower,
+                Part::Candidate => NodeRole::Candidate,
+                Part::Learner => NodeRole::Learner,
+                Part::Stopped => NodeRole::Stopped,
+            },
+            term: state.term,
+            leader: state.leader,
+            revision: applied.revision,
+            state_hash: applied.state_hash,
+            last_log: state.last_log,
+            committed: state.committed,
+            applied: applied.position.map(|p| p.index),
+            purged: state.purged,
+            lag: self.raft.lag(),
+            sync_p50_micros: None,
+            members: members.collect(),
+            fault: state.stopped,
+        }
+    }
+}
+
+fn entries_behind(last: Option<LogIndex>, matched: Option<LogIndex>) -> u64 {
+    let past = |index: Option<LogIndex>| index.map_or(0, |index| index.number() + 1);
+    past(last).saturating_sub(past(matched))
+}

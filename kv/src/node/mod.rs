@@ -1,0 +1,177 @@
+//! A node: built, running, asked, stopped.
+//!
+//! [`Node::builder`] makes it from settings (data) and components (code). A node without peers serves within
+//! milliseconds and opens no port; the same builder with peers, a transport and an id joins a cluster.
+
+mod builder;
+mod clients;
+mod front;
+mod loopback;
+mod proposer;
+mod readers;
+mod reply;
+mod settings;
+mod status;
+mod storage;
+mod timing;
+
+pub use builder::{Builder, StartError};
+pub use settings::{InvalidSettings, Settings};
+pub use status::{MemberStatus, NodeRole, Status};
+pub use storage::StorageError;
+pub use timing::{InvalidTiming, Profile, Timing};
+
+pub(crate) use front::Front;
+pub(crate) use settings::RaftSettings;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_transport::{Class, Transport};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::client::Client;
+use crate::env;
+use crate::env::disk::LockGuard;
+use crate::model::NodeId;
+use crate::raft::{Part, RaftNode};
+
+/// A running node. Cheap to clone; ends with [`shutdown`](Self::shutdown), or without grace when the last
+/// clone is dropped.
+#[derive(Clone, Debug)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    front: Front,
+    raft: Arc<RaftNode>,
+    transport: Arc<dyn Transport>,
+    /// Refuse new work.
+    stopping: CancellationToken,
+    /// End all tasks.
+    stopped: CancellationToken,
+    tasks: TaskTracker,
+    _lock: Box<dyn LockGuard>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stopping.cancel();
+        self.stopped.cancel();
+    }
+}
+
+impl Node {
+    /// Begins to describe a node.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Its id.
+    pub fn id(&self) -> NodeId {
+        self.inner.front.node()
+    }
+
+    /// The address that it listens on, with the port that was really bound; `None` without a network.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.inner.transport.local_address()
+    }
+
+    /// A client in this process. It asks this node first, and follows the leader where that is another.
+    pub fn client(&self) -> Client {
+        Client::local(self.inner.front.clone(), Arc::clone(&self.inner.transport))
+    }
+
+    /// What this node knows of itself and the group, without asking anyone.
+    pub fn status(&self) -> Status {
+        self.inner.front.status()
+    }
+
+    /// Waits until this node follows or is a leader. Cancel safe.
+    pub async fn ready(&self) {
+        self.inner
+            .raft
+            .wait_for(|state| state.leader.is_some() || state.role == Part::Stopped)
+            .await;
+    }
+
+    /// Waits until a fault or a shutdown has ended this node's part. Cancel safe.
+    pub async fn stopped(&self) -> Option<String> {
+        self.inner
+            .raft
+            .wait_for(|state| state.role == Part::Stopped)
+            .await;
+        self.inner.raft.state().stopped
+    }
+
+    /// Stops: refuses new work, hands leadership on, lets open requests end, makes the state durable, closes.
+    ///
+    /// A leader's departure so costs no election timeout. Each step has its deadline; what did not end in
+    /// time is told. Cancel safe, but a stop begun is not undone.
+    pub async fn shutdown(&self) -> ShutdownReport {
+        let inner = &self.inner;
+        let mut report = ShutdownReport::default();
+        if inner.raft.state().role == Part::Leader
+            && inner
+                .raft
+                .state()
+                .members
+                .iter()
+                .any(|m| m.id != self.id() && m.voter)
+        {
+            report.leadership_moved = Some(inner.front.move_leader(None).await.is_ok());
+        }
+        inner.stopping.cancel();
+        inner.raft.shutdown().await;
+        inner.transport.shutdown().await;
+        inner.stopped.cancel();
+        inner.tasks.close();
+        const DRAIN: Duration = Duration::from_secs(5);
+        report.drained = env::timeout(DRAIN, inner.tasks.wait()).await.is_ok();
+        report
+    }
+}
+
+/// How a stop went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ShutdownReport {
+    /// Leadership was handed on; `None` where there was none to hand on or nobody to take it.
+    pub leadership_moved: Option<bool>,
+    /// Every task ended in time.
+    pub drained: bool,
+}
+
+/// Accepts streams until the transport is shut down, and serves each in a task of its own.
+async fn accept(
+    front: Front,
+    raft: Arc<RaftNode>,
+    transport: Arc<dyn Transport>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+) {
+    while let Some(incoming) = transport.accept().await {
+        let stop = stop.clone();
+        match incoming.class {
+            Class::Client => {
+                let serving = clients::serve(front.clone(), incoming.stream);
+                env::spawn(
+                    "client-stream",
+                    tasks.track_future(stop.run_until_cancelled_owned(serving)),
+                );
+            }
+            Class::Control | Class::Append | Class::Bulk => {
+                let raft = Arc::clone(&raft);
+                let serving = async move { raft.serve(incoming).await };
+                env::spawn(
+                    "peer-stream",
+                    tasks.track_future(stop.run_until_cancelled_owned(serving)),
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! A node's settings: plain data, checked once when the node is built.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::timing::{InvalidTiming, Profile, Timing};
+use crate::log::LogSettings;
+use crate::machine::MachineSettings;
+use crate::model::Limits;
+use crate::raft::DurabilityBounds;
+
+/// All settings of a node, with defaults that are safe.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Settings {
+    /// Heartbeats and election timeouts; the development profile by default.
+    pub timing: Timing,
+    /// Limits of keys, values and transactions; the same on every node.
+    pub limits: Limits,
+    /// Entries after which the log may be purged behind a durable state: 1 or more; 50,000 by default. A
+    /// follower further behind than this and [`log_entries_kept`](Self::log_entries_kept) gets a snapshot.
+    pub snapshot_entries: u64,
+    /// Entries that stay in the log behind that point for followers to catch up from; 100,000 by default.
+    pub log_entries_kept: u64,
+    /// Memory for recent entries, in bytes; 64 MiB by default.
+    pub log_cache_bytes: u64,
+    /// The size of a log segment in bytes; 64 MiB by default. Two at least stand on disk.
+    pub log_segment_bytes: u64,
+    /// Memory for pages of the state file, in bytes; 256 MiB by default.
+    pub state_cache_bytes: usize,
+    /// The state file is made durable at the latest after this long; 5 s by default. The log holds the rest:
+    /// this bounds the replay after a crash, not what may be lost, which is nothing.
+    pub durable_interval: Duration,
+    /// Proposals that may be on their way at once: 1 to 1,024; 4 by default. What waits longer shares an
+    /// entry, so a small number makes large batches under load and costs a lone client nothing.
+    pub proposals_in_flight: usize,
+    /// How long a session outlives its last write, by the log's time; 1 hour by default.
+    pub session_ttl: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let log = LogSettings::default();
+        Self {
+            timing: Profile::Development.timing(),
+            limits: Limits::default(),
+            snapshot_entries: 50_000,
+            log_entries_kept: 100_000,
+            log_cache_bytes: log.cache_bytes_max,
+            log_segment_bytes: log.segment_bytes,
+            state_cache_bytes: MachineSettings::default().cache_bytes,
+            durable_interval: Duration::from_secs(5),
+            proposals_in_flight: 4,
+            session_ttl: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// A setting outside its range.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidSettings {
+    /// The times contradict each other.
+    #[error(transparent)]
+    Timing(#[from] InvalidTiming),
+    /// A number is outside its range.
+    #[error("{setting} is {value}; it must be {bounds}")]
+    OutOfRange {
+        /// The setting's name.
+        setting: &'static str,
+        /// The value given.
+        value: u64,
+        /// The range allowed.
+        bounds: &'static str,
+    },
+}
+
+impl Settings {
+    /// Checks every setting and tells all that are wrong.
+    pub fn check(&self) -> Result<(), Vec<InvalidSettings>> {
+        let mut wrong = Vec::new();
+        if let Err(error) = self.timing.check() {
+            wrong.push(error.into());
+        }
+        let mut range = |setting, value: u64, allowed: std::ops::RangeInclusive<u64>, bounds| {
+            if !allowed.contains(&value) {
+                wrong.push(InvalidSettings::OutOfRange {
+                    setting,
+                    value,
+                    bounds,
+                });
+            }
+        };
+        range(
+            "snapshot_entries",
+            self.snapshot_entries,
+            1..=u64::MAX,
+            "at least 1",
+        );
+        range(
+            "proposals_in_flight",
+            self.proposals_in_flight as u64,
+            1..=1024,
+            "1 to 1,024",
+        );
+        range(
+            "log_segment_bytes",
+            self.log_segment_bytes,
+            65_536..=1 << 40,
+            "64 KiB to 1 TiB",
+        );
+        range(
+            "limits.key_bytes_max",
+            self.limits.key_bytes_max as u64,
+            1..=32_768,
+            "1 to 32,768",
+        );
+        range(
+            "limits.txn_ops_max",
+            self.limits.txn_ops_max as u64,
+            1..=1 << 24,
+            "1 to 16,777,216",
+        );
+        range(
+            "limits.txn_bytes_max",
+            self.limits.txn_bytes_max as u64,
+            1024..=24 << 20,
+            "1 KiB to 24 MiB",
+        );
+        range(
+            "limits.value_bytes_max",
+            self.limits.value_bytes_max as u64,
+            1..=self.limits.txn_bytes_max as u64,
+            "at least 1 and at most limits.txn_bytes_max",
+        );
+        if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+    }
+
+    pub(crate) fn raft(&self) -> RaftSettings {
+        RaftSettings {
+            snapshot_entries: self.snapshot_entries,
+            log_entries_kept: self.log_entries_kept,
+            durability: DurabilityBounds::default(),
+            durable_interval: self.durable_interval,
+        }
+    }
+}
+
+/// The part of the settings that Raft's glue takes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RaftSettings {
+    pub snapshot_entries: u64,
+    pub log_entries_kept: u64,
+    pub durability: DurabilityBounds,
+    pub durable_interval: Duration,
+}

@@ -1,0 +1,87 @@
+//! What a node tells about itself.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{LogIndex, NodeId, Revision, StateHash, Term};
+
+/// A node's part in the group at this moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeRole {
+    /// Serves writes.
+    Leader,
+    /// Follows a leader, with a vote.
+    Follower,
+    /// Stands for election.
+    Candidate,
+    /// Follows without a vote.
+    Learner,
+    /// Was shut down or ended by a fault.
+    Stopped,
+}
+
+impl std::fmt::Display for NodeRole {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            NodeRole::Leader => "leader",
+            NodeRole::Follower => "follower",
+            NodeRole::Candidate => "candidate",
+            NodeRole::Learner => "learner",
+            NodeRole::Stopped => "stopped",
+        })
+    }
+}
+
+/// A member of the group, as one node knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberStatus {
+    /// Its id.
+    pub id: NodeId,
+    /// Where it is reached.
+    pub address: String,
+    /// Whether it has a vote.
+    pub voter: bool,
+    /// Entries that the leader has and this member was not yet known to have; told by leaders only.
+    pub lag_entries: Option<u64>,
+    /// The smoothed round trip to it.
+    pub round_trip: Option<Duration>,
+}
+
+/// A node's account of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The node.
+    pub node: NodeId,
+    /// The release that it runs.
+    pub version: String,
+    /// Its part.
+    pub role: NodeRole,
+    /// Its term.
+    pub term: Term,
+    /// The leader that it follows or is.
+    pub leader: Option<NodeId>,
+    /// The revision that it has applied.
+    pub revision: Revision,
+    /// The hash of its state at that revision and applied index.
+    pub state_hash: StateHash,
+    /// The last entry in its log.
+    pub last_log: Option<LogIndex>,
+    /// The last entry that it knows to be committed.
+    pub committed: Option<LogIndex>,
+    /// The last entry that it has applied.
+    pub applied: Option<LogIndex>,
+    /// The log before this entry is gone.
+    pub purged: Option<LogIndex>,
+    /// How long ago it was level with its leader.
+    pub lag: Option<Duration>,
+    /// The median time of the log's syncs so far, in microseconds.
+    pub sync_p50_micros: Option<u64>,
+    /// All members.
+    pub members: Vec<MemberStatus>,
+    /// Why it stopped, if it did.
+    pub fault: Option<String>,
+}

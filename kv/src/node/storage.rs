@@ -1,0 +1,205 @@
+//! A node's files: found whole, or made in an order that a crash cannot confuse.
+//!
+//! | name | what |
+//! |---|---|
+//! | `LOCK` | held by the process that runs the node |
+//! | `CREATING` | stands while the files are made for the first time |
+//! | `identity` | cluster, node and format; made last, so that a node takes part only with whole files |
+//! | `log/` | the Raft log, with the vote |
+//! | `state/` | the state file and snapshots on their way in |
+//!
+//! Always: with `identity`, log and state must exist and belong together, or the node refuses to start: a
+//! voter that forgot its vote must never come back under the same id.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::env::disk::LockGuard;
+use crate::env::{self, Disk};
+use crate::identity::{Identity, IdentityError};
+use crate::log::{Log, LogOpenError, LogSettings};
+use crate::machine::{self, Machine, MachineOpenError, MachineSettings, Reader};
+use crate::model::{LogPosition, NodeId};
+
+/// A data directory that cannot be used. Nothing in it was changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StorageError {
+    /// The operating system refused.
+    #[error("{path}: {error}")]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What it said.
+        error: std::io::Error,
+    },
+    /// Another process runs a node on it.
+    #[error("{dir} is in use by another process; stop that one, or give this node a directory of its own")]
+    InUse {
+        /// The data directory.
+        dir: PathBuf,
+    },
+    /// The identity file cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The identity file is gone while log or state remain.
+    #[error(
+        "{dir} holds a node's {found} but no identity file: restore it from a backup, or remove this node from \
+         the cluster and add an empty directory under a new node id"
+    )]
+    IdentityMissing {
+        /// The data directory.
+        dir: PathBuf,
+        /// What is there.
+        found: &'static str,
+    },
+    /// The log cannot be used.
+    #[error(transparent)]
+    Log(#[from] LogOpenError),
+    /// The state file cannot be used.
+    #[error(transparent)]
+    State(#[from] MachineOpenError),
+    /// The log was purged beyond the state.
+    #[error(
+        "the state in {dir} was applied up to {applied}, but the log begins after {purged}: one of the two is from \
+         another time; remove this node from the cluster and add an empty directory under a new node id"
+    )]
+    StateBehindLog {
+        /// The data directory.
+        dir: PathBuf,
+        /// What the state holds.
+        applied: String,
+        /// What the log no longer holds.
+        purged: LogPosition,
+    },
+}
+
+/// A node's open files.
+#[derive(Debug)]
+pub(crate) struct Storage {
+    pub lock: Box<dyn LockGuard>,
+    pub log: Log,
+    pub machine: Machine,
+    pub reader: Reader,
+    /// Where the state file stands.
+    pub state_dir: PathBuf,
+}
+
+/// Opens or makes the files of a data directory. Blocks.
+pub(crate) fn open(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    cluster: &str,
+    node: NodeId,
+    log: LogSettings,
+    state: MachineSettings,
+) -> Result<Storage, StorageError> {
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |error| StorageError::Io { path, error }
+    };
+    disk.create_dir_all(dir).map_err(io(dir))?;
+    let lock = disk.lock(&dir.join("LOCK")).map_err(|error| match error.kind() {
+        std::io::ErrorKind::WouldBlock => StorageError::InUse { dir: dir.to_owned() },
+        _ => StorageError::Io {
+            path: dir.join("LOCK"),
+            error,
+        },
+    })?;
+    let (log_dir, state_dir, creating) = (dir.join("log"), dir.join("state"), dir.join("CREATING"));
+    let identity = Identity::load(disk.as_ref(), dir)?;
+    let is_new = identity.is_none();
+    if let Some(identity) = identity {
+        identity.check(dir, cluster, node)?;
+        if disk.exists(&creating).map_err(io(&creating))? {
+            // The crash came after the identity was durable: the files are whole.
+            disk.remove_file(&creating).map_err(io(&creating))?;
+        }
+    } else {
+        prepare_new(disk, dir, &log_dir, &state_dir, &creating)?;
+    }
+    let (log_mode, state_mode) = if is_new {
+        (crate::log::OpenMode::Create, machine::OpenMode::Create)
+    } else {
+        (crate::log::OpenMode::Existing, machine::OpenMode::Existing)
+    };
+    let log = Log::open(
+        Arc::clone(disk),
+        &log_dir,
+        LogSettings {
+            mode: log_mode,
+            ..log
+        },
+    )?;
+    let (machine, reader) = Machine::open(Arc::clone(disk), &state_dir, state_mode, state)?;
+    if is_new {
+        disk.sync_dir(dir).map_err(io(dir))?;
+        let (high, low) = (env::random_u64(), env::random_u64());
+        let uuid =
+            uuid::Builder::from_random_bytes(((u128::from(high) << 64) | u128::from(low)).to_be_bytes());
+        Identity::new(cluster, node, uuid.into_uuid())?.create(disk.as_ref(), dir)?;
+        disk.remove_file(&creating).map_err(io(&creating))?;
+        disk.sync_dir(dir).map_err(io(dir))?;
+    }
+    if let Some(purged) = log.purged()
+        && machine.applied().position.is_none_or(|applied| applied < purged)
+    {
+        let applied = machine
+            .applied()
+            .position
+            .map_or("nothing".to_owned(), |p| p.to_string());
+        return Err(StorageError::StateBehindLog {
+            dir: dir.to_owned(),
+            applied,
+            purged,
+        });
+    }
+    Ok(Storage {
+        lock,
+        log,
+        machine,
+        reader,
+        state_dir,
+    })
+}
+
+/// Makes room for new files: what an interrupted first start left is removed, anything else is refused.
+fn prepare_new(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    log_dir: &Path,
+    state_dir: &Path,
+    creating: &Path,
+) -> Result<(), StorageError> {
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |error| StorageError::Io { path, error }
+    };
+    let interrupted = disk.exists(creating).map_err(io(creating))?;
+    for (part, found) in [(log_dir, "log"), (state_dir, "state")] {
+        if !disk.exists(part).map_err(io(part))? {
+            continue;
+        }
+        let files = disk.list(part).map_err(io(part))?;
+        if files.is_empty() {
+            continue;
+        }
+        if !interrupted {
+            return Err(StorageError::IdentityMissing {
+                dir: dir.to_owned(),
+                found,
+            });
+        }
+        for file in files {
+            disk.remove_file(&file).map_err(io(&file))?;
+        }
+        disk.sync_dir(part).map_err(io(part))?;
+    }
+    let marker = disk.open(creating, true).map_err(io(creating))?;
+    marker.sync_data().map_err(io(creating))?;
+    disk.sync_dir(dir).map_err(io(dir))?;
+    for part in [log_dir, state_dir] {
+        disk.create_dir_all(part).map_err(io(part))?;
+    }
+    disk.sync_dir(dir).map_err(io(dir))
+}

@@ -1,0 +1,196 @@
+//! openraft's log storage on [`crate::log`].
+//!
+//! Always: `append` returns once the entries are readable, and completes its callback after their sync, in
+//! order; a vote is durable when `save_vote` returns (openraft's `docs::protocol::io_ordering`).
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+
+use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
+use openraft::{OptionalSend, RaftLogReader};
+
+use super::types::{
+    Entry, EntryPayload, LogId, Membership, ProposalData, TypeConfig, Vote, kind, log_id, position,
+};
+use crate::fault::Fault;
+use crate::log::{Log, LogEntry};
+use crate::model::{self, LogIndex};
+
+/// How many bytes of entries one read returns at most, beyond the first entry. Bounds what a lagging
+/// follower makes the leader hold in memory for it.
+const READ_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+#[derive(Clone, Debug)]
+pub(crate) struct LogStore {
+    log: Log,
+}
+
+impl LogStore {
+    pub(crate) fn new(log: Log) -> Self {
+        Self { log }
+    }
+
+    /// Reads `range` whole, in as many steps as its size asks for.
+    async fn read_all(&self, range: std::ops::Range<u64>) -> Result<Vec<Entry>, io::Error> {
+        let mut entries = Vec::new();
+        let mut next = range.start;
+        while next < range.end {
+            let step = LogIndex::new(next)..LogIndex::new(range.end);
+            let read = self.log.read(step, READ_BYTES_MAX).await?;
+            if read.is_empty() {
+                break;
+            }
+            next += read.len() as u64;
+            for entry in read {
+                entries.push(decode_entry(entry)?);
+            }
+        }
+        Ok(entries)
+    }
+
+    /// The range cut to what the log holds.
+    fn clamp(&self, range: impl RangeBounds<u64>) -> std::ops::Range<u64> {
+        let start = match range.start_bound() {
+            Bound::Included(start) => *start,
+            Bound::Excluded(start) => start.saturating_add(1),
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(end) => end.saturating_add(1),
+            Bound::Excluded(end) => *end,
+            Bound::Unbounded => u64::MAX,
+        };
+        let first = self.log.purged().map_or(0, |purged| purged.index.number() + 1);
+        let past_last = self.log.last().map_or(0, |last| last.index.number() + 1);
+        start.max(first)..end.min(past_last)
+    }
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry>, io::Error> {
+        let range = self.clamp(range);
+        self.read_all(range).await
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
+        self.log.vote().map(|bytes| decode_vote(&bytes)).transpose()
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
+        let range = self.clamp(start..end);
+        let read = self
+            .log
+            .read(
+                LogIndex::new(range.start)..LogIndex::new(range.end),
+                READ_BYTES_MAX,
+            )
+            .await?;
+        read.into_iter().map(decode_entry).collect()
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
+        Ok(LogState {
+            last_purged_log_id: self.log.purged().map(log_id),
+            last_log_id: self.log.last().map(log_id),
+        })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        Ok(self.log.save_vote(model::encode(vote).into()).await?)
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
+        let Some(committed) = committed else { return Ok(()) };
+        Ok(self
+            .log
+            .save_committed(model::encode(&position(&committed)).into())
+            .await?)
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
+        let Some(bytes) = self.log.committed() else {
+            return Ok(None);
+        };
+        let position = model::decode(&bytes).map_err(|e| corrupt("the committed position", &e))?;
+        Ok(Some(log_id(position)))
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> Result<(), io::Error>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries = entries.into_iter().map(|entry| encode_entry(&entry)).collect();
+        let on_durable = Box::new(move |result: Result<(), Fault>| {
+            callback.io_completed(result.map_err(io::Error::from));
+        });
+        Ok(self.log.append(entries, on_durable).await?)
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
+        Ok(self
+            .log
+            .truncate_after(last.map(|id| LogIndex::new(id.index)))
+            .await?)
+    }
+
+    async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
+        Ok(self.log.purge(position(&upto)).await?)
+    }
+}
+
+pub(crate) fn encode_entry(entry: &Entry) -> LogEntry {
+    let payload = match &entry.payload {
+        EntryPayload::Blank => bytes::Bytes::from_static(&[kind::BLANK]),
+        EntryPayload::Normal(proposal) => proposal.record(),
+        EntryPayload::Membership(membership) => {
+            let mut framed = vec![kind::MEMBERSHIP];
+            model::encode_onto(membership, &mut framed);
+            framed.into()
+        }
+    };
+    LogEntry {
+        position: position(&entry.log_id),
+        payload,
+    }
+}
+
+pub(crate) fn decode_entry(entry: LogEntry) -> Result<Entry, io::Error> {
+    let payload = match entry.payload.first() {
+        Some(&kind::BLANK) => EntryPayload::Blank,
+        Some(&kind::PROPOSAL) => EntryPayload::Normal(ProposalData::from_record(entry.payload)),
+        Some(&kind::MEMBERSHIP) => {
+            let membership: Membership =
+                model::decode(&entry.payload[1..]).map_err(|e| corrupt("a membership entry", &e))?;
+            EntryPayload::Membership(membership)
+        }
+        other => return Err(corrupt("an entry's kind", &format!("{other:?}"))),
+    };
+    Ok(Entry {
+        log_id: log_id(entry.position),
+        payload,
+    })
+}
+
+fn decode_vote(bytes: &[u8]) -> Result<Vote, io::Error> {
+    model::decode(bytes).map_err(|e| corrupt("the vote", &e))
+}
+
+fn corrupt(what: &str, detail: &dyn std::fmt::Display) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("the log's record of {what} cannot be read: {detail}"),
+    )
+}

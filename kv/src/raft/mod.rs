@@ -1,0 +1,431 @@
+//! openraft, wired to our log, machine and transport. Its types end here.
+//!
+//! [`RaftNode`] is what the rest of the crate sees: propose, read index, membership, leadership, and what the
+//! metrics say, in the model's words.
+
+mod log_store;
+mod network;
+mod peers;
+mod read_index;
+mod serve;
+mod state_machine;
+mod types;
+mod wire;
+
+pub(crate) use read_index::ReadIndexError;
+pub(crate) use state_machine::{DurabilityBounds, SnapshotData, StateMachine};
+pub(crate) use types::{Member, ProposalData};
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::errors::{ClientWriteError, InitializeError, RaftError};
+use openraft::{ChangeMembers, Config, ServerState, SnapshotPolicy};
+use quorate_transport::{Class, Incoming, Role, Transport};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::env::{self, Disk};
+use crate::fault::Fault;
+use crate::log::Log;
+use crate::machine::{EntryOutcome, Machine, Reader};
+use crate::model::{LogIndex, NodeId, Term};
+use crate::node::{RaftSettings, Timing};
+use log_store::LogStore;
+use network::NetworkFactory;
+use peers::PeerContact;
+use read_index::ReadRounds;
+use types::{Callback, Raft, TypeConfig};
+
+/// What a node's Raft part is started from.
+pub(crate) struct RaftParts {
+    pub id: NodeId,
+    pub log: Log,
+    pub machine: Machine,
+    pub reader: Reader,
+    pub disk: Arc<dyn Disk>,
+    pub dir: PathBuf,
+    pub transport: Arc<dyn Transport>,
+    pub timing: Timing,
+    pub settings: RaftSettings,
+}
+
+/// A running member of the group.
+pub(crate) struct RaftNode {
+    id: NodeId,
+    raft: Raft,
+    machine: StateMachine,
+    contact: Arc<PeerContact>,
+    rounds: ReadRounds,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl std::fmt::Debug for RaftNode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RaftNode")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What became of a proposal.
+#[derive(Debug)]
+pub(crate) enum Proposed {
+    /// Committed and applied.
+    Applied {
+        /// The answers, one for each command.
+        outcome: EntryOutcome,
+    },
+    /// This node does not lead; nothing was proposed.
+    NotLeader { leader: Option<(NodeId, String)> },
+    /// Leadership was lost on the way: the entry may commit yet, or never.
+    Unknown { leader: Option<(NodeId, String)> },
+}
+
+/// What a member change or a leadership transfer was refused for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum MembershipError {
+    #[error("this node does not lead")]
+    NotLeader { leader: Option<(NodeId, String)> },
+    #[error("{0}")]
+    Refused(String),
+    #[error("the node has stopped: {0}")]
+    Stopped(String),
+}
+
+/// One member as the membership and the metrics know it.
+#[derive(Debug, Clone)]
+pub(crate) struct MemberState {
+    pub id: NodeId,
+    pub address: String,
+    pub voter: bool,
+    /// How far the leader knows this member's log; `None` on followers and where nothing is known yet.
+    pub matched: Option<LogIndex>,
+}
+
+/// A glance at the Raft part.
+#[derive(Debug, Clone)]
+pub(crate) struct RaftState {
+    pub term: Term,
+    pub role: Part,
+    pub leader: Option<NodeId>,
+    pub last_log: Option<LogIndex>,
+    pub committed: Option<LogIndex>,
+    pub purged: Option<LogIndex>,
+    pub members: Vec<MemberState>,
+    pub stopped: Option<String>,
+}
+
+/// A node's present part in the group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    Leader,
+    Follower,
+    Candidate,
+    Learner,
+    Stopped,
+}
+
+fn config(timing: &Timing, settings: &RaftSettings) -> Config {
+    let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+    Config {
+        cluster_name: "quorate".to_owned(),
+        heartbeat_interval: millis(timing.heartbeat),
+        election_timeout_min: millis(timing.election_timeout_min),
+        election_timeout_max: millis(timing.election_timeout_max),
+        // A large entry takes its time; the leader must not split what one message can carry.
+        max_payload_entries: 1024,
+        install_snapshot_timeout: 10 * 60 * 1000,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(settings.snapshot_entries),
+        max_in_snapshot_log_to_keep: settings.log_entries_kept,
+        replication_lag_threshold: settings
+            .snapshot_entries
+            .saturating_add(settings.log_entries_kept),
+        purge_batch_size: 256,
+        enable_pre_vote: Some(true),
+        // Unsafe with an append that returns before its sync: the leader could come back in its old term and
+        // reuse the log id of an entry that it lost and others committed. See docs/upstream.md.
+        enable_leader_restore: Some(false),
+        allow_log_reversion: Some(false),
+        // Entries leave for the followers while our own sync runs.
+        broadcast_submitted_on_append: Some(true),
+        backoff: "20ms 40ms 80ms ..500ms".to_owned(),
+        ..Config::default()
+    }
+}
+
+impl RaftNode {
+    pub(crate) async fn start(parts: RaftParts) -> Result<Self, Fault> {
+        let stopped = |e: &dyn std::fmt::Display| Fault::State {
+            doing: "starting Raft",
+            detail: e.to_string(),
+        };
+        let config = config(&parts.timing, &parts.settings)
+            .validate()
+            .map_err(|e| stopped(&e))?;
+        let bounds = parts.settings.durability;
+        let machine = StateMachine::start(parts.machine, parts.reader, bounds, parts.disk, parts.dir);
+        let network = NetworkFactory {
+            own_id: parts.id.number(),
+            transport: Arc::clone(&parts.transport),
+            stall_max: parts.timing.election_timeout_min,
+        };
+        let store = LogStore::new(parts.log);
+        let raft = Raft::new(
+            parts.id.number(),
+            Arc::new(config),
+            network,
+            store,
+            machine.clone(),
+        )
+        .await
+        .map_err(|e| stopped(&e))?;
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let (rounds, run) = ReadRounds::new(raft.clone(), Arc::clone(&parts.transport));
+        env::spawn(
+            "read-rounds",
+            tasks.track_future(stop.clone().run_until_cancelled_owned(run.run())),
+        );
+        let keeper = keep_durable(machine.clone(), parts.settings.durable_interval);
+        env::spawn(
+            "keep-durable",
+            tasks.track_future(stop.clone().run_until_cancelled_owned(keeper)),
+        );
+        Ok(Self {
+            id: parts.id,
+            raft,
+            machine,
+            contact: Arc::default(),
+            rounds,
+            stop,
+            tasks,
+        })
+    }
+
+    pub(crate) fn machine(&self) -> &StateMachine {
+        &self.machine
+    }
+
+    /// Hands a peer's stream to what serves its class. Returns it when the class is not Raft's.
+    pub(crate) async fn serve(self: &Arc<Self>, incoming: Incoming) {
+        let Role::Node(from) = incoming.from.role else {
+            return;
+        };
+        let node = Arc::clone(self);
+        match incoming.class {
+            Class::Control => serve::control(node, from, incoming.stream).await,
+            Class::Append => serve::append(node, from, incoming.stream).await,
+            Class::Bulk => serve::snapshot(node, from, incoming.stream).await,
+            Class::Client => {}
+        }
+    }
+
+    /// Forms the group, if this node's log is empty. All of `members` may do so, in any order.
+    pub(crate) async fn form(&self, members: &BTreeMap<NodeId, Member>) -> Result<(), MembershipError> {
+        let members: BTreeMap<u64, Member> = members.iter().map(|(id, m)| (id.number(), m.clone())).collect();
+        match self.raft.initialize(members).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(RaftError::APIError(error)) => Err(MembershipError::Refused(error.to_string())),
+            Err(RaftError::Fatal(fatal)) => Err(MembershipError::Stopped(fatal.to_string())),
+        }
+    }
+
+    pub(crate) async fn is_formed(&self) -> Result<bool, MembershipError> {
+        self.raft
+            .is_initialized()
+            .await
+            .map_err(|e| MembershipError::Stopped(e.to_string()))
+    }
+
+    /// Stands for election now, without waiting for a timeout.
+    pub(crate) async fn elect(&self) {
+        if let Err(error) = self.raft.trigger().elect(true).await {
+            tracing::debug!(%error, "no election: Raft has stopped");
+        }
+    }
+
+    /// Proposes an entry. `answer` is called from the apply thread, or with the reason why not. Cancel safe:
+    /// an entry that was handed over goes its way.
+    pub(crate) async fn propose(&self, data: ProposalData, answer: impl FnOnce(Proposed) + Send + 'static) {
+        let responder = Callback::new(move |result: openraft::raft::ClientWriteResult<TypeConfig>| {
+            answer(match result {
+                Ok(response) => Proposed::Applied {
+                    outcome: response.data,
+                },
+                Err(ClientWriteError::ForwardToLeader(forward)) => Proposed::NotLeader {
+                    leader: leader(forward.leader_id, forward.leader_node),
+                },
+                Err(ClientWriteError::LogEntryDiscarded(forward)) => Proposed::Unknown {
+                    leader: leader(forward.leader_id, forward.leader_node),
+                },
+                Err(_) => Proposed::Unknown { leader: None },
+            });
+        });
+        // On an error the responder was dropped, and what it holds says so to those who wait.
+        if let Err(error) = self.raft.client_write_ff(data, Some(responder)).await {
+            tracing::debug!(%error, "nothing was proposed: Raft has stopped");
+        }
+    }
+
+    /// The index that a linearizable read on this node must have applied; a follower asks its leader.
+    pub(crate) async fn read_index(&self) -> Result<Option<LogIndex>, ReadIndexError> {
+        self.rounds.index(true).await
+    }
+
+    /// The same for a follower's question, which is not passed on.
+    pub(crate) async fn leader_read_index(&self) -> Result<Option<LogIndex>, ReadIndexError> {
+        self.rounds.index(false).await
+    }
+
+    /// How long ago this node was level with its leader; zero on a leader whose quorum is fresh.
+    pub(crate) fn lag(&self) -> Option<Duration> {
+        let applied = self.machine.applied().borrow().position.map(|p| p.index.number());
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        if metrics.state == ServerState::Leader {
+            return metrics
+                .last_quorum_acked
+                .as_ref()
+                .map(|acked| env::now().since(**acked));
+        }
+        self.contact.lag(applied)
+    }
+
+    /// Adds a node that receives the log but has no vote. Returns when it is in the membership.
+    pub(crate) async fn add_learner(&self, id: NodeId, address: String) -> Result<(), MembershipError> {
+        membership(
+            self.raft
+                .add_learner(id.number(), Member { address }, false)
+                .await,
+        )
+    }
+
+    /// Gives a learner a vote.
+    pub(crate) async fn promote(&self, id: NodeId) -> Result<(), MembershipError> {
+        let change = ChangeMembers::AddVoterIds(BTreeSet::from([id.number()]));
+        membership(self.raft.change_membership(change, true).await)
+    }
+
+    /// Takes a node out, whatever its part.
+    pub(crate) async fn remove(&self, id: NodeId) -> Result<(), MembershipError> {
+        let ids = BTreeSet::from([id.number()]);
+        let voter = self.raft.voter_ids().any(|voter| voter == id.number());
+        if voter {
+            membership(
+                self.raft
+                    .change_membership(ChangeMembers::RemoveVoters(ids.clone()), true)
+                    .await,
+            )?;
+        }
+        membership(
+            self.raft
+                .change_membership(ChangeMembers::RemoveNodes(ids), false)
+                .await,
+        )
+    }
+
+    /// Hands leadership to a voter. Returns when the request was made; watch [`state`](Self::state) for it.
+    pub(crate) async fn transfer_leader(&self, to: NodeId) -> Result<(), MembershipError> {
+        let transfer = self.raft.trigger().transfer_leader(to.number()).await;
+        transfer.map_err(|e| MembershipError::Stopped(e.to_string()))
+    }
+
+    /// A glance at the metrics.
+    pub(crate) fn state(&self) -> RaftState {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let index = |id: &Option<types::LogId>| id.as_ref().map(|id| LogIndex::new(id.index));
+        let membership = metrics.membership_config.membership();
+        let voters: BTreeSet<u64> = membership.voter_ids().collect();
+        let members = membership.nodes().map(|(id, member)| MemberState {
+            id: NodeId::new(*id),
+            address: member.address.clone(),
+            voter: voters.contains(id),
+            matched: metrics
+                .replication
+                .as_ref()
+                .and_then(|r| r.get(id))
+                .and_then(index),
+        });
+        let stopped = metrics.running_state.as_ref().err().map(ToString::to_string);
+        RaftState {
+            term: Term::new(metrics.current_term),
+            role: match metrics.state {
+                _ if stopped.is_some() => Part::Stopped,
+                ServerState::Leader => Part::Leader,
+                ServerState::Follower => Part::Follower,
+                ServerState::Candidate => Part::Candidate,
+                ServerState::Learner => Part::Learner,
+                ServerState::Shutdown => Part::Stopped,
+            },
+            leader: metrics.current_leader.map(NodeId::new),
+            last_log: metrics.last_log_index.map(LogIndex::new),
+            committed: index(&metrics.cluster_committed),
+            purged: index(&metrics.purged),
+            members: members.collect(),
+            stopped,
+        }
+    }
+
+    /// Waits until the metrics change. Cancel safe.
+    pub(crate) async fn wait_for(&self, mut condition: impl FnMut(&RaftState) -> bool) {
+        let mut changes = self.raft.metrics();
+        loop {
+            if condition(&self.state()) || changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Stops Raft and waits for its tasks. The state is made durable first.
+    pub(crate) async fn shutdown(&self) {
+        if let Err(fault) = self.machine.make_durable().await {
+            tracing::warn!(%fault, "the state was not made durable at the stop; the log will replay the rest");
+        }
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(%error, "Raft's task did not end well");
+        }
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+fn leader(id: Option<u64>, member: Option<Member>) -> Option<(NodeId, String)> {
+    id.zip(member)
+        .map(|(id, member)| (NodeId::new(id), member.address))
+}
+
+fn membership<T>(
+    result: Result<T, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>,
+) -> Result<(), MembershipError> {
+    match result {
+        Ok(_) => Ok(()),
+        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+            Err(MembershipError::NotLeader {
+                leader: leader(forward.leader_id, forward.leader_node),
+            })
+        }
+        Err(RaftError::APIError(error)) => Err(MembershipError::Refused(error.to_string())),
+        Err(RaftError::Fatal(fatal)) => Err(MembershipError::Stopped(fatal.to_string())),
+    }
+}
+
+/// Makes the state durable from time to time, so that a restart replays little and the state file's pages
+/// can be used again.
+async fn keep_durable(machine: StateMachine, interval: Duration) {
+    let mut applied = machine.applied();
+    // Ends when the state machine's owner does.
+    while applied.changed().await.is_ok() {
+        env::sleep(interval).await;
+        applied.borrow_and_update();
+        if machine.make_durable().await.is_err() {
+            return;
+        }
+    }
+}

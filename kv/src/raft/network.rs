@@ -1,0 +1,467 @@
+//! openraft's network on a [`Transport`]: the sending side.
+//!
+//! Each kind of traffic has its class, so that votes and heartbeats never wait behind entries or snapshots.
+//! Every wait has a deadline: a link that went silent is reported, and openraft comes back to it.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
+use openraft::base::{BoxFuture, BoxStream};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
+use openraft::network::{Backoff, RPCOption, RPCTypes};
+use openraft::raft::{
+    AppendEntriesRequest, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{OptionalSend, RaftNetworkFactory};
+use quorate_transport::{Class, MessageReceiver, Peer, Transport, TransportError};
+
+use super::state_machine::SnapshotData;
+use super::types::{Member, Snapshot, TypeConfig, Vote};
+use super::wire::{
+    ControlRequest, ControlResponse, Heartbeat, SnapshotAnswer, SnapshotHeader, encode_append,
+};
+use crate::env::{self, Owner};
+use crate::fault::Fault;
+use crate::model;
+
+/// Makes the links to peers.
+#[derive(Clone, Debug)]
+pub(crate) struct NetworkFactory {
+    pub(crate) own_id: u64,
+    pub(crate) transport: Arc<dyn Transport>,
+    /// How long an append stream may owe an answer before its link counts as dead.
+    pub(crate) stall_max: Duration,
+}
+
+/// A link to one peer for one kind of traffic.
+#[derive(Debug)]
+pub(crate) struct Link {
+    own_id: u64,
+    target: u64,
+    peer: Peer,
+    transport: Arc<dyn Transport>,
+    stall_max: Duration,
+    /// Heartbeats are appends that travel as control messages.
+    heartbeats: bool,
+    /// The control stream, while no answer is owed on it.
+    /// In a mutex for `Sync` alone: only `&mut self` reaches it.
+    control: Mutex<Option<quorate_transport::Stream>>,
+}
+
+impl NetworkFactory {
+    fn link(&self, target: u64, node: &Member, heartbeats: bool) -> Link {
+        Link {
+            own_id: self.own_id,
+            target,
+            peer: Peer {
+                node_id: Some(target),
+                address: node.address.clone(),
+            },
+            transport: Arc::clone(&self.transport),
+            stall_max: self.stall_max,
+            heartbeats,
+            control: Mutex::new(None),
+        }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
+    type Network = Link;
+
+    async fn new_client(&mut self, target: u64, node: &Member) -> Link {
+        self.link(target, node, false)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Member) -> Link {
+        self.link(target, node, true)
+    }
+}
+
+/// Asks a node's control stream one thing, on the cached stream or a new one. A stream that did not answer
+/// is dropped, since a later answer on it would be taken for another's.
+pub(crate) async fn ask_control(
+    transport: &Arc<dyn Transport>,
+    peer: &Peer,
+    cached: &mut Option<quorate_transport::Stream>,
+    request: &ControlRequest,
+) -> Result<ControlResponse, TransportError> {
+    let message = Bytes::from(model::encode(request));
+    if let Some(mut stream) = cached.take()
+        && stream.sender.send(message.clone()).await.is_ok()
+        && let Ok(Some(answer)) = stream.receiver.receive().await
+    {
+        let answer = decode_answer(&answer)?;
+        *cached = Some(stream);
+        return Ok(answer);
+    }
+    let mut stream = transport.open(peer, Class::Control).await?;
+    stream.sender.send(message).await?;
+    let Some(answer) = stream.receiver.receive().await? else {
+        return Err(TransportError::Broken {
+            reason: "the peer ended the stream without an answer".to_owned(),
+        });
+    };
+    let answer = decode_answer(&answer)?;
+    *cached = Some(stream);
+    Ok(answer)
+}
+
+fn decode_answer(bytes: &[u8]) -> Result<ControlResponse, TransportError> {
+    model::decode(bytes).map_err(|e| TransportError::Broken {
+        reason: format!("the peer's answer: {e}"),
+    })
+}
+
+fn rpc_error(error: &TransportError) -> RPCError<TypeConfig> {
+    match error {
+        TransportError::Unreachable { .. } | TransportError::Refused { .. } | TransportError::Closed => {
+            RPCError::Unreachable(Unreachable::new(error))
+        }
+        _ => RPCError::Network(NetworkError::new(error)),
+    }
+}
+
+fn unexpected(answer: &ControlResponse) -> RPCError<TypeConfig> {
+    match answer {
+        ControlResponse::Stopped(_) | ControlResponse::Refused(_) => {
+            RPCError::Unreachable(Unreachable::from_string(format!("{answer:?}")))
+        }
+        _ => RPCError::Network(NetworkError::from_string(format!("unexpected answer {answer:?}"))),
+    }
+}
+
+impl Link {
+    async fn ask(
+        &mut self,
+        request: ControlRequest,
+        what: RPCTypes,
+        ttl: Duration,
+    ) -> Result<ControlResponse, RPCError<TypeConfig>> {
+        let control = self.control.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let asked = ask_control(&self.transport, &self.peer, control, &request);
+        match env::timeout(ttl, asked).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(rpc_error(&error)),
+            Err(env::Elapsed) => Err(RPCError::Timeout(Timeout {
+                action: what,
+                id: self.own_id,
+                target: self.target,
+                timeout: ttl,
+            })),
+        }
+    }
+}
+
+impl openraft::RaftNetworkV2<TypeConfig> for Link {
+    type SnapshotData = SnapshotData;
+
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<openraft::raft::AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let input = Box::pin(stream::once(async { request }));
+        let mut answers = self.stream_append(input, option).await?;
+        match answers.next().await {
+            Some(answer) => Ok(answer?.into()),
+            None => Err(RPCError::Network(NetworkError::from_string(
+                "the append stream ended without an answer",
+            ))),
+        }
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        mut input: S,
+        option: RPCOption,
+    ) -> BoxFuture<
+        's,
+        Result<
+            BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>,
+            RPCError<TypeConfig>,
+        >,
+    >
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        if self.heartbeats {
+            return Box::pin(async move {
+                let ttl = option.soft_ttl();
+                let answers = stream::unfold((self, input), move |(link, mut input)| async move {
+                    let request = input.next().await?;
+                    let heartbeat = Heartbeat {
+                        vote: request.vote,
+                        prev: request.prev_log_id,
+                        commit: request.leader_commit,
+                    };
+                    let asked = link
+                        .ask(ControlRequest::Heartbeat(heartbeat), RPCTypes::AppendEntries, ttl)
+                        .await;
+                    let answer = match asked {
+                        Ok(ControlResponse::Append(result)) => Ok(result),
+                        Ok(other) => Err(unexpected(&other)),
+                        Err(error) => Err(error),
+                    };
+                    Some((answer, (link, input)))
+                });
+                Ok(Box::pin(answers) as BoxStream<'s, _>)
+            });
+        }
+        Box::pin(async move {
+            let ttl = option.soft_ttl().max(self.stall_max);
+            let opened = env::timeout(ttl, self.transport.open(&self.peer, Class::Append)).await;
+            let opened = match opened {
+                Ok(opened) => opened.map_err(|e| rpc_error(&e))?,
+                Err(env::Elapsed) => {
+                    return Err(RPCError::Unreachable(Unreachable::from_string(
+                        "no connection in time",
+                    )));
+                }
+            };
+            let (mut sender, receiver) = (opened.sender, opened.receiver);
+            let sent = Arc::new(AtomicU64::new(0));
+            let counter = Arc::clone(&sent);
+            // Sends until the input ends; yields only its error. Polled together with the answers, so that
+            // back-pressure on one never stops the other.
+            let sending = async move {
+                while let Some(request) = input.next().await {
+                    let message = encode_append(&request);
+                    counter.fetch_add(1, Ordering::Relaxed);
+                    sender.send(message).await?;
+                }
+                sender.finish().await
+            };
+            let sending = stream::once(sending)
+                .filter_map(|result| async move { result.err().map(|error| Err(rpc_error(&error))) });
+            let answers = Answers {
+                receiver,
+                sent,
+                received: 0,
+                stall_max: ttl,
+                own_id: self.own_id,
+                target: self.target,
+            };
+            let answers = stream::unfold(Some(answers), |answers| async move {
+                let mut answers = answers?;
+                match answers.next().await {
+                    Ok(Some(answer)) => Some((Ok(answer), Some(answers))),
+                    Ok(None) => None,
+                    Err(error) => Some((Err(error), None)),
+                }
+            });
+            Ok(Box::pin(stream::select(Box::pin(answers), Box::pin(sending))) as BoxStream<'s, _>)
+        })
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        match self
+            .ask(ControlRequest::Vote(request), RPCTypes::Vote, option.soft_ttl())
+            .await?
+        {
+            ControlResponse::Vote(response) => Ok(response),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        match self
+            .ask(
+                ControlRequest::PreVote(request),
+                RPCTypes::Vote,
+                option.soft_ttl(),
+            )
+            .await?
+        {
+            ControlResponse::Vote(response) => Ok(response),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let transport = Arc::clone(&self.transport);
+        let sending = pin!(send_snapshot(
+            transport,
+            &self.peer,
+            vote,
+            snapshot,
+            self.stall_max
+        ));
+        let cancel = pin!(cancel);
+        match futures_util::future::select(sending, cancel).await {
+            futures_util::future::Either::Left((result, _)) => result,
+            futures_util::future::Either::Right((closed, _)) => Err(StreamingError::Closed(closed)),
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        match self
+            .ask(
+                ControlRequest::TransferLeader(request),
+                RPCTypes::TransferLeader,
+                option.soft_ttl(),
+            )
+            .await?
+        {
+            ControlResponse::TransferLeader(response) => Ok(response),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        // The transport has its own backoff with jitter, and answers at once while it waits.
+        None
+    }
+}
+
+/// The answers on an append stream, in the order of the requests.
+struct Answers {
+    receiver: MessageReceiver,
+    sent: Arc<AtomicU64>,
+    received: u64,
+    stall_max: Duration,
+    own_id: u64,
+    target: u64,
+}
+
+impl Answers {
+    async fn next(&mut self) -> Result<Option<StreamAppendResult<TypeConfig>>, RPCError<TypeConfig>> {
+        loop {
+            match env::timeout(self.stall_max, self.receiver.receive()).await {
+                Ok(Ok(Some(bytes))) => {
+                    self.received += 1;
+                    let answer = model::decode(&bytes).map_err(|e| {
+                        RPCError::Network(NetworkError::from_string(format!("append answer: {e}")))
+                    })?;
+                    return Ok(Some(answer));
+                }
+                Ok(Ok(None)) => return Ok(None),
+                Ok(Err(error)) => return Err(rpc_error(&error)),
+                // Silence is a fault only while an answer is owed.
+                Err(env::Elapsed) if self.sent.load(Ordering::Relaxed) > self.received => {
+                    return Err(RPCError::Timeout(Timeout {
+                        action: RPCTypes::AppendEntries,
+                        id: self.own_id,
+                        target: self.target,
+                        timeout: self.stall_max,
+                    }));
+                }
+                Err(env::Elapsed) => {}
+            }
+        }
+    }
+}
+
+async fn send_snapshot(
+    transport: Arc<dyn Transport>,
+    peer: &Peer,
+    vote: Vote,
+    snapshot: Snapshot,
+    stall_max: Duration,
+) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+    let SnapshotData::Source(source) = snapshot.snapshot else {
+        return Err(StreamingError::Network(NetworkError::from_string(
+            "a received snapshot cannot be sent on",
+        )));
+    };
+    let streaming = |e: TransportError| StreamingError::from(rpc_error(&e));
+    let mut stream = transport.open(peer, Class::Bulk).await.map_err(streaming)?;
+    let header = SnapshotHeader {
+        vote,
+        meta: snapshot.meta,
+    };
+    stream
+        .sender
+        .send(model::encode(&header).into())
+        .await
+        .map_err(streaming)?;
+    // Chunks are read by a thread of their own, one ahead of the network.
+    let chunks = env::spawn_owner("quorate-snapshot-read", 1, 1, ChunkReader { source });
+    loop {
+        let (done, chunk) = env::oneshot::channel();
+        let sent = chunks.send(done).await;
+        let chunk = match sent {
+            Ok(()) => chunk.await.unwrap_or(Err(Fault::Stopped {
+                owner: "snapshot reader",
+            })),
+            Err(_) => Err(Fault::Stopped {
+                owner: "snapshot reader",
+            }),
+        };
+        let chunk = chunk.map_err(|e| StreamingError::Network(NetworkError::new(&e)))?;
+        let Some(chunk) = chunk else { break };
+        metrics::counter!("quorate_snapshot_sent_bytes_total").increment(chunk.len() as u64);
+        match env::timeout(stall_max, stream.sender.send(chunk)).await {
+            Ok(sent) => sent.map_err(streaming)?,
+            Err(env::Elapsed) => {
+                return Err(StreamingError::Network(NetworkError::from_string(
+                    "the receiver takes no more",
+                )));
+            }
+        }
+    }
+    stream.sender.finish().await.map_err(streaming)?;
+    // The receiver verifies and installs before it answers, which takes time in proportion to the state.
+    let answer = env::timeout(stall_max * 30, stream.receiver.receive()).await;
+    match answer {
+        Ok(Ok(Some(bytes))) => match model::decode(&bytes) {
+            Ok(SnapshotAnswer::Installed(response)) => Ok(response),
+            Ok(SnapshotAnswer::Failed(reason)) => {
+                Err(StreamingError::Network(NetworkError::from_string(reason)))
+            }
+            Err(e) => Err(StreamingError::Network(NetworkError::new(&e))),
+        },
+        Ok(Ok(None)) => Err(StreamingError::Network(NetworkError::from_string(
+            "no answer to the snapshot",
+        ))),
+        Ok(Err(error)) => Err(streaming(error)),
+        Err(env::Elapsed) => Err(StreamingError::Network(NetworkError::from_string(
+            "no answer to the snapshot in time",
+        ))),
+    }
+}
+
+struct ChunkReader {
+    source: crate::machine::SnapshotSource,
+}
+
+impl Owner for ChunkReader {
+    type Job = env::oneshot::Sender<Result<Option<Bytes>, Fault>>;
+    type Effects = Vec<(Self::Job, Result<Option<Bytes>, Fault>)>;
+
+    fn work(&mut self, batch: &mut Vec<Self::Job>) -> Self::Effects {
+        batch
+            .drain(..)
+            .map(|done| (done, self.source.next_chunk()))
+            .collect()
+    }
+
+    fn publish(&mut self, effects: Self::Effects) {
+        for (done, chunk) in effects {
+            let _ = done.send(chunk);
+        }
+    }
+}

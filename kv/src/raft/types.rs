@@ -1,0 +1,144 @@
+//! openraft's type parameters, chosen. They end in this module: no signature beyond names them.
+
+use std::fmt;
+
+use bytes::Bytes;
+use openraft::raft::responder::Responder;
+use serde::{Deserialize, Serialize};
+
+use crate::env;
+use crate::machine::EntryOutcome;
+use crate::model::{self, LogIndex, LogPosition, NodeId, Proposal, Term};
+
+/// The choices.
+#[derive(Debug, Clone, Copy, Default, Eq, PartialEq, Ord, PartialOrd)]
+pub(crate) struct TypeConfig;
+
+impl openraft::RaftTypeConfig for TypeConfig {
+    type D = ProposalData;
+    type R = EntryOutcome;
+    type NodeId = u64;
+    type Node = Member;
+    type Term = u64;
+    type LeaderId = openraft::impls::leader_id_adv::LeaderId<u64, u64>;
+    type Vote = openraft::impls::Vote<Self::LeaderId>;
+    type Payload = openraft::EntryPayload<ProposalData, u64, Member>;
+    type Entry = openraft::Entry<Self::LeaderId, Self::Payload>;
+    type AsyncRuntime = env::Runtime;
+    type Responder<T>
+        = Callback<T>
+    where
+        T: openraft::OptionalSend + 'static;
+    type Batch<T>
+        = openraft::impls::InlineBatch<T>
+    where
+        T: openraft::OptionalSend + 'static;
+    type ErrorSource = openraft::impls::BoxedErrorSource;
+}
+
+pub(crate) type Raft = openraft::Raft<TypeConfig, super::StateMachine>;
+pub(crate) type Entry = openraft::alias::EntryOf<TypeConfig>;
+pub(crate) type EntryPayload = openraft::alias::EntryPayloadOf<TypeConfig>;
+pub(crate) type LogId = openraft::alias::LogIdOf<TypeConfig>;
+pub(crate) type Vote = openraft::alias::VoteOf<TypeConfig>;
+pub(crate) type LeaderId = openraft::alias::LeaderIdOf<TypeConfig>;
+pub(crate) type Membership = openraft::Membership<u64, Member>;
+pub(crate) type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;
+pub(crate) type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
+pub(crate) type Snapshot = openraft::alias::SnapshotOf<TypeConfig, super::SnapshotData>;
+
+/// What the membership says of a node, beside its id.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Member {
+    /// Where its peers and clients reach it: `host:port`.
+    pub address: String,
+}
+
+/// An encoded [`Proposal`] behind the kind byte of its log record, so that the leader encodes it once and
+/// the log and the network carry the same bytes.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct ProposalData(Bytes);
+
+/// The first byte of a log record's payload.
+pub(crate) mod kind {
+    /// A leader's first entry; nothing follows.
+    pub(crate) const BLANK: u8 = 0;
+    /// An encoded proposal follows.
+    pub(crate) const PROPOSAL: u8 = 1;
+    /// An encoded membership follows.
+    pub(crate) const MEMBERSHIP: u8 = 2;
+}
+
+impl ProposalData {
+    pub(crate) fn encode(proposal: &Proposal) -> Self {
+        let mut framed = vec![kind::PROPOSAL];
+        model::encode_onto(proposal, &mut framed);
+        Self(framed.into())
+    }
+
+    /// A log record's whole payload, kind byte included.
+    pub(crate) fn from_record(framed: Bytes) -> Self {
+        Self(framed)
+    }
+
+    /// As a log record's payload.
+    pub(crate) fn record(&self) -> Bytes {
+        self.0.clone()
+    }
+
+    /// The encoded proposal.
+    pub(crate) fn proposal(&self) -> Bytes {
+        if self.0.is_empty() {
+            Bytes::new()
+        } else {
+            self.0.slice(1..)
+        }
+    }
+}
+
+impl fmt::Debug for ProposalData {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "proposal of {} bytes", self.0.len())
+    }
+}
+
+impl fmt::Display for ProposalData {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// Receives a result where it arises, without a task that waits for it. What the closure holds must say for
+/// itself, when dropped uncalled, that no answer came.
+pub(crate) struct Callback<T>(Box<dyn FnOnce(T) + Send>);
+
+impl<T> Callback<T> {
+    pub(crate) fn new(f: impl FnOnce(T) + Send + 'static) -> Self {
+        Self(Box::new(f))
+    }
+}
+
+impl<T: Send + 'static> Responder<TypeConfig, T> for Callback<T> {
+    fn on_complete(self, result: T) {
+        (self.0)(result);
+    }
+}
+
+pub(crate) fn position(id: &LogId) -> LogPosition {
+    LogPosition {
+        term: Term::new(id.leader_id.term),
+        leader: NodeId::new(id.leader_id.node_id),
+        index: LogIndex::new(id.index),
+    }
+}
+
+pub(crate) fn log_id(position: LogPosition) -> LogId {
+    LogId::new(
+        LeaderId {
+            term: position.term.number(),
+            node_id: position.leader.number(),
+        },
+        position.index.number(),
+    )
+}

@@ -1,0 +1,188 @@
+//! An embedded node without peers: ten lines, no ports, serving at once, and nothing lost at a restart.
+
+use std::time::{Duration, Instant};
+
+use quorate_kv::model::{Consistency, Guard, Key, Op, OpResult, Revision, Txn};
+use quorate_kv::node::{NodeRole, StartError, StorageError};
+use quorate_kv::{Client, Node};
+
+async fn start(dir: &tempfile::TempDir) -> Node {
+    Node::builder()
+        .data_dir(dir.path())
+        .start()
+        .await
+        .expect("a single node starts")
+}
+
+fn key(text: &str) -> Key {
+    Key::try_from(text).expect("a legal key")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_embedded_node_serves_when_start_returns() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = start(&dir).await;
+    assert_eq!(node.status().role, NodeRole::Leader);
+    assert_eq!(node.address(), None, "no port is opened");
+    let client = node.client();
+    let revision = client.put("a", "1").await.unwrap();
+    assert_eq!(revision, Revision::new(2), "the empty store is at revision 1");
+    let record = client.get("a").await.unwrap().expect("it was written");
+    assert_eq!(&record.value[..], b"1");
+    assert_eq!(
+        (record.version, record.create_revision, record.mod_revision),
+        (1, revision, revision)
+    );
+    assert!(node.shutdown().await.drained);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_finds_every_acknowledged_write() {
+    let dir = tempfile::tempdir().unwrap();
+    for round in 0..3u64 {
+        let node = start(&dir).await;
+        let client = node.client();
+        for i in 0..round * 10 {
+            let record = client
+                .get(format!("k{i}"))
+                .await
+                .unwrap()
+                .expect("written in an earlier round");
+            assert_eq!(&record.value[..], format!("v{i}").as_bytes());
+        }
+        for i in round * 10..(round + 1) * 10 {
+            client.put(format!("k{i}"), format!("v{i}")).await.unwrap();
+        }
+        assert!(node.shutdown().await.drained, "round {round}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_is_all_or_nothing_and_tells_what_failed() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = start(&dir).await;
+    let client = node.client();
+    let create = Txn::new([Op::put(key("x"), "1"), Op::put(key("y"), "1")]).when(Guard::missing(key("x")));
+    let first = client.txn(create.clone()).await.unwrap();
+    assert!(first.succeeded);
+    let second = client.txn(create.or_else([Op::get(key("x"))])).await.unwrap();
+    assert!(!second.succeeded);
+    assert_eq!(second.failed.len(), 1);
+    assert_eq!(second.revision, first.revision, "nothing was changed");
+    assert!(matches!(&second.results[..], [OpResult::Get(Some(record))] if &record.value[..] == b"1"));
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_past_is_read_at_its_revision() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = start(&dir).await;
+    let client = node.client();
+    let first = client.put("a", "old").await.unwrap();
+    let second = client.put("a", "new").await.unwrap();
+    let at = |revision| client.get_with("a", Consistency::At(revision));
+    assert_eq!(&at(first).await.unwrap().unwrap().value[..], b"old");
+    assert_eq!(&at(second).await.unwrap().unwrap().value[..], b"new");
+    assert!(at(Revision::FIRST).await.unwrap().is_none());
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn concurrent_increments_by_optimistic_transactions_are_never_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = start(&dir).await;
+    let client = node.client();
+    const TASKS: usize = 8;
+    const EACH: usize = 10;
+    let increment = |client: Client| async move {
+        for _ in 0..EACH {
+            let run = client.transact(|t| async move {
+                let found = t.get(key("n")).await.map_err(|e| e.to_string())?;
+                let n: u64 = found.map_or(0, |r| String::from_utf8_lossy(&r.value).parse().unwrap());
+                t.put(key("n"), (n + 1).to_string());
+                Ok::<_, String>(())
+            });
+            run.await.unwrap();
+        }
+    };
+    let tasks: Vec<_> = (0..TASKS)
+        .map(|_| tokio::spawn(increment(client.clone())))
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let total = client.get("n").await.unwrap().unwrap();
+    assert_eq!(&total.value[..], (TASKS * EACH).to_string().as_bytes());
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_directory_serves_one_process_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = start(&dir).await;
+    let second = Node::builder().data_dir(dir.path()).start().await;
+    assert!(
+        matches!(second, Err(StartError::Storage(StorageError::InUse { .. }))),
+        "{second:?}"
+    );
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_nodes_directory_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    start(&dir).await.shutdown().await;
+    let other = Node::builder()
+        .data_dir(dir.path())
+        .node_id(2)
+        .start()
+        .await
+        .unwrap_err();
+    let text = other.to_string();
+    assert!(text.contains('1') && text.contains('2'), "{text}");
+    let foreign = Node::builder()
+        .data_dir(dir.path())
+        .cluster("elsewhere")
+        .start()
+        .await
+        .unwrap_err();
+    assert!(foreign.to_string().contains("elsewhere"), "{foreign}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_log_state_or_identity_is_refused_and_nothing_is_changed() {
+    for part in ["log", "state", "identity"] {
+        let dir = tempfile::tempdir().unwrap();
+        let node = start(&dir).await;
+        node.client().put("a", "1").await.unwrap();
+        node.shutdown().await;
+        drop(node);
+        let (lost, aside) = (dir.path().join(part), dir.path().join("aside"));
+        std::fs::rename(&lost, &aside).unwrap();
+        let refused = Node::builder().data_dir(dir.path()).start().await;
+        let text = refused.expect_err(part).to_string();
+        assert!(text.contains(&dir.path().display().to_string()), "{part}: {text}");
+        if lost.exists() {
+            std::fs::remove_dir_all(&lost).unwrap();
+        }
+        std::fs::rename(&aside, &lost).unwrap();
+        let node = start(&dir).await;
+        assert!(
+            node.client().get("a").await.unwrap().is_some(),
+            "{part} back in its place"
+        );
+        node.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_to_service_takes_a_fraction_of_an_election_timeout() {
+    let dir = tempfile::tempdir().unwrap();
+    start(&dir).await.shutdown().await;
+    let begun = Instant::now();
+    let node = start(&dir).await;
+    node.client().put("a", "1").await.unwrap();
+    // Not a benchmark: it tells a start that waits for an election timeout (2 s) from one that does not.
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    node.shutdown().await;
+}
