@@ -1,8 +1,8 @@
 //! Who a node is: the identity file of its data directory.
 //!
-//! Written first, before the log and the state file are made, and never again. A data directory with an
-//! identity and without its log or state has lost something that a voter must not lose; that judgement is
-//! `node`'s. `docs/formats/identity.md` specifies the bytes.
+//! Written once, when a data directory is made. A directory with an identity and without its log or state has
+//! lost something that a voter must not lose; that judgement is `node`'s. `docs/formats/identity.md` specifies
+//! the bytes.
 //!
 //! Always: the file is there whole and durable, or it is not there; it is never changed.
 
@@ -16,7 +16,7 @@ use crate::env::Disk;
 use crate::model::NodeId;
 
 /// The identity file's name in the data directory.
-pub const IDENTITY_FILE: &str = "identity";
+pub const IDENTITY_FILE: &str = "IDENTITY";
 
 /// The format that this release writes and reads.
 const FORMAT_VERSION: u32 = 1;
@@ -311,7 +311,7 @@ mod tests {
     #[test]
     fn an_interrupted_attempt_leaves_no_identity_and_is_no_hindrance() -> anyhow::Result<()> {
         let dir = tempfile::tempdir()?;
-        std::fs::write(dir.path().join("identity.new"), [b'x'; 1000])?;
+        std::fs::write(dir.path().join("IDENTITY.new"), [b'x'; 1000])?;
         assert_eq!(Identity::load(&RealDisk, dir.path())?, None);
         identity().create(&RealDisk, dir.path())?;
         assert_eq!(Identity::load(&RealDisk, dir.path())?, Some(identity()));

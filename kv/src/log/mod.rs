@@ -21,6 +21,8 @@ mod view;
 mod writer;
 
 #[cfg(test)]
+pub(crate) mod crash_disk;
+#[cfg(test)]
 mod tests;
 
 use std::fmt;

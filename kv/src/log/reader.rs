@@ -43,7 +43,8 @@ impl Reader {
         Self { shared }
     }
 
-    fn read(&self, range: &Range<LogIndex>, bytes_max: usize) -> Result<Vec<LogEntry>, Fault> {
+    /// Reads what [`super::Log::read`] answers. Blocks.
+    pub fn read(&self, range: &Range<LogIndex>, bytes_max: usize) -> Result<Vec<LogEntry>, Fault> {
         let mut entries: Vec<LogEntry> = Vec::new();
         let mut budget = bytes_max;
         let mut truncations = None;

@@ -265,6 +265,14 @@ impl Maker {
         self.jobs.try_send(MakerJob::Remove(path)).is_ok()
     }
 
+    /// Waits until the thread has done all it was asked for.
+    #[cfg(test)]
+    pub async fn idle(&self) {
+        while self.slot.lock().unwrap_or_else(PoisonError::into_inner).asked {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Waits until the thread has done all it was asked for, and will touch no file any more.
     pub async fn stop(&self) {
         let (tx, rx) = oneshot::channel();

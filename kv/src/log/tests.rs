@@ -12,6 +12,7 @@ use crate::fault::Fault;
 use crate::model::{LogIndex, LogPosition, NodeId, Term};
 
 mod basics;
+mod crash;
 
 /// Small segments, so that a few entries fill one.
 const SMALL: u64 = 16 << 10;
@@ -75,22 +76,15 @@ async fn all(log: &Log) -> Vec<LogEntry> {
         .expect("a read")
 }
 
+/// A completion's name, and what it was told.
+type Told = (u64, Result<(), Fault>);
+
 /// Collects completions in the order in which they are told.
-fn recorder() -> (
-    impl Fn(u64) -> super::Completion,
-    Receiver<(u64, Result<(), Fault>)>,
-) {
+fn recorder() -> (impl Fn(u64) -> super::Completion, Receiver<Told>) {
     let (tx, rx) = channel();
     let make = move |name| {
         let tx = tx.clone();
         Box::new(move |result| drop(tx.send((name, result)))) as super::Completion
     };
     (make, rx)
-}
-
-fn assert_corrupt(opened: Result<Log, LogOpenError>) {
-    match opened {
-        Err(LogOpenError::Corrupt { .. }) => {}
-        other => panic!("expected corruption, found {other:?}"),
-    }
 }
