@@ -42,7 +42,7 @@ pub(super) fn open(disk: &Arc<dyn Disk>, dir: &Path, settings: &LogSettings) -> 
         if settings.mode == OpenMode::Existing {
             return Err(LogOpenError::Missing { dir: dir.to_owned() });
         }
-        remove_unfinished(&**disk, &files)?;
+        remove_unfinished(&**disk, dir, &files)?;
         create(&**disk, dir, settings)?;
         files = list(&**disk, dir)?;
     }
@@ -73,12 +73,16 @@ fn list(disk: &dyn Disk, dir: &Path) -> Result<Listing, LogOpenError> {
     Ok(listing)
 }
 
-fn remove_unfinished(disk: &dyn Disk, files: &Listing) -> Result<(), LogOpenError> {
+/// Removes what interrupted preparations left. Durably, since their names are given again.
+fn remove_unfinished(disk: &dyn Disk, dir: &Path, files: &Listing) -> Result<(), LogOpenError> {
+    if files.unfinished.is_empty() {
+        return Ok(());
+    }
     for path in &files.unfinished {
         disk.remove_file(path)
             .map_err(disk_error("remove unfinished segment", path))?;
     }
-    Ok(())
+    disk.sync_dir(dir).map_err(disk_error("sync directory", dir))
 }
 
 /// Makes the first segment. It gets its name when all of it is durable: the log is there whole, or not.
@@ -162,7 +166,7 @@ fn recover(
     let state = newest.end.clone();
     refuse_unless_wanted(settings, dir, &state)?;
 
-    remove_unfinished(&**disk, &files)?;
+    remove_unfinished(&**disk, dir, &files)?;
     // What was read may be in the operating system's memory only, after a crash of the process alone. It must
     // be durable before the mark says so.
     let segment = &newest.segment;

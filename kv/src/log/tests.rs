@@ -12,7 +12,9 @@ use crate::fault::Fault;
 use crate::model::{LogIndex, LogPosition, NodeId, Term};
 
 mod basics;
+mod concurrency;
 mod crash;
+mod formats;
 
 /// Small segments, so that a few entries fill one.
 const SMALL: u64 = 16 << 10;

@@ -187,7 +187,12 @@ fn check_image(image: &Image, outcomes: &[Model], moment: (usize, usize), what: 
     let disk = CrashDisk::from_image(image);
     let mut quiet = match open_quietly(&disk, &small()) {
         Ok(quiet) => quiet,
-        Err(LogOpenError::Missing { .. }) if sent == 0 => return disk,
+        Err(LogOpenError::Missing { .. }) if sent == 0 => {
+            // The start was interrupted, and is repeated.
+            let again = open_quietly(&disk, &small().create());
+            again.unwrap_or_else(|error| panic!("{what}: not made again: {error}"));
+            return disk;
+        }
         Err(error) => panic!("{what}: refused: {error}"),
     };
     let found = quiet.model().unwrap_or_else(|fault| panic!("{what}: {fault}"));
