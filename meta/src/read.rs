@@ -8,8 +8,10 @@ use crate::error::ReadError;
 use crate::image::Image;
 use crate::store::Store;
 
-/// The most reads of one call: a thousand rows are some 100 KiB, far below what a message may carry.
-const READS_MAX: usize = 1024;
+/// What the reads of one call may weigh: a thousand rows are some 100 KiB, eight pages of a range are 8 MiB,
+/// both well below what a store answers at once.
+const WEIGHT_MAX: usize = 1024;
+const RANGE_WEIGHT: usize = WEIGHT_MAX / 8;
 
 /// Reads everything that is asked for, as of one revision.
 pub(crate) async fn load<S: Store>(
@@ -45,7 +47,7 @@ async fn load_into<S: Store>(
     let mut consistency = consistency;
     let mut revision = None;
     while !wanted.is_empty() {
-        let asked: Vec<ReadOp> = wanted.drain(..wanted.len().min(READS_MAX)).collect();
+        let asked = next_call(&mut wanted);
         let response = store.read(asked.clone(), consistency).await?;
         // What follows is of the state that the first answer saw.
         revision = Some(response.revision);
@@ -76,6 +78,20 @@ async fn load_into<S: Store>(
         }
     }
     Ok(revision)
+}
+
+/// Takes the reads of the next call; at least one.
+fn next_call(wanted: &mut VecDeque<ReadOp>) -> Vec<ReadOp> {
+    let mut weight = 0;
+    let mut fits = |read: &ReadOp| {
+        weight += match read {
+            ReadOp::Get(_) => 1,
+            ReadOp::Range(_) => RANGE_WEIGHT,
+        };
+        weight <= WEIGHT_MAX
+    };
+    let count = wanted.iter().take_while(|read| fits(read)).count();
+    wanted.drain(..count).collect()
 }
 
 /// What of a range follows a key.

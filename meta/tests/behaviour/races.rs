@@ -1,0 +1,166 @@
+//! What happens when others commit between a decision's read and its commit.
+
+use quorate_kv::model::{Op, Txn};
+use quorate_meta::{
+    CreateReason, CreateTopic, Error, GrowTopic, Ineligible, IsrUpdate, LeaderUpdate, UpdateReason, keys,
+    ops::{Context, Operation, topics::CreateTopics},
+};
+
+use crate::support::*;
+
+/// The transactions of an operation on another client, as they would commit.
+async fn recorded<F: Future>(store: &TestStore, operation: F) -> Vec<Txn> {
+    let before = store.txn_count();
+    operation.await;
+    store.txns().split_off(before)
+}
+
+#[tokio::test]
+async fn who_loses_the_race_for_a_name_hears_who_won() {
+    let (store, meta) = cluster(3).await;
+    let winner = CreateTopic::new(name("t"), 1, 1);
+    let image = meta.image().await.unwrap();
+    let context = Context {
+        now: quorate_kv::model::LogTime::from_millis(1),
+        limits: Default::default(),
+    };
+    let plan = CreateTopics(vec![winner.clone()])
+        .decide(&image, &context)
+        .unwrap();
+    store.commit_first(plan.txn);
+    let loser = meta
+        .create_topic(CreateTopic::new(name("t"), 2, 2))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        loser.refusals()[0].reason,
+        CreateReason::TopicExists { id: winner.id }
+    );
+}
+
+#[tokio::test]
+async fn colliding_names_created_at_once_leave_one_topic() {
+    let (store, meta) = cluster(1).await;
+    let (a, b) = tokio::join!(
+        meta.create_topic(CreateTopic::new(name("x.y"), 1, 1)),
+        meta.create_topic(CreateTopic::new(name("x_y"), 1, 1)),
+    );
+    assert_eq!(usize::from(a.is_ok()) + usize::from(b.is_ok()), 1);
+    let loser = a.err().or(b.err()).unwrap();
+    assert!(
+        matches!(loser.refusals()[0].reason, CreateReason::NameCollides { .. }),
+        "{loser}"
+    );
+    assert_eq!(store.image().topics.len(), 1);
+}
+
+#[tokio::test]
+async fn of_many_that_grow_a_topic_at_once_each_sees_the_growth_before_it() {
+    let (store, meta) = cluster(3).await;
+    meta.create_topic(CreateTopic::new(name("t"), 1, 3))
+        .await
+        .unwrap();
+    let grow = |total| meta.grow_topics(vec![GrowTopic::new(name("t"), total)]);
+    let (a, b, c) = tokio::join!(grow(2), grow(5), grow(9));
+    let present = store.image().topics[&name("t")].partitions;
+    assert_eq!(present, 9);
+    for (total, result) in [(2, a), (5, b), (9, c)] {
+        match result {
+            Ok(created) => assert_eq!(created.topics[0].partitions, total),
+            Err(e) => {
+                let reason = &e.refusals()[0].reason;
+                assert!(
+                    matches!(reason, CreateReason::NotAnIncrease { .. }),
+                    "{total}: {e}"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_broker_that_is_fenced_in_between_neither_leads_nor_joins() {
+    let (store, meta) = cluster(3).await;
+    let p = topic_on(&meta, "t", ids([1, 2, 3])).await;
+    let p = meta
+        .update_isr(IsrUpdate::new(&p, ids([1, 2])))
+        .await
+        .unwrap()
+        .partition;
+
+    // The first transaction of a fence: the row alone.
+    let scratch = TestStore::new();
+    for txn in store.txns() {
+        scratch.apply(txn).unwrap();
+    }
+    let fence = recorded(&scratch, scratch.meta().fence_broker(id(3)))
+        .await
+        .remove(0);
+    store.commit_first(fence);
+    let refused = meta
+        .update_isr(IsrUpdate::new(&p, ids([1, 2, 3])))
+        .await
+        .unwrap_err();
+    let why = Ineligible::Fenced;
+    assert_eq!(
+        refused.refusals()[0].reason,
+        UpdateReason::Ineligible { broker: id(3), why }
+    );
+
+    let fence = recorded(&scratch, scratch.meta().fence_broker(id(2)))
+        .await
+        .remove(0);
+    store.commit_first(fence);
+    let refused = meta
+        .update_leader(LeaderUpdate::new(&p, id(2)))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        refused.refusals()[0].reason,
+        UpdateReason::Ineligible { broker: id(2), why }
+    );
+}
+
+#[tokio::test]
+async fn two_that_change_one_partition_at_once_never_both_succeed_on_one_epoch() {
+    let (_, meta) = cluster(3).await;
+    let p = topic_on(&meta, "t", ids([1, 2, 3])).await;
+    let (a, b) = tokio::join!(
+        meta.update_leader(LeaderUpdate::new(&p, id(2))),
+        meta.update_isr(IsrUpdate::new(&p, ids([1, 3]))),
+    );
+    assert_eq!(usize::from(a.is_ok()) + usize::from(b.is_ok()), 1);
+    assert_eq!(now(&meta, &p).await.partition_epoch, p.partition_epoch.next());
+}
+
+#[tokio::test]
+async fn who_loses_every_race_hears_which_row_moved() {
+    let (store, meta) = cluster(2).await;
+    let moving = keys::broker(id(1));
+    let image = store.image();
+    let view = meta.broker(id(1)).await.unwrap().unwrap();
+    assert_eq!(image.brokers[&id(1)], view);
+    // Somebody writes the broker's row, unchanged in content, before each attempt.
+    let row = store
+        .txns()
+        .into_iter()
+        .flat_map(|txn| txn.then)
+        .find_map(|op| match op {
+            Op::Put { key, value, .. } if key == moving => Some(value),
+            _ => None,
+        })
+        .unwrap();
+    let unchecked = TestStore::unchecked();
+    for txn in store.txns() {
+        unchecked.apply(txn).unwrap();
+    }
+    for _ in 0..16 {
+        unchecked.commit_first(Txn::new([Op::put(moving.clone(), row.clone())]));
+    }
+    let create = CreateTopic::new(name("t"), 1, 2);
+    let Err(Error::Conflict(conflict)) = unchecked.meta().create_topic(create).await else {
+        panic!("it never wins");
+    };
+    assert_eq!((conflict.attempts, conflict.rows), (16, vec![moving]));
+    assert!(unchecked.image().topics.is_empty());
+}
