@@ -147,6 +147,7 @@ impl<S: Store> MetaClient<S> {
         let ids: Vec<BrokerId> = brokers.iter().map(|register| register.id).collect();
         let operation = RegisterBrokers(brokers);
         let mut attempt = 1;
+        let mut swept = false;
         loop {
             match self.run(&operation).await {
                 Err(Error::Refused(refusals)) => {
@@ -166,7 +167,8 @@ impl<S: Store> MetaClient<S> {
                         self.run(&SetFlags { target, flags }).await?;
                     }
                 }
-                Err(Error::TooLarge(_)) if attempt == 1 => {
+                Err(Error::TooLarge(_)) if !swept => {
+                    swept = true;
                     for broker in &ids {
                         self.sweep(*broker).await?;
                     }

@@ -72,9 +72,12 @@ pub fn place(
     if factor == 0 {
         return Ok(vec![Vec::new(); request.partitions as usize]);
     }
-    let mut spread = Spread::new(request, load);
+    // Partitions that are added go on from those that are there, or they would repeat their sets.
+    let present: u64 = request.topic.values().map(|load| load.replicas).sum();
+    let seed = request.seed ^ mix(present);
+    let mut spread = Spread::new(request, load, seed);
     let placed = (0..request.partitions)
-        .map(|index| spread.next(factor, request.seed, index))
+        .map(|index| spread.next(factor, seed, index))
         .collect::<Vec<_>>();
     for (broker, state) in request.brokers.iter().zip(&spread.brokers) {
         load.insert(*broker, state.all);
@@ -129,11 +132,11 @@ struct Spread {
 }
 
 impl Spread {
-    fn new(request: &Request<'_>, load: &BTreeMap<BrokerId, Load>) -> Self {
+    fn new(request: &Request<'_>, load: &BTreeMap<BrokerId, Load>, seed: u64) -> Self {
         let state = |(position, broker)| State {
             topic: request.topic.get(broker).copied().unwrap_or_default(),
             all: load.get(broker).copied().unwrap_or_default(),
-            chance: mix(request.seed ^ mix(position)),
+            chance: mix(seed ^ mix(position)),
         };
         let brokers: Vec<State> = (0..).zip(request.brokers).map(state).collect();
         let leaders = brokers.iter().enumerate().map(|(p, b)| b.as_leader(p)).collect();
