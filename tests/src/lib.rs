@@ -1,3 +1,4 @@
 //! What Quorate is tested with: a deterministic simulator, its faults and its checkers.
 
+pub mod cluster;
 pub mod sim;

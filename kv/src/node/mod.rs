@@ -136,6 +136,20 @@ impl Node {
     }
 }
 
+impl Node {
+    /// Ends at once, as a crash would for its peers: no handover, nothing made durable that was not. For
+    /// tests and demonstrations; a service that stops wants [`shutdown`](Self::shutdown).
+    pub async fn abort(&self) {
+        let inner = &self.inner;
+        inner.stopping.cancel();
+        inner.stopped.cancel();
+        inner.transport.shutdown().await;
+        inner.raft.abort().await;
+        inner.tasks.close();
+        inner.tasks.wait().await;
+    }
+}
+
 /// How a stop went.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]

@@ -58,6 +58,7 @@ pub(crate) struct RaftNode {
     id: NodeId,
     raft: Raft,
     machine: StateMachine,
+    log: Log,
     contact: Arc<PeerContact>,
     rounds: ReadRounds,
     stop: CancellationToken,
@@ -175,7 +176,7 @@ impl RaftNode {
             transport: Arc::clone(&parts.transport),
             stall_max: parts.timing.election_timeout_min,
         };
-        let store = LogStore::new(parts.log);
+        let store = LogStore::new(parts.log.clone());
         let raft = Raft::new(
             parts.id.number(),
             Arc::new(config),
@@ -200,6 +201,7 @@ impl RaftNode {
             id: parts.id,
             raft,
             machine,
+            log: parts.log,
             contact: Arc::default(),
             rounds,
             stop,
@@ -382,17 +384,26 @@ impl RaftNode {
         }
     }
 
-    /// Stops Raft and waits for its tasks. The state is made durable first.
+    /// Makes the state durable, stops Raft, waits for its tasks and closes the files.
     pub(crate) async fn shutdown(&self) {
         if let Err(fault) = self.machine.make_durable().await {
             tracing::warn!(%fault, "the state was not made durable at the stop; the log will replay the rest");
         }
+        self.abort().await;
+    }
+
+    /// The same without making anything durable.
+    pub(crate) async fn abort(&self) {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "Raft's task did not end well");
         }
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        self.machine.close().await;
+        if let Err(fault) = self.log.close().await {
+            tracing::warn!(%fault, "the log was not closed in order; it will be recovered at the next start");
+        }
     }
 }
 

@@ -75,6 +75,11 @@ pub(crate) struct StateMachine {
     dir: PathBuf,
 }
 
+/// The answer once the machine is closed.
+const STOPPED: Fault = Fault::Stopped {
+    owner: "state machine",
+};
+
 enum Job {
     Apply {
         entries: Vec<Entry>,
@@ -92,12 +97,16 @@ enum Job {
     MakeDurable {
         done: Done<()>,
     },
+    Close {
+        done: Done<()>,
+    },
 }
 
 type Done<T> = oneshot::Sender<Result<T, Fault>>;
 
 struct MachineOwner {
-    machine: Machine,
+    /// `None` once closed.
+    machine: Option<Machine>,
     reader: Reader,
     bounds: DurabilityBounds,
     bytes_since_durable: u64,
@@ -132,7 +141,7 @@ impl StateMachine {
     ) -> Self {
         let (applied_tx, applied) = watch::channel(Arc::new(machine.applied().clone()));
         let owner = MachineOwner {
-            machine,
+            machine: Some(machine),
             reader: reader.clone(),
             bounds,
             bytes_since_durable: 0,
@@ -170,10 +179,14 @@ impl StateMachine {
         self.ask(|done| Job::MakeDurable { done }).await
     }
 
+    /// Ends all writing to the state file. Afterwards every call answers that the machine has stopped, and
+    /// another may open the file.
+    pub(crate) async fn close(&self) {
+        // An owner that has ended has closed its file.
+        let _ = self.ask(|done| Job::Close { done }).await;
+    }
+
     async fn ask<T>(&self, job: impl FnOnce(Done<T>) -> Job) -> Result<T, Fault> {
-        const STOPPED: Fault = Fault::Stopped {
-            owner: "state machine",
-        };
         let (done, answer) = oneshot::channel();
         self.jobs.send(job(done)).await.map_err(|_| STOPPED)?;
         answer.await.unwrap_or(Err(STOPPED))
@@ -201,7 +214,7 @@ impl MachineOwner {
         let count = entries.len();
         let bytes: usize = entries.iter().map(size).sum();
         let started = env::now();
-        let outcomes = self.machine.apply(entries)?;
+        let outcomes = self.open()?.apply(entries)?;
         metrics::histogram!("quorate_apply_seconds").record(started.elapsed().as_secs_f64());
         metrics::histogram!("quorate_apply_batch_entries").record(count as f64);
         self.entries_since_durable += count as u64;
@@ -217,15 +230,20 @@ impl MachineOwner {
         if let Some(fault) = &self.fault {
             return Err(fault.clone());
         }
-        if self.machine.durable() == self.machine.applied().position {
+        let machine = self.open()?;
+        if machine.durable() == machine.applied().position {
             return Ok(());
         }
         let started = env::now();
-        self.machine.make_durable()?;
+        machine.make_durable()?;
         metrics::histogram!("quorate_state_sync_seconds").record(started.elapsed().as_secs_f64());
         self.entries_since_durable = 0;
         self.bytes_since_durable = 0;
         Ok(())
+    }
+
+    fn open(&mut self) -> Result<&mut Machine, Fault> {
+        self.machine.as_mut().ok_or(STOPPED)
     }
 
     /// Remembers the first fault: from then on nothing touches the state file.
@@ -276,11 +294,15 @@ impl Owner for MachineOwner {
                     }
                 }
                 Job::Install { received, done } => {
-                    let result = self.machine.install(received);
+                    let result = self.open().and_then(|machine| machine.install(received));
                     Effect::Done {
                         result: self.keep(result),
                         done,
                     }
+                }
+                Job::Close { done } => {
+                    self.machine = None;
+                    Effect::Done { result: Ok(()), done }
                 }
                 Job::MakeDurable { done } => {
                     let result = self.make_durable();
@@ -297,9 +319,10 @@ impl Owner for MachineOwner {
     fn publish(&mut self, effects: Vec<Effect>) {
         // Readers that wait for an index may run as soon as the transaction has committed, so before the
         // answers: a client that saw its write acknowledged finds it.
-        let applied = self.machine.applied();
-        if self.applied.borrow().position != applied.position {
-            self.applied.send_replace(Arc::new(applied.clone()));
+        if let Some(machine) = &self.machine
+            && self.applied.borrow().position != machine.applied().position
+        {
+            self.applied.send_replace(Arc::new(machine.applied().clone()));
         }
         for effect in effects {
             match effect {
@@ -322,13 +345,6 @@ impl Owner for MachineOwner {
                     let _ = done.send(result);
                 }
             }
-        }
-    }
-
-    fn finish(&mut self) {
-        // A clean stop spares the next start the replay. After a fault the file is left as it is.
-        if let Err(fault) = self.make_durable() {
-            tracing::warn!(%fault, "the state was not made durable at the stop; the log will replay the rest");
         }
     }
 }

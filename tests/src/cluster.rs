@@ -1,0 +1,231 @@
+//! Clusters of real nodes in this process: QUIC on loopback, files in a temporary directory.
+//!
+//! For tests and for the programs of this crate. A node is stopped in order, or aborted as a crash would be,
+//! and started again on its files and its address.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use quorate_kv::model::Limits;
+use quorate_kv::node::{NodeRole, Profile, Settings, Status};
+use quorate_kv::{Client, Node};
+use quorate_transport::certs::Authority;
+use quorate_transport::quic::{QuicSettings, QuicTransport};
+use quorate_transport::{ClusterId, Identity};
+
+/// A cluster and what is needed to start its nodes again.
+#[derive(Debug)]
+pub struct Cluster {
+    name: ClusterId,
+    authority: Authority,
+    dir: tempfile::TempDir,
+    settings: Settings,
+    addresses: BTreeMap<u64, SocketAddr>,
+    members: BTreeMap<u64, SocketAddr>,
+    nodes: BTreeMap<u64, Node>,
+}
+
+/// How long a condition may take to come true: far beyond what is expected, so that only a fault meets it.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The low-latency profile made faster by five: for tests on one machine.
+pub fn fast_settings() -> Settings {
+    let mut settings = Settings::default();
+    settings.timing = Profile::LowLatency.timing();
+    settings.timing.heartbeat /= 3;
+    settings.timing.election_timeout_min /= 3;
+    settings.timing.election_timeout_max /= 3;
+    settings.log_segment_bytes = 8 * 1024 * 1024;
+    settings.state_cache_bytes = 32 * 1024 * 1024;
+    settings
+}
+
+impl Cluster {
+    /// Starts `count` nodes and waits until one leads.
+    pub async fn start(count: u64, settings: Settings) -> Result<Self> {
+        let mut cluster = Self::prepare(count, settings)?;
+        for id in 1..=count {
+            cluster.start_node(id).await?;
+        }
+        cluster.leader().await?;
+        Ok(cluster)
+    }
+
+    /// Names the nodes and finds them addresses, without starting any.
+    pub fn prepare(count: u64, settings: Settings) -> Result<Self> {
+        let name = ClusterId::new("test")?;
+        let mut addresses = BTreeMap::new();
+        for id in 1..=count {
+            addresses.insert(id, free_address()?);
+        }
+        Ok(Self {
+            authority: Authority::create(name.clone())?,
+            name,
+            dir: tempfile::tempdir()?,
+            settings,
+            members: addresses.clone(),
+            addresses,
+            nodes: BTreeMap::new(),
+        })
+    }
+
+    /// Starts a node on its files, for the first time or again.
+    pub async fn start_node(&mut self, id: u64) -> Result<()> {
+        let peers = self
+            .members
+            .iter()
+            .map(|(id, address)| (*id, address.to_string()));
+        let builder = self.builder(id).await?.peers(peers);
+        let node = builder
+            .start()
+            .await
+            .with_context(|| format!("node {id} did not start"))?;
+        self.nodes.insert(id, node);
+        Ok(())
+    }
+
+    /// Starts a node that waits to be added, and answers its address.
+    pub async fn start_joining(&mut self, id: u64) -> Result<String> {
+        let address = free_address()?;
+        self.addresses.insert(id, address);
+        let node = self
+            .builder(id)
+            .await?
+            .peers([(id, address.to_string())])
+            .join()
+            .start()
+            .await?;
+        self.nodes.insert(id, node);
+        Ok(address.to_string())
+    }
+
+    async fn builder(&self, id: u64) -> Result<quorate_kv::node::Builder> {
+        let address = *self.addresses.get(&id).with_context(|| format!("no node {id}"))?;
+        let credentials = self
+            .authority
+            .credentials(&Identity::node(self.name.clone(), id))?;
+        let transport = QuicTransport::bind(Some(address), &credentials, QuicSettings::default())?;
+        Ok(Node::builder()
+            .cluster(self.name.as_str())
+            .node_id(id)
+            .data_dir(self.dir.path().join(id.to_string()))
+            .transport(transport)
+            .settings(self.settings.clone()))
+    }
+
+    /// Stops a node in order.
+    pub async fn stop(&mut self, id: u64) -> Result<quorate_kv::node::ShutdownReport> {
+        let node = self
+            .nodes
+            .remove(&id)
+            .with_context(|| format!("node {id} does not run"))?;
+        Ok(node.shutdown().await)
+    }
+
+    /// Ends a node as a crash would.
+    pub async fn abort(&mut self, id: u64) -> Result<()> {
+        let node = self
+            .nodes
+            .remove(&id)
+            .with_context(|| format!("node {id} does not run"))?;
+        node.abort().await;
+        Ok(())
+    }
+
+    /// A running node.
+    pub fn node(&self, id: u64) -> Result<&Node> {
+        self.nodes
+            .get(&id)
+            .with_context(|| format!("node {id} does not run"))
+    }
+
+    /// All running nodes by id.
+    pub fn nodes(&self) -> &BTreeMap<u64, Node> {
+        &self.nodes
+    }
+
+    /// A client in a process of its own, as far as the cluster can tell.
+    pub fn client(&self) -> Result<Client> {
+        let credentials = self
+            .authority
+            .credentials(&Identity::client(self.name.clone(), "test")?)?;
+        let transport = QuicTransport::bind(None, &credentials, QuicSettings::default())?;
+        let endpoints = self.members.values().map(ToString::to_string);
+        Ok(Client::connect(endpoints, transport, self.settings.limits))
+    }
+
+    /// The limits of the store.
+    pub fn limits(&self) -> Limits {
+        self.settings.limits
+    }
+
+    /// Waits until one node leads and a majority of the running ones follows it.
+    pub async fn leader(&self) -> Result<u64> {
+        self.wait("a leader", |statuses| {
+            let leader = statuses.iter().find(|s| s.role == NodeRole::Leader)?;
+            let followers = statuses
+                .iter()
+                .filter(|s| s.leader == Some(leader.node) && s.term == leader.term);
+            (followers.count() * 2 > statuses.len()).then(|| leader.node.number())
+        })
+        .await
+    }
+
+    /// Waits until all running nodes have applied the same entries, and demands that their states are equal.
+    pub async fn agreement(&self) -> Result<Status> {
+        let statuses = self
+            .wait("equal applied indexes", |statuses| {
+                let first = statuses.first()?;
+                let equal = statuses
+                    .iter()
+                    .all(|s| s.applied == first.applied && s.committed == first.committed);
+                (equal && first.applied == first.committed).then(|| statuses.to_vec())
+            })
+            .await?;
+        let first = statuses.first().cloned().ok_or_else(|| anyhow!("no node runs"))?;
+        for status in &statuses {
+            if (status.revision, status.state_hash) != (first.revision, first.state_hash) {
+                bail!("the states differ: {first:#?} and {status:#?}");
+            }
+        }
+        Ok(first)
+    }
+
+    /// Waits for a condition of all running nodes' statuses; on expiry tells them.
+    pub async fn wait<T>(&self, what: &str, mut condition: impl FnMut(&[Status]) -> Option<T>) -> Result<T> {
+        let end = tokio::time::Instant::now() + PATIENCE;
+        let mut pause = tokio::time::interval(Duration::from_millis(10));
+        loop {
+            let statuses: Vec<Status> = self.nodes.values().map(Node::status).collect();
+            if let Some(found) = condition(&statuses) {
+                return Ok(found);
+            }
+            if tokio::time::Instant::now() >= end {
+                bail!("no {what} within {PATIENCE:?}: {statuses:#?}");
+            }
+            pause.tick().await;
+        }
+    }
+
+    /// Stops every node in order.
+    pub async fn shutdown(mut self) -> Result<()> {
+        while let Some((_, node)) = self.nodes.pop_last() {
+            node.shutdown().await;
+        }
+        Ok(())
+    }
+
+    /// The data directory of a node.
+    pub fn data_dir(&self, id: u64) -> std::path::PathBuf {
+        self.dir.path().join(id.to_string())
+    }
+}
+
+/// A UDP port that is free now, on loopback. Another process may take it before it is bound, in which case
+/// the bind says so.
+fn free_address() -> Result<SocketAddr> {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
+    Ok(socket.local_addr()?)
+}

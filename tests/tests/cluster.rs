@@ -1,0 +1,203 @@
+//! A real cluster: it forms in any order, survives its leader, moves leadership, changes its members.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use quorate_kv::Client;
+use quorate_kv::model::{Consistency, NodeId, ReadOp};
+use quorate_kv::node::NodeRole;
+use quorate_tests::cluster::{Cluster, fast_settings};
+
+async fn put_range(client: &Client, range: std::ops::Range<u32>) -> Result<()> {
+    for i in range {
+        client.put(format!("k{i}"), format!("v{i}")).await?;
+    }
+    Ok(())
+}
+
+async fn expect_range(client: &Client, range: std::ops::Range<u32>) -> Result<()> {
+    for i in range {
+        let record = client.get(format!("k{i}")).await?;
+        let record = record.ok_or_else(|| anyhow::anyhow!("k{i} is lost"))?;
+        anyhow::ensure!(record.value == format!("v{i}"), "k{i} is {:?}", record.value);
+        anyhow::ensure!(record.version == 1, "k{i} was written {} times", record.version);
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clusters_of_one_three_and_five_form_in_any_order_and_agree() -> Result<()> {
+    for order in [vec![1], vec![3, 1, 2], vec![5, 3, 1, 4, 2]] {
+        let mut cluster = Cluster::prepare(order.len() as u64, fast_settings())?;
+        for id in order {
+            cluster.start_node(id).await?;
+        }
+        let client = cluster.client()?;
+        put_range(&client, 0..20).await?;
+        expect_range(&client, 0..20).await?;
+        cluster.agreement().await?;
+        cluster.shutdown().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crashed_leader_is_replaced_and_nothing_acknowledged_is_lost() -> Result<()> {
+    let mut cluster = Cluster::start(3, fast_settings()).await?;
+    let client = cluster.client()?;
+    put_range(&client, 0..20).await?;
+    let leader = cluster.leader().await?;
+    cluster.abort(leader).await?;
+    put_range(&client, 20..40).await?;
+    expect_range(&client, 0..40).await?;
+    assert_ne!(cluster.leader().await?, leader);
+    cluster.start_node(leader).await?;
+    cluster.agreement().await?;
+    cluster.shutdown().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_was_killed_whole_comes_back_with_everything() -> Result<()> {
+    let mut cluster = Cluster::start(3, fast_settings()).await?;
+    put_range(&cluster.client()?, 0..20).await?;
+    for id in 1..=3 {
+        cluster.abort(id).await?;
+    }
+    for id in [2, 3, 1] {
+        cluster.start_node(id).await?;
+    }
+    let client = cluster.client()?.with_deadline(Duration::from_secs(30));
+    expect_range(&client, 0..20).await?;
+    put_range(&client, 20..30).await?;
+    cluster.agreement().await?;
+    cluster.shutdown().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_planned_stop_hands_leadership_on_first() -> Result<()> {
+    let mut cluster = Cluster::start(3, fast_settings()).await?;
+    let client = cluster.client()?;
+    put_range(&client, 0..5).await?;
+    let leader = cluster.leader().await?;
+    let term = cluster.node(leader)?.status().term;
+    let report = cluster.stop(leader).await?;
+    assert_eq!(report.leadership_moved, Some(true));
+    assert!(report.drained);
+    let next = cluster.leader().await?;
+    // One election, and no second one: nobody waited for a timeout and stood again.
+    assert_eq!(cluster.node(next)?.status().term.number(), term.number() + 1);
+    put_range(&client, 5..10).await?;
+    cluster.shutdown().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leadership_moves_to_the_node_that_is_named() -> Result<()> {
+    let cluster = Cluster::start(3, fast_settings()).await?;
+    let client = cluster.client()?;
+    put_range(&client, 0..5).await?;
+    let leader = cluster.leader().await?;
+    let target = (1..=3).find(|id| *id != leader).expect("two others");
+    client.move_leader(Some(NodeId::new(target))).await?;
+    assert_eq!(cluster.leader().await?, target);
+    put_range(&client, 5..10).await?;
+    expect_range(&client, 0..10).await?;
+    cluster.shutdown().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_are_added_promoted_and_removed() -> Result<()> {
+    let mut cluster = Cluster::start(3, fast_settings()).await?;
+    let client = cluster.client()?;
+    put_range(&client, 0..50).await?;
+    let address = cluster.start_joining(4).await?;
+    client.add_learner(NodeId::new(4), address).await?;
+    cluster
+        .wait("a learner that has caught up", |statuses| {
+            let leader = statuses.iter().find(|s| s.role == NodeRole::Leader)?;
+            let learner = statuses.iter().find(|s| s.node == NodeId::new(4))?;
+            (learner.applied == leader.applied && learner.role == NodeRole::Learner).then_some(())
+        })
+        .await?;
+    client.promote(NodeId::new(4)).await?;
+    cluster
+        .wait("a fourth voter", |statuses| {
+            let leader = statuses.iter().find(|s| s.role == NodeRole::Leader)?;
+            leader
+                .members
+                .iter()
+                .any(|m| m.id == NodeId::new(4) && m.voter)
+                .then_some(())
+        })
+        .await?;
+    let leader = cluster.leader().await?;
+    let removed = (1..=3).find(|id| *id != leader).expect("two others");
+    client.remove(NodeId::new(removed)).await?;
+    cluster.stop(removed).await?;
+    put_range(&client, 50..60).await?;
+    expect_range(&client, 0..60).await?;
+    let status = cluster.agreement().await?;
+    assert_eq!(status.members.len(), 3);
+    cluster.shutdown().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_far_behind_gets_a_snapshot_and_agrees() -> Result<()> {
+    let mut settings = fast_settings();
+    settings.snapshot_entries = 50;
+    settings.log_entries_kept = 10;
+    settings.log_segment_bytes = 64 * 1024;
+    let mut cluster = Cluster::start(3, settings).await?;
+    let client = cluster.client()?;
+    put_range(&client, 0..10).await?;
+    let leader = cluster.leader().await?;
+    let behind = (1..=3).find(|id| *id != leader).expect("two others");
+    cluster.abort(behind).await?;
+    put_range(&client, 10..400).await?;
+    cluster
+        .wait("a purged log", |statuses| {
+            let missed = 100;
+            statuses
+                .iter()
+                .all(|s| s.purged.is_some_and(|p| p.number() > missed))
+                .then_some(())
+        })
+        .await?;
+    cluster.start_node(behind).await?;
+    put_range(&client, 400..410).await?;
+    cluster.agreement().await?;
+    expect_range(&cluster.node(behind)?.client(), 0..410).await?;
+    cluster.shutdown().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_node_serves_linearizable_reads() -> Result<()> {
+    let cluster = Cluster::start(3, fast_settings()).await?;
+    let client = cluster.client()?;
+    for i in 0..30u32 {
+        let revision = client.put("k", i.to_string()).await?;
+        for node in cluster.nodes().values() {
+            let read = node
+                .client()
+                .read(vec![ReadOp::Get("k".try_into()?)], Consistency::Linearizable)
+                .await?;
+            assert!(read.revision >= revision, "node {} read the past", node.id());
+        }
+    }
+    cluster.shutdown().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stale_read_waits_for_its_revision_and_keeps_its_bound() -> Result<()> {
+    let cluster = Cluster::start(3, fast_settings()).await?;
+    let client = cluster.client()?;
+    let revision = client.put("k", "1").await?;
+    for node in cluster.nodes().values() {
+        let stale = Consistency::Stale {
+            min_revision: Some(revision),
+            max_lag: Some(Duration::from_secs(30)),
+        };
+        let record = node.client().get_with("k", stale).await?;
+        assert!(record.is_some(), "node {}", node.id());
+    }
+    cluster.shutdown().await
+}
