@@ -53,6 +53,25 @@ impl<S: Store> Store for Arc<S> {
     }
 }
 
+impl Store for quorate_kv::Client {
+    async fn txn(&self, txn: Txn) -> Result<TxnResponse, StoreError> {
+        quorate_kv::Client::txn(self, txn).await.map_err(StoreError::from)
+    }
+
+    async fn read(&self, reads: Vec<ReadOp>, consistency: Consistency) -> Result<ReadResponse, StoreError> {
+        quorate_kv::Client::read(self, reads, consistency)
+            .await
+            .map_err(StoreError::from)
+    }
+}
+
+impl From<quorate_kv::client::Error> for StoreError {
+    fn from(error: quorate_kv::client::Error) -> Self {
+        let (retryable, may_have_committed) = (error.is_retryable(), error.may_have_committed());
+        Self::new(error, retryable, may_have_committed)
+    }
+}
+
 /// The store did not do what was asked, or nobody knows whether it did.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("the store: {source}")]

@@ -17,6 +17,7 @@ mod format;
 mod reader;
 mod recovery;
 mod segment;
+mod timings;
 mod view;
 mod writer;
 
@@ -218,6 +219,10 @@ pub struct LogStatistics {
     pub bytes: u64,
     /// How long the last batch took, from its first byte to its answer.
     pub last_write: Duration,
+    /// The median of the latest 1,024 batches' times; `None` before the first.
+    pub write_p50: Option<Duration>,
+    /// What 99 of 100 of them did not exceed.
+    pub write_p99: Option<Duration>,
     /// Segments that were ended because they were full.
     pub rolls: u64,
     /// Segments that were not ready when they were needed: the batch waited until they were made.

@@ -21,6 +21,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::segment::{RawFile, Segment};
+use super::timings::Timings;
 use super::{LogEntry, LogStatistics};
 use crate::fault::Fault;
 use crate::model::{LogIndex, LogPosition, NodeId, Term};
@@ -51,6 +52,7 @@ pub(super) struct View {
     truncations: u64,
     fault: Option<Fault>,
     statistics: LogStatistics,
+    timings: Timings,
 }
 
 /// What opening found.
@@ -115,6 +117,7 @@ impl View {
             truncations: 0,
             fault: None,
             statistics: LogStatistics::default(),
+            timings: Timings::default(),
         }
     }
 
@@ -352,6 +355,8 @@ impl View {
             cache_bytes: self.cache_bytes,
             cache_entries: self.cache.len() as u64,
             segments: self.index.segments.len() as u64,
+            write_p50: self.timings.percentile(50),
+            write_p99: self.timings.percentile(99),
             ..self.statistics.clone()
         }
     }
@@ -368,6 +373,9 @@ impl View {
         s.segments_made_late += written.segments_made_late;
         if written.syncs > 0 {
             s.last_write = took;
+            self.timings.add(took);
+            metrics::histogram!("quorate_log_sync_seconds").record(took.as_secs_f64());
+            metrics::histogram!("quorate_log_batch_entries").record(written.entries as f64);
         }
     }
 

@@ -340,7 +340,11 @@ impl Front {
             applied: applied.position.map(|p| p.index),
             purged: state.purged,
             lag: self.raft.lag(),
-            sync_p50_micros: None,
+            sync_p50_micros: self
+                .log
+                .statistics()
+                .write_p50
+                .and_then(|p50| u64::try_from(p50.as_micros()).ok()),
             members: members.collect(),
             fault: state.stopped,
         }
