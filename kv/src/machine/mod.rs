@@ -197,6 +197,9 @@ impl From<MachineOpenError> for Fault {
 }
 
 /// The state machine: the one owner of all writing to the state file. All methods block.
+///
+/// Dropping it is as a crash of the process: what was not made durable may be lost, and the log replays it.
+/// An orderly end calls [`make_durable`](Self::make_durable) first.
 #[derive(Debug)]
 pub struct Machine {
     disk: Arc<dyn Disk>,
@@ -436,6 +439,15 @@ impl Machine {
         self.shared.replace(state);
         self.now_durable();
         Ok(())
+    }
+}
+
+impl Drop for Machine {
+    /// As a crash would: nothing more is written, also not by the closing of the database, which the last view
+    /// brings about when another machine may have opened the file. What was not made durable is replayed from
+    /// the log.
+    fn drop(&mut self) {
+        self.state.retire.retire();
     }
 }
 

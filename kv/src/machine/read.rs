@@ -31,7 +31,7 @@ pub(super) type Rows = ReadOnlyTable<&'static [u8], &'static [u8]>;
 /// after a snapshot was installed.
 #[derive(Clone, Debug)]
 pub struct Reader {
-    shared: Shared,
+    pub(super) shared: Shared,
 }
 
 /// Where a pinned state stands.

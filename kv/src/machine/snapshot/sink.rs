@@ -1,10 +1,8 @@
 //! The receiving side: a new state file beside the one in use, filled chunk by chunk.
 
 use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use redb::{Database, Durability, WriteTransaction};
 use xxhash_rust::xxh3::xxh3_64;
@@ -155,16 +153,19 @@ impl Drop for Unfinished {
 impl SnapshotSink {
     /// Begins to receive a snapshot beside the state file of `dir`.
     pub fn begin(disk: Arc<dyn Disk>, dir: &Path) -> Result<Self, SnapshotError> {
-        // Two receptions of one process never share a file; opening the machine removes those of others.
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let path = dir.join(format!("{UNFINISHED_PREFIX}{number}"));
-        match disk.remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                return Err(Fault::disk("removing", path.display(), e).into());
+        // The first name that is free, so that two receptions never share a file. What an earlier process left
+        // behind was removed when the machine was opened.
+        let mut number = 0u32;
+        let path = loop {
+            let path = dir.join(format!("{UNFINISHED_PREFIX}{number}"));
+            if !disk
+                .exists(&path)
+                .map_err(|e| Fault::disk("looking for", path.display(), e))?
+            {
+                break path;
             }
-            Ok(()) | Err(_) => {}
-        }
+            number = number.wrapping_add(1);
+        };
         let file = StateFile::new(&path);
         let (database, retire) =
             open_database(&*disk, &path, RECEIVING_CACHE_BYTES, false, true).map_err(Fault::from)?;

@@ -1,1 +1,369 @@
-//! Later.
+//! Laws that hold for every script of commands, checked against the slow store.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::disk::MemoryDisk;
+use super::slow::Slow;
+use super::*;
+use crate::machine::changes::{self, ChangeKind};
+use crate::machine::database::for_each_row;
+use crate::machine::tables::Table;
+use crate::machine::{Applied, ReplicatedLimits};
+use crate::model::{
+    Compare, Condition, Guard, KeyRange, KeyTest, LeaseChange, LeaseId, Op, Order, PutMode, RangeRead,
+    RangeTest, ReadOp, Revision, Sequence, SessionId, SessionRef, StateHash,
+};
+
+/// Small limits, so that scripts meet them.
+fn tight() -> MachineSettings {
+    MachineSettings {
+        cache_bytes: 1024 * 1024,
+        sessions_max: 3,
+        unanswered_max: 3,
+        response_bytes_max: 60,
+        ..MachineSettings::default()
+    }
+}
+
+/// Keys that are prefixes of each other, with zeros and ends of range in them.
+const KEYS: [&[u8]; 9] = [
+    b"a",
+    b"a\0",
+    b"a\0\0",
+    b"a\0b",
+    b"ab",
+    b"b",
+    b"\0",
+    b"\xff",
+    b"\xff\xff",
+];
+
+fn any_key() -> impl Strategy<Value = Key> {
+    select(&KEYS[..]).prop_map(|bytes| Key::try_from(bytes).unwrap())
+}
+
+fn any_value() -> impl Strategy<Value = Bytes> {
+    prop_oneof![
+        Just(Bytes::new()),
+        select(&["x", "y", "a longer value"][..]).prop_map(|v| Bytes::from_static(v.as_bytes())),
+        (-2i64..3).prop_map(|n| Bytes::copy_from_slice(&n.to_be_bytes())),
+    ]
+}
+
+fn any_range() -> impl Strategy<Value = KeyRange> {
+    let bytes = || any_key().prop_map(Key::into_bytes);
+    prop_oneof![
+        2 => Just(KeyRange::all()),
+        1 => bytes().prop_map(KeyRange::from),
+        1 => bytes().prop_map(KeyRange::prefix),
+        1 => any_key().prop_map(|key| KeyRange::key(&key)),
+        2 => (bytes(), bytes()).prop_map(|(a, b)| KeyRange::new(a, b)),
+    ]
+}
+
+fn any_read() -> impl Strategy<Value = RangeRead> {
+    (
+        any_range(),
+        0u32..6,
+        any::<bool>(),
+        any::<bool>(),
+        prop::bool::weighted(0.2),
+    )
+        .prop_map(|(range, limit, descending, keys_only, count_only)| RangeRead {
+            range,
+            limit,
+            order: if descending {
+                Order::Descending
+            } else {
+                Order::Ascending
+            },
+            keys_only,
+            count_only,
+        })
+}
+
+fn any_op() -> impl Strategy<Value = Op> {
+    let mode = prop_oneof![5 => Just(PutMode::Upsert), 1 => Just(PutMode::OnlyIfAbsent)];
+    let lease = prop_oneof![
+        10 => Just(LeaseChange::Detach),
+        5 => Just(LeaseChange::Keep),
+        1 => Just(LeaseChange::Attach(LeaseId::new(1))),
+    ];
+    let delta = || prop_oneof![9 => -2i64..3, 1 => Just(i64::MAX)];
+    prop_oneof![
+        8 => (any_key(), any_value(), mode, lease)
+            .prop_map(|(key, value, mode, lease)| Op::Put { key, value, mode, lease }),
+        3 => any_key().prop_map(Op::delete),
+        1 => (any_range(), 0u32..8).prop_map(|(range, limit)| Op::DeleteRange { range, limit }),
+        1 => any_key().prop_map(Op::get),
+        2 => any_read().prop_map(Op::Range),
+        2 => (any_key(), delta()).prop_map(|(key, delta)| Op::Add { key, delta }),
+        2 => (any_key(), delta()).prop_map(|(key, operand)| Op::Max { key, operand }),
+        1 => (any_key(), any_value()).prop_map(|(prefix, value)| Op::PutSequence { prefix, value }),
+    ]
+}
+
+fn any_compare() -> impl Strategy<Value = Compare> {
+    select(
+        &[
+            Compare::Equal,
+            Compare::NotEqual,
+            Compare::Less,
+            Compare::LessOrEqual,
+            Compare::Greater,
+            Compare::GreaterOrEqual,
+        ][..],
+    )
+}
+
+fn any_test() -> impl Strategy<Value = KeyTest> {
+    let revision = || proptest::option::of((0u64..8).prop_map(Revision::new));
+    prop_oneof![
+        (any_compare(), any_value()).prop_map(|(c, v)| KeyTest::Value(c, v)),
+        (any_compare(), 0u64..4).prop_map(|(c, v)| KeyTest::Version(c, v)),
+        (any_compare(), revision()).prop_map(|(c, v)| KeyTest::CreateRevision(c, v)),
+        (any_compare(), revision()).prop_map(|(c, v)| KeyTest::ModRevision(c, v)),
+        (any_compare(), proptest::option::of(Just(LeaseId::new(1)))).prop_map(|(c, v)| KeyTest::Lease(c, v)),
+        any::<bool>().prop_map(KeyTest::Exists),
+    ]
+}
+
+fn any_guard() -> impl Strategy<Value = Guard> {
+    let range_test = prop_oneof![
+        any_test().prop_map(RangeTest::Any),
+        any_test().prop_map(RangeTest::All),
+        (any_compare(), 0u64..5).prop_map(|(c, n)| RangeTest::Count(c, n)),
+    ];
+    let leaf = prop_oneof![
+        3 => (any_key(), any_test()).prop_map(|(key, test)| Guard::key(key, test)),
+        1 => (any_range(), range_test)
+            .prop_map(|(range, test)| Guard::condition(Condition::Range { range, test })),
+    ];
+    let tree = leaf.prop_recursive(3, 12, 3, |inner| {
+        prop_oneof![
+            vec(inner.clone(), 0..3).prop_map(Guard::all),
+            vec(inner.clone(), 0..3).prop_map(Guard::any),
+            inner.prop_map(Guard::not),
+        ]
+    });
+    prop_oneof![2 => Just(Guard::always()), 3 => tree]
+}
+
+fn any_txn() -> impl Strategy<Value = Txn> {
+    (any_guard(), vec(any_op(), 0..6), vec(any_op(), 0..3)).prop_map(|(guard, then, otherwise)| Txn {
+        guard,
+        then,
+        otherwise,
+    })
+}
+
+fn any_command() -> impl Strategy<Value = Command> {
+    let session = (1u64..5, 1u64..7, 0u64..6).prop_map(|(id, sequence, answered_below)| SessionRef {
+        id: SessionId::new(id),
+        sequence: Sequence::new(sequence),
+        answered_below: Sequence::new(answered_below),
+    });
+    prop_oneof![
+        6 => any_txn().prop_map(|txn| Command::Txn { session: None, txn }),
+        6 => (session, any_txn()).prop_map(|(session, txn)| Command::Txn { session: Some(session), txn }),
+        2 => (0u64..30).prop_map(|ttl_millis| Command::OpenSession { ttl_millis }),
+        1 => (1u64..5).prop_map(|id| Command::CloseSession { session: SessionId::new(id) }),
+    ]
+}
+
+/// Entries, with stamps that mostly rise.
+fn script(entries: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Entry>> {
+    let payload = prop_oneof![
+        8 => (0u64..12, vec(any_command(), 1..5)).prop_map(Some),
+        1 => Just(None),
+    ];
+    vec(payload, entries).prop_map(|payloads| {
+        let mut time = 0;
+        let payloads = payloads.into_iter().zip(1..);
+        payloads
+            .map(|(payload, index)| match payload {
+                Some((step, commands)) => {
+                    time += step;
+                    proposal(index, time.saturating_sub(3), commands)
+                }
+                None => Entry {
+                    position: position(index),
+                    payload: Payload::Membership(Bytes::from(format!("members at {index}"))),
+                },
+            })
+            .collect()
+    })
+}
+
+fn open(disk: &MemoryDisk, mode: OpenMode) -> (Machine, Reader) {
+    Machine::open(Arc::new(disk.clone()), dir(), mode, tight()).unwrap()
+}
+
+/// Applies one entry after another: the outcomes, and where the machine stood after each.
+fn one_by_one(entries: &[Entry]) -> (Vec<EntryOutcome>, Vec<Applied>, Reader) {
+    let (mut machine, reader) = open(&MemoryDisk::default(), OpenMode::Create);
+    let mut outcomes = Vec::new();
+    let mut standings = Vec::new();
+    for entry in entries {
+        outcomes.extend(machine.apply(vec![entry.clone()]).unwrap());
+        standings.push(machine.applied().clone());
+    }
+    (outcomes, standings, reader)
+}
+
+fn slow_outcomes(entries: &[Entry]) -> (Vec<EntryOutcome>, Slow) {
+    let mut slow = Slow::new(ReplicatedLimits::of(&tight()));
+    let outcomes = entries
+        .iter()
+        .map(|entry| match &entry.payload {
+            Payload::Proposal(bytes) => {
+                let proposal = crate::model::decode(bytes).unwrap();
+                EntryOutcome::Proposal(slow.apply(entry.position.index, &proposal))
+            }
+            Payload::Membership(_) => EntryOutcome::Membership,
+            Payload::Blank => EntryOutcome::Blank,
+        })
+        .collect();
+    (outcomes, slow)
+}
+
+/// What the table of changes says of each revision.
+fn changes_of(reader: &Reader) -> Vec<(Revision, ChangeKind, Vec<u8>)> {
+    let state = reader.shared.get();
+    let txn = state.begin_read().unwrap();
+    let mut found = Vec::new();
+    for_each_row(&state.file, &txn, Table::Changes, |key, value| {
+        let revision = Revision::new(u64::from_be_bytes(*key.first_chunk().unwrap()));
+        let part = changes::read_part(value)?;
+        found.extend(part.into_iter().map(|(kind, key)| (revision, kind, key)));
+        Ok(())
+    })
+    .unwrap();
+    found
+}
+
+fn expected_changes(slow: &Slow) -> Vec<(Revision, ChangeKind, Vec<u8>)> {
+    let mut expected = Vec::new();
+    for (states, revision) in slow.states.windows(2).zip(2u64..) {
+        let (old, new) = (&states[0], &states[1]);
+        let revision = Revision::new(revision);
+        let keys: std::collections::BTreeSet<&Key> = old.keys().chain(new.keys()).collect();
+        for key in keys {
+            let kind = match (old.get(key), new.get(key)) {
+                (old, new) if old == new => continue,
+                (_, Some(new)) if new.create_revision == revision => ChangeKind::Created,
+                (_, Some(_)) => ChangeKind::Written,
+                (_, None) => ChangeKind::Deleted,
+            };
+            expected.push((revision, kind, key.as_bytes().to_vec()));
+        }
+    }
+    expected
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(192))]
+
+    #[test]
+    fn the_machine_answers_as_the_slow_store_does_also_at_every_revision_that_was(
+        entries in script(1..14),
+        reads in vec(any_read(), 6),
+    ) {
+        let (outcomes, standings, reader) = one_by_one(&entries);
+        let (expected, slow) = slow_outcomes(&entries);
+        for ((outcome, expected), entry) in outcomes.iter().zip(&expected).zip(&entries) {
+            prop_assert_eq!(outcome, expected, "entry {:?}", entry);
+        }
+        let last = standings.last().unwrap();
+        prop_assert_eq!(last.revision, slow.revision());
+        prop_assert_eq!(last.log_time, slow.time());
+
+        let mut ops: Vec<ReadOp> = reads.into_iter().map(ReadOp::Range).collect();
+        ops.extend(KEYS.iter().map(|bytes| ReadOp::Get(Key::try_from(*bytes).unwrap())));
+        let view = reader.view().unwrap();
+        for revision in (1..=slow.revision().number()).map(Revision::new) {
+            let found = view.read(&ops, Some(revision)).unwrap().unwrap();
+            for (op, found) in ops.iter().zip(found) {
+                prop_assert_eq!(found, slow.read(op, revision), "{:?} at {}", op, revision);
+            }
+        }
+        let now = view.read(&ops, None).unwrap().unwrap();
+        prop_assert_eq!(now, view.read(&ops, Some(slow.revision())).unwrap().unwrap());
+        prop_assert_eq!(view.verify_hash().unwrap(), last.state_hash);
+        prop_assert_eq!(changes_of(&reader), expected_changes(&slow));
+    }
+
+    #[test]
+    fn however_entries_are_cut_into_batches_state_answers_and_hash_are_the_same(
+        entries in script(1..24),
+        sizes in vec(1usize..9, 24),
+    ) {
+        let (outcomes, standings, _) = one_by_one(&entries);
+        let (mut machine, reader) = open(&MemoryDisk::default(), OpenMode::Create);
+        let (mut at, mut found) = (0, Vec::new());
+        for size in sizes {
+            let end = (at + size).min(entries.len());
+            if at == end {
+                break;
+            }
+            found.extend(machine.apply(entries[at..end].to_vec()).unwrap());
+            at = end;
+            prop_assert_eq!(machine.applied(), &standings[at - 1]);
+        }
+        prop_assert_eq!(&found, &outcomes[..at]);
+        prop_assert_eq!(reader.view().unwrap().verify_hash().unwrap(), standings[at - 1].state_hash);
+    }
+
+    #[test]
+    fn after_any_crash_the_state_is_that_of_some_entry_not_before_the_durable_one_and_replay_leads_to_the_same(
+        entries in script(1..24),
+        steps in vec((1usize..6, 0u8..6, any::<u64>()), 24),
+    ) {
+        let (_, standings, _) = one_by_one(&entries);
+        let disk = MemoryDisk::default();
+        let (mut machine, _reader) = open(&disk, OpenMode::Create);
+        let mut at = 0;
+        for (size, step, seed) in steps {
+            let end = (at + size).min(entries.len());
+            machine.apply(entries[at..end].to_vec()).unwrap();
+            at = end;
+            match step {
+                0 | 1 => {
+                    machine.make_durable().unwrap();
+                    prop_assert_eq!(machine.durable(), machine.applied().position);
+                }
+                2 => {
+                    // A restart of the process: it keeps what was durable, and perhaps more.
+                    let durable = machine.durable();
+                    drop(machine);
+                    (machine, _) = open(&disk, OpenMode::Existing);
+                    prop_assert!(machine.durable() >= durable);
+                    prop_assert_eq!(machine.durable(), machine.applied().position);
+                    at = machine.applied().position.map_or(0, |p| p.index.number() as usize);
+                }
+                3 | 4 => {
+                    let durable = machine.durable();
+                    let mut bits = seed;
+                    disk.lose_power(|| {
+                        bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                        seed % 3 != 0 && bits >> 63 == 1
+                    });
+                    drop(machine);
+                    (machine, _) = open(&disk, OpenMode::Existing);
+                    prop_assert!(machine.applied().position >= durable);
+                    at = machine.applied().position.map_or(0, |p| p.index.number() as usize);
+                }
+                _ => {}
+            }
+            if at > 0 {
+                prop_assert_eq!(machine.applied(), &standings[at - 1]);
+            }
+        }
+        machine.apply(entries[at..].to_vec()).unwrap();
+        prop_assert_eq!(machine.applied(), standings.last().unwrap());
+        let hash: StateHash = Reader::new(machine.shared.clone()).view().unwrap().verify_hash().unwrap();
+        prop_assert_eq!(hash, standings.last().unwrap().state_hash);
+    }
+}

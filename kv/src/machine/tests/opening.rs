@@ -1,1 +1,273 @@
-//! Later.
+//! What is opened, what is refused, and what a fault leaves behind.
+
+use super::disk::MemoryDisk;
+use super::*;
+use crate::fault::Fault;
+use crate::machine::{Applied, MachineOpenError, database};
+use crate::model::{Op, Revision};
+
+const STATE: &str = "/node/state.redb";
+
+fn with_entries() -> (MemoryDisk, Applied) {
+    let disk = MemoryDisk::default();
+    let mut store = Store::on(Arc::new(disk.clone()));
+    for i in 0..50 {
+        store
+            .txn(Txn::new([Op::put(key(&format!("k{i}")), vec![i as u8; 500])]))
+            .unwrap();
+    }
+    store.machine.make_durable().unwrap();
+    let applied = store.machine.applied().clone();
+    (disk, applied)
+}
+
+fn open(disk: &MemoryDisk, mode: OpenMode) -> Result<(Machine, Reader), MachineOpenError> {
+    Machine::open(Arc::new(disk.clone()), dir(), mode, settings())
+}
+
+#[test]
+fn a_missing_or_empty_state_file_is_an_error_and_never_a_new_database() {
+    let disk = MemoryDisk::default();
+    let missing = |disk: &MemoryDisk| match open(disk, OpenMode::Existing) {
+        Err(MachineOpenError::Missing { path }) => assert_eq!(path, Path::new(STATE)),
+        other => panic!("a missing file answered {other:?}"),
+    };
+    missing(&disk);
+    let (disk, _) = with_entries();
+    disk.tamper(Path::new(STATE), Vec::clear);
+    missing(&disk);
+    disk.tamper(Path::new(STATE), |bytes| {
+        assert!(bytes.is_empty(), "it was left as it was")
+    });
+}
+
+#[test]
+fn a_file_that_is_no_whole_state_file_is_refused_and_left_as_it_is() {
+    type Damage = fn(&mut Vec<u8>);
+    let cases: [(&str, Damage); 4] = [
+        ("text", |bytes| *bytes = b"not a database".to_vec()),
+        ("zeros", |bytes| bytes.fill(0)),
+        ("cut to a page", |bytes| bytes.truncate(4096)),
+        ("cut to half", |bytes| bytes.truncate(bytes.len() / 2)),
+    ];
+    for (name, damage) in cases {
+        let (disk, _) = with_entries();
+        disk.tamper(Path::new(STATE), damage);
+        match open(&disk, OpenMode::Existing) {
+            Err(MachineOpenError::Corrupt { path, .. }) => assert_eq!(path, Path::new(STATE), "{name}"),
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn rot_anywhere_in_the_file_is_found_when_it_is_opened_or_does_not_touch_the_state() {
+    let (disk, applied) = with_entries();
+    let mut size = 0;
+    disk.tamper(Path::new(STATE), |bytes| size = bytes.len());
+    let mut found = 0;
+    for at in (0..size).step_by(997) {
+        let (disk, _) = with_entries();
+        disk.tamper(Path::new(STATE), |bytes| {
+            let at = at.min(bytes.len() - 1);
+            bytes[at] ^= 0x10;
+        });
+        match open(&disk, OpenMode::Existing) {
+            Err(MachineOpenError::Corrupt { .. } | MachineOpenError::Fault(_)) => found += 1,
+            Err(other) => panic!("a flipped bit at {at}: {other:?}"),
+            // A page that nothing uses; or redb fell back to the commit before, which is whole.
+            Ok((machine, reader)) => {
+                assert!(machine.applied().revision <= applied.revision);
+                let hash = reader.view().unwrap().verify_hash().unwrap();
+                assert_eq!(hash, machine.applied().state_hash, "a flipped bit at {at}");
+            }
+        }
+    }
+    assert!(found > 0, "no flip met a page in use");
+}
+
+#[test]
+fn another_database_is_no_state_file() {
+    let disk = MemoryDisk::default();
+    let dyn_disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    let (other, _) = database::open_database(&*dyn_disk, Path::new(STATE), 1 << 20, false, true).unwrap();
+    other.begin_write().unwrap().commit().unwrap();
+    other.close().unwrap();
+    match open(&disk, OpenMode::Existing) {
+        Err(MachineOpenError::Corrupt { detail, .. }) => {
+            assert!(detail.contains("not a state file"), "{detail}")
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_state_of_a_later_format_is_refused_with_its_version() {
+    let (disk, _) = with_entries();
+    {
+        let (database, _) = database::open_database(&disk, Path::new(STATE), 1 << 20, false, false).unwrap();
+        let txn = database.begin_write().unwrap();
+        let mut table = txn.open_table(crate::machine::tables::SYSTEM).unwrap();
+        let mut row = crate::machine::system::format_row();
+        row[9] = 77;
+        table.insert(crate::machine::system::FORMAT, &row[..]).unwrap();
+        drop(table);
+        txn.commit().unwrap();
+    }
+    match open(&disk, OpenMode::Existing) {
+        Err(MachineOpenError::UnknownFormat { found: 77, .. }) => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn creating_where_a_state_is_opens_it_only_if_it_is_still_empty() {
+    let disk = MemoryDisk::default();
+    drop(open(&disk, OpenMode::Create).unwrap());
+    drop(open(&disk, OpenMode::Create).unwrap());
+    let (disk, _) = with_entries();
+    match open(&disk, OpenMode::Create) {
+        Err(MachineOpenError::Exists { path }) => assert_eq!(path, Path::new(STATE)),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_creation_that_power_cut_short_leaves_nothing_or_a_whole_empty_state() {
+    let disk = MemoryDisk::default();
+    let (machine, reader) = open(&disk, OpenMode::Create).unwrap();
+    disk.lose_power(|| false);
+    drop((machine, reader));
+    let (machine, _) = open(&disk, OpenMode::Existing).unwrap();
+    assert_eq!(machine.applied().revision, Revision::FIRST);
+    assert_eq!(machine.applied().position, None);
+}
+
+#[test]
+fn what_receptions_left_behind_is_removed_when_the_machine_opens() {
+    let (disk, _) = with_entries();
+    let leftover = Path::new("/node/state.unfinished-3");
+    disk.open(leftover, true)
+        .unwrap()
+        .write_all_at(b"half", 0)
+        .unwrap();
+    drop(open(&disk, OpenMode::Existing).unwrap());
+    assert_eq!(disk.names(), [STATE]);
+}
+
+#[test]
+fn an_entry_that_cannot_be_decoded_stops_the_machine_and_keeps_nothing_of_the_batch() {
+    let mut store = Store::new();
+    store.txn(Txn::new([Op::put(key("a"), value("1"))])).unwrap();
+    let before = store.machine.applied().clone();
+    let good = proposal(
+        2,
+        0,
+        vec![Command::Txn {
+            session: None,
+            txn: Txn::new([Op::delete(key("a"))]),
+        }],
+    );
+    let bad = Entry {
+        position: position(3),
+        payload: Payload::Proposal(Bytes::from_static(b"\x01garbage")),
+    };
+    let fault = store.machine.apply(vec![good.clone(), bad]).unwrap_err();
+    assert!(matches!(fault, Fault::Corrupt { .. }), "{fault}");
+    assert!(
+        store.machine.apply(vec![good]).is_err(),
+        "a machine that met a fault does nothing any more"
+    );
+    assert!(store.machine.make_durable().is_err());
+    let view = store.reader.view().unwrap();
+    assert_eq!(view.applied().position, before.position);
+    assert_eq!(view.verify_hash().unwrap(), before.state_hash);
+}
+
+#[test]
+fn what_was_applied_is_durable_only_after_it_was_made_so() {
+    let mut store = Store::new();
+    assert_eq!(store.machine.durable(), None);
+    store.txn(Txn::new([Op::put(key("a"), value("1"))])).unwrap();
+    assert_eq!(store.machine.durable(), None);
+    assert_eq!(store.machine.entries_since_durable(), 1);
+    assert!(store.machine.bytes_since_durable() > 0);
+    store.machine.make_durable().unwrap();
+    assert_eq!(store.machine.durable(), Some(position(1)));
+    assert_eq!(
+        (
+            store.machine.entries_since_durable(),
+            store.machine.bytes_since_durable()
+        ),
+        (0, 0)
+    );
+}
+
+#[test]
+fn a_dropped_machine_writes_nothing_more_even_when_a_view_outlives_it() {
+    let disk = MemoryDisk::default();
+    let mut store = Store::on(Arc::new(disk.clone()));
+    store.txn(Txn::new([Op::put(key("a"), value("1"))])).unwrap();
+    store.machine.make_durable().unwrap();
+    store.txn(Txn::new([Op::put(key("a"), value("2"))])).unwrap();
+    let view = store.reader.view().unwrap();
+    drop((store.machine, store.reader));
+    let (mut machine, reader) = reopen(&store.disk);
+    assert_eq!(
+        machine.applied().position,
+        Some(position(1)),
+        "what was durable, no more"
+    );
+    let put = Command::Txn {
+        session: None,
+        txn: Txn::new([Op::put(key("b"), value("3"))]),
+    };
+    machine.apply(vec![proposal(2, 0, vec![put])]).unwrap();
+    machine.make_durable().unwrap();
+    let mut before = Vec::new();
+    disk.tamper(Path::new(STATE), |bytes| before = bytes.clone());
+    // The last view closes the first machine's database, under the feet of the second.
+    drop(view);
+    disk.tamper(Path::new(STATE), |bytes| {
+        assert!(*bytes == before, "the file changed")
+    });
+    let hash = reader.view().unwrap().verify_hash().unwrap();
+    assert_eq!(hash, machine.applied().state_hash);
+}
+
+#[test]
+fn the_membership_is_kept_with_its_place_in_the_log() {
+    let mut store = Store::new();
+    let hash = store.machine.applied().state_hash;
+    let members = Bytes::from_static(b"1, 2, 3");
+    let entries = vec![
+        Entry {
+            position: position(1),
+            payload: Payload::Membership(members.clone()),
+        },
+        Entry {
+            position: position(2),
+            payload: Payload::Blank,
+        },
+    ];
+    assert_eq!(
+        store.machine.apply(entries).unwrap(),
+        [EntryOutcome::Membership, EntryOutcome::Blank]
+    );
+    store.machine.make_durable().unwrap();
+    let Store {
+        disk,
+        machine,
+        reader,
+        ..
+    } = store;
+    drop((machine, reader));
+    let (machine, _) = reopen(&disk);
+    assert_eq!(machine.applied().membership, Some((position(1), members)));
+    assert_eq!(machine.applied().position, Some(position(2)));
+    assert_eq!(
+        machine.applied().state_hash,
+        hash,
+        "neither is part of the replicated tables"
+    );
+}
