@@ -2,6 +2,9 @@
 //!
 //! For tests and the simulator, and for an operator who doubts. Slow and obvious on purpose.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{BrokerId, LeaderEpoch, PartitionEpoch, PartitionIndex, TopicId};

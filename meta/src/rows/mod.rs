@@ -9,6 +9,8 @@
 
 mod broker;
 mod partition;
+#[cfg(test)]
+mod tests;
 mod topic;
 
 pub(crate) use broker::EpochOf;
