@@ -310,7 +310,8 @@ impl Machine {
         self.entries_since_durable
     }
 
-    /// Applies entries, which follow the last one applied without a gap, in one transaction of the file.
+    /// Applies entries, which follow the last one applied, in one transaction of the file. That none is left
+    /// out is the promise of whoever reads them from the log.
     ///
     /// Readers see the result when this returns; it is durable after the next [`make_durable`](Self::make_durable).
     /// An entry that cannot be decoded was committed by a broken or a newer release: that is a fault and not a
@@ -484,9 +485,9 @@ impl Apply<'_, '_> {
 
     fn entry(&mut self, entry: Entry) -> Result<EntryOutcome, Fault> {
         let last = self.system.standing.position;
-        if last.is_some_and(|last| entry.position.index != last.index.next() || entry.position < last) {
+        if last.is_some_and(|last| entry.position.index <= last.index || entry.position < last) {
             return Err(Fault::invariant(
-                "entries are applied in the log's order, without a gap",
+                "entries are applied in the log's order",
                 format!("{} after {last:?}", entry.position),
             ));
         }

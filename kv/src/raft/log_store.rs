@@ -33,18 +33,28 @@ impl LogStore {
 
     /// Reads `range` whole, in as many steps as its size asks for.
     async fn read_all(&self, range: std::ops::Range<u64>) -> Result<Vec<Entry>, io::Error> {
-        let mut entries = Vec::new();
+        let mut entries: Vec<Entry> = Vec::new();
         let mut next = range.start;
         while next < range.end {
             let step = LogIndex::new(next)..LogIndex::new(range.end);
             let read = self.log.read(step, READ_BYTES_MAX).await?;
-            if read.is_empty() {
-                break;
-            }
-            next += read.len() as u64;
+            // By the last entry's index, not by their number: a log may begin after the range does.
+            let Some(last) = read.last() else { break };
+            next = last.position.index.number() + 1;
             for entry in read {
-                entries.push(decode_entry(entry)?);
+                let entry = decode_entry(entry)?;
+                if let Some(before) = entries.last()
+                    && entry.log_id.index != before.log_id.index + 1
+                {
+                    let detail = format!("{} after {}", entry.log_id, before.log_id);
+                    return Err(Fault::invariant("the log is read without a hole", detail).into());
+                }
+                entries.push(entry);
             }
+        }
+        if next < range.end {
+            let detail = format!("asked for {range:?}, read up to {next}");
+            return Err(Fault::invariant("the log is read to the end of the range", detail).into());
         }
         Ok(entries)
     }

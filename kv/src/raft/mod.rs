@@ -9,6 +9,8 @@ mod peers;
 mod read_index;
 mod serve;
 mod state_machine;
+#[cfg(test)]
+mod suite;
 mod types;
 mod wire;
 

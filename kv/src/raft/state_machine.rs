@@ -97,6 +97,11 @@ enum Job {
     MakeDurable {
         done: Done<()>,
     },
+    /// Installs a state that is pinned in this process, as if it had been received.
+    Copy {
+        source: Box<SnapshotSource>,
+        done: Done<()>,
+    },
     Close {
         done: Done<()>,
     },
@@ -108,6 +113,8 @@ struct MachineOwner {
     /// `None` once closed.
     machine: Option<Machine>,
     reader: Reader,
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
     bounds: DurabilityBounds,
     bytes_since_durable: u64,
     entries_since_durable: u64,
@@ -143,6 +150,8 @@ impl StateMachine {
         let owner = MachineOwner {
             machine: Some(machine),
             reader: reader.clone(),
+            disk: Arc::clone(&disk),
+            dir: dir.clone(),
             bounds,
             bytes_since_durable: 0,
             entries_since_durable: 0,
@@ -242,6 +251,19 @@ impl MachineOwner {
         Ok(())
     }
 
+    fn copy(&mut self, source: &mut SnapshotSource) -> Result<(), Fault> {
+        let failed = |error: SnapshotError| Fault::State {
+            doing: "copying a snapshot",
+            detail: error.to_string(),
+        };
+        let mut sink = SnapshotSink::begin(Arc::clone(&self.disk), &self.dir).map_err(failed)?;
+        while let Some(chunk) = source.next_chunk()? {
+            sink.write(&chunk).map_err(failed)?;
+        }
+        let received = sink.finish().map_err(failed)?;
+        self.open()?.install(received)
+    }
+
     fn open(&mut self) -> Result<&mut Machine, Fault> {
         self.machine.as_mut().ok_or(STOPPED)
     }
@@ -295,6 +317,13 @@ impl Owner for MachineOwner {
                 }
                 Job::Install { received, done } => {
                     let result = self.open().and_then(|machine| machine.install(received));
+                    Effect::Done {
+                        result: self.keep(result),
+                        done,
+                    }
+                }
+                Job::Copy { mut source, done } => {
+                    let result = self.copy(&mut source);
                     Effect::Done {
                         result: self.keep(result),
                         done,
@@ -404,13 +433,14 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     ) -> Result<(), io::Error> {
         match snapshot {
             SnapshotData::Received(received) => Ok(self.ask(|done| Job::Install { received, done }).await?),
-            // openraft restores a transient machine from its own snapshot at the start; ours is the state.
-            SnapshotData::Source(source) if source.meta().position.map(log_id) == meta.last_log_id => Ok(()),
-            SnapshotData::Source(_) => Err(Fault::invariant(
-                "a pinned snapshot is the state that it was pinned from",
-                format!("asked to install {:?} from a pinned state", meta.last_log_id),
-            )
-            .into()),
+            // A state pinned in this process: openraft asks for our own at the start, which is the state already.
+            SnapshotData::Source(_) if self.applied.borrow().position.map(log_id) == meta.last_log_id => {
+                Ok(())
+            }
+            SnapshotData::Source(source) => {
+                let source = Box::new(source);
+                Ok(self.ask(|done| Job::Copy { source, done }).await?)
+            }
         }
     }
 
