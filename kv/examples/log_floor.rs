@@ -8,11 +8,11 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
-use quorate_kv::env::{Disk, File, RealDisk, oneshot};
+use quorate_kv::env::{Disk, File, RealDisk, now, oneshot};
 use quorate_kv::log::{Log, LogEntry, LogSettings};
 use quorate_kv::model::{LogIndex, LogPosition, NodeId, Term};
 
@@ -56,7 +56,7 @@ async fn measure(dir: &Path) -> anyhow::Result<()> {
         let mut logs = Vec::with_capacity(ROUNDS);
         for round in 0..WARM_UP + ROUNDS {
             let before = log.statistics().bytes;
-            let started = Instant::now();
+            let started = now();
             append(&log, next, entries).await?;
             let took = started.elapsed();
             next += entries as u64;
@@ -128,7 +128,7 @@ impl Floor {
         if *at + bytes.len() as u64 > FLOOR_BYTES {
             *at = 0;
         }
-        let started = Instant::now();
+        let started = now();
         self.file.write_all_at(bytes, *at)?;
         self.file.sync_data()?;
         *at += bytes.len() as u64;

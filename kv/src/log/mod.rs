@@ -239,8 +239,9 @@ pub struct LogStatistics {
 
 /// A handle on the log. Cheap to clone; all clones are the same log.
 ///
-/// Calls take effect in the order in which they are made. When the last handle is dropped the log writes its
-/// end and closes; [`Log::close`] waits for it.
+/// Calls take effect in the order in which they are made. When the last handle is dropped, what was sent is
+/// still written and answered, and then its threads end: the log is left as a crash would leave it.
+/// [`Log::close`] ends it properly, and waits.
 #[derive(Clone)]
 pub struct Log {
     shared: Arc<Shared>,

@@ -221,14 +221,4 @@ impl Owner for Writer {
             answer.give(effects.result.clone());
         }
     }
-
-    fn finish(&mut self) {
-        if self.stopped.is_none() {
-            // Nobody is left to be told: what was durable stays so, and the next opening reads the rest.
-            let closed = self.appender.head().and_then(|()| self.appender.commit());
-            if let Err(fault) = closed {
-                tracing::warn!(%fault, "the log's end could not be written");
-            }
-        }
-    }
 }

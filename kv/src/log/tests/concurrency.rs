@@ -19,7 +19,7 @@ async fn readers_see_consecutive_entries_while_segments_are_recycled_under_them(
     let readers: Vec<_> = (0..3)
         .map(|lag| {
             let (log, done) = (log.clone(), done.clone());
-            tokio::spawn(async move {
+            crate::env::spawn("reader", async move {
                 let mut read_in_all = 0;
                 while !done.load(Ordering::Relaxed) {
                     let from = log.purged().map_or(0, |purged| purged.index.number() + 1);
@@ -97,13 +97,12 @@ async fn a_full_queue_makes_appends_wait_and_loses_none() -> anyhow::Result<()> 
 }
 
 #[tokio::test]
-async fn a_log_dropped_by_everybody_writes_its_end_and_answers_all() -> anyhow::Result<()> {
+async fn a_log_dropped_by_everybody_still_answers_what_it_was_asked() -> anyhow::Result<()> {
     let disk = CrashDisk::default();
     let log = Log::open(Arc::new(disk.clone()), Path::new("/log"), small().create())?;
     let (tx, rx) = oneshot::channel();
     log.append(entries(1, 0..3), Box::new(move |result| drop(tx.send(result))))
         .await?;
-    log.save_committed(Bytes::from_static(b"committed")).await?;
     drop(log);
     rx.await??;
     Ok(())
