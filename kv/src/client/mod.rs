@@ -34,6 +34,8 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(5);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
 /// One attempt waits at most this long, so that a node that went silent does not use up the deadline.
 const ATTEMPT_MAX: Duration = Duration::from_secs(3);
+/// Writes of one client that may be under way at once; more wait here, within their deadlines.
+const WRITES_MAX: usize = 1024;
 /// How long a session outlives its last write, by the log's time.
 const SESSION_TTL: Duration = Duration::from_secs(3600);
 
@@ -51,6 +53,8 @@ struct Inner {
     /// In the order of preference; the first is this process's node, where there is one.
     endpoints: Mutex<Endpoints>,
     session: tokio::sync::Mutex<Option<Arc<Session>>>,
+    /// Places for writes under way: below what a session may have unanswered, so that none is refused.
+    writes: env::Semaphore,
     retries: std::sync::atomic::AtomicU64,
 }
 
@@ -108,6 +112,7 @@ impl Client {
                 next: 0,
             }),
             session: tokio::sync::Mutex::new(None),
+            writes: env::Semaphore::new(WRITES_MAX),
             retries: std::sync::atomic::AtomicU64::new(0),
         };
         Self {
@@ -131,6 +136,11 @@ impl Client {
     pub async fn txn(&self, txn: Txn) -> Result<TxnResponse, Error> {
         let txn = CheckedTxn::check(txn, &self.inner.limits)?.into_inner();
         let end = env::now() + self.deadline;
+        let place = env::timeout(self.deadline, self.inner.writes.acquire()).await;
+        let _place = place.map_err(|env::Elapsed| Error::Unavailable {
+            deadline: self.deadline,
+            last: format!("{WRITES_MAX} writes of this client were under way"),
+        })?;
         let mut sent_before = false;
         loop {
             let numbered = self.session(end).await?.number();

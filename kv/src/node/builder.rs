@@ -257,6 +257,11 @@ impl Builder {
             "accept",
             tasks.track_future(stopped.clone().run_until_cancelled_owned(accepting)),
         );
+        let measuring = watch_timing(front.clone());
+        env::spawn(
+            "measure",
+            tasks.track_future(stopped.clone().run_until_cancelled_owned(measuring)),
+        );
         let node = Node {
             inner: Arc::new(Inner {
                 front,
@@ -325,5 +330,22 @@ async fn form_in_turn(raft: Arc<RaftNode>, id: NodeId, members: BTreeMap<NodeId,
     futures_util::future::select(heard, turn).await;
     if let Err(error) = raft.form(&members).await {
         tracing::warn!(%error, "the cluster was not formed by this node");
+    }
+}
+
+/// Measures round trips and syncs from time to time, and warns, with the figures, where the timing does not
+/// fit them.
+async fn watch_timing(front: Front) {
+    const INTERVAL: Duration = Duration::from_secs(30);
+    let mut told = None;
+    loop {
+        env::sleep(INTERVAL).await;
+        let warning = front.timing_warning();
+        if warning != told {
+            if let Some(warning) = &warning {
+                tracing::warn!("{warning}");
+            }
+            told = warning;
+        }
     }
 }

@@ -302,6 +302,18 @@ impl Front {
         }
     }
 
+    /// What the measured times say against the configured ones, if anything.
+    pub(crate) fn timing_warning(&self) -> Option<String> {
+        let members = self.raft.state().members;
+        let round_trips = members
+            .iter()
+            .filter_map(|m| self.transport.round_trip(m.id.number()));
+        let sync = self.log.statistics().write_p99?;
+        self.settings
+            .timing
+            .warning(round_trips.max().unwrap_or_default(), sync)
+    }
+
     /// What this node knows of itself and the group.
     pub(crate) fn status(&self) -> Status {
         let state = self.raft.state();

@@ -129,10 +129,10 @@ impl Timing {
     ///
     /// A heartbeat's round trip and a vote's sync must fit into the election timeout several times over, or
     /// elections follow from nothing but load.
-    pub fn warning(&self, round_trip_p99: Duration, sync_p99: Duration) -> Option<String> {
-        let cost = round_trip_p99 + sync_p99;
+    pub fn warning(&self, round_trip: Duration, sync_p99: Duration) -> Option<String> {
+        let cost = round_trip + sync_p99;
         let fits =
-            |timing: &Timing| cost * 10 <= timing.election_timeout_min && round_trip_p99 <= timing.heartbeat;
+            |timing: &Timing| cost * 10 <= timing.election_timeout_min && round_trip <= timing.heartbeat;
         if fits(self) {
             return None;
         }
@@ -142,7 +142,7 @@ impl Timing {
             |p| format!("the profile {} would fit", p.name()),
         );
         Some(format!(
-            "the measured round trip ({round_trip_p99:?} at p99) and sync ({sync_p99:?} at p99) are too slow for \
+            "the measured round trip ({round_trip:?}) and sync ({sync_p99:?} at p99) are too slow for \
              election_timeout_min {:?} with heartbeat {:?}: {advice}",
             self.election_timeout_min, self.heartbeat
         ))

@@ -194,6 +194,11 @@ impl RaftNode {
             "read-rounds",
             tasks.track_future(stop.clone().run_until_cancelled_owned(run.run())),
         );
+        let finisher = finish_joint(raft.clone());
+        env::spawn(
+            "finish-joint",
+            tasks.track_future(stop.clone().run_until_cancelled_owned(finisher)),
+        );
         let keeper = keep_durable(machine.clone(), parts.settings.durable_interval);
         env::spawn(
             "keep-durable",
@@ -438,6 +443,33 @@ async fn keep_durable(machine: StateMachine, interval: Duration) {
         env::sleep(interval).await;
         applied.borrow_and_update();
         if machine.make_durable().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Finishes a change of voters that a leader began and did not end.
+///
+/// Such a change goes through a joint configuration, which needs both majorities; a leader that crashed in
+/// between leaves it to its successor (Raft, section 6), and openraft leaves it to us.
+async fn finish_joint(raft: Raft) {
+    let mut changes = raft.metrics();
+    loop {
+        let unfinished = {
+            let metrics = changes.borrow_watched();
+            let joint = metrics.membership_config.membership().get_joint_config().len() > 1;
+            let committed = metrics.membership_config == metrics.committed_membership_config;
+            metrics.state == ServerState::Leader && joint && committed
+        };
+        if unfinished {
+            let nothing_new = ChangeMembers::AddVoterIds(BTreeSet::new());
+            match raft.change_membership(nothing_new, true).await {
+                Ok(_) => tracing::info!("a joint configuration was finished"),
+                // Another change is on its way, or we lead no more: the next change of the metrics tells.
+                Err(error) => tracing::debug!(%error, "the joint configuration stands"),
+            }
+        }
+        if changes.changed().await.is_err() {
             return;
         }
     }
