@@ -129,6 +129,46 @@ async fn a_data_directory_serves_one_process_at_a_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_gives_the_directory_free_while_handles_remain() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = start(&dir).await;
+    let client = first.client();
+    client.put("a", "1").await.unwrap();
+    first.shutdown().await;
+    let second = start(&dir).await;
+    second.client().put("a", "2").await.unwrap();
+    let late = client
+        .with_deadline(Duration::from_millis(50))
+        .put("a", "3")
+        .await
+        .unwrap_err();
+    assert!(!late.may_have_committed(), "{late}");
+    drop((client, first));
+    assert_eq!(&second.client().get("a").await.unwrap().unwrap().value[..], b"2");
+    second.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_node_ends_and_gives_the_directory_free() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = start(&dir).await;
+    node.client().put("a", "1").await.unwrap();
+    drop(node);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let again = loop {
+        match Node::builder().data_dir(dir.path()).start().await {
+            Ok(node) => break node,
+            Err(StartError::Storage(StorageError::InUse { .. })) if Instant::now() < deadline => {
+                tokio::task::yield_now().await;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert!(again.client().get("a").await.unwrap().is_some());
+    again.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn another_nodes_directory_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     start(&dir).await.shutdown().await;
@@ -151,7 +191,7 @@ async fn another_nodes_directory_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_log_state_or_identity_is_refused_and_nothing_is_changed() {
-    for part in ["log", "state", "identity"] {
+    for part in ["log", "state", "IDENTITY"] {
         let dir = tempfile::tempdir().unwrap();
         let node = start(&dir).await;
         node.client().put("a", "1").await.unwrap();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use quorate_transport::{ClusterId, Identity, InvalidIdentity, Transport};
@@ -13,7 +13,7 @@ use super::front::Front;
 use super::loopback::Loopback;
 use super::settings::{InvalidSettings, Settings};
 use super::storage::{self, StorageError};
-use super::{Inner, Node, accept};
+use super::{Ending, Inner, Node, accept, end_when_dropped};
 use crate::env::{self, Disk, RealDisk};
 use crate::fault::Fault;
 use crate::log::LogSettings;
@@ -262,15 +262,22 @@ impl Builder {
             "measure",
             tasks.track_future(stopped.clone().run_until_cancelled_owned(measuring)),
         );
+        let ending = Arc::new(Ending {
+            raft: Arc::clone(&raft),
+            transport: Arc::clone(&transport),
+            lock: Mutex::new(Some(storage.lock)),
+            done: tokio::sync::OnceCell::new(),
+        });
+        env::spawn("end", end_when_dropped(stopped.clone(), Arc::clone(&ending)));
         let node = Node {
             inner: Arc::new(Inner {
                 front,
                 raft,
                 transport,
                 stopping,
-                stopped: stopped.clone(),
+                stopped,
                 tasks,
-                _lock: storage.lock,
+                ending,
             }),
         };
         node.take_part(members, self.join).await?;

@@ -25,7 +25,7 @@ pub(crate) use front::Front;
 pub(crate) use settings::RaftSettings;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use quorate_transport::{Class, Transport};
@@ -55,7 +55,38 @@ struct Inner {
     /// End all tasks.
     stopped: CancellationToken,
     tasks: TaskTracker,
-    _lock: Box<dyn LockGuard>,
+    ending: Arc<Ending>,
+}
+
+/// The last part of every end, done once whoever begins it.
+#[derive(Debug)]
+struct Ending {
+    raft: Arc<RaftNode>,
+    transport: Arc<dyn Transport>,
+    /// Released when no file is touched any more.
+    lock: Mutex<Option<Box<dyn LockGuard>>>,
+    done: tokio::sync::OnceCell<()>,
+}
+
+impl Ending {
+    /// Cuts the node off, ends Raft, closes the files and gives the data directory free. Later callers wait
+    /// for the first.
+    async fn end(&self) {
+        self.done
+            .get_or_init(|| async {
+                self.transport.shutdown().await;
+                self.raft.abort().await;
+                let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+                drop(lock);
+            })
+            .await;
+    }
+}
+
+/// Ends a node whose last handle was dropped; after a shutdown there is nothing left to do.
+async fn end_when_dropped(stopped: CancellationToken, ending: Arc<Ending>) {
+    stopped.cancelled().await;
+    ending.end().await;
 }
 
 impl Drop for Inner {
@@ -126,8 +157,8 @@ impl Node {
             report.leadership_moved = Some(inner.front.move_leader(None).await.is_ok());
         }
         inner.stopping.cancel();
-        inner.raft.shutdown().await;
-        inner.transport.shutdown().await;
+        inner.raft.make_durable().await;
+        inner.ending.end().await;
         inner.stopped.cancel();
         inner.tasks.close();
         const DRAIN: Duration = Duration::from_secs(5);
@@ -143,8 +174,7 @@ impl Node {
         let inner = &self.inner;
         inner.stopping.cancel();
         inner.stopped.cancel();
-        inner.transport.shutdown().await;
-        inner.raft.abort().await;
+        inner.ending.end().await;
         inner.tasks.close();
         inner.tasks.wait().await;
     }

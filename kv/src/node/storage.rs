@@ -4,11 +4,11 @@
 //! |---|---|
 //! | `LOCK` | held by the process that runs the node |
 //! | `CREATING` | stands while the files are made for the first time |
-//! | `identity` | cluster, node and format; made last, so that a node takes part only with whole files |
+//! | `IDENTITY` | cluster, node and format; made last, so that a node takes part only with whole files |
 //! | `log/` | the Raft log, with the vote |
 //! | `state/` | the state file and snapshots on their way in |
 //!
-//! Always: with `identity`, log and state must exist and belong together, or the node refuses to start: a
+//! Always: with `IDENTITY`, log and state must exist and belong together, or the node refuses to start: a
 //! voter that forgot its vote must never come back under the same id.
 
 use std::path::{Path, PathBuf};
@@ -44,7 +44,7 @@ pub enum StorageError {
     Identity(#[from] IdentityError),
     /// The identity file is gone while log or state remain.
     #[error(
-        "{dir} holds a node's {found} but no identity file: restore it from a backup, or remove this node from \
+        "{dir} holds a node's {found} but no IDENTITY file: restore it from a backup, or remove this node from \
          the cluster and add an empty directory under a new node id"
     )]
     IdentityMissing {

@@ -391,15 +391,14 @@ impl RaftNode {
         }
     }
 
-    /// Makes the state durable, stops Raft, waits for its tasks and closes the files.
-    pub(crate) async fn shutdown(&self) {
+    /// Makes the state durable, so that the next start replays nothing.
+    pub(crate) async fn make_durable(&self) {
         if let Err(fault) = self.machine.make_durable().await {
             tracing::warn!(%fault, "the state was not made durable at the stop; the log will replay the rest");
         }
-        self.abort().await;
     }
 
-    /// The same without making anything durable.
+    /// Stops Raft, waits for its tasks and closes the files.
     pub(crate) async fn abort(&self) {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "Raft's task did not end well");
