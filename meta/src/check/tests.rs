@@ -8,6 +8,9 @@ use crate::ids::Incarnation;
 use crate::rows::{Broker, Capacity, Topic};
 use crate::{BrokerEpoch, PartitionEpoch};
 
+/// A named way to break an image.
+type Plant = (&'static str, fn(&mut Image));
+
 fn id(number: u64) -> BrokerId {
     BrokerId::new(number)
 }
@@ -81,7 +84,7 @@ fn a_whole_image_has_no_violation() {
 
 #[test]
 fn every_planted_violation_of_an_image_is_found() {
-    let plants: [(&str, fn(&mut Image)); 17] = [
+    let plants: Vec<Plant> = vec![
         ("a topic without its partitions", |i| i.partitions.clear()),
         ("a batch in part", |i| {
             i.topics.values_mut().next().unwrap().partitions = 2
@@ -144,7 +147,7 @@ fn the_last_in_sync_may_wait_fenced_without_leading_and_a_pending_sweep_excuses_
 
 #[test]
 fn every_planted_violation_of_a_step_is_found() {
-    let plants: [(&str, fn(&mut Image)); 9] = [
+    let plants: Vec<Plant> = vec![
         ("a change without an epoch", |i| partition(i).isr = vec![id(1)]),
         ("an epoch without a change", |i| {
             partition(i).partition_epoch = PartitionEpoch::new(2)
