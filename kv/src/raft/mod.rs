@@ -27,6 +27,7 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, InitializeError, RaftError};
 use openraft::{ChangeMembers, Config, ServerState, SnapshotPolicy};
 use quorate_transport::{Class, Incoming, Role, Transport};
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -63,6 +64,9 @@ pub(crate) struct RaftNode {
     log: Log,
     contact: Arc<PeerContact>,
     rounds: ReadRounds,
+    /// Held through a change of members, which takes two entries: one change at a time, and nobody takes one
+    /// under way for one that was left behind.
+    changing: Arc<Mutex<()>>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -194,7 +198,13 @@ impl RaftNode {
             "read-rounds",
             tasks.track_future(stop.clone().run_until_cancelled_owned(run.run())),
         );
-        let finisher = finish_joint(raft.clone());
+        let guard = stop_on_fault(raft.clone(), machine.clone());
+        env::spawn(
+            "stop-on-fault",
+            tasks.track_future(stop.clone().run_until_cancelled_owned(guard)),
+        );
+        let changing = Arc::default();
+        let finisher = finish_joint(raft.clone(), Arc::clone(&changing));
         env::spawn(
             "finish-joint",
             tasks.track_future(stop.clone().run_until_cancelled_owned(finisher)),
@@ -211,6 +221,7 @@ impl RaftNode {
             log: parts.log,
             contact: Arc::default(),
             rounds,
+            changing,
             stop,
             tasks,
         })
@@ -307,6 +318,7 @@ impl RaftNode {
 
     /// Adds a node that receives the log but has no vote. Returns when it is in the membership.
     pub(crate) async fn add_learner(&self, id: NodeId, address: String) -> Result<(), MembershipError> {
+        let _change = self.changing.lock().await;
         membership(
             self.raft
                 .add_learner(id.number(), Member { address }, false)
@@ -316,12 +328,14 @@ impl RaftNode {
 
     /// Gives a learner a vote.
     pub(crate) async fn promote(&self, id: NodeId) -> Result<(), MembershipError> {
+        let _change = self.changing.lock().await;
         let change = ChangeMembers::AddVoterIds(BTreeSet::from([id.number()]));
         membership(self.raft.change_membership(change, true).await)
     }
 
     /// Takes a node out, whatever its part.
     pub(crate) async fn remove(&self, id: NodeId) -> Result<(), MembershipError> {
+        let _change = self.changing.lock().await;
         let ids = BTreeSet::from([id.number()]);
         let voter = self.raft.voter_ids().any(|voter| voter == id.number());
         if voter {
@@ -361,7 +375,8 @@ impl RaftNode {
                 .and_then(|r| r.get(id))
                 .and_then(index),
         });
-        let stopped = metrics.running_state.as_ref().err().map(ToString::to_string);
+        let fault = self.machine.fault().borrow().as_ref().map(ToString::to_string);
+        let stopped = fault.or(metrics.running_state.as_ref().err().map(ToString::to_string));
         RaftState {
             term: Term::new(metrics.current_term),
             role: match metrics.state {
@@ -451,16 +466,24 @@ async fn keep_durable(machine: StateMachine, interval: Duration) {
 ///
 /// Such a change goes through a joint configuration, which needs both majorities; a leader that crashed in
 /// between leaves it to its successor (Raft, section 6), and openraft leaves it to us.
-async fn finish_joint(raft: Raft) {
+async fn finish_joint(raft: Raft, changing: Arc<Mutex<()>>) {
     let mut changes = raft.metrics();
-    loop {
+    let unfinished = || {
+        let metrics = raft.metrics();
         let unfinished = {
-            let metrics = changes.borrow_watched();
+            let metrics = metrics.borrow_watched();
             let joint = metrics.membership_config.membership().get_joint_config().len() > 1;
             let committed = metrics.membership_config == metrics.committed_membership_config;
             metrics.state == ServerState::Leader && joint && committed
         };
-        if unfinished {
+        unfinished
+    };
+    loop {
+        if unfinished() {
+            let _change = changing.lock().await;
+            if !unfinished() {
+                continue;
+            }
             let nothing_new = ChangeMembers::AddVoterIds(BTreeSet::new());
             match raft.change_membership(nothing_new, true).await {
                 Ok(_) => tracing::info!("a joint configuration was finished"),
@@ -471,5 +494,21 @@ async fn finish_joint(raft: Raft) {
         if changes.changed().await.is_err() {
             return;
         }
+    }
+}
+
+/// Ends this node's part when its state machine met a fault: it must neither lead nor vote for a state that it
+/// can no longer apply.
+async fn stop_on_fault(raft: Raft, machine: StateMachine) {
+    let mut fault = machine.fault();
+    if let Ok(fault) = fault.wait_for(Option::is_some).await {
+        if let Some(fault) = &*fault {
+            tracing::error!(%fault, "the state machine has failed; this node stops, its files are left as they are");
+        }
+    } else {
+        return;
+    }
+    if let Err(error) = raft.shutdown().await {
+        tracing::warn!(%error, "Raft's task did not end well");
     }
 }

@@ -1,8 +1,11 @@
 //! openraft's state machine on [`crate::machine`], which an owner thread holds.
 //!
-//! Every committed entry that is ready goes to the owner in one job and becomes one database transaction;
-//! the answers leave from the owner's thread. The owner makes the state durable within bounds of entries,
-//! bytes and time, and always before openraft may purge the log behind it.
+//! openraft hands committed entries over and goes on; whatever has come while the owner was busy becomes ONE
+//! database transaction, and the answers leave from the owner's thread. What must see the entries applied
+//! (snapshots, the applied state) goes through the same queue behind them. The owner makes the state durable
+//! within bounds of entries, bytes and time, and always before openraft may purge the log behind it.
+//!
+//! Always: after the first fault nothing touches the state file, every call answers it, and the node stops.
 
 use std::io;
 use std::path::PathBuf;
@@ -27,8 +30,8 @@ use crate::model;
 const APPLY_ENTRIES_MAX: usize = 4096;
 /// Bytes of proposals after which a job is closed.
 const APPLY_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Jobs that wait for the owner. openraft sends one apply at a time, so few ever do.
-const QUEUE: usize = 64;
+/// Jobs that wait for the owner; openraft waits when it is full, so that commits cannot outrun applies.
+const QUEUE: usize = 256;
 
 /// When the state is made durable, at the latest: whichever bound is met first.
 #[derive(Debug, Clone, Copy)]
@@ -70,6 +73,7 @@ impl std::fmt::Debug for SnapshotData {
 pub(crate) struct StateMachine {
     jobs: OwnerHandle<Job>,
     applied: watch::Receiver<Arc<Applied>>,
+    fault: watch::Receiver<Option<Fault>>,
     reader: Reader,
     disk: Arc<dyn Disk>,
     dir: PathBuf,
@@ -81,10 +85,10 @@ const STOPPED: Fault = Fault::Stopped {
 };
 
 enum Job {
-    Apply {
-        entries: Vec<Entry>,
-        responders: Vec<Option<ApplyResponder<TypeConfig>>>,
-        done: Done<()>,
+    Apply(ApplyJob),
+    /// Answers when everything before it was applied.
+    Applied {
+        done: Done<Arc<Applied>>,
     },
     Snapshot {
         durable_first: bool,
@@ -107,6 +111,13 @@ enum Job {
     },
 }
 
+struct ApplyJob {
+    entries: Vec<Entry>,
+    /// One for each entry; `None` where nobody here waits for the answer.
+    responders: Vec<Option<ApplyResponder<TypeConfig>>>,
+    bytes: usize,
+}
+
 type Done<T> = oneshot::Sender<Result<T, Fault>>;
 
 struct MachineOwner {
@@ -119,14 +130,18 @@ struct MachineOwner {
     bytes_since_durable: u64,
     entries_since_durable: u64,
     applied: watch::Sender<Arc<Applied>>,
-    fault: Option<Fault>,
+    /// The first fault, for everyone who must know.
+    fault: watch::Sender<Option<Fault>>,
 }
 
 enum Effect {
     Applied {
         outcomes: Vec<EntryOutcome>,
         responders: Vec<Option<ApplyResponder<TypeConfig>>>,
-        done: Done<()>,
+    },
+    AppliedState {
+        result: Result<Arc<Applied>, Fault>,
+        done: Done<Arc<Applied>>,
     },
     Done {
         result: Result<(), Fault>,
@@ -147,6 +162,7 @@ impl StateMachine {
         dir: PathBuf,
     ) -> Self {
         let (applied_tx, applied) = watch::channel(Arc::new(machine.applied().clone()));
+        let (fault_tx, fault) = watch::channel(None);
         let owner = MachineOwner {
             machine: Some(machine),
             reader: reader.clone(),
@@ -156,13 +172,13 @@ impl StateMachine {
             bytes_since_durable: 0,
             entries_since_durable: 0,
             applied: applied_tx,
-            fault: None,
+            fault: fault_tx,
         };
-        // One job at a time: an apply job is a batch already, and its effects should leave at once.
-        let jobs = env::spawn_owner("quorate-apply", QUEUE, 1, owner);
+        let jobs = env::spawn_owner("quorate-apply", QUEUE, QUEUE, owner);
         Self {
             jobs,
             applied,
+            fault,
             reader,
             disk,
             dir,
@@ -181,6 +197,11 @@ impl StateMachine {
     /// Begins to receive a snapshot into a file beside the state. Blocks: call from an owner's thread.
     pub(crate) fn sink(&self) -> Result<SnapshotSink, SnapshotError> {
         SnapshotSink::begin(Arc::clone(&self.disk), &self.dir)
+    }
+
+    /// The first fault of the state machine, once there is one.
+    pub(crate) fn fault(&self) -> watch::Receiver<Option<Fault>> {
+        self.fault.clone()
     }
 
     /// Makes all that was applied durable. Cancel safe: the work goes on.
@@ -217,9 +238,7 @@ impl StateMachine {
 
 impl MachineOwner {
     fn apply(&mut self, entries: Vec<Entry>) -> Result<Vec<EntryOutcome>, Fault> {
-        if let Some(fault) = &self.fault {
-            return Err(fault.clone());
-        }
+        self.healthy()?;
         let count = entries.len();
         let bytes: usize = entries.iter().map(size).sum();
         let started = env::now();
@@ -236,9 +255,7 @@ impl MachineOwner {
     }
 
     fn make_durable(&mut self) -> Result<(), Fault> {
-        if let Some(fault) = &self.fault {
-            return Err(fault.clone());
-        }
+        self.healthy()?;
         let machine = self.open()?;
         if machine.durable() == machine.applied().position {
             return Ok(());
@@ -268,12 +285,41 @@ impl MachineOwner {
         self.machine.as_mut().ok_or(STOPPED)
     }
 
+    fn healthy(&self) -> Result<(), Fault> {
+        self.fault.borrow().clone().map_or(Ok(()), Err)
+    }
+
     /// Remembers the first fault: from then on nothing touches the state file.
     fn keep<T>(&mut self, result: Result<T, Fault>) -> Result<T, Fault> {
-        if let Err(fault) = &result {
-            self.fault.get_or_insert_with(|| fault.clone());
+        if let Err(fault) = &result
+            && self.machine.is_some()
+        {
+            self.fault.send_if_modified(|first| {
+                let is_first = first.is_none();
+                first.get_or_insert_with(|| fault.clone());
+                is_first
+            });
         }
         result
+    }
+
+    /// Applies the entries of jobs that came one behind the other, in one transaction.
+    fn apply_together(&mut self, jobs: &mut Vec<ApplyJob>, effects: &mut Vec<Effect>) {
+        if jobs.is_empty() {
+            return;
+        }
+        let counts: Vec<usize> = jobs.iter().map(|job| job.entries.len()).collect();
+        let mut responders = Vec::with_capacity(jobs.len());
+        let mut entries = Vec::with_capacity(counts.iter().sum());
+        for job in jobs.drain(..) {
+            entries.extend(job.entries);
+            responders.extend(job.responders);
+        }
+        let result = self.apply(entries);
+        // Without an answer the responders are dropped, and what they hold says that the outcome is unknown.
+        if let Ok(outcomes) = self.keep(result) {
+            effects.push(Effect::Applied { outcomes, responders });
+        }
     }
 }
 
@@ -283,25 +329,28 @@ impl Owner for MachineOwner {
 
     fn work(&mut self, batch: &mut Vec<Job>) -> Vec<Effect> {
         let mut effects = Vec::with_capacity(batch.len());
+        let (mut together, mut bytes) = (Vec::new(), 0);
         for job in batch.drain(..) {
-            effects.push(match job {
-                Job::Apply {
-                    entries,
-                    responders,
-                    done,
-                } => {
-                    let result = self.apply(entries);
-                    match self.keep(result) {
-                        Ok(outcomes) => Effect::Applied {
-                            outcomes,
-                            responders,
-                            done,
-                        },
-                        Err(fault) => Effect::Done {
-                            result: Err(fault),
-                            done,
-                        },
+            let job = match job {
+                Job::Apply(job) => {
+                    bytes += job.bytes;
+                    together.push(job);
+                    if bytes >= APPLY_BYTES_MAX {
+                        self.apply_together(&mut together, &mut effects);
+                        bytes = 0;
                     }
+                    continue;
+                }
+                other => other,
+            };
+            self.apply_together(&mut together, &mut effects);
+            bytes = 0;
+            effects.push(match job {
+                Job::Apply(_) => continue,
+                Job::Applied { done } => {
+                    let healthy = self.healthy();
+                    let result = healthy.and_then(|()| Ok(Arc::new(self.open()?.applied().clone())));
+                    Effect::AppliedState { result, done }
                 }
                 Job::Snapshot { durable_first, done } => {
                     let durable = if durable_first {
@@ -342,6 +391,7 @@ impl Owner for MachineOwner {
                 }
             });
         }
+        self.apply_together(&mut together, &mut effects);
         effects
     }
 
@@ -355,17 +405,15 @@ impl Owner for MachineOwner {
         }
         for effect in effects {
             match effect {
-                Effect::Applied {
-                    outcomes,
-                    responders,
-                    done,
-                } => {
+                Effect::Applied { outcomes, responders } => {
                     for (outcome, responder) in outcomes.into_iter().zip(responders) {
                         if let Some(responder) = responder {
                             responder.send(outcome);
                         }
                     }
-                    let _ = done.send(Ok(()));
+                }
+                Effect::AppliedState { result, done } => {
+                    let _ = done.send(result);
                 }
                 Effect::Done { result, done } => {
                     let _ = done.send(result);
@@ -383,7 +431,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotBuilder = Self;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
-        let applied = Arc::clone(&self.applied.borrow());
+        let applied = self.ask(|done| Job::Applied { done }).await?;
         Ok((
             applied.position.map(log_id),
             stored_membership(applied.membership.as_ref())?,
@@ -409,12 +457,16 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 }
             }
             if !entries.is_empty() {
-                self.ask(|done| Job::Apply {
+                // The fault of an earlier job; those who waited for its answers were told that they never came.
+                if let Some(fault) = &*self.fault.borrow() {
+                    return Err(fault.clone().into());
+                }
+                let job = Job::Apply(ApplyJob {
                     entries,
                     responders,
-                    done,
-                })
-                .await?;
+                    bytes,
+                });
+                self.jobs.send(job).await.map_err(|_| STOPPED)?;
             }
             if ended {
                 return Ok(());
@@ -445,7 +497,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
-        if self.applied.borrow().position.is_none() {
+        if self.applied_state().await?.0.is_none() {
             return Ok(None);
         }
         Ok(Some(self.snapshot(false).await?))
