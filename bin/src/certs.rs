@@ -15,7 +15,14 @@ use crate::output::{Line, Output};
 pub fn run(args: CertsArgs, output: Output) -> Result<(), Failure> {
     match args.command {
         CertsCommand::Init { cluster, dir } => init(&cluster, &dir, output),
-        CertsCommand::Issue { dir, out, node, client, hosts, validity } => {
+        CertsCommand::Issue {
+            dir,
+            out,
+            node,
+            client,
+            hosts,
+            validity,
+        } => {
             let authority = Authority::load(&dir)?;
             let cluster = authority.cluster().clone();
             let identity = match (node, client) {
@@ -26,7 +33,14 @@ pub fn run(args: CertsArgs, output: Output) -> Result<(), Failure> {
                 }
                 (None, None) => return Err(Failure::refused("say for whom: --node ID or --client NAME")),
             };
-            issue(&authority, &identity, &hosts, validity, out.as_deref().unwrap_or(&dir), output)
+            issue(
+                &authority,
+                &identity,
+                &hosts,
+                validity,
+                out.as_deref().unwrap_or(&dir),
+                output,
+            )
         }
     }
 }
@@ -69,11 +83,22 @@ fn issue(
     let issued = authority.issue(identity, hosts, validity)?;
     let (certificate, key) = issued.write(out)?;
     let days = validity.as_secs() / 86_400;
-    let mut line = format!("{identity}, valid for {days} days:\n  {}\n  {}", certificate.display(), key.display());
+    let mut line = format!(
+        "{identity}, valid for {days} days:\n  {}\n  {}",
+        certificate.display(),
+        key.display()
+    );
     if !out.join("ca.crt").exists() {
         line.push_str(&format!("\nput ca.crt beside them: {} has none", out.display()));
     }
-    output.show(&Line::new(Written { identity: identity.to_string(), certificate, key }, line))
+    output.show(&Line::new(
+        Written {
+            identity: identity.to_string(),
+            certificate,
+            key,
+        },
+        line,
+    ))
 }
 
 impl From<CertsError> for Failure {

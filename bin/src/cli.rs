@@ -62,7 +62,13 @@ pub enum Command {
 #[command(next_help_heading = "Reaching the cluster (by default: the nodes that you run on this machine)")]
 pub struct Reach {
     /// Nodes to ask, as host:port, comma-separated; one suffices, the others are learned from it
-    #[arg(long, env = "QUORATE_ENDPOINTS", value_delimiter = ',', value_name = "HOST:PORT", global = true)]
+    #[arg(
+        long,
+        env = "QUORATE_ENDPOINTS",
+        value_delimiter = ',',
+        value_name = "HOST:PORT",
+        global = true
+    )]
     pub endpoints: Vec<String>,
     /// Directory with ca.crt, client-NAME.crt and client-NAME.key
     #[arg(long, env = "QUORATE_CERTS", value_name = "DIR", global = true)]
@@ -344,7 +350,12 @@ pub enum PartitionCommand {
         /// The topic
         topic: String,
         /// How many the topic shall have in all, the new ones placed automatically
-        #[arg(long, value_name = "N", required_unless_present = "assignment", conflicts_with = "assignment")]
+        #[arg(
+            long,
+            value_name = "N",
+            required_unless_present = "assignment",
+            conflicts_with = "assignment"
+        )]
         total: Option<u32>,
         /// The replicas of each new partition by hand, the leader first: 1,2,3;2,3,1
         #[arg(long, value_name = "BROKERS;...")]
@@ -537,4 +548,3 @@ pub struct BenchArgs {
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
 }
-

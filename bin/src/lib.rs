@@ -7,6 +7,9 @@
 //! Always: what was asked for goes to standard output, everything else to standard error; the exit code says
 //! what became of the request, as `quorate help` lists.
 
+// The futures of a command nest through meta, kv, Raft and QUIC, deeper than the compiler's default.
+#![recursion_limit = "256"]
+
 pub mod cli;
 pub mod failure;
 pub mod output;
@@ -74,5 +77,8 @@ pub(crate) fn runtime(workers: Option<usize>) -> Result<tokio::runtime::Runtime,
     if let Some(workers) = workers {
         builder.worker_threads(workers);
     }
-    builder.enable_all().build().map_err(|error| Failure::failed(format!("the runtime did not start: {error}")))
+    builder
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("the runtime did not start: {error}")))
 }

@@ -33,7 +33,9 @@ impl Logging {
             true => filter.to_owned(),
             false => format!("openraft=warn,quinn=warn,quinn_proto=warn,{filter}"),
         };
-        let filter = EnvFilter::builder().parse(quieter).map_err(|error| error.to_string())?;
+        let filter = EnvFilter::builder()
+            .parse(quieter)
+            .map_err(|error| error.to_string())?;
         Ok(Self { filter, format })
     }
 
@@ -45,7 +47,9 @@ impl Logging {
             .with_timer(SystemTime);
         // Installing twice (two commands in one test process) leaves the first in place.
         let _ = match self.format {
-            Format::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
+            Format::Text => builder
+                .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+                .try_init(),
             Format::Json => builder.json().flatten_event(true).try_init(),
         };
     }

@@ -17,14 +17,21 @@ pub async fn run(args: MemberArgs, output: Output) -> Result<(), Failure> {
     match args.command {
         MemberCommand::List => output.show(&Members::of(&leader(&client).await?)),
         MemberCommand::Add { id, address } => {
-            let valid = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+            let valid = address
+                .rsplit_once(':')
+                .and_then(|(_, port)| port.parse::<u16>().ok());
             if id == 0 || valid.is_none_or(|port| port == 0) {
                 return Err(Failure::refused(format!(
                     "node {id} at {address:?}: an id from 1 on and an address such as node4.example:7001 are needed"
                 )));
             }
             client.add_learner(NodeId::new(id), address.clone()).await?;
-            done(&client, output, format!("node {id} at {address} receives the log; promote it once it has caught up")).await
+            done(
+                &client,
+                output,
+                format!("node {id} at {address} receives the log; promote it once it has caught up"),
+            )
+            .await
         }
         MemberCommand::Promote { id } => {
             known(&client, id).await?;
@@ -34,7 +41,12 @@ pub async fn run(args: MemberArgs, output: Output) -> Result<(), Failure> {
         MemberCommand::Remove { id } => {
             known(&client, id).await?;
             client.remove(NodeId::new(id)).await?;
-            done(&client, output, format!("node {id} is out of the cluster; never use its id again")).await
+            done(
+                &client,
+                output,
+                format!("node {id} is out of the cluster; never use its id again"),
+            )
+            .await
         }
         MemberCommand::MoveLeader { id } => {
             if let Some(id) = id {
@@ -55,15 +67,19 @@ async fn leader(client: &Client) -> Result<Status, Failure> {
         return Ok(status);
     }
     let mut all = client.statuses().await.into_values().filter_map(Result::ok);
-    Ok(all.find(|status| status.leader == Some(status.node)).unwrap_or(status))
+    Ok(all
+        .find(|status| status.leader == Some(status.node))
+        .unwrap_or(status))
 }
 
 async fn known(client: &Client, id: u64) -> Result<(), Failure> {
     let status = leader(client).await?;
     match status.members.iter().any(|member| member.id.number() == id) {
         true => Ok(()),
-        false => Err(Failure::not_found(format!("node {id} is no member of the cluster"))
-            .hint("quorate member list shows the members")),
+        false => Err(
+            Failure::not_found(format!("node {id} is no member of the cluster"))
+                .hint("quorate member list shows the members"),
+        ),
     }
 }
 
@@ -98,7 +114,9 @@ impl Members {
             voter: member.voter,
             leader: status.leader == Some(member.id),
             lag_entries: member.lag_entries,
-            round_trip_micros: member.round_trip.and_then(|time| u64::try_from(time.as_micros()).ok()),
+            round_trip_micros: member
+                .round_trip
+                .and_then(|time| u64::try_from(time.as_micros()).ok()),
         });
         Self {
             cluster: status.cluster.clone(),
@@ -113,7 +131,9 @@ impl Report for Members {
         let mut table = table(["node", "address", "vote", "leads", "entries behind", "round trip"]);
         for member in &self.members {
             let yes = |yes: bool| if yes { "yes" } else { "" }.into();
-            let round_trip = member.round_trip_micros.map(|m| duration(std::time::Duration::from_micros(m)));
+            let round_trip = member
+                .round_trip_micros
+                .map(|m| duration(std::time::Duration::from_micros(m)));
             table.add_row(vec![
                 number(member.id),
                 (&member.address).into(),

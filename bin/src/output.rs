@@ -81,7 +81,10 @@ pub struct Line<T: Serialize> {
 impl<T: Serialize> Line<T> {
     /// The value for programs and the line for people.
     pub fn new(value: T, line: impl Into<String>) -> Self {
-        Self { value, line: line.into() }
+        Self {
+            value,
+            line: line.into(),
+        }
     }
 }
 

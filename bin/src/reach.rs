@@ -25,7 +25,11 @@ pub struct Reached {
 impl Reached {
     /// These nodes, asked by the holder of these credentials.
     pub fn new(endpoints: Vec<String>, credentials: Credentials, deadline: std::time::Duration) -> Self {
-        Self { endpoints, credentials, deadline }
+        Self {
+            endpoints,
+            credentials,
+            deadline,
+        }
     }
 
     /// Looks for the cluster. Asks nobody yet.
@@ -37,7 +41,11 @@ impl Reached {
             )
         })?;
         let credentials = credentials(&certs, reach.client.as_deref())?;
-        Ok(Self { endpoints, credentials, deadline: reach.deadline })
+        Ok(Self {
+            endpoints,
+            credentials,
+            deadline: reach.deadline,
+        })
     }
 
     /// Where the nodes are.
@@ -52,8 +60,10 @@ impl Reached {
 
     /// A client with a connection of its own that asks the `first`-th node before the others.
     pub fn client_from(&self, first: usize) -> Result<Client, Failure> {
-        let transport = QuicTransport::bind(None, &self.credentials, QuicSettings::default())
-            .map_err(|error| Failure::failed(format!("no connection can be made from this machine: {error}")))?;
+        let transport =
+            QuicTransport::bind(None, &self.credentials, QuicSettings::default()).map_err(|error| {
+                Failure::failed(format!("no connection can be made from this machine: {error}"))
+            })?;
         let mut endpoints = self.endpoints.clone();
         let count = endpoints.len().max(1);
         endpoints.rotate_left(first % count);
@@ -76,9 +86,12 @@ pub fn limits() -> Limits {
 fn endpoints(reach: &Reach) -> Result<(Vec<String>, Option<PathBuf>), Failure> {
     if !reach.endpoints.is_empty() {
         for endpoint in &reach.endpoints {
-            let port = endpoint.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+            let port = endpoint
+                .rsplit_once(':')
+                .and_then(|(_, port)| port.parse::<u16>().ok());
             if port.is_none_or(|port| port == 0) {
-                let message = format!("--endpoints: {endpoint:?} is no host and port, such as 127.0.0.1:7001");
+                let message =
+                    format!("--endpoints: {endpoint:?} is no host and port, such as 127.0.0.1:7001");
                 return Err(Failure::refused(message));
             }
         }
@@ -86,7 +99,9 @@ fn endpoints(reach: &Reach) -> Result<(Vec<String>, Option<PathBuf>), Failure> {
     }
     if let Some(dir) = &reach.data_dir {
         let note = run_file::of_data_dir(dir)
-            .map_err(|error| Failure::refused(format!("{}: {error}", dir.join(run_file::FILE_NAME).display())))?
+            .map_err(|error| {
+                Failure::refused(format!("{}: {error}", dir.join(run_file::FILE_NAME).display()))
+            })?
             .ok_or_else(|| {
                 Failure::unavailable(format!("no node runs on {}", dir.display()))
                     .hint(format!("start it: quorate serve --data-dir {}", dir.display()))
@@ -102,8 +117,10 @@ fn endpoints(reach: &Reach) -> Result<(Vec<String>, Option<PathBuf>), Failure> {
 
 fn of_one_cluster(notes: Vec<Note>) -> Result<(Vec<String>, Option<PathBuf>), Failure> {
     // Two nodes of one name that make their own certificates are two clusters all the same.
-    let mut clusters: Vec<(&str, Option<&Path>)> =
-        notes.iter().map(|note| (note.cluster.as_str(), note.certs.as_deref())).collect();
+    let mut clusters: Vec<(&str, Option<&Path>)> = notes
+        .iter()
+        .map(|note| (note.cluster.as_str(), note.certs.as_deref()))
+        .collect();
     clusters.dedup();
     match clusters.as_slice() {
         [] => Err(Failure::unavailable("no node of yours runs on this machine")
@@ -137,8 +154,12 @@ fn credentials(dir: &Path, name: Option<&str>) -> Result<Credentials, Failure> {
 }
 
 fn only_client(dir: &Path) -> Result<String, Failure> {
-    let entries = std::fs::read_dir(dir)
-        .map_err(|error| Failure::refused(format!("the directory of certificates {}: {error}", dir.display())))?;
+    let entries = std::fs::read_dir(dir).map_err(|error| {
+        Failure::refused(format!(
+            "the directory of certificates {}: {error}",
+            dir.display()
+        ))
+    })?;
     let name = |entry: std::io::Result<std::fs::DirEntry>| {
         let name = entry.ok()?.file_name().into_string().ok()?;
         Some(name.strip_prefix("client-")?.strip_suffix(".crt")?.to_owned())
@@ -147,10 +168,18 @@ fn only_client(dir: &Path) -> Result<String, Failure> {
     names.sort();
     match names.as_slice() {
         [name] => Ok(name.clone()),
-        [] => Err(Failure::refused(format!("{} holds no client's certificate", dir.display()))
-            .hint(format!("make one: quorate certs issue --dir {} --client NAME", dir.display()))),
-        names => Err(Failure::refused(format!("{} holds the certificates of {}", dir.display(), names.join(", ")))
-            .hint("say whose with --client NAME")),
+        [] => Err(
+            Failure::refused(format!("{} holds no client's certificate", dir.display())).hint(format!(
+                "make one: quorate certs issue --dir {} --client NAME",
+                dir.display()
+            )),
+        ),
+        names => Err(Failure::refused(format!(
+            "{} holds the certificates of {}",
+            dir.display(),
+            names.join(", ")
+        ))
+        .hint("say whose with --client NAME")),
     }
 }
 

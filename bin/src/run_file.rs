@@ -66,7 +66,12 @@ pub fn post(note: &Note) -> io::Result<Posted> {
 
 fn write(path: &Path, note: &Note) -> io::Result<File> {
     // Not truncated before it is locked: a reader must not meet half a note.
-    let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path)?;
+    let mut file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(path)?;
     file.lock()?;
     file.set_len(0)?;
     file.rewind()?;
@@ -88,7 +93,11 @@ fn create_private(dir: &Path) -> io::Result<()> {
 
 /// The directory in which this user's nodes leave their notes; `None` for a user without a home.
 pub fn run_dir() -> Option<PathBuf> {
-    let from = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let from = |name: &str| {
+        std::env::var_os(name)
+            .filter(|v| !v.is_empty())
+            .map(PathBuf::from)
+    };
     from("QUORATE_RUN_DIR")
         .or_else(|| from("XDG_RUNTIME_DIR").map(|dir| dir.join("quorate")))
         .or_else(|| from("HOME").map(|home| home.join(".quorate").join("run")))
@@ -105,7 +114,10 @@ pub fn of_data_dir(data_dir: &Path) -> io::Result<Option<Note>> {
 /// The notes of this user's running nodes, in the order of their clusters and ids.
 pub fn all() -> Vec<Note> {
     let entries = run_dir().and_then(|dir| std::fs::read_dir(dir).ok());
-    let paths = entries.into_iter().flatten().filter_map(|entry| entry.ok().map(|e| e.path()));
+    let paths = entries
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok().map(|e| e.path()));
     let notes = paths.filter(|path| path.extension().is_some_and(|e| e == "json"));
     // One that cannot be read belongs to another release or another user.
     let mut notes: Vec<Note> = notes.filter_map(|path| read(&path).ok().flatten()).collect();
@@ -132,7 +144,14 @@ mod tests {
 
     fn note(dir: &Path) -> Note {
         let (cluster, address) = ("quorate".to_owned(), "127.0.0.1:7001".to_owned());
-        Note { cluster, node: 1, address, certs: None, data_dir: dir.to_owned(), pid: 1 }
+        Note {
+            cluster,
+            node: 1,
+            address,
+            certs: None,
+            data_dir: dir.to_owned(),
+            pid: 1,
+        }
     }
 
     #[test]

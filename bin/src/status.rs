@@ -17,7 +17,9 @@ use crate::text::duration;
 pub async fn run(reach: Reach, output: Output) -> Result<(), Failure> {
     // Who wants to know what is wrong should not wait long for it.
     const PATIENCE: Duration = Duration::from_secs(3);
-    let client = Reached::find(&reach)?.client()?.with_deadline(reach.deadline.min(PATIENCE));
+    let client = Reached::find(&reach)?
+        .client()?
+        .with_deadline(reach.deadline.min(PATIENCE));
     let report = ClusterReport::new(client.statuses().await)?;
     output.show(&report)
 }
@@ -69,7 +71,10 @@ impl ClusterReport {
     pub fn new(statuses: BTreeMap<String, Result<Status, String>>) -> Result<Self, Failure> {
         let answered: Vec<&Status> = statuses.values().filter_map(|s| s.as_ref().ok()).collect();
         // Of two that call themselves leader the one with the higher term is it.
-        let leader = answered.iter().filter(|s| s.role == NodeRole::Leader).max_by_key(|s| s.term);
+        let leader = answered
+            .iter()
+            .filter(|s| s.role == NodeRole::Leader)
+            .max_by_key(|s| s.term);
         let Some(view) = leader.or(answered.iter().max_by_key(|s| s.term)).copied() else {
             let reasons: String = statuses
                 .iter()
@@ -82,7 +87,11 @@ impl ClusterReport {
         };
         let leader = leader.map(|s| s.node);
         let voters: Vec<_> = view.members.iter().filter(|m| m.voter).map(|m| m.id).collect();
-        let follow = |id| answered.iter().any(|s| s.node == id && leader.is_some() && s.leader == leader);
+        let follow = |id| {
+            answered
+                .iter()
+                .any(|s| s.node == id && leader.is_some() && s.leader == leader)
+        };
         let quorum = voters.iter().filter(|id| follow(**id)).count() * 2 > voters.len();
         let mut nodes: Vec<NodeReport> = Vec::new();
         for (address, status) in &statuses {
@@ -99,7 +108,12 @@ impl ClusterReport {
             }
         }
         nodes.sort_by_key(|node| (node.id.is_none(), node.id));
-        Ok(Self { cluster: view.cluster.clone(), leader: leader.map(|id| id.number()), quorum, nodes })
+        Ok(Self {
+            cluster: view.cluster.clone(),
+            leader: leader.map(|id| id.number()),
+            quorum,
+            nodes,
+        })
     }
 }
 
@@ -109,7 +123,11 @@ impl NodeReport {
         let member = view.members.iter().find(|member| member.id == status.node);
         let own = status.members.iter().find(|member| member.id == status.node);
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        let address = if address.is_empty() { own.map_or("", |m| m.address.as_str()) } else { address };
+        let address = if address.is_empty() {
+            own.map_or("", |m| m.address.as_str())
+        } else {
+            address
+        };
         Self {
             id: Some(status.node.number()),
             address: address.to_owned(),
@@ -148,13 +166,27 @@ impl NodeReport {
 
 impl Report for ClusterReport {
     fn text(&self) -> String {
-        let mut table = table(["node", "address", "role", "term", "revision", "applied", "behind", "level", "fsync p50"]);
+        let mut table = table([
+            "node",
+            "address",
+            "role",
+            "term",
+            "revision",
+            "applied",
+            "behind",
+            "level",
+            "fsync p50",
+        ]);
         for node in &self.nodes {
             let id = maybe(node.id);
             let address = Cell::new(&node.address);
             let Some(state) = &node.state else {
                 let reason = node.error.as_deref().unwrap_or_default();
-                table.add_row(vec![id, address, Cell::new(format!("unreachable: {reason}")).fg(Color::Red)]);
+                table.add_row(vec![
+                    id,
+                    address,
+                    Cell::new(format!("unreachable: {reason}")).fg(Color::Red),
+                ]);
                 continue;
             };
             let role = match state.voter || state.role != NodeRole::Follower {

@@ -50,7 +50,11 @@ pub struct NotHex {
 fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() { shown.extend(c.escape_debug()) } else { shown.push(c) }
+        if c.is_control() {
+            shown.extend(c.escape_debug())
+        } else {
+            shown.push(c)
+        }
     }
     shown
 }
@@ -59,17 +63,30 @@ fn printable(text: &str) -> String {
 pub fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
-    bytes.iter().flat_map(|b| [digit(b >> 4), digit(b & 15)]).collect()
+    bytes
+        .iter()
+        .flat_map(|b| [digit(b >> 4), digit(b & 15)])
+        .collect()
 }
 
 fn unhex(text: &str) -> Result<Vec<u8>, NotHex> {
-    let not = || NotHex { text: text.to_owned() };
+    let not = || NotHex {
+        text: text.to_owned(),
+    };
     if !text.len().is_multiple_of(2) {
         return Err(not());
     }
-    let digit = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok()).ok_or_else(not);
+    let digit = |b: u8| {
+        char::from(b)
+            .to_digit(16)
+            .and_then(|d| u8::try_from(d).ok())
+            .ok_or_else(not)
+    };
     let (pairs, _) = text.as_bytes().as_chunks::<2>();
-    pairs.iter().map(|[high, low]| Ok(digit(*high)? << 4 | digit(*low)?)).collect()
+    pairs
+        .iter()
+        .map(|[high, low]| Ok(digit(*high)? << 4 | digit(*low)?))
+        .collect()
 }
 
 /// The beginning of a text, with how much there is in all where it was cut.
@@ -99,7 +116,12 @@ impl Serialize for JsonBytes {
     }
 }
 
-const UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+const UNITS: [(&str, u64); 4] = [
+    ("TiB", 1 << 40),
+    ("GiB", 1 << 30),
+    ("MiB", 1 << 20),
+    ("KiB", 1 << 10),
+];
 
 /// A number of bytes with its unit.
 pub fn size(bytes: u64) -> String {
@@ -184,6 +206,9 @@ mod tests {
 
     #[test]
     fn thousands_are_set_apart() {
-        assert_eq!([thousands(7), thousands(1000), thousands(1234567)], ["7", "1,000", "1,234,567"]);
+        assert_eq!(
+            [thousands(7), thousands(1000), thousands(1234567)],
+            ["7", "1,000", "1,234,567"]
+        );
     }
 }

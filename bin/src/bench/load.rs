@@ -64,13 +64,18 @@ impl Load {
             ops_per_txn: u64::from(args.ops_per_txn),
         };
         let count = args.connections.min(args.clients);
-        let connections: Result<Vec<Client>, Failure> =
-            (0..count as usize).map(|index| reached.client_from(index)).collect();
+        let connections: Result<Vec<Client>, Failure> = (0..count as usize)
+            .map(|index| reached.client_from(index))
+            .collect();
         let connections = connections?;
         for client in &connections {
             client.put("bench/warm-up", "").await?;
         }
-        let progress = if output.is_json() { ProgressBar::hidden() } else { ProgressBar::new(args.total) };
+        let progress = if output.is_json() {
+            ProgressBar::hidden()
+        } else {
+            ProgressBar::new(args.total)
+        };
         if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {per_sec} {eta}") {
             progress.set_style(style);
         }
@@ -94,7 +99,9 @@ impl Load {
         const BATCH_BYTES: u64 = 4 << 20;
         let size = self.plan.value.len() as u64 + 64;
         let batch = (BATCH_BYTES / size).clamp(1, BATCH_OPS);
-        let Some(client) = self.connections.first() else { return Ok(()) };
+        let Some(client) = self.connections.first() else {
+            return Ok(());
+        };
         self.progress.set_message("filling");
         let mut next = 0;
         while next < self.plan.keys {
@@ -124,7 +131,11 @@ impl Load {
         let callers = (0..self.clients as usize).map(|caller| {
             let client = self.connections[caller % self.connections.len()].clone();
             let (plan, next) = (Arc::clone(&self.plan), Arc::clone(&next));
-            let progress = if show { self.progress.clone() } else { ProgressBar::hidden() };
+            let progress = if show {
+                self.progress.clone()
+            } else {
+                ProgressBar::hidden()
+            };
             tokio::spawn(async move {
                 let mut own = Own::new();
                 loop {
@@ -147,8 +158,18 @@ impl Load {
             let own = own.map_err(|error| Failure::failed(format!("a caller ended: {error}")))?;
             all.add(own);
         }
-        let Own { latencies, errors, first_error } = all;
-        Ok(Measured { took, ok: latencies.len(), errors, first_error, latencies })
+        let Own {
+            latencies,
+            errors,
+            first_error,
+        } = all;
+        Ok(Measured {
+            took,
+            ok: latencies.len(),
+            errors,
+            first_error,
+            latencies,
+        })
     }
 }
 
@@ -160,14 +181,18 @@ impl Plan {
             }
             BenchOp::Txn => {
                 let first = number.wrapping_mul(self.ops_per_txn);
-                let ops: Result<Vec<Op>, Error> = (0..self.ops_per_txn).map(|i| self.put(first + i)).collect();
+                let ops: Result<Vec<Op>, Error> =
+                    (0..self.ops_per_txn).map(|i| self.put(first + i)).collect();
                 client.txn(Txn::new(ops?)).await?;
             }
             BenchOp::Get => {
                 client.get(self.key(number)?).await?;
             }
             BenchOp::StaleGet => {
-                let any = Consistency::Stale { min_revision: None, max_lag: None };
+                let any = Consistency::Stale {
+                    min_revision: None,
+                    max_lag: None,
+                };
                 client.get_with(self.key(number)?, any).await?;
             }
         }
@@ -198,12 +223,18 @@ impl Own {
     fn new() -> Self {
         // Three digits, from a microsecond on; it grows by itself.
         let latencies = Histogram::new(3).unwrap_or_else(|_| unreachable!("three digits are within bounds"));
-        Self { latencies, errors: 0, first_error: None }
+        Self {
+            latencies,
+            errors: 0,
+            first_error: None,
+        }
     }
 
     fn note(&mut self, took: Duration, result: Result<(), Error>) {
         match result {
-            Ok(()) => self.latencies.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX)),
+            Ok(()) => self
+                .latencies
+                .saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX)),
             Err(error) => {
                 self.errors += 1;
                 self.first_error.get_or_insert_with(|| error.to_string());

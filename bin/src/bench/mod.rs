@@ -31,7 +31,9 @@ async fn measure(args: &BenchArgs, output: Output) -> Result<(), Failure> {
     let (processes, reached) = match args.nodes {
         None => (None, Reached::find(&args.reach)?),
         Some(_) if !args.reach.endpoints.is_empty() => {
-            return Err(Failure::refused("--nodes starts a cluster, --endpoints names one that runs: give one of them"));
+            return Err(Failure::refused(
+                "--nodes starts a cluster, --endpoints names one that runs: give one of them",
+            ));
         }
         Some(count) => {
             let processes = Processes::start(count, args).await?;

@@ -51,19 +51,33 @@ impl Processes {
         authority.write(&certs)?;
         let validity = Duration::from_secs(7 * 86_400);
         for id in 1..=count {
-            authority.issue(&Identity::node(cluster.clone(), id), &[], validity)?.write(&certs)?;
+            authority
+                .issue(&Identity::node(cluster.clone(), id), &[], validity)?
+                .write(&certs)?;
         }
-        let client = Identity::client(cluster, "bench").map_err(|error| Failure::failed(error.to_string()))?;
+        let client =
+            Identity::client(cluster, "bench").map_err(|error| Failure::failed(error.to_string()))?;
         let credentials = authority.credentials(&client)?;
         let addresses = free_addresses(count).map_err(|error| failed("no free port", error))?;
-        let peers: Vec<String> = (1..).zip(&addresses).map(|(id, address)| format!("{id}={address}")).collect();
+        let peers: Vec<String> = (1..)
+            .zip(&addresses)
+            .map(|(id, address)| format!("{id}={address}"))
+            .collect();
         let peers = peers.join(",");
-        let workers = args.workers.map_or_else(|| workers(count), |workers| workers as usize);
-        let mut started = Self { nodes: Vec::new(), credentials, _files: files };
+        let workers = args
+            .workers
+            .map_or_else(|| workers(count), |workers| workers as usize);
+        let mut started = Self {
+            nodes: Vec::new(),
+            credentials,
+            _files: files,
+        };
         for (id, address) in (1..).zip(addresses) {
             let dir = started._files.path().join(format!("node-{id}"));
             let node = spawn(id, address, &dir, &peers, &certs, workers, &args.profile);
-            started.nodes.push(node.map_err(|error| failed("a node cannot be started", error))?);
+            started
+                .nodes
+                .push(node.map_err(|error| failed("a node cannot be started", error))?);
         }
         started.ready().await?;
         Ok(started)
@@ -86,11 +100,16 @@ impl Processes {
             for (id, node) in (1..).zip(&mut self.nodes) {
                 if let Ok(Some(status)) = node.process.try_wait() {
                     let log = std::fs::read_to_string(&node.log).unwrap_or_default();
-                    return Err(Failure::failed(format!("node {id} ended ({status}):\n{}", log.trim_end())));
+                    return Err(Failure::failed(format!(
+                        "node {id} ended ({status}):\n{}",
+                        log.trim_end()
+                    )));
                 }
             }
             if begun.elapsed() > START_MAX {
-                return Err(Failure::failed(format!("the nodes did not serve within {START_MAX:?}: {last}")));
+                return Err(Failure::failed(format!(
+                    "the nodes did not serve within {START_MAX:?}: {last}"
+                )));
             }
         }
     }
@@ -106,7 +125,11 @@ impl Processes {
         }
         let begun = Instant::now();
         while begun.elapsed() < STOP_MAX {
-            if self.nodes.iter_mut().all(|node| !matches!(node.process.try_wait(), Ok(None))) {
+            if self
+                .nodes
+                .iter_mut()
+                .all(|node| !matches!(node.process.try_wait(), Ok(None)))
+            {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -125,8 +148,9 @@ impl Drop for Processes {
 
 /// Ports that nobody has at the moment, all held until all are found.
 fn free_addresses(count: u64) -> std::io::Result<Vec<SocketAddr>> {
-    let sockets: Result<Vec<UdpSocket>, _> =
-        (0..count).map(|_| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))).collect();
+    let sockets: Result<Vec<UdpSocket>, _> = (0..count)
+        .map(|_| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)))
+        .collect();
     sockets?.iter().map(UdpSocket::local_addr).collect()
 }
 
@@ -155,8 +179,24 @@ fn spawn(
     command
         .env("QUORATE_RUN_DIR", dir)
         .arg("serve")
-        .args(["--cluster", CLUSTER, "--node-id", &id.to_string(), "--listen", &address.to_string()])
-        .args(["--peers", peers, "--profile", profile, "--workers", &workers.to_string(), "--log", "warn"])
+        .args([
+            "--cluster",
+            CLUSTER,
+            "--node-id",
+            &id.to_string(),
+            "--listen",
+            &address.to_string(),
+        ])
+        .args([
+            "--peers",
+            peers,
+            "--profile",
+            profile,
+            "--workers",
+            &workers.to_string(),
+            "--log",
+            "warn",
+        ])
         .arg("--data-dir")
         .arg(dir.join("data"))
         .arg("--certs")
@@ -164,5 +204,9 @@ fn spawn(
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(File::create(&log)?);
-    Ok(Node { process: command.spawn()?, address, log })
+    Ok(Node {
+        process: command.spawn()?,
+        address,
+        log,
+    })
 }

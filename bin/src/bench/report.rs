@@ -39,9 +39,22 @@ pub struct BenchReport {
 
 impl BenchReport {
     /// From the measurement, and what the nodes told at its end.
-    pub fn new(args: &BenchArgs, measured: Measured, statuses: &BTreeMap<String, Result<Status, String>>) -> Self {
-        let Measured { took, ok, errors, first_error, latencies } = measured;
-        let answered: Vec<&Status> = statuses.values().filter_map(|status| status.as_ref().ok()).collect();
+    pub fn new(
+        args: &BenchArgs,
+        measured: Measured,
+        statuses: &BTreeMap<String, Result<Status, String>>,
+    ) -> Self {
+        let Measured {
+            took,
+            ok,
+            errors,
+            first_error,
+            latencies,
+        } = measured;
+        let answered: Vec<&Status> = statuses
+            .values()
+            .filter_map(|status| status.as_ref().ok())
+            .collect();
         let leader = answered.iter().find(|status| status.role == NodeRole::Leader);
         let seconds = took.as_secs_f64();
         Self {
@@ -49,7 +62,11 @@ impl BenchReport {
             clients: args.clients,
             connections: args.connections.min(args.clients),
             value_bytes: args.value_size,
-            ops_per_txn: if args.op == BenchOp::Txn { args.ops_per_txn } else { 1 },
+            ops_per_txn: if args.op == BenchOp::Txn {
+                args.ops_per_txn
+            } else {
+                1
+            },
             total: args.total,
             ok,
             errors,
@@ -62,7 +79,9 @@ impl BenchReport {
             p999_us: latencies.value_at_quantile(0.999),
             max_us: latencies.max(),
             fsync_p50_us: leader.and_then(|status| status.sync_p50_micros),
-            nodes: leader.or(answered.first()).map_or(0, |status| status.members.len()),
+            nodes: leader
+                .or(answered.first())
+                .map_or(0, |status| status.members.len()),
         }
     }
 }
@@ -73,12 +92,26 @@ impl Report for BenchReport {
         let mut table = table(["operations/s", "p50", "p90", "p99", "p99.9", "max"]);
         let rate = thousands(self.rate as u64);
         let latencies = [self.p50_us, self.p90_us, self.p99_us, self.p999_us, self.max_us];
-        table.add_row([number(rate)].into_iter().chain(latencies.into_iter().map(|micros| number(time(micros)))));
+        table.add_row(
+            [number(rate)]
+                .into_iter()
+                .chain(latencies.into_iter().map(|micros| number(time(micros)))),
+        );
         let what = match self.op {
-            "txn" => format!("transactions of {} puts of {}", self.ops_per_txn, size(self.value_bytes as u64)),
+            "txn" => format!(
+                "transactions of {} puts of {}",
+                self.ops_per_txn,
+                size(self.value_bytes as u64)
+            ),
             op => format!("{op} of {}", size(self.value_bytes as u64)),
         };
-        let plural = |count: u32, noun: &str| if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") };
+        let plural = |count: u32, noun: &str| {
+            if count == 1 {
+                format!("1 {noun}")
+            } else {
+                format!("{count} {noun}s")
+            }
+        };
         let mut text = format!(
             "{} × {what}, {} over {}, {} nodes\n{table}\n{} done in {:.2} s",
             thousands(self.total),
@@ -89,10 +122,16 @@ impl Report for BenchReport {
             self.seconds,
         );
         if let Some(micros) = self.fsync_p50_us {
-            text.push_str(&format!("; a sync of the leader's log took {} (median)", time(micros)));
+            text.push_str(&format!(
+                "; a sync of the leader's log took {} (median)",
+                time(micros)
+            ));
         }
         if let Some(error) = &self.first_error {
-            text.push_str(&format!("\n{} failed, the first with: {error}", thousands(self.errors)));
+            text.push_str(&format!(
+                "\n{} failed, the first with: {error}",
+                thousands(self.errors)
+            ));
         }
         text
     }

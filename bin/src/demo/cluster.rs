@@ -96,11 +96,15 @@ impl Cluster {
         let leader = self.until("a leader that all follow", || {
             let statuses: Vec<Status> = self.nodes().map(|running| running.node.status()).collect();
             let leading = statuses.iter().find(|status| status.role == NodeRole::Leader)?;
-            let followed = statuses.iter().all(|s| s.leader == Some(leading.node) && s.term == leading.term);
+            let followed = statuses
+                .iter()
+                .all(|s| s.leader == Some(leading.node) && s.term == leading.term);
             followed.then(|| leading.node.number())
         });
         let id = leader.await?;
-        self.nodes.get(&id).ok_or_else(|| Failure::failed(format!("node {id} is gone")))
+        self.nodes
+            .get(&id)
+            .ok_or_else(|| Failure::failed(format!("node {id} is gone")))
     }
 
     /// Waits until all that run have applied the same entries; answers whether their states are then the same.
@@ -108,7 +112,9 @@ impl Cluster {
         self.until("the same revision on all nodes", || {
             let statuses: Vec<Status> = self.nodes().map(|running| running.node.status()).collect();
             let (first, rest) = statuses.split_first()?;
-            let level = rest.iter().all(|s| s.revision == first.revision && s.applied == first.applied);
+            let level = rest
+                .iter()
+                .all(|s| s.revision == first.revision && s.applied == first.applied);
             level.then(|| rest.iter().all(|s| s.state_hash == first.state_hash))
         })
         .await
@@ -119,7 +125,10 @@ impl Cluster {
         self.until("a quiet log", || {
             let status = running.node.status();
             let quiet = status.last_log == status.committed && status.committed == status.applied;
-            quiet.then_some(status.committed).flatten().map(|index| index.number())
+            quiet
+                .then_some(status.committed)
+                .flatten()
+                .map(|index| index.number())
         })
         .await
     }
@@ -145,7 +154,12 @@ impl Cluster {
                 let state: String = self
                     .nodes()
                     .map(|running| running.node.status())
-                    .map(|s| format!("\n  node {}: {}, term {}, revision {}", s.node, s.role, s.term, s.revision))
+                    .map(|s| {
+                        format!(
+                            "\n  node {}: {}, term {}, revision {}",
+                            s.node, s.role, s.term, s.revision
+                        )
+                    })
                     .collect();
                 return Err(Failure::failed(format!("waited {PATIENCE:?} for {what}:{state}")));
             }
@@ -158,7 +172,10 @@ impl Cluster {
 fn settings(round_trip: Duration) -> Settings {
     let heartbeat = Duration::from_millis(50) + round_trip;
     let mut settings = Settings::default();
-    settings.timing =
-        Timing { heartbeat, election_timeout_min: heartbeat * 10, election_timeout_max: heartbeat * 20 };
+    settings.timing = Timing {
+        heartbeat,
+        election_timeout_min: heartbeat * 10,
+        election_timeout_max: heartbeat * 20,
+    };
     settings
 }

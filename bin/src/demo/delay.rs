@@ -25,14 +25,23 @@ pub struct Delayed {
 impl Delayed {
     /// Makes a round trip longer by `round_trip` when both its ends are delayed.
     pub fn new(inner: Arc<dyn Transport>, round_trip: Duration) -> Arc<Self> {
-        Arc::new(Self { inner, one_way: round_trip / 2 })
+        Arc::new(Self {
+            inner,
+            one_way: round_trip / 2,
+        })
     }
 
     fn delay(&self, stream: Stream) -> Stream {
         let (queue, under_way) = mpsc::channel(UNDER_WAY);
         tokio::spawn(forward(under_way, stream.sender));
-        let sender = DelayedSender { queue, one_way: self.one_way };
-        Stream { sender: MessageSender::new(Box::new(sender)), receiver: stream.receiver }
+        let sender = DelayedSender {
+            queue,
+            one_way: self.one_way,
+        };
+        Stream {
+            sender: MessageSender::new(Box::new(sender)),
+            receiver: stream.receiver,
+        }
     }
 }
 
@@ -52,7 +61,10 @@ impl Transport for Delayed {
 
     async fn accept(&self) -> Option<Incoming> {
         let incoming = self.inner.accept().await?;
-        Some(Incoming { stream: self.delay(incoming.stream), ..incoming })
+        Some(Incoming {
+            stream: self.delay(incoming.stream),
+            ..incoming
+        })
     }
 
     fn round_trip(&self, node_id: u64) -> Option<Duration> {
@@ -79,17 +91,26 @@ struct DelayedSender {
 #[async_trait]
 impl StreamSender for DelayedSender {
     async fn send_all(&mut self, messages: &mut Vec<Bytes>) -> Result<(), TransportError> {
-        self.send(Late::Messages { due: Instant::now() + self.one_way, messages: std::mem::take(messages) }).await
+        self.send(Late::Messages {
+            due: Instant::now() + self.one_way,
+            messages: std::mem::take(messages),
+        })
+        .await
     }
 
     async fn finish(&mut self) -> Result<(), TransportError> {
-        self.send(Late::Finish { due: Instant::now() + self.one_way }).await
+        self.send(Late::Finish {
+            due: Instant::now() + self.one_way,
+        })
+        .await
     }
 }
 
 impl DelayedSender {
     async fn send(&self, late: Late) -> Result<(), TransportError> {
-        self.queue.send(late).await.map_err(|_| TransportError::Broken { reason: "the stream ended".to_owned() })
+        self.queue.send(late).await.map_err(|_| TransportError::Broken {
+            reason: "the stream ended".to_owned(),
+        })
     }
 }
 

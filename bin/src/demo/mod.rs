@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use quorate_kv::Client;
 use quorate_kv::model::{Consistency, Revision};
 use quorate_meta::{
-    Assignment, Broker, BrokerId, CreateTopic, Endpoint, Incarnation, IsrUpdate, LeaderUpdate, MetaClient, NewPartition,
-    Partition, PartitionIndex, RegisterBroker, TopicId, TopicName,
+    Assignment, Broker, BrokerId, CreateTopic, Endpoint, Incarnation, IsrUpdate, LeaderUpdate, MetaClient,
+    NewPartition, Partition, PartitionIndex, RegisterBroker, TopicId, TopicName,
 };
 
 use crate::cli::DemoArgs;
@@ -31,12 +31,16 @@ const BROKERS: [u64; 3] = [1, 2, 3];
 
 /// Runs the command.
 pub async fn run(args: DemoArgs, output: Output) -> Result<(), Failure> {
-    Logging::new(&args.log, Format::Text).map_err(|reason| Failure::refused(format!("--log: {reason}")))?.install();
+    Logging::new(&args.log, Format::Text)
+        .map_err(|reason| Failure::refused(format!("--log: {reason}")))?
+        .install();
     let report = demonstrate(&args).await?;
     output.show(&report)?;
     match report.is_ok() {
         true => Ok(()),
-        false => Err(Failure::failed("the nodes do not show what was written; see the steps")),
+        false => Err(Failure::failed(
+            "the nodes do not show what was written; see the steps",
+        )),
     }
 }
 
@@ -53,7 +57,12 @@ pub async fn demonstrate(args: &DemoArgs) -> Result<DemoReport, Failure> {
 
     let mut scenario = Scenario::begin(&cluster, args.partitions).await?;
     scenario.run().await?;
-    let Scenario { mut steps, sequential, batch, .. } = scenario;
+    let Scenario {
+        mut steps,
+        sequential,
+        batch,
+        ..
+    } = scenario;
     let mut agree = cluster.agree().await?;
 
     let after = cluster.leader().await?.node.status();
@@ -85,19 +94,40 @@ async fn kill_leader(cluster: &mut Cluster, id: u64) -> Result<(Step, u64), Fail
     let committed = cluster.committed(cluster.leader().await?).await?;
     let begun = Instant::now();
     cluster.kill(id);
-    let survivor = cluster.nodes().next().ok_or_else(|| Failure::failed("no node is left"))?;
-    let revision = survivor.client.put("demo/after-the-kill", "the cluster goes on").await?;
+    let survivor = cluster
+        .nodes()
+        .next()
+        .ok_or_else(|| Failure::failed("no node is left"))?;
+    let revision = survivor
+        .client
+        .put("demo/after-the-kill", "the cluster goes on")
+        .await?;
     let took = begun.elapsed();
     let mut ok = true;
     for running in cluster.nodes() {
-        let read = running.client.get_with("demo/after-the-kill", at_least(revision)).await?;
+        let read = running
+            .client
+            .get_with("demo/after-the-kill", at_least(revision))
+            .await?;
         ok &= read.is_some_and(|record| &record.value[..] == b"the cluster goes on");
     }
     let leader = cluster.leader().await?;
     let entries = cluster.committed(leader).await?.saturating_sub(committed);
-    let title = format!("kill the leader (node {id}); node {} takes over", leader.node.id());
+    let title = format!(
+        "kill the leader (node {id}); node {} takes over",
+        leader.node.id()
+    );
     let leader = leader.node.id().number();
-    Ok((Step { name: "leader_killed", title, entries, micros: micros(took), ok }, leader))
+    Ok((
+        Step {
+            name: "leader_killed",
+            title,
+            entries,
+            micros: micros(took),
+            ok,
+        },
+        leader,
+    ))
 }
 
 /// The steps up to the kill, all through the leader's client.
@@ -116,7 +146,15 @@ impl<'a> Scenario<'a> {
         let leader = cluster.leader().await?;
         let meta = MetaClient::new(leader.client.clone());
         let (steps, none) = (Vec::new(), Duration::ZERO);
-        Ok(Self { cluster, leader, meta, partitions, steps, sequential: none, batch: none })
+        Ok(Self {
+            cluster,
+            leader,
+            meta,
+            partitions,
+            steps,
+            sequential: none,
+            batch: none,
+        })
     }
 
     async fn run(&mut self) -> Result<(), Failure> {
@@ -142,7 +180,12 @@ impl<'a> Scenario<'a> {
         for meta in self.views(revision) {
             ok &= meta.brokers().await? == expected;
         }
-        self.push("register_brokers", format!("register {} brokers", BROKERS.len()), timed, ok);
+        self.push(
+            "register_brokers",
+            format!("register {} brokers", BROKERS.len()),
+            timed,
+            ok,
+        );
         Ok(())
     }
 
@@ -163,8 +206,16 @@ impl<'a> Scenario<'a> {
                 ok &= meta.describe(&created.topic.name).await? == Some(expected);
             }
         }
-        self.push("create_topic", format!("create {} topics", created.len()), timed, ok);
-        Ok(created.into_iter().map(|created| (created.topic.name, created.topic.id)).collect())
+        self.push(
+            "create_topic",
+            format!("create {} topics", created.len()),
+            timed,
+            ok,
+        );
+        Ok(created
+            .into_iter()
+            .map(|created| (created.topic.name, created.topic.id))
+            .collect())
     }
 
     async fn create_sequentially(&mut self, (name, id): &(TopicName, TopicId)) -> Result<Partition, Failure> {
@@ -178,12 +229,18 @@ impl<'a> Scenario<'a> {
         let ok = self.shows(*id, &created).await?;
         let title = format!("create {} one by one", plural(self.partitions, "partition"));
         self.push("create_partitions_sequential", title, timed, ok);
-        created.into_iter().next().ok_or_else(|| Failure::failed("no partition was created"))
+        created
+            .into_iter()
+            .next()
+            .ok_or_else(|| Failure::failed("no partition was created"))
     }
 
     async fn create_batch(&mut self, (name, id): &(TopicName, TopicId)) -> Result<(), Failure> {
         let timed = self.timed().await?;
-        let created = self.meta.create_partitions(new_partitions(name, self.partitions).collect()).await?;
+        let created = self
+            .meta
+            .create_partitions(new_partitions(name, self.partitions).collect())
+            .await?;
         let timed = timed.end(self).await?;
         self.batch = timed.took;
         let ok = self.shows(*id, &created.partitions).await?;
@@ -193,28 +250,45 @@ impl<'a> Scenario<'a> {
     }
 
     async fn update_leader(&mut self, seen: Partition) -> Result<Partition, Failure> {
-        let next = seen.isr.iter().copied().find(|broker| Some(*broker) != seen.leader);
+        let next = seen
+            .isr
+            .iter()
+            .copied()
+            .find(|broker| Some(*broker) != seen.leader);
         let next = next.ok_or_else(|| Failure::failed("the ISR has no second member"))?;
         let timed = self.timed().await?;
         let updated = self.meta.update_leader(LeaderUpdate::new(&seen, next)).await?;
         let timed = timed.end(self).await?;
         let ok = updated.changed
             && updated.partition.leader == Some(next)
-            && self.shows(seen.topic, std::slice::from_ref(&updated.partition)).await?;
+            && self
+                .shows(seen.topic, std::slice::from_ref(&updated.partition))
+                .await?;
         self.push("update_leader", "move a partition's leader".to_owned(), timed, ok);
         Ok(updated.partition)
     }
 
     async fn update_isr(&mut self, seen: Partition) -> Result<(), Failure> {
         // The leader and one other: as when the third fell behind.
-        let out = seen.isr.iter().copied().rfind(|broker| Some(*broker) != seen.leader);
-        let isr: Vec<BrokerId> = seen.isr.iter().copied().filter(|broker| Some(*broker) != out).collect();
+        let out = seen
+            .isr
+            .iter()
+            .copied()
+            .rfind(|broker| Some(*broker) != seen.leader);
+        let isr: Vec<BrokerId> = seen
+            .isr
+            .iter()
+            .copied()
+            .filter(|broker| Some(*broker) != out)
+            .collect();
         let timed = self.timed().await?;
         let updated = self.meta.update_isr(IsrUpdate::new(&seen, isr.clone())).await?;
         let timed = timed.end(self).await?;
         let ok = updated.changed
             && updated.partition.isr == isr
-            && self.shows(seen.topic, std::slice::from_ref(&updated.partition)).await?;
+            && self
+                .shows(seen.topic, std::slice::from_ref(&updated.partition))
+                .await?;
         self.push("update_isr", "shrink a partition's ISR".to_owned(), timed, ok);
         Ok(())
     }
@@ -233,16 +307,27 @@ impl<'a> Scenario<'a> {
     /// Each node's own view, once it has this revision.
     fn views(&self, revision: Option<Revision>) -> impl Iterator<Item = MetaClient<Client>> {
         let consistency = at_least(revision.unwrap_or(Revision::FIRST));
-        self.cluster.nodes().map(move |running| MetaClient::new(running.client.clone()).reading(consistency))
+        self.cluster
+            .nodes()
+            .map(move |running| MetaClient::new(running.client.clone()).reading(consistency))
     }
 
     async fn timed(&self) -> Result<Timed, Failure> {
         let committed = self.cluster.committed(self.leader).await?;
-        Ok(Timed { committed, begun: Instant::now() })
+        Ok(Timed {
+            committed,
+            begun: Instant::now(),
+        })
     }
 
     fn push(&mut self, name: &'static str, title: String, timed: Measured, ok: bool) {
-        self.steps.push(Step { name, title, entries: timed.entries, micros: micros(timed.took), ok });
+        self.steps.push(Step {
+            name,
+            title,
+            entries: timed.entries,
+            micros: micros(timed.took),
+            ok,
+        });
     }
 }
 
@@ -260,17 +345,24 @@ impl Timed {
     async fn end(self, scenario: &Scenario<'_>) -> Result<Measured, Failure> {
         let took = self.begun.elapsed();
         let committed = scenario.cluster.committed(scenario.leader).await?;
-        Ok(Measured { entries: committed.saturating_sub(self.committed), took })
+        Ok(Measured {
+            entries: committed.saturating_sub(self.committed),
+            took,
+        })
     }
 }
 
 fn at_least(revision: Revision) -> Consistency {
-    Consistency::Stale { min_revision: Some(revision), max_lag: None }
+    Consistency::Stale {
+        min_revision: Some(revision),
+        max_lag: None,
+    }
 }
 
 fn broker(id: u64) -> Result<RegisterBroker, Failure> {
-    let endpoint: Endpoint =
-        format!("broker-{id}.demo:9092").parse().map_err(|error| Failure::failed(format!("{error}")))?;
+    let endpoint: Endpoint = format!("broker-{id}.demo:9092")
+        .parse()
+        .map_err(|error| Failure::failed(format!("{error}")))?;
     Ok(RegisterBroker::new(BrokerId::new(id), Incarnation::random(), endpoint).rack(format!("rack-{id}")))
 }
 
@@ -291,7 +383,11 @@ fn new_partitions(name: &TopicName, count: u32) -> impl Iterator<Item = NewParti
 }
 
 fn plural(count: u32, noun: &str) -> String {
-    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+    if count == 1 {
+        format!("1 {noun}")
+    } else {
+        format!("{count} {noun}s")
+    }
 }
 
 fn micros(time: Duration) -> u64 {

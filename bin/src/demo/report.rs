@@ -65,10 +65,18 @@ impl Report for DemoReport {
                 true => Cell::new("ok").fg(Color::Green),
                 false => Cell::new("WRONG").fg(Color::Red),
             };
-            table.add_row(vec![Cell::new(&step.title), number(step.entries), number(time(step.micros)), result]);
+            table.add_row(vec![
+                Cell::new(&step.title),
+                number(step.entries),
+                number(time(step.micros)),
+                result,
+            ]);
         }
         let mut lines = vec![
-            format!("{} nodes over QUIC on loopback, round trips {} ms longer", self.nodes, self.rtt_ms),
+            format!(
+                "{} nodes over QUIC on loopback, round trips {} ms longer",
+                self.nodes, self.rtt_ms
+            ),
             table.to_string(),
             format!(
                 "one by one {}, as one batch {}: the batch is {:.1} times as fast",
@@ -82,7 +90,10 @@ impl Report for DemoReport {
             false => "THE NODES DIFFER: their hashes at equal revisions are not the same".to_owned(),
         });
         if let Some(micros) = self.fsync_p50_micros {
-            lines.push(format!("a sync of the leader's log took {} (median)", time(micros)));
+            lines.push(format!(
+                "a sync of the leader's log took {} (median)",
+                time(micros)
+            ));
         }
         lines.join("\n")
     }

@@ -13,8 +13,8 @@
 use std::fmt;
 
 use quorate_kv::model::{
-    Compare, Condition, Guard, InvalidKey, Key, KeyRange, KeyTest, LeaseChange, Op, Order, PutMode, RangeRead, RangeTest,
-    Revision, Txn,
+    Compare, Condition, Guard, InvalidKey, Key, KeyRange, KeyTest, LeaseChange, Op, Order, PutMode,
+    RangeRead, RangeTest, Revision, Txn,
 };
 use serde::Deserialize;
 
@@ -83,12 +83,27 @@ impl fmt::Display for Place {
 
 /// Reads a transaction in either form.
 pub fn parse(text: &str, form: Form) -> Result<Txn, InvalidForm> {
-    let sections = if text.trim_start().starts_with('{') { json(text)? } else { lines(text)? };
+    let sections = if text.trim_start().starts_with('{') {
+        json(text)?
+    } else {
+        lines(text)?
+    };
     let mut conditions = Vec::new();
     let (mut then, mut otherwise) = (Vec::new(), Vec::new());
-    for Entry { section, place, words } in sections {
-        let mut words = Words { words: words.into_iter(), form };
-        let at = |reason| InvalidForm { place: place.clone(), reason };
+    for Entry {
+        section,
+        place,
+        words,
+    } in sections
+    {
+        let mut words = Words {
+            words: words.into_iter(),
+            form,
+        };
+        let at = |reason| InvalidForm {
+            place: place.clone(),
+            reason,
+        };
         match section {
             Section::If => conditions.push(condition(&mut words).map_err(at)?),
             Section::Then => then.push(op(&mut words).map_err(at)?),
@@ -99,9 +114,16 @@ pub fn parse(text: &str, form: Form) -> Result<Txn, InvalidForm> {
         }
     }
     if then.is_empty() && otherwise.is_empty() {
-        return Err(InvalidForm { place: Place::Whole, reason: "it does nothing: there is no operation".to_owned() });
+        return Err(InvalidForm {
+            place: Place::Whole,
+            reason: "it does nothing: there is no operation".to_owned(),
+        });
     }
-    let guard = if conditions.is_empty() { Guard::always() } else { Guard::all(conditions) };
+    let guard = if conditions.is_empty() {
+        Guard::always()
+    } else {
+        Guard::all(conditions)
+    };
     Ok(Txn::new(then).when(guard).or_else(otherwise))
 }
 
@@ -123,13 +145,20 @@ fn lines(text: &str) -> Result<Vec<Entry>, InvalidForm> {
     let mut entries = Vec::new();
     for (line, text) in (1..).zip(text.lines()) {
         let place = Place::Line(line);
-        let words = split(text).map_err(|reason| InvalidForm { place: place.clone(), reason })?;
+        let words = split(text).map_err(|reason| InvalidForm {
+            place: place.clone(),
+            reason,
+        })?;
         match words.as_slice() {
             [] => {}
             [word] if word == "if" => section = Section::If,
             [word] if word == "then" => section = Section::Then,
             [word] if word == "else" => section = Section::Else,
-            _ => entries.push(Entry { section, place, words }),
+            _ => entries.push(Entry {
+                section,
+                place,
+                words,
+            }),
         }
     }
     Ok(entries)
@@ -206,14 +235,19 @@ enum Word {
 }
 
 fn json(text: &str) -> Result<Vec<Entry>, InvalidForm> {
-    let read: Json = serde_json::from_str(text)
-        .map_err(|error| InvalidForm { place: Place::Whole, reason: format!("no such JSON form: {error}") })?;
+    let read: Json = serde_json::from_str(text).map_err(|error| InvalidForm {
+        place: Place::Whole,
+        reason: format!("no such JSON form: {error}"),
+    })?;
     let word = |word| match word {
         Word::Text(text) => text,
         Word::Number(number) => number.to_string(),
     };
-    let sections =
-        [(Section::If, "if", read.condition), (Section::Then, "then", read.then), (Section::Else, "else", read.otherwise)];
+    let sections = [
+        (Section::If, "if", read.condition),
+        (Section::Then, "then", read.then),
+        (Section::Else, "else", read.otherwise),
+    ];
     let entries = sections.into_iter().flat_map(|(section, name, entries)| {
         entries.into_iter().enumerate().map(move |(index, words)| Entry {
             section,
@@ -251,7 +285,11 @@ impl Words {
     }
 
     fn limit(&mut self) -> Result<u32, String> {
-        if self.words.len() == 0 { Ok(1_000) } else { self.number("limit") }
+        if self.words.len() == 0 {
+            Ok(1_000)
+        } else {
+            self.number("limit")
+        }
     }
 
     fn compare(&mut self) -> Result<Compare, String> {
@@ -279,7 +317,10 @@ fn condition(words: &mut Words) -> Result<Guard, String> {
     if kind == "count" {
         let prefix = words.bytes("a prefix")?;
         let test = RangeTest::Count(words.compare()?, words.number("number")?);
-        return Ok(Guard::condition(Condition::Range { range: KeyRange::prefix(prefix), test }));
+        return Ok(Guard::condition(Condition::Range {
+            range: KeyRange::prefix(prefix),
+            test,
+        }));
     }
     const KINDS: &str = "exists, missing, value, version, created, modified, count";
     if !KINDS.split(", ").any(|known| known == kind) {
@@ -299,14 +340,20 @@ fn condition(words: &mut Words) -> Result<Guard, String> {
 
 fn op(words: &mut Words) -> Result<Op, String> {
     let kind = words.next("an operation")?;
-    let put = |key, value, mode| Op::Put { key, value, mode, lease: LeaseChange::Detach };
+    let put = |key, value, mode| Op::Put {
+        key,
+        value,
+        mode,
+        lease: LeaseChange::Detach,
+    };
     Ok(match kind.as_str() {
         "put" => put(words.key()?, words.bytes("a value")?, PutMode::Upsert),
         "create" => put(words.key()?, words.bytes("a value")?, PutMode::OnlyIfAbsent),
         "del" => Op::delete(words.key()?),
-        "del-prefix" => {
-            Op::DeleteRange { range: KeyRange::prefix(words.bytes("a prefix")?), limit: words.number("limit")? }
-        }
+        "del-prefix" => Op::DeleteRange {
+            range: KeyRange::prefix(words.bytes("a prefix")?),
+            limit: words.number("limit")?,
+        },
         "get" => Op::get(words.key()?),
         "range" => {
             let range = KeyRange::new(words.bytes("a start")?, words.bytes("an end")?);
@@ -316,9 +363,18 @@ fn op(words: &mut Words) -> Result<Op, String> {
             let range = KeyRange::prefix(words.bytes("a prefix")?);
             Op::Range(range_read(range, words.limit()?))
         }
-        "add" => Op::Add { key: words.key()?, delta: words.number("number")? },
-        "max" => Op::Max { key: words.key()?, operand: words.number("number")? },
-        "seq" => Op::PutSequence { prefix: words.key()?, value: words.bytes("a value")? },
+        "add" => Op::Add {
+            key: words.key()?,
+            delta: words.number("number")?,
+        },
+        "max" => Op::Max {
+            key: words.key()?,
+            operand: words.number("number")?,
+        },
+        "seq" => Op::PutSequence {
+            prefix: words.key()?,
+            value: words.bytes("a value")?,
+        },
         other => {
             return Err(format!(
                 "{other:?} is no operation; those are put, create, del, del-prefix, get, range, prefix, add, max, seq"
@@ -328,7 +384,10 @@ fn op(words: &mut Words) -> Result<Op, String> {
 }
 
 fn range_read(range: KeyRange, limit: u32) -> RangeRead {
-    RangeRead { order: Order::Ascending, ..RangeRead::new(range).limit(limit) }
+    RangeRead {
+        order: Order::Ascending,
+        ..RangeRead::new(range).limit(limit)
+    }
 }
 
 #[cfg(test)]
@@ -357,7 +416,10 @@ mod tests {
 
     #[test]
     fn operations_alone_need_no_section() {
-        assert_eq!(parse("put a 1", Form::Text).unwrap(), Txn::new([Op::put(key("a"), "1")]));
+        assert_eq!(
+            parse("put a 1", Form::Text).unwrap(),
+            Txn::new([Op::put(key("a"), "1")])
+        );
     }
 
     #[test]
@@ -385,7 +447,15 @@ mod tests {
 
     #[test]
     fn hexadecimal_words_are_bytes() {
-        assert_eq!(parse("put 00ff 61", Form::Hex).unwrap(), Txn::new([Op::put(Key::new(vec![0, 255]).unwrap(), "a")]));
-        assert!(parse("put 0 61", Form::Hex).unwrap_err().to_string().contains("not hexadecimal"));
+        assert_eq!(
+            parse("put 00ff 61", Form::Hex).unwrap(),
+            Txn::new([Op::put(Key::new(vec![0, 255]).unwrap(), "a")])
+        );
+        assert!(
+            parse("put 0 61", Form::Hex)
+                .unwrap_err()
+                .to_string()
+                .contains("not hexadecimal")
+        );
     }
 }

@@ -27,7 +27,11 @@ pub async fn run(args: KvArgs, output: Output) -> Result<(), Failure> {
     let request = Request::read(args.command, form)?;
     let client = Reached::find(&args.reach)?.client()?;
     match request {
-        Request::Get { key, raw, consistency } => get(&client, key, raw, consistency, form, output).await,
+        Request::Get {
+            key,
+            raw,
+            consistency,
+        } => get(&client, key, raw, consistency, form, output).await,
         Request::Put { key, op } => put(&client, &key, op, form, output).await,
         Request::Delete { op, what } => delete(&client, op, &what, output).await,
         Request::Range { read, consistency } => range(&client, read, consistency, form, output).await,
@@ -40,48 +44,121 @@ pub async fn run(args: KvArgs, output: Output) -> Result<(), Failure> {
 
 /// A request that has been checked.
 enum Request {
-    Get { key: Key, raw: bool, consistency: Consistency },
-    Put { key: Key, op: Op },
-    Delete { op: Op, what: String },
-    Range { read: RangeRead, consistency: Consistency },
+    Get {
+        key: Key,
+        raw: bool,
+        consistency: Consistency,
+    },
+    Put {
+        key: Key,
+        op: Op,
+    },
+    Delete {
+        op: Op,
+        what: String,
+    },
+    Range {
+        read: RangeRead,
+        consistency: Consistency,
+    },
     Txn(Txn),
 }
 
 impl Request {
     fn read(command: KvCommand, form: Form) -> Result<Self, Failure> {
-        let bytes = |text: &str| form.read(text).map_err(|error| Failure::refused(error.to_string()));
+        let bytes = |text: &str| {
+            form.read(text)
+                .map_err(|error| Failure::refused(error.to_string()))
+        };
         let key = |text: &str| Key::new(bytes(text)?).map_err(|error| Failure::refused(error.to_string()));
         Ok(match command {
-            KvCommand::Get { key: name, raw, freshness } => {
-                Request::Get { key: key(&name)?, raw, consistency: consistency(&freshness) }
-            }
-            KvCommand::Put { key: name, value, if_absent } => {
+            KvCommand::Get {
+                key: name,
+                raw,
+                freshness,
+            } => Request::Get {
+                key: key(&name)?,
+                raw,
+                consistency: consistency(&freshness),
+            },
+            KvCommand::Put {
+                key: name,
+                value,
+                if_absent,
+            } => {
                 let key = key(&name)?;
                 // The bytes of a pipe are taken as they are, whatever form the arguments have.
-                let value = if value == "-" { stdin_bytes()? } else { bytes(&value)? };
-                let op = if if_absent { Op::create(key.clone(), value) } else { Op::put(key.clone(), value) };
+                let value = if value == "-" {
+                    stdin_bytes()?
+                } else {
+                    bytes(&value)?
+                };
+                let op = if if_absent {
+                    Op::create(key.clone(), value)
+                } else {
+                    Op::put(key.clone(), value)
+                };
                 Request::Put { key, op }
             }
-            KvCommand::Del { key: prefix, prefix: true, limit } => {
+            KvCommand::Del {
+                key: prefix,
+                prefix: true,
+                limit,
+            } => {
                 let bytes = key(&prefix)?.into_bytes();
                 let what = format!("no key begins with {}", form.show(&bytes));
-                Request::Delete { op: Op::DeleteRange { range: KeyRange::prefix(bytes), limit }, what }
+                Request::Delete {
+                    op: Op::DeleteRange {
+                        range: KeyRange::prefix(bytes),
+                        limit,
+                    },
+                    what,
+                }
             }
-            KvCommand::Del { key: name, prefix: false, .. } => {
+            KvCommand::Del {
+                key: name,
+                prefix: false,
+                ..
+            } => {
                 let key = key(&name)?;
                 let what = no_such_key(&key, form);
-                Request::Delete { op: Op::delete(key), what }
+                Request::Delete {
+                    op: Op::delete(key),
+                    what,
+                }
             }
-            KvCommand::Range { start, end, prefix, limit, descending, keys_only, count, freshness } => {
+            KvCommand::Range {
+                start,
+                end,
+                prefix,
+                limit,
+                descending,
+                keys_only,
+                count,
+                freshness,
+            } => {
                 let range = match (prefix, start, end) {
                     (Some(prefix), ..) => KeyRange::prefix(bytes(&prefix)?),
                     (None, Some(start), Some(end)) => KeyRange::new(bytes(&start)?, bytes(&end)?),
                     (None, Some(start), None) => KeyRange::from(bytes(&start)?),
                     (None, None, _) => KeyRange::all(),
                 };
-                let order = if descending { Order::Descending } else { Order::Ascending };
-                let read = RangeRead { range, limit, order, keys_only, count_only: count };
-                Request::Range { read, consistency: consistency(&freshness) }
+                let order = if descending {
+                    Order::Descending
+                } else {
+                    Order::Ascending
+                };
+                let read = RangeRead {
+                    range,
+                    limit,
+                    order,
+                    keys_only,
+                    count_only: count,
+                };
+                Request::Range {
+                    read,
+                    consistency: consistency(&freshness),
+                }
             }
             KvCommand::Txn { file } => {
                 let text = text_of(&file)?;
@@ -94,8 +171,16 @@ impl Request {
 
 fn consistency(freshness: &Freshness) -> Consistency {
     match freshness {
-        Freshness { revision: Some(revision), .. } => Consistency::At(Revision::new(*revision)),
-        Freshness { stale: true, max_lag, .. } => Consistency::Stale { min_revision: None, max_lag: *max_lag },
+        Freshness {
+            revision: Some(revision),
+            ..
+        } => Consistency::At(Revision::new(*revision)),
+        Freshness {
+            stale: true, max_lag, ..
+        } => Consistency::Stale {
+            min_revision: None,
+            max_lag: *max_lag,
+        },
         Freshness { .. } => Consistency::Linearizable,
     }
 }
@@ -119,7 +204,9 @@ fn text_of(file: &Path) -> Result<String, Failure> {
     };
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
-        Failure::refused(format!("{name} is not UTF-8 from byte {at} on; give other bytes in hexadecimal, with --hex"))
+        Failure::refused(format!(
+            "{name} is not UTF-8 from byte {at} on; give other bytes in hexadecimal, with --hex"
+        ))
     })
 }
 
@@ -139,7 +226,10 @@ async fn get(
     let record = record.ok_or_else(|| Failure::not_found(no_such_key(&key, form)))?;
     match raw {
         true => output.raw(&record.value),
-        false => output.show(&show::OneKey { row: show::Row::new(key.into_bytes(), &record, true), form }),
+        false => output.show(&show::OneKey {
+            row: show::Row::new(key.into_bytes(), &record, true),
+            form,
+        }),
     }
 }
 
@@ -157,8 +247,19 @@ async fn put(client: &Client, key: &Key, op: Op, form: Form, output: Output) -> 
     let response = client.txn(Txn::new([op])).await?;
     let existed = matches!(response.results.first(), Some(OpResult::Put { existed: true }));
     let verb = if existed { "overwritten" } else { "created" };
-    let line = format!("{} {verb} at revision {}", form.show(key.as_bytes()), response.revision);
-    output.show(&Line::new(Written { revision: response.revision.number(), existed: Some(existed), deleted: None }, line))
+    let line = format!(
+        "{} {verb} at revision {}",
+        form.show(key.as_bytes()),
+        response.revision
+    );
+    output.show(&Line::new(
+        Written {
+            revision: response.revision.number(),
+            existed: Some(existed),
+            deleted: None,
+        },
+        line,
+    ))
 }
 
 async fn delete(client: &Client, op: Op, what: &str, output: Output) -> Result<(), Failure> {
@@ -172,7 +273,14 @@ async fn delete(client: &Client, op: Op, what: &str, output: Output) -> Result<(
     }
     let keys = if count == 1 { "key" } else { "keys" };
     let line = format!("{count} {keys} deleted at revision {}", response.revision);
-    output.show(&Line::new(Written { revision: response.revision.number(), existed: None, deleted: Some(count) }, line))
+    output.show(&Line::new(
+        Written {
+            revision: response.revision.number(),
+            existed: None,
+            deleted: Some(count),
+        },
+        line,
+    ))
 }
 
 /// Reads a range page by page, all pages at the revision of the first.
@@ -187,7 +295,9 @@ async fn range(
     let mut found: Vec<KeyValue> = Vec::new();
     let (mut next, mut consistency) = (read, consistency);
     loop {
-        let response = client.read(vec![ReadOp::Range(next.clone())], consistency).await?;
+        let response = client
+            .read(vec![ReadOp::Range(next.clone())], consistency)
+            .await?;
         let revision = response.revision;
         let Some(ReadResult::Range { records, count, more }) = response.results.into_iter().next() else {
             return Err(Failure::failed("the node answered a range with something else"));
@@ -197,13 +307,23 @@ async fn range(
         let left = limit.saturating_sub(u32::try_from(found.len()).unwrap_or(u32::MAX));
         // A page also ends at a number of bytes: then the rest follows, as far as the limit goes.
         if let (true, false, 1.., Some(last)) = (more, count_only, left, last) {
-            next = RangeRead { range: rest(&next, last), limit: left, ..next };
+            next = RangeRead {
+                range: rest(&next, last),
+                limit: left,
+                ..next
+            };
             consistency = Consistency::At(revision);
             continue;
         }
         let count = if count_only { count } else { found.len() as u64 };
         let records = show::page(found, !keys_only);
-        return output.show(&show::Range { revision: revision.number(), count, more, records, form });
+        return output.show(&show::Range {
+            revision: revision.number(),
+            count,
+            more,
+            records,
+            form,
+        });
     }
 }
 
@@ -227,9 +347,8 @@ impl From<Error> for Failure {
         match error {
             Error::OutcomeUnknown(_) => Failure::new(crate::failure::Kind::UnknownOutcome, message)
                 .hint("read what the write would have changed before you repeat it"),
-            Error::Unavailable { .. } => {
-                Failure::unavailable(message).hint("quorate status shows which nodes answer; --deadline gives more time")
-            }
+            Error::Unavailable { .. } => Failure::unavailable(message)
+                .hint("quorate status shows which nodes answer; --deadline gives more time"),
             Error::NotYet { .. } | Error::TooStale { .. } => Failure::unavailable(message),
             _ => Failure::refused(message),
         }

@@ -53,7 +53,11 @@ fn rows(rows: &[Row], form: Form) -> String {
         if let Some(JsonBytes(value)) = &row.value {
             cells.push(Cell::new(shorten(form.show(value), value.len(), WIDTH)));
         }
-        cells.extend([number(row.version), number(row.create_revision), number(row.mod_revision)]);
+        cells.extend([
+            number(row.version),
+            number(row.create_revision),
+            number(row.mod_revision),
+        ]);
         if with_lease {
             cells.push(maybe(row.lease));
         }
@@ -98,7 +102,11 @@ pub struct Range {
 impl Report for Range {
     fn text(&self) -> String {
         let keys = if self.count == 1 { "key" } else { "keys" };
-        let more = if self.more { ", and there are more (see --limit)" } else { "" };
+        let more = if self.more {
+            ", and there are more (see --limit)"
+        } else {
+            ""
+        };
         let summary = format!("{} {keys} at revision {}{more}", self.count, self.revision);
         match self.records.is_empty() {
             true => summary,
@@ -143,12 +151,26 @@ enum FoundAnswer {
 
 #[derive(Debug)]
 enum OpAnswer {
-    Put { existed: bool },
-    Deleted { count: u64 },
-    Get { record: Option<Value> },
-    Range { records: Vec<Row>, count: u64, more: bool },
-    Number { number: i64 },
-    Sequenced { key: JsonBytes },
+    Put {
+        existed: bool,
+    },
+    Deleted {
+        count: u64,
+    },
+    Get {
+        record: Option<Value>,
+    },
+    Range {
+        records: Vec<Row>,
+        count: u64,
+        more: bool,
+    },
+    Number {
+        number: i64,
+    },
+    Sequenced {
+        key: JsonBytes,
+    },
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -214,7 +236,13 @@ fn failed(failed: FailedCondition) -> Failed {
     let number = Revision::number;
     let found = match failed.found {
         Found::Missing => FoundAnswer::Missing,
-        Found::Record { value, create_revision, mod_revision, version, lease: _ } => FoundAnswer::Record {
+        Found::Record {
+            value,
+            create_revision,
+            mod_revision,
+            version,
+            lease: _,
+        } => FoundAnswer::Record {
             value: value.map(JsonBytes),
             version,
             create_revision: number(create_revision),
@@ -224,12 +252,18 @@ fn failed(failed: FailedCondition) -> Failed {
         Found::Key(key) => FoundAnswer::Key(JsonBytes(key.into_bytes())),
         Found::None => FoundAnswer::None,
     };
-    Failed { condition: failed.index, found }
+    Failed {
+        condition: failed.index,
+        found,
+    }
 }
 
 /// The rows of a page of records.
 pub fn page(records: Vec<KeyValue>, with_values: bool) -> Vec<Row> {
-    records.into_iter().map(|kv| Row::new(kv.key.into_bytes(), &kv.record, with_values)).collect()
+    records
+        .into_iter()
+        .map(|kv| Row::new(kv.key.into_bytes(), &kv.record, with_values))
+        .collect()
 }
 
 fn result(result: OpResult) -> OpAnswer {
@@ -244,9 +278,15 @@ fn result(result: OpResult) -> OpAnswer {
                 value: JsonBytes(record.value),
             }),
         },
-        OpResult::Range { records, count, more } => OpAnswer::Range { records: page(records, true), count, more },
+        OpResult::Range { records, count, more } => OpAnswer::Range {
+            records: page(records, true),
+            count,
+            more,
+        },
         OpResult::Number(number) => OpAnswer::Number { number },
-        OpResult::Sequenced { key } => OpAnswer::Sequenced { key: JsonBytes(key.into_bytes()) },
+        OpResult::Sequenced { key } => OpAnswer::Sequenced {
+            key: JsonBytes(key.into_bytes()),
+        },
     }
 }
 
@@ -260,9 +300,19 @@ impl Report for Answer {
         for Failed { condition, found } in &self.failed {
             let found = match found {
                 FoundAnswer::Missing => "there is no such key".to_owned(),
-                FoundAnswer::Record { value, version, create_revision, mod_revision } => {
-                    let value = value.as_ref().map(|v| format!("{}, ", form.show(&v.0))).unwrap_or_default();
-                    format!("{value}version {version}, created at {create_revision}, modified at {mod_revision}")
+                FoundAnswer::Record {
+                    value,
+                    version,
+                    create_revision,
+                    mod_revision,
+                } => {
+                    let value = value
+                        .as_ref()
+                        .map(|v| format!("{}, ", form.show(&v.0)))
+                        .unwrap_or_default();
+                    format!(
+                        "{value}version {version}, created at {create_revision}, modified at {mod_revision}"
+                    )
                 }
                 FoundAnswer::Count(count) => format!("{count} keys"),
                 FoundAnswer::Key(key) => format!("the key {}", form.show(&key.0)),

@@ -17,7 +17,13 @@ pub(super) async fn run(
     output: Output,
 ) -> Result<(), Failure> {
     match command {
-        BrokerCommand::Register { id, endpoints, rack, labels, incarnation } => {
+        BrokerCommand::Register {
+            id,
+            endpoints,
+            rack,
+            labels,
+            incarnation,
+        } => {
             let register = registration(id, &endpoints, rack, &labels, incarnation)?;
             let registered = client()?.register_broker(register).await?;
             let what = match registration_name(registered.registration) {
@@ -27,19 +33,25 @@ pub(super) async fn run(
             let line = format!("broker {id}: {what}");
             let row = BrokerRow::of(&registered.broker);
             output.show(&Line::new(
-                RegisteredRow { registration: registration_name(registered.registration), broker: row },
+                RegisteredRow {
+                    registration: registration_name(registered.registration),
+                    broker: row,
+                },
                 line,
             ))
         }
         BrokerCommand::List => {
             let brokers = client()?.brokers().await?;
-            output.show(&Brokers { brokers: brokers.iter().map(BrokerRow::of).collect() })
+            output.show(&Brokers {
+                brokers: brokers.iter().map(BrokerRow::of).collect(),
+            })
         }
         BrokerCommand::Describe { id } => {
             let image = client()?.image().await?;
             let id = BrokerId::new(id);
             let broker = image.brokers.get(&id).ok_or_else(|| {
-                Failure::not_found(format!("there is no broker {id}")).hint("quorate meta broker list shows the brokers")
+                Failure::not_found(format!("there is no broker {id}"))
+                    .hint("quorate meta broker list shows the brokers")
             })?;
             let mut holds = Vec::new();
             for topic in image.topics.values() {
@@ -53,7 +65,10 @@ pub(super) async fn run(
                     });
                 }
             }
-            output.show(&Described { broker: BrokerRow::of(broker), partitions: holds })
+            output.show(&Described {
+                broker: BrokerRow::of(broker),
+                partitions: holds,
+            })
         }
     }
 }
@@ -69,10 +84,14 @@ fn registration(
         Some(text) => Incarnation::from_uuid(uuid("--incarnation", &text)?),
         None => Incarnation::random(),
     };
-    let endpoints: Result<Vec<Endpoint>, Failure> =
-        endpoints.iter().map(|text| text.parse().map_err(refused)).collect();
+    let endpoints: Result<Vec<Endpoint>, Failure> = endpoints
+        .iter()
+        .map(|text| text.parse().map_err(refused))
+        .collect();
     let mut endpoints = endpoints?.into_iter();
-    let first = endpoints.next().ok_or_else(|| Failure::refused("a broker has at least one endpoint"))?;
+    let first = endpoints
+        .next()
+        .ok_or_else(|| Failure::refused("a broker has at least one endpoint"))?;
     let mut register = RegisterBroker::new(BrokerId::new(id), incarnation, first);
     register.endpoints.extend(endpoints);
     register.rack = rack;
@@ -143,8 +162,15 @@ impl BrokerRow {
             (self.cordoned, "cordoned"),
             (self.draining, "draining"),
         ];
-        let up: Vec<&str> = flags.into_iter().filter_map(|(up, name)| up.then_some(name)).collect();
-        if up.is_empty() { "active".to_owned() } else { up.join(", ") }
+        let up: Vec<&str> = flags
+            .into_iter()
+            .filter_map(|(up, name)| up.then_some(name))
+            .collect();
+        if up.is_empty() {
+            "active".to_owned()
+        } else {
+            up.join(", ")
+        }
     }
 }
 
@@ -192,8 +218,16 @@ struct Holds {
 impl Report for Described {
     fn text(&self) -> String {
         let broker = &self.broker;
-        let labels: Vec<String> = broker.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        let labels = if labels.is_empty() { "-".to_owned() } else { labels.join(", ") };
+        let labels: Vec<String> = broker
+            .labels
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        let labels = if labels.is_empty() {
+            "-".to_owned()
+        } else {
+            labels.join(", ")
+        };
         let mut text = format!(
             "broker {}: {}\n  endpoints    {}\n  rack         {}\n  labels       {labels}\n  epoch        {}\n  \
              incarnation  {}\n  registered   {}\n  modified     {}",
@@ -214,7 +248,13 @@ impl Report for Described {
         let yes = |yes: bool| Cell::new(if yes { "yes" } else { "" });
         for held in &self.partitions {
             let index = number(held.partition);
-            table.add_row(vec![Cell::new(&held.topic), index, yes(held.leads), yes(held.in_sync), yes(held.preferred)]);
+            table.add_row(vec![
+                Cell::new(&held.topic),
+                index,
+                yes(held.leads),
+                yes(held.in_sync),
+                yes(held.preferred),
+            ]);
         }
         format!("{text}\n{table}")
     }

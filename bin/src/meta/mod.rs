@@ -19,7 +19,8 @@ type Meta = MetaClient<Client>;
 
 /// Runs the command.
 pub async fn run(args: MetaArgs, output: Output) -> Result<(), Failure> {
-    let client = || Ok::<_, Failure>(MetaClient::new(Reached::find(&args.reach)?.client()?).with_limits(limits()));
+    let client =
+        || Ok::<_, Failure>(MetaClient::new(Reached::find(&args.reach)?.client()?).with_limits(limits()));
     match args.command {
         MetaCommand::Broker(command) => broker::run(command, client, output).await,
         MetaCommand::Topic(command) => topic::run(command, client, output).await,
@@ -36,14 +37,17 @@ fn no_such_topic(name: &TopicName) -> Failure {
 }
 
 fn uuid(flag: &str, text: &str) -> Result<uuid::Uuid, Failure> {
-    text.parse().map_err(|_| Failure::refused(format!("{flag}: {text:?} is no UUID")))
+    text.parse()
+        .map_err(|_| Failure::refused(format!("{flag}: {text:?} is no UUID")))
 }
 
 /// `NAME=VALUE` pairs.
 fn pairs(flag: &str, given: &[String]) -> Result<BTreeMap<String, String>, Failure> {
     let pair = |text: &String| match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err(Failure::refused(format!("{flag}: {text:?} is not of the form NAME=VALUE"))),
+        _ => Err(Failure::refused(format!(
+            "{flag}: {text:?} is not of the form NAME=VALUE"
+        ))),
     };
     given.iter().map(pair).collect()
 }
@@ -52,7 +56,10 @@ fn pairs(flag: &str, given: &[String]) -> Result<BTreeMap<String, String>, Failu
 fn assignments(text: &str) -> Result<Vec<Assignment>, Failure> {
     let broker = |id: &str| {
         id.trim().parse::<BrokerId>().map_err(|_| {
-            Failure::refused(format!("--assignment: {:?} is no broker's id; expected such as 1,2,3;2,3,1", id.trim()))
+            Failure::refused(format!(
+                "--assignment: {:?} is no broker's id; expected such as 1,2,3;2,3,1",
+                id.trim()
+            ))
         })
     };
     let partition = |replicas: &str| {
@@ -66,7 +73,11 @@ fn assignments(text: &str) -> Result<Vec<Assignment>, Failure> {
 fn ids(brokers: &[BrokerId]) -> String {
     match brokers {
         [] => "-".to_owned(),
-        brokers => brokers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        brokers => brokers
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(", "),
     }
 }
 
@@ -78,7 +89,11 @@ fn time(time: quorate_kv::model::LogTime) -> String {
 
 impl From<ReadError> for Failure {
     fn from(error: ReadError) -> Self {
-        let kind = if error.is_retryable() { Kind::Unavailable } else { Kind::Failed };
+        let kind = if error.is_retryable() {
+            Kind::Unavailable
+        } else {
+            Kind::Failed
+        };
         Failure::new(kind, error.to_string())
     }
 }
@@ -109,7 +124,10 @@ mod tests {
     #[test]
     fn assignments_are_read_partition_by_partition() {
         let read = assignments("1,2,3; 2,3,1").unwrap();
-        let replicas: Vec<Vec<u64>> = read.iter().map(|a| a.replicas.iter().map(|b| b.number()).collect()).collect();
+        let replicas: Vec<Vec<u64>> = read
+            .iter()
+            .map(|a| a.replicas.iter().map(|b| b.number()).collect())
+            .collect();
         assert_eq!(replicas, [[1, 2, 3], [2, 3, 1]]);
         assert!(assignments("1,x").unwrap_err().to_string().contains("\"x\""));
         assert!(assignments("").is_err());

@@ -2,8 +2,8 @@
 
 use comfy_table::{Cell, Color};
 use quorate_meta::{
-    BrokerId, Epochs, GrowTopic, IsrUpdate, LeaderEpoch, LeaderUpdate, NewPartition, Partition, PartitionEpoch,
-    PartitionIndex, Recovery, TopicName,
+    BrokerId, Epochs, GrowTopic, IsrUpdate, LeaderEpoch, LeaderUpdate, NewPartition, Partition,
+    PartitionEpoch, PartitionIndex, Recovery, TopicName,
 };
 use serde::Serialize;
 
@@ -18,7 +18,11 @@ pub(super) async fn run(
     output: Output,
 ) -> Result<(), Failure> {
     match command {
-        PartitionCommand::Create { topic, total, assignment } => {
+        PartitionCommand::Create {
+            topic,
+            total,
+            assignment,
+        } => {
             let name = topic_name(&topic)?;
             let created = match (total, assignment) {
                 (_, Some(text)) => {
@@ -36,30 +40,61 @@ pub(super) async fn run(
                 (total, None) => {
                     let client = client()?;
                     client.topic(&name).await?.ok_or_else(|| no_such_topic(&name))?;
-                    client.grow_topics(vec![GrowTopic::new(name.clone(), total.unwrap_or(0))]).await?
+                    client
+                        .grow_topics(vec![GrowTopic::new(name.clone(), total.unwrap_or(0))])
+                        .await?
                 }
             };
             let partitions = created.partitions.iter().map(PartitionRow::of).collect();
-            output.show(&Created { topic: name.to_string(), partitions })
+            output.show(&Created {
+                topic: name.to_string(),
+                partitions,
+            })
         }
-        PartitionCommand::SetLeader { partition, leader, leader_epoch, partition_epoch } => {
+        PartitionCommand::SetLeader {
+            partition,
+            leader,
+            leader_epoch,
+            partition_epoch,
+        } => {
             let (name, index) = place(&partition)?;
             let client = client()?;
             let seen = seen(&client, &name, index).await?;
             let expected = expected(&seen, leader_epoch, partition_epoch);
             let update = LeaderUpdate::at((seen.topic, seen.index), BrokerId::new(leader), expected);
             let updated = client.update_leader(update).await?;
-            let what = if updated.changed { "is led by" } else { "was led already by" };
-            changed(&partition, updated.changed, &updated.partition, &format!("{what} broker {leader}"), output)
+            let what = if updated.changed {
+                "is led by"
+            } else {
+                "was led already by"
+            };
+            changed(
+                &partition,
+                updated.changed,
+                &updated.partition,
+                &format!("{what} broker {leader}"),
+                output,
+            )
         }
-        PartitionCommand::SetIsr { partition, isr, leader_epoch, partition_epoch } => {
+        PartitionCommand::SetIsr {
+            partition,
+            isr,
+            leader_epoch,
+            partition_epoch,
+        } => {
             let (name, index) = place(&partition)?;
             let client = client()?;
             let seen = seen(&client, &name, index).await?;
             let expected = expected(&seen, leader_epoch, partition_epoch);
             let isr = isr.into_iter().map(BrokerId::new);
-            let updated = client.update_isr(IsrUpdate::at((seen.topic, seen.index), isr, expected)).await?;
-            let what = if updated.changed { "has the ISR" } else { "had already the ISR" };
+            let updated = client
+                .update_isr(IsrUpdate::at((seen.topic, seen.index), isr, expected))
+                .await?;
+            let what = if updated.changed {
+                "has the ISR"
+            } else {
+                "had already the ISR"
+            };
             let line = format!("{what} {}", ids(&updated.partition.isr));
             changed(&partition, updated.changed, &updated.partition, &line, output)
         }
@@ -71,7 +106,11 @@ fn place(text: &str) -> Result<(TopicName, PartitionIndex), Failure> {
     let (name, index) = text
         .rsplit_once('/')
         .and_then(|(name, index)| Some((name, index.parse().ok()?)))
-        .ok_or_else(|| Failure::refused(format!("{text:?} is no partition; expected TOPIC/INDEX, such as orders/0")))?;
+        .ok_or_else(|| {
+            Failure::refused(format!(
+                "{text:?} is no partition; expected TOPIC/INDEX, such as orders/0"
+            ))
+        })?;
     Ok((topic_name(name)?, index))
 }
 
@@ -79,7 +118,10 @@ async fn seen(client: &Meta, name: &TopicName, index: PartitionIndex) -> Result<
     let topic = client.topic(name).await?.ok_or_else(|| no_such_topic(name))?;
     let partition = client.partition(topic.id, index).await?;
     partition.ok_or_else(|| {
-        Failure::not_found(format!("topic {name} has no partition {index}, it has {}", topic.partitions))
+        Failure::not_found(format!(
+            "topic {name} has no partition {index}, it has {}",
+            topic.partitions
+        ))
     })
 }
 
@@ -98,12 +140,24 @@ struct Changed {
     partition: PartitionRow,
 }
 
-fn changed(place: &str, changed: bool, partition: &Partition, what: &str, output: Output) -> Result<(), Failure> {
+fn changed(
+    place: &str,
+    changed: bool,
+    partition: &Partition,
+    what: &str,
+    output: Output,
+) -> Result<(), Failure> {
     let line = format!(
         "{place} {what} (leader epoch {}, partition epoch {})",
         partition.leader_epoch, partition.partition_epoch
     );
-    output.show(&Line::new(Changed { changed, partition: PartitionRow::of(partition) }, line))
+    output.show(&Line::new(
+        Changed {
+            changed,
+            partition: PartitionRow::of(partition),
+        },
+        line,
+    ))
 }
 
 /// A partition, for programs and for tables.
@@ -140,7 +194,15 @@ impl PartitionRow {
 }
 
 pub(super) fn partitions_table(partitions: &[PartitionRow]) -> String {
-    let mut table = table(["partition", "leader", "replicas", "ISR", "leader epoch", "partition epoch", "modified"]);
+    let mut table = table([
+        "partition",
+        "leader",
+        "replicas",
+        "ISR",
+        "leader epoch",
+        "partition epoch",
+        "modified",
+    ]);
     for partition in partitions {
         let brokers = |ids: &[u64]| ids.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
         let leader = match (partition.leader, partition.recovering) {
@@ -171,7 +233,16 @@ struct Created {
 
 impl Report for Created {
     fn text(&self) -> String {
-        let many = if self.partitions.len() == 1 { "partition is" } else { "partitions are" };
-        format!("topic {}: {} {many} created\n{}", self.topic, self.partitions.len(), partitions_table(&self.partitions))
+        let many = if self.partitions.len() == 1 {
+            "partition is"
+        } else {
+            "partitions are"
+        };
+        format!(
+            "topic {}: {} {many} created\n{}",
+            self.topic,
+            self.partitions.len(),
+            partitions_table(&self.partitions)
+        )
     }
 }

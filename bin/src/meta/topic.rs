@@ -18,7 +18,14 @@ pub(super) async fn run(
     output: Output,
 ) -> Result<(), Failure> {
     match command {
-        TopicCommand::Create { name, partitions, replication_factor, assignment, config, id } => {
+        TopicCommand::Create {
+            name,
+            partitions,
+            replication_factor,
+            assignment,
+            config,
+            id,
+        } => {
             let name = topic_name(&name)?;
             let mut create = match assignment {
                 Some(text) => CreateTopic::manual(name, assignments(&text)?),
@@ -37,11 +44,16 @@ pub(super) async fn run(
         }
         TopicCommand::List => {
             let topics = client()?.topics().await?;
-            output.show(&Topics { topics: topics.iter().map(TopicRow::of).collect() })
+            output.show(&Topics {
+                topics: topics.iter().map(TopicRow::of).collect(),
+            })
         }
         TopicCommand::Describe { name } => {
             let name = topic_name(&name)?;
-            let (topic, partitions) = client()?.describe(&name).await?.ok_or_else(|| no_such_topic(&name))?;
+            let (topic, partitions) = client()?
+                .describe(&name)
+                .await?
+                .ok_or_else(|| no_such_topic(&name))?;
             output.show(&Described {
                 created: None,
                 topic: TopicRow::of(&topic),
@@ -50,12 +62,20 @@ pub(super) async fn run(
         }
         TopicCommand::Delete { name, id } => {
             let name = topic_name(&name)?;
-            let id = id.map(|id| uuid("--id", &id)).transpose()?.map(TopicId::from_uuid);
+            let id = id
+                .map(|id| uuid("--id", &id))
+                .transpose()?
+                .map(TopicId::from_uuid);
             let client = client()?;
             let topic = client.topic(&name).await?.ok_or_else(|| no_such_topic(&name))?;
             // The life that was seen, so that a topic created meanwhile under the name is not taken for it.
-            let topic = client.delete_topic(DeleteTopic::exactly(name, id.unwrap_or(topic.id))).await?;
-            let line = format!("topic {} with {} partitions is deleted", topic.name, topic.partitions);
+            let topic = client
+                .delete_topic(DeleteTopic::exactly(name, id.unwrap_or(topic.id)))
+                .await?;
+            let line = format!(
+                "topic {} with {} partitions is deleted",
+                topic.name, topic.partitions
+            );
             output.show(&Line::new(TopicRow::of(&topic), line))
         }
     }
@@ -102,7 +122,11 @@ impl Report for Topics {
         }
         let mut table = table(["topic", "partitions", "replication", "id", "created"]);
         for topic in &self.topics {
-            let name = if topic.deleting { format!("{} (being deleted)", topic.name) } else { topic.name.clone() };
+            let name = if topic.deleting {
+                format!("{} (being deleted)", topic.name)
+            } else {
+                topic.name.clone()
+            };
             table.add_row(vec![
                 Cell::new(name),
                 number(topic.partition_count),

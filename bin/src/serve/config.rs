@@ -53,10 +53,16 @@ pub fn load(args: &ServeArgs) -> Result<Config, Failure> {
         None => toml::Table::new(),
         Some(path) => {
             let text = std::fs::read_to_string(path).map_err(|error| {
-                Failure::refused(format!("the configuration {} cannot be read: {error}", path.display()))
+                Failure::refused(format!(
+                    "the configuration {} cannot be read: {error}",
+                    path.display()
+                ))
             })?;
             text.parse().map_err(|error: toml::de::Error| {
-                Failure::refused(format!("the configuration {} is no TOML: {error}", path.display()))
+                Failure::refused(format!(
+                    "the configuration {} is no TOML: {error}",
+                    path.display()
+                ))
             })?
         }
     };
@@ -94,21 +100,30 @@ fn read(table: toml::Table, args: &ServeArgs) -> Result<Config, Vec<Fault>> {
 
     let data_dir = keys.text("data_dir").map(PathBuf::from);
     if data_dir.is_none() {
-        keys.fault("data_dir", "a node needs a directory for its files: give --data-dir, or the key in the file");
+        keys.fault(
+            "data_dir",
+            "a node needs a directory for its files: give --data-dir, or the key in the file",
+        );
     }
     let cluster = keys.text("cluster").unwrap_or_else(|| "quorate".to_owned());
-    let cluster = ClusterId::new(&cluster).map_err(|error| keys.fault("cluster", error)).ok();
+    let cluster = ClusterId::new(&cluster)
+        .map_err(|error| keys.fault("cluster", error))
+        .ok();
     let node_id = keys.number("node_id").unwrap_or(1);
     if node_id == 0 {
         keys.fault("node_id", "0 is no id; the first is 1");
     }
     let listen = keys.text("listen").unwrap_or_else(|| LISTEN.to_owned());
     let listen = address(&mut keys, "listen", &listen);
-    let advertise = keys.text("advertise").and_then(|text| host_and_port(&mut keys, "advertise", text));
+    let advertise = keys
+        .text("advertise")
+        .and_then(|text| host_and_port(&mut keys, "advertise", text));
     let peers = peers(&mut keys);
     let join = keys.flag_value("join").unwrap_or(false) || args.join;
     let certs = keys.text("certs").map(PathBuf::from);
-    let metrics = keys.text("metrics").and_then(|text| address(&mut keys, "metrics", &text));
+    let metrics = keys
+        .text("metrics")
+        .and_then(|text| address(&mut keys, "metrics", &text));
     let workers = keys.number("workers");
     if let Some(number) = workers
         && !(1..=1024).contains(&number)
@@ -121,7 +136,10 @@ fn read(table: toml::Table, args: &ServeArgs) -> Result<Config, Vec<Fault>> {
     if !peers.is_empty() && !peers.contains_key(&node_id) {
         let known: Vec<String> = peers.keys().map(u64::to_string).collect();
         let known = known.join(", ");
-        keys.fault("peers", format!("node {node_id} (node_id) is not in the list of nodes {known}; it names every node"));
+        keys.fault(
+            "peers",
+            format!("node {node_id} (node_id) is not in the list of nodes {known}; it names every node"),
+        );
     }
     if let Some(address) = listen
         && address.ip().is_unspecified()
@@ -129,10 +147,16 @@ fn read(table: toml::Table, args: &ServeArgs) -> Result<Config, Vec<Fault>> {
         && peers.is_empty()
         && !join
     {
-        keys.fault("advertise", format!("a node that listens on all addresses ({address}) must be told how others reach it"));
+        keys.fault(
+            "advertise",
+            format!("a node that listens on all addresses ({address}) must be told how others reach it"),
+        );
     }
     if join && !peers.is_empty() {
-        keys.fault("join", "a node that joins is given no peers: quorate member add tells it");
+        keys.fault(
+            "join",
+            "a node that joins is given no peers: quorate member add tells it",
+        );
     }
     if certs.is_none() && (peers.len() > 1 || join) {
         keys.fault(
@@ -179,7 +203,10 @@ fn peers(keys: &mut Keys) -> BTreeMap<u64, String> {
         let key = format!("peers.{id}");
         let number = id.parse::<u64>().ok().filter(|number| *number > 0);
         if number.is_none() {
-            keys.fault(&key, format!("{id:?} is no node's id; ids are whole numbers from 1 on"));
+            keys.fault(
+                &key,
+                format!("{id:?} is no node's id; ids are whole numbers from 1 on"),
+            );
         }
         let address = match value {
             Value::String(text) => host_and_port(keys, &key, text),
@@ -202,17 +229,23 @@ fn peers(keys: &mut Keys) -> BTreeMap<u64, String> {
         }
     }
     for (id, other, address) in twice {
-        keys.fault(&format!("peers.{id}"), format!("{address} is node {other}'s address already"));
+        keys.fault(
+            &format!("peers.{id}"),
+            format!("{address} is node {other}'s address already"),
+        );
     }
     peers
 }
 
 fn host_and_port(keys: &mut Keys, key: &str, text: String) -> Option<String> {
-    let valid = text.rsplit_once(':').is_some_and(|(host, port)| {
-        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
-    });
+    let valid = text
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0));
     if !valid {
-        keys.fault(key, format!("{text:?} is no host and port, such as node1.example:7001"));
+        keys.fault(
+            key,
+            format!("{text:?} is no host and port, such as node1.example:7001"),
+        );
     }
     valid.then_some(text)
 }
@@ -230,7 +263,10 @@ fn address(keys: &mut Keys, key: &str, text: &str) -> Option<SocketAddr> {
             first
         }
         Err(error) => {
-            keys.fault(key, format!("{text:?} is no address and port, such as 0.0.0.0:7001 ({error})"));
+            keys.fault(
+                key,
+                format!("{text:?} is no address and port, such as 0.0.0.0:7001 ({error})"),
+            );
             None
         }
     }
@@ -249,7 +285,10 @@ fn logging(keys: &mut Keys) -> Option<Logging> {
     match Logging::new(&filter, format.unwrap_or(Format::Text)) {
         Ok(logging) => format.map(|_| logging),
         Err(reason) => {
-            keys.fault("log.level", format!("{filter:?}: {reason}; levels are error, warn, info, debug and trace"));
+            keys.fault(
+                "log.level",
+                format!("{filter:?}: {reason}; levels are error, warn, info, debug and trace"),
+            );
             None
         }
     }
@@ -262,26 +301,62 @@ fn settings(keys: &mut Keys) -> Settings {
             Some(profile) => settings.timing = profile.timing(),
             None => {
                 let known: Vec<&str> = Profile::ALL.into_iter().map(Profile::name).collect();
-                keys.fault("timing.profile", format!("{name:?} is none of {}", known.join(", ")));
+                keys.fault(
+                    "timing.profile",
+                    format!("{name:?} is none of {}", known.join(", ")),
+                );
             }
         }
     }
     let timing = &mut settings.timing;
     set(&mut timing.heartbeat, keys.duration("timing.heartbeat"));
-    set(&mut timing.election_timeout_min, keys.duration("timing.election_timeout_min"));
-    set(&mut timing.election_timeout_max, keys.duration("timing.election_timeout_max"));
+    set(
+        &mut timing.election_timeout_min,
+        keys.duration("timing.election_timeout_min"),
+    );
+    set(
+        &mut timing.election_timeout_max,
+        keys.duration("timing.election_timeout_max"),
+    );
     let limits = &mut settings.limits;
-    set(&mut limits.key_bytes_max, memory(keys.size("limits.key_bytes_max")));
-    set(&mut limits.value_bytes_max, memory(keys.size("limits.value_bytes_max")));
-    set(&mut limits.txn_bytes_max, memory(keys.size("limits.txn_bytes_max")));
+    set(
+        &mut limits.key_bytes_max,
+        memory(keys.size("limits.key_bytes_max")),
+    );
+    set(
+        &mut limits.value_bytes_max,
+        memory(keys.size("limits.value_bytes_max")),
+    );
+    set(
+        &mut limits.txn_bytes_max,
+        memory(keys.size("limits.txn_bytes_max")),
+    );
     set(&mut limits.txn_ops_max, memory(keys.number("limits.txn_ops_max")));
-    set(&mut settings.snapshot_entries, keys.number("store.snapshot_entries"));
-    set(&mut settings.log_entries_kept, keys.number("store.log_entries_kept"));
+    set(
+        &mut settings.snapshot_entries,
+        keys.number("store.snapshot_entries"),
+    );
+    set(
+        &mut settings.log_entries_kept,
+        keys.number("store.log_entries_kept"),
+    );
     set(&mut settings.log_cache_bytes, keys.size("store.log_cache_bytes"));
-    set(&mut settings.log_segment_bytes, keys.size("store.log_segment_bytes"));
-    set(&mut settings.state_cache_bytes, memory(keys.size("store.state_cache_bytes")));
-    set(&mut settings.durable_interval, keys.duration("store.durable_interval"));
-    set(&mut settings.proposals_in_flight, memory(keys.number("store.proposals_in_flight")));
+    set(
+        &mut settings.log_segment_bytes,
+        keys.size("store.log_segment_bytes"),
+    );
+    set(
+        &mut settings.state_cache_bytes,
+        memory(keys.size("store.state_cache_bytes")),
+    );
+    set(
+        &mut settings.durable_interval,
+        keys.duration("store.durable_interval"),
+    );
+    set(
+        &mut settings.proposals_in_flight,
+        memory(keys.number("store.proposals_in_flight")),
+    );
     set(&mut settings.session_ttl, keys.duration("store.session_ttl"));
     if let Err(wrong) = settings.check() {
         for invalid in wrong {

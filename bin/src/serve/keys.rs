@@ -41,14 +41,23 @@ impl Keys {
         for (name, value) in table {
             match value {
                 Value::Table(section) => {
-                    values.extend(section.into_iter().map(|(key, value)| (format!("{name}.{key}"), value)));
+                    values.extend(
+                        section
+                            .into_iter()
+                            .map(|(key, value)| (format!("{name}.{key}"), value)),
+                    );
                 }
                 value => {
                     values.insert(name, value);
                 }
             }
         }
-        Self { values, flags: BTreeMap::new(), asked: BTreeSet::new(), faults: Vec::new() }
+        Self {
+            values,
+            flags: BTreeMap::new(),
+            asked: BTreeSet::new(),
+            faults: Vec::new(),
+        }
     }
 
     /// Lays a flag over the file's key.
@@ -75,7 +84,10 @@ impl Keys {
             Some(flag) => format!("{flag} ({key})"),
             None => key.to_owned(),
         };
-        self.faults.push(Fault { key, reason: reason.to_string() });
+        self.faults.push(Fault {
+            key,
+            reason: reason.to_string(),
+        });
     }
 
     /// All that is wrong, unknown keys included.
@@ -98,7 +110,9 @@ impl Keys {
             let distance = distance(key, known).min(if last(key) == last(known) { 1 } else { usize::MAX });
             (distance, *known)
         });
-        near.filter(|(distance, _)| *distance <= 2).min().map(|(_, known)| known)
+        near.filter(|(distance, _)| *distance <= 2)
+            .min()
+            .map(|(_, known)| known)
     }
 
     fn take(&mut self, key: &'static str) -> Option<Value> {
@@ -152,7 +166,10 @@ impl Keys {
             _ => None,
         };
         if number.is_none() {
-            self.fault(key, format!("expected a whole number from 0 on, found {}", kind(&value)));
+            self.fault(
+                key,
+                format!("expected a whole number from 0 on, found {}", kind(&value)),
+            );
         }
         number
     }
@@ -167,7 +184,10 @@ impl Keys {
         };
         if size.is_none() {
             let found = kind(&value);
-            self.fault(key, format!("expected bytes, such as 65536 or \"64 KiB\" (KiB, MiB, GiB), found {found}"));
+            self.fault(
+                key,
+                format!("expected bytes, such as 65536 or \"64 KiB\" (KiB, MiB, GiB), found {found}"),
+            );
         }
         size
     }
@@ -180,14 +200,25 @@ impl Keys {
             _ => None,
         };
         if duration.is_none() {
-            self.fault(key, format!("expected a time with its unit, such as \"200ms\" or \"5s\", found {}", kind(&value)));
+            self.fault(
+                key,
+                format!(
+                    "expected a time with its unit, such as \"200ms\" or \"5s\", found {}",
+                    kind(&value)
+                ),
+            );
         }
         duration
     }
 
     /// All keys of a section, whatever they are.
     pub fn section(&mut self, section: &str) -> Vec<(String, Value)> {
-        let keys: Vec<String> = self.values.keys().filter(|key| in_section(key, section)).cloned().collect();
+        let keys: Vec<String> = self
+            .values
+            .keys()
+            .filter(|key| in_section(key, section))
+            .cloned()
+            .collect();
         let entry = |key: String| {
             let value = self.values.remove(&key)?;
             Some((key[section.len() + 1..].to_owned(), value))
@@ -197,7 +228,8 @@ impl Keys {
 }
 
 fn in_section(key: &str, section: &str) -> bool {
-    key.strip_prefix(section).is_some_and(|rest| rest.starts_with('.'))
+    key.strip_prefix(section)
+        .is_some_and(|rest| rest.starts_with('.'))
 }
 
 /// A value as an error names it.
@@ -237,14 +269,23 @@ mod tests {
         let mut keys = Keys::new("lisen = 'x'\n[log]\nheartbeat = '1s'".parse().unwrap());
         let _ = (keys.text("listen"), keys.duration("timing.heartbeat"));
         let faults: Vec<String> = keys.finish().iter().map(ToString::to_string).collect();
-        assert!(faults[0].contains("lisen") && faults[0].contains("did you mean listen?"), "{faults:?}");
+        assert!(
+            faults[0].contains("lisen") && faults[0].contains("did you mean listen?"),
+            "{faults:?}"
+        );
         assert!(faults[1].contains("timing.heartbeat?"), "{faults:?}");
     }
 
     #[test]
     fn distances_count_letters() {
-        assert_eq!([distance("abc", "abc"), distance("abc", "abd"), distance("", "abc"), distance("listn", "listen")], [
-            0, 1, 3, 1
-        ]);
+        assert_eq!(
+            [
+                distance("abc", "abc"),
+                distance("abc", "abd"),
+                distance("", "abc"),
+                distance("listn", "listen")
+            ],
+            [0, 1, 3, 1]
+        );
     }
 }

@@ -69,7 +69,10 @@ async fn serve(config: Config) -> Result<(), Failure> {
     let _note = post(&config.data_dir, &identity, address, &certs);
     let metrics = tokio::spawn(metrics::watch(node.clone()));
     tracing::info!(node = config.node_id, cluster = %config.cluster, %address, "the node serves");
-    println!("node {} of cluster {} serves on {address}", config.node_id, config.cluster);
+    println!(
+        "node {} of cluster {} serves on {address}",
+        config.node_id, config.cluster
+    );
 
     let ended = loop {
         tokio::select! {
@@ -89,8 +92,10 @@ async fn serve(config: Config) -> Result<(), Failure> {
         Some(fault) => {
             let reason = fault.unwrap_or_else(|| "its part in the cluster ended without a reason".to_owned());
             tracing::error!(%reason, "a fault ended the node");
-            Err(Failure::failed(format!("a fault ended node {}: {reason}", config.node_id))
-                .hint("its files are as they were; docs/operations.md says what to do"))
+            Err(
+                Failure::failed(format!("a fault ended node {}: {reason}", config.node_id))
+                    .hint("its files are as they were; docs/operations.md says what to do"),
+            )
         }
     }
 }
@@ -126,10 +131,14 @@ fn given_credentials(dir: &Path, identity: &Identity) -> Result<Credentials, Fai
 /// Takes certificates that were renewed, for all connections from now on.
 fn reload(transport: &QuicTransport, dir: &Path, identity: &Identity) {
     let loaded = Credentials::load_from(dir, identity);
-    let result = loaded.map_err(|e| e.to_string()).and_then(|c| transport.reload(&c).map_err(|e| e.to_string()));
+    let result = loaded
+        .map_err(|e| e.to_string())
+        .and_then(|c| transport.reload(&c).map_err(|e| e.to_string()));
     match result {
         Ok(()) => tracing::info!(dir = %dir.display(), "the certificates were read again"),
-        Err(reason) => tracing::error!(%reason, "the certificates were not read again; the old ones stay in use"),
+        Err(reason) => {
+            tracing::error!(%reason, "the certificates were not read again; the old ones stay in use")
+        }
     }
 }
 
@@ -138,7 +147,9 @@ fn post(data_dir: &Path, identity: &Identity, address: SocketAddr, certs: &Path)
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let holds_client = |dir: &Path| {
         let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-        entries.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with("client-"))
+        entries
+            .into_iter()
+            .any(|entry| entry.file_name().to_string_lossy().starts_with("client-"))
     };
     let certs: Option<PathBuf> = holds_client(certs).then(|| absolute(certs));
     let note = Note {
@@ -150,7 +161,9 @@ fn post(data_dir: &Path, identity: &Identity, address: SocketAddr, certs: &Path)
         pid: std::process::id(),
     };
     run_file::post(&note)
-        .inspect_err(|error| tracing::warn!(%error, "the command line will not find this node by its data directory"))
+        .inspect_err(
+            |error| tracing::warn!(%error, "the command line will not find this node by its data directory"),
+        )
         .ok()
 }
 
@@ -178,7 +191,8 @@ enum Event {
 
 impl Signals {
     fn listen() -> Result<Self, Failure> {
-        let listen = |kind| signal(kind).map_err(|error| Failure::failed(format!("signals cannot be heard: {error}")));
+        let listen =
+            |kind| signal(kind).map_err(|error| Failure::failed(format!("signals cannot be heard: {error}")));
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,

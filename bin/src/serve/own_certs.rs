@@ -39,13 +39,27 @@ pub(super) fn open(data_dir: &Path, node: &Identity) -> Result<(Credentials, Pat
         ))
         .hint("give the cluster's old name, or another data directory"));
     }
-    let client = Identity::client(node.cluster.clone(), CLIENT).map_err(|error| Failure::failed(error.to_string()))?;
-    for (identity, stem) in [(node, format!("node-{}", node.node_id().unwrap_or_default())), (&client, format!("client-{CLIENT}"))] {
+    let client =
+        Identity::client(node.cluster.clone(), CLIENT).map_err(|error| Failure::failed(error.to_string()))?;
+    for (identity, stem) in [
+        (node, format!("node-{}", node.node_id().unwrap_or_default())),
+        (&client, format!("client-{CLIENT}")),
+    ] {
         if !dir.join(format!("{stem}.crt")).exists() {
-            authority.issue(identity, &["localhost".to_owned(), "127.0.0.1".to_owned()], VALIDITY)?.write(&dir)?;
+            authority
+                .issue(
+                    identity,
+                    &["localhost".to_owned(), "127.0.0.1".to_owned()],
+                    VALIDITY,
+                )?
+                .write(&dir)?;
         }
     }
-    let credentials = Credentials::load_from(&dir, node)
-        .map_err(|error| Failure::refused(format!("the node's own certificates in {}: {error}", dir.display())))?;
+    let credentials = Credentials::load_from(&dir, node).map_err(|error| {
+        Failure::refused(format!(
+            "the node's own certificates in {}: {error}",
+            dir.display()
+        ))
+    })?;
     Ok((credentials, dir))
 }
