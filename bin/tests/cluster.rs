@@ -15,22 +15,38 @@ impl Three {
         let home = Home::new();
         home.line("certs init --cluster blue --dir c").ok();
         for id in 1..=4 {
-            home.line(&format!("certs issue --dir c --node {id} --host localhost")).ok();
+            home.line(&format!("certs issue --dir c --node {id} --host localhost"))
+                .ok();
         }
         home.line("certs issue --dir c --client me").ok();
-        Self { home, ports: free_ports(4) }
+        Self {
+            home,
+            ports: free_ports(4),
+        }
     }
 
     fn serve(&self, id: usize) -> Server {
-        let peers: Vec<String> = (1..=3).map(|id| format!("{id}=127.0.0.1:{}", self.ports[id - 1])).collect();
+        let peers: Vec<String> = (1..=3)
+            .map(|id| format!("{id}=127.0.0.1:{}", self.ports[id - 1]))
+            .collect();
         self.start(id, &["--peers", &peers.join(",")])
     }
 
     fn start(&self, id: usize, args: &[&str]) -> Server {
         let (node, data) = (id.to_string(), format!("data{id}"));
         let listen = format!("127.0.0.1:{}", self.ports[id - 1]);
-        let mut all =
-            vec!["--cluster", "blue", "--node-id", &node, "--data-dir", &data, "--listen", &listen, "--certs", "c"];
+        let mut all = vec![
+            "--cluster",
+            "blue",
+            "--node-id",
+            &node,
+            "--data-dir",
+            &data,
+            "--listen",
+            &listen,
+            "--certs",
+            "c",
+        ];
         all.extend(args);
         self.home.serve(&all)
     }
@@ -46,7 +62,9 @@ impl Three {
             let status = self.status()?;
             let nodes = status["nodes"].as_array()?;
             let up = nodes.iter().filter(|node| node["reachable"] == true).count();
-            (up == count && status["quorum"] == true).then(|| status["leader"].as_u64()).flatten()
+            (up == count && status["quorum"] == true)
+                .then(|| status["leader"].as_u64())
+                .flatten()
         })
     }
 }
@@ -66,7 +84,12 @@ fn a_cluster_survives_its_leader_and_changes_its_members() {
     assert_ne!(next, leader);
     home.line("kv put a 2").ok();
     let status = three.status().unwrap();
-    let gone = status["nodes"].as_array().unwrap().iter().find(|node| node["id"] == json!(leader)).unwrap();
+    let gone = status["nodes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|node| node["id"] == json!(leader))
+        .unwrap();
     assert_eq!(gone["reachable"], false);
     assert!(home.line("status").ok().text().contains("unreachable"));
     nodes[at] = Some(three.serve(at + 1));
@@ -80,11 +103,18 @@ fn a_cluster_survives_its_leader_and_changes_its_members() {
     // A fourth node joins, is promoted, and takes the place of one that is removed.
     let fourth = three.start(4, &["--join"]);
     home.line(&format!("member add 4 {}", fourth.address)).ok();
-    until("the fourth has a vote", || (home.line("member promote 4").code == 0).then_some(()));
+    until("the fourth has a vote", || {
+        (home.line("member promote 4").code == 0).then_some(())
+    });
     let last = if leader == 3 { 2 } else { 3 };
     home.line(&format!("member remove {last}")).ok();
     let members = home.line("member list --json").json();
-    let ids: Vec<_> = members["members"].as_array().unwrap().iter().map(|m| m["id"].as_u64().unwrap()).collect();
+    let ids: Vec<_> = members["members"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| m["id"].as_u64().unwrap())
+        .collect();
     let mut expected = vec![1, 2, 3, 4];
     expected.retain(|id| *id != last);
     assert_eq!(ids, expected);
@@ -104,6 +134,13 @@ fn without_a_quorum_writes_are_not_called_failed() {
     assert!([4, 5].contains(&ran.code), "{} {}", ran.code, ran.stderr);
     let read = three.home.line("kv get a --deadline 2s");
     assert_eq!(read.code, 4, "{}", read.stderr);
-    assert_eq!(three.home.line("kv get a --stale --raw --deadline 2s").ok().text(), "1");
+    assert_eq!(
+        three
+            .home
+            .line("kv get a --stale --raw --deadline 2s")
+            .ok()
+            .text(),
+        "1"
+    );
     keep.kill();
 }

@@ -7,10 +7,25 @@ use program::Home;
 #[test]
 fn the_help_lists_the_commands_and_the_exit_codes() {
     let help = Home::new().line("--help").ok().text();
-    for part in ["serve", "status", "kv", "meta", "member", "certs", "demo", "bench", "completions"] {
+    for part in [
+        "serve",
+        "status",
+        "kv",
+        "meta",
+        "member",
+        "certs",
+        "demo",
+        "bench",
+        "completions",
+    ] {
         assert!(help.contains(part), "{part}: {help}");
     }
-    for code in ["2  refused", "3  not found", "4  unavailable", "5  unknown outcome"] {
+    for code in [
+        "2  refused",
+        "3  not found",
+        "4  unavailable",
+        "5  unknown outcome",
+    ] {
         assert!(help.contains(code), "{code}: {help}");
     }
 }
@@ -19,8 +34,20 @@ fn the_help_lists_the_commands_and_the_exit_codes() {
 fn every_command_explains_itself() {
     let home = Home::new();
     for command in [
-        "serve", "status", "kv get", "kv put", "kv del", "kv range", "kv txn", "meta broker register", "meta topic create",
-        "meta partition set-isr", "member add", "certs issue", "demo", "bench",
+        "serve",
+        "status",
+        "kv get",
+        "kv put",
+        "kv del",
+        "kv range",
+        "kv txn",
+        "meta broker register",
+        "meta topic create",
+        "meta partition set-isr",
+        "member add",
+        "certs issue",
+        "demo",
+        "bench",
     ] {
         let help = home.line(&format!("{command} --help")).ok().text();
         assert!(help.contains("Usage: quorate"), "{command}: {help}");
@@ -31,7 +58,8 @@ fn every_command_explains_itself() {
 #[test]
 fn an_unknown_command_or_flag_is_refused() {
     let home = Home::new();
-    home.line("kv gett a").fails(2, &["unrecognized subcommand 'gett'", "get"]);
+    home.line("kv gett a")
+        .fails(2, &["unrecognized subcommand 'gett'", "get"]);
     home.line("demo --nods 3").fails(2, &["--nods"]);
     home.line("demo --nodes 0").fails(2, &["--nodes"]);
 }

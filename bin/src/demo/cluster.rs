@@ -81,16 +81,6 @@ impl Cluster {
         self.nodes.values()
     }
 
-    /// How many run.
-    pub fn len(&self) -> usize {
-        self.nodes.len()
-    }
-
-    /// Whether none runs.
-    pub fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
-    }
-
     /// Waits until all that run follow one leader that says so itself.
     pub async fn leader(&self) -> Result<&Running, Failure> {
         let leader = self.until("a leader that all follow", || {

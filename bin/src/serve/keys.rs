@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 use toml::{Table, Value};
@@ -133,16 +132,6 @@ impl Keys {
                 None
             }
         }
-    }
-
-    /// A text of a certain form.
-    pub fn parse<T: FromStr>(&mut self, key: &'static str, expected: &str) -> Option<T> {
-        let text = self.text(key)?;
-        let parsed = text.parse().ok();
-        if parsed.is_none() {
-            self.fault(key, format!("{text:?} is no {expected}"));
-        }
-        parsed
     }
 
     /// Yes or no.

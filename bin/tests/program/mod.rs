@@ -47,7 +47,13 @@ impl Ran {
     /// The run failed with this code, and said each of these.
     #[track_caller]
     pub fn fails(&self, code: i32, says: &[&str]) {
-        assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.text(), self.stderr);
+        assert_eq!(
+            self.code,
+            code,
+            "stdout: {}\nstderr: {}",
+            self.text(),
+            self.stderr
+        );
         for part in says {
             assert!(self.stderr.contains(part), "{part:?} is not in: {}", self.stderr);
         }
@@ -56,7 +62,9 @@ impl Ran {
 
 impl Home {
     pub fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap() }
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+        }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -72,10 +80,16 @@ impl Home {
 
     fn command<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("QUORATE_")) {
+        for (name, _) in
+            std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("QUORATE_"))
+        {
             command.env_remove(name);
         }
-        command.env("HOME", self.dir.path()).env_remove("XDG_RUNTIME_DIR").current_dir(self.dir.path()).args(args);
+        command
+            .env("HOME", self.dir.path())
+            .env_remove("XDG_RUNTIME_DIR")
+            .current_dir(self.dir.path())
+            .args(args);
         command
     }
 
@@ -93,7 +107,10 @@ impl Home {
     ) -> Ran {
         let mut command = self.command(args);
         command.envs(vars.iter().copied());
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         // A program that does not read its input has closed it.
         let _ = child.stdin.take().unwrap().write_all(input);
@@ -113,10 +130,25 @@ impl Home {
     /// Starts a node, and waits until it serves.
     pub fn serve(&self, args: &[&str]) -> Server {
         let mut command = self.command(["serve"].iter().chain(args));
-        let log = std::fs::File::create(self.path(&format!("log-{}", args.join("_").replace('/', "-")).chars().take(120).collect::<String>())).unwrap();
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        let log = std::fs::File::create(
+            self.path(
+                &format!("log-{}", args.join("_").replace('/', "-"))
+                    .chars()
+                    .take(120)
+                    .collect::<String>(),
+            ),
+        )
+        .unwrap();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
         if line.is_empty() {
             let status = child.wait().unwrap();
             panic!("serve {args:?} ended with {status}:\n{}", self.logs());
@@ -135,7 +167,10 @@ impl Home {
         let mut all = String::new();
         for entry in std::fs::read_dir(self.dir.path()).unwrap().flatten() {
             if entry.file_name().to_string_lossy().starts_with("log-") {
-                std::fs::File::open(entry.path()).unwrap().read_to_string(&mut all).unwrap();
+                std::fs::File::open(entry.path())
+                    .unwrap()
+                    .read_to_string(&mut all)
+                    .unwrap();
             }
         }
         all
@@ -192,6 +227,11 @@ pub fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
 
 /// Ports that nobody has at this moment, all held until all are found.
 pub fn free_ports(count: usize) -> Vec<u16> {
-    let sockets: Vec<_> = (0..count).map(|_| std::net::UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
-    sockets.iter().map(|socket| socket.local_addr().unwrap().port()).collect()
+    let sockets: Vec<_> = (0..count)
+        .map(|_| std::net::UdpSocket::bind("127.0.0.1:0").unwrap())
+        .collect();
+    sockets
+        .iter()
+        .map(|socket| socket.local_addr().unwrap().port())
+        .collect()
 }
