@@ -55,7 +55,7 @@ fn run(command: Command, output: Output) -> Result<(), Failure> {
     // A command that asks a cluster needs one thread; what runs nodes or load chooses for itself.
     let ask = || runtime(Some(1));
     match command {
-        Command::Serve(args) => serve::run(args),
+        Command::Serve(args) => serve::run(args, output),
         Command::Status(args) => ask()?.block_on(status::run(args, output)),
         Command::Kv(args) => ask()?.block_on(kv::run(args, output)),
         Command::Meta(args) => ask()?.block_on(meta::run(args, output)),

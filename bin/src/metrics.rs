@@ -75,6 +75,16 @@ fn describe() {
         "entries that were applied in one transaction of the state file"
     );
     describe_histogram!(
+        "quorate_log_sync_seconds",
+        Unit::Seconds,
+        "one append to the log with its sync"
+    );
+    describe_histogram!(
+        "quorate_log_batch_entries",
+        Unit::Count,
+        "entries that shared one sync of the log"
+    );
+    describe_histogram!(
         "quorate_state_sync_seconds",
         Unit::Seconds,
         "making the state file durable"

@@ -56,12 +56,19 @@ fn a_flag_beats_a_variable_and_a_variable_beats_the_file() {
         "q.toml",
         "data_dir = 'data'\nnode_id = 1\ncluster = 'file'\n[log]\nlevel = 'error'\n",
     );
-    let args = ["serve", "-c", "q.toml", "--check", "--node-id", "3"];
+    let args = ["serve", "-c", "q.toml", "--check", "--node-id", "3", "--json"];
     let vars = [("QUORATE_NODE_ID", "2"), ("QUORATE_CLUSTER", "variable")];
-    let shown = home.run_with(args, b"", &vars).ok().text();
+    let checked = home.run_with(args, b"", &vars).json();
+    assert_eq!(
+        (&checked["node_id"], &checked["cluster"]),
+        (&3.into(), &"variable".into())
+    );
+    assert_eq!(checked["data_dir"], "data");
     assert!(
-        shown.contains("node_id: 3") && shown.contains("\"variable\""),
-        "{shown}"
+        home.line("serve -c q.toml --check")
+            .ok()
+            .text()
+            .contains("the configuration is sound")
     );
 }
 

@@ -63,7 +63,7 @@ impl Load {
             value: value.into(),
             ops_per_txn: u64::from(args.ops_per_txn),
         };
-        let count = args.connections.min(args.clients);
+        let count = connections(args);
         let connections: Result<Vec<Client>, Failure> = (0..count as usize)
             .map(|index| reached.client_from(index))
             .collect();
@@ -171,6 +171,15 @@ impl Load {
             latencies,
         })
     }
+}
+
+/// How many connections the callers share: no more than there are callers, and enough that no session holds more
+/// unanswered writes than the nodes let it.
+pub(super) fn connections(args: &BenchArgs) -> u32 {
+    const CALLERS_MAX: u32 = 2_048;
+    args.connections
+        .min(args.clients)
+        .max(args.clients.div_ceil(CALLERS_MAX))
 }
 
 impl Plan {

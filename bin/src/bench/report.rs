@@ -60,7 +60,7 @@ impl BenchReport {
         Self {
             op: args.op.name(),
             clients: args.clients,
-            connections: args.connections.min(args.clients),
+            connections: super::load::connections(args),
             value_bytes: args.value_size,
             ops_per_txn: if args.op == BenchOp::Txn {
                 args.ops_per_txn

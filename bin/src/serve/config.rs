@@ -8,12 +8,14 @@ use std::path::PathBuf;
 
 use quorate_kv::node::{InvalidSettings, Profile, Settings};
 use quorate_transport::ClusterId;
+use serde::Serialize;
 use toml::Value;
 
 use super::keys::{Fault, Keys, kind};
 use crate::cli::ServeArgs;
 use crate::failure::Failure;
 use crate::logging::{Format, Logging};
+use crate::output::Report;
 
 /// Where a node listens when nothing is said: this machine alone reaches it.
 pub const LISTEN: &str = "127.0.0.1:7001";
@@ -45,6 +47,91 @@ pub struct Config {
     pub logging: Logging,
     /// The node's settings.
     pub settings: Settings,
+}
+
+/// What a configuration amounts to, under the names of its keys.
+#[derive(Debug, Serialize)]
+pub struct ConfigReport {
+    data_dir: PathBuf,
+    cluster: String,
+    node_id: u64,
+    listen: SocketAddr,
+    advertise: Option<String>,
+    peers: BTreeMap<u64, String>,
+    join: bool,
+    certs: Option<PathBuf>,
+    metrics: Option<SocketAddr>,
+    workers: Option<usize>,
+    settings: Settings,
+}
+
+impl Config {
+    /// What it amounts to.
+    pub fn report(&self) -> ConfigReport {
+        ConfigReport {
+            data_dir: self.data_dir.clone(),
+            cluster: self.cluster.to_string(),
+            node_id: self.node_id,
+            listen: self.listen,
+            advertise: self.advertise.clone(),
+            peers: self.peers.clone(),
+            join: self.join,
+            certs: self.certs.clone(),
+            metrics: self.metrics,
+            workers: self.workers,
+            settings: self.settings.clone(),
+        }
+    }
+}
+
+impl Report for ConfigReport {
+    fn text(&self) -> String {
+        let or = |value: Option<String>, otherwise: &str| value.unwrap_or_else(|| otherwise.to_owned());
+        let shown = |path: &PathBuf| path.display().to_string();
+        let peers: Vec<String> = self
+            .peers
+            .iter()
+            .map(|(id, address)| format!("{id}={address}"))
+            .collect();
+        let timing = &self.settings.timing;
+        let part = match (self.join, peers.is_empty()) {
+            (true, _) => "waits to be added to a cluster".to_owned(),
+            (false, true) => "alone".to_owned(),
+            (false, false) => peers.join(","),
+        };
+        let lines = [
+            ("data_dir", shown(&self.data_dir)),
+            ("cluster", self.cluster.clone()),
+            ("node_id", self.node_id.to_string()),
+            ("listen", self.listen.to_string()),
+            ("advertise", or(self.advertise.clone(), "as listened on")),
+            ("peers", part),
+            ("certs", or(self.certs.as_ref().map(shown), "of its own making")),
+            (
+                "metrics",
+                or(self.metrics.map(|address| address.to_string()), "off"),
+            ),
+            (
+                "workers",
+                or(
+                    self.workers.map(|workers| workers.to_string()),
+                    "as many as processors",
+                ),
+            ),
+            (
+                "timing",
+                format!(
+                    "heartbeat {:?}, election timeout {:?} to {:?}",
+                    timing.heartbeat, timing.election_timeout_min, timing.election_timeout_max
+                ),
+            ),
+        ];
+        let lines: String = lines
+            .iter()
+            .map(|(key, value)| format!("\n  {key:<10} {value}"))
+            .collect();
+        format!("the configuration is sound:{lines}")
+    }
 }
 
 /// Reads the file that the flags name, lays the flags over it and checks the whole.

@@ -15,28 +15,29 @@ use quorate_kv::node::StartError;
 use quorate_transport::certs::Credentials;
 use quorate_transport::quic::{BindError, QuicSettings, QuicTransport};
 use quorate_transport::{Identity, Transport as _};
+use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::ServeArgs;
 use crate::failure::Failure;
 use crate::metrics;
+use crate::output::{Output, Report};
 use crate::run_file::{self, Note};
 use config::Config;
 
 pub use config::LISTEN;
 
 /// Runs the command until a signal or a fault ends it.
-pub fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
+pub fn run(args: Box<ServeArgs>, output: Output) -> Result<(), Failure> {
     let config = config::load(&args)?;
     if args.check {
-        println!("the configuration is sound: {config:#?}");
-        return Ok(());
+        return output.show(&config.report());
     }
     let runtime = crate::runtime(config.workers)?;
-    runtime.block_on(serve(config))
+    runtime.block_on(serve(config, output))
 }
 
-async fn serve(config: Config) -> Result<(), Failure> {
+async fn serve(config: Config, output: Output) -> Result<(), Failure> {
     config.logging.install();
     // Before anything that could take long: a signal during the start must not be lost.
     let mut signals = Signals::listen()?;
@@ -69,10 +70,12 @@ async fn serve(config: Config) -> Result<(), Failure> {
     let _note = post(&config.data_dir, &identity, address, &certs);
     let metrics = tokio::spawn(metrics::watch(node.clone()));
     tracing::info!(node = config.node_id, cluster = %config.cluster, %address, "the node serves");
-    println!(
-        "node {} of cluster {} serves on {address}",
-        config.node_id, config.cluster
-    );
+    let serving = Serving {
+        cluster: config.cluster.to_string(),
+        node: config.node_id,
+        address,
+    };
+    output.show(&serving)?;
 
     let ended = loop {
         tokio::select! {
@@ -97,6 +100,25 @@ async fn serve(config: Config) -> Result<(), Failure> {
                     .hint("its files are as they were; docs/operations.md says what to do"),
             )
         }
+    }
+}
+
+/// A node that serves: what supervisors and tests wait for on standard output.
+#[derive(Debug, Serialize)]
+struct Serving {
+    cluster: String,
+    node: u64,
+    address: SocketAddr,
+}
+
+impl Report for Serving {
+    fn text(&self) -> String {
+        let Self {
+            cluster,
+            node,
+            address,
+        } = self;
+        format!("node {node} of cluster {cluster} serves on {address}")
     }
 }
 
