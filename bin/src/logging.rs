@@ -28,8 +28,10 @@ impl Logging {
                 return Err(format!("{directive:?} is no level"));
             }
         }
-        // openraft tells at `info` what belongs to `debug` in a program's log; whoever names it gets it.
-        let quieter = match filter.contains("openraft") {
+        // openraft tells at `info` what belongs to `debug` in a program's log; whoever names it gets it. The filter
+        // may only become quieter by this.
+        let quiet = ["error", "off"].contains(&filter);
+        let quieter = match quiet || filter.contains("openraft") {
             true => filter.to_owned(),
             false => format!("openraft=warn,quinn=warn,quinn_proto=warn,{filter}"),
         };
@@ -52,5 +54,20 @@ impl Logging {
                 .try_init(),
             Format::Json => builder.json().flatten_event(true).try_init(),
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_or_a_filter_is_taken_and_a_misspelt_one_is_not() {
+        for good in ["info", "off", "info,quorate_kv=debug", "quorate_kv::log=trace"] {
+            assert!(Logging::new(good, Format::Text).is_ok(), "{good}");
+        }
+        for bad in ["inof", "info,verbose", "quorate_kv=loud", ""] {
+            assert!(Logging::new(bad, Format::Text).is_err(), "{bad}");
+        }
     }
 }

@@ -124,8 +124,11 @@ impl Cluster {
     }
 
     /// Ends a node as a crash would: nothing is handed over and nobody is told.
-    pub fn kill(&mut self, id: u64) {
-        self.nodes.remove(&id);
+    pub async fn kill(&mut self, id: u64) {
+        if let Some(Running { node, client }) = self.nodes.remove(&id) {
+            drop(client);
+            node.abort().await;
+        }
     }
 
     /// Stops all that run.

@@ -94,7 +94,7 @@ pub async fn demonstrate(args: &DemoArgs) -> Result<DemoReport, Failure> {
 async fn kill_leader(cluster: &mut Cluster, id: u64) -> Result<(Step, u64), Failure> {
     let committed = cluster.committed(cluster.leader().await?).await?;
     let begun = Instant::now();
-    cluster.kill(id);
+    cluster.kill(id).await;
     let survivor = cluster
         .nodes()
         .next()
