@@ -152,12 +152,12 @@ pub struct ServeArgs {
 /// `quorate kv`.
 #[derive(Debug, Args)]
 pub struct KvArgs {
-    /// How the cluster is found.
-    #[command(flatten)]
-    pub reach: Reach,
     /// Keys and values are given and shown as hexadecimal digits
     #[arg(long, global = true)]
     pub hex: bool,
+    /// How the cluster is found. Last, since its heading goes on.
+    #[command(flatten)]
+    pub reach: Reach,
     /// What to do.
     #[command(subcommand)]
     pub command: KvCommand,
@@ -508,9 +508,6 @@ pub enum BenchOp {
 /// `quorate bench`.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// How the cluster is found.
-    #[command(flatten)]
-    pub reach: Reach,
     /// Start a cluster of so many processes on this machine for the measurement, and stop it at the end
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=9))]
     pub nodes: Option<u64>,
@@ -547,4 +544,19 @@ pub struct BenchArgs {
     /// With --nodes: the directory in which the nodes' files are made and removed; the system's by default
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
+    /// How the cluster is found. Last, since its heading goes on.
+    #[command(flatten)]
+    pub reach: Reach,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_grammar_is_sound() {
+        Cli::command().debug_assert();
+    }
 }
