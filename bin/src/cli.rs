@@ -281,8 +281,9 @@ pub enum BrokerCommand {
         /// The broker's id
         id: u64,
         /// Where it is reached: host:port or LISTENER://host:port; may be given several times
+        // Another name than `--endpoints` has, which is known here too.
         #[arg(required = true, value_name = "ENDPOINT")]
-        endpoints: Vec<String>,
+        listeners: Vec<String>,
         /// Its failure domain
         #[arg(long)]
         rack: Option<String>,

@@ -331,7 +331,8 @@ impl Report for Answer {
                 }
                 OpAnswer::Range { records, count, more } => {
                     let more = if *more { ", and there are more" } else { "" };
-                    let count = format!("{count} keys{more}");
+                    let keys = if *count == 1 { "key" } else { "keys" };
+                    let count = format!("{count} {keys}{more}");
                     match records.is_empty() {
                         true => count,
                         false => format!("{count}\n{}", rows(records, form)),

@@ -19,12 +19,12 @@ pub(super) async fn run(
     match command {
         BrokerCommand::Register {
             id,
-            endpoints,
+            listeners,
             rack,
             labels,
             incarnation,
         } => {
-            let register = registration(id, &endpoints, rack, &labels, incarnation)?;
+            let register = registration(id, &listeners, rack, &labels, incarnation)?;
             let registered = client()?.register_broker(register).await?;
             let what = match registration_name(registered.registration) {
                 "unchanged" => "was registered already".to_owned(),
