@@ -447,14 +447,22 @@ fn settings(keys: &mut Keys) -> Settings {
     set(&mut settings.session_ttl, keys.duration("store.session_ttl"));
     if let Err(wrong) = settings.check() {
         for invalid in wrong {
-            let key = match &invalid {
-                InvalidSettings::Timing(_) => "timing".to_owned(),
-                InvalidSettings::OutOfRange { setting, .. } if setting.contains('.') => (*setting).to_owned(),
-                InvalidSettings::OutOfRange { setting, .. } => format!("store.{setting}"),
+            match invalid {
+                InvalidSettings::OutOfRange {
+                    setting,
+                    value,
+                    bounds,
+                } => {
+                    let section = if setting.contains('.') { "" } else { "store." };
+                    keys.fault(
+                        &format!("{section}{setting}"),
+                        format!("{value} is out of range; it must be {bounds}"),
+                    );
+                }
+                InvalidSettings::Timing(timing) => keys.fault("timing", timing),
                 // A later kind names its setting itself.
-                _ => "store".to_owned(),
-            };
-            keys.fault(&key, invalid);
+                other => keys.fault("store", other),
+            }
         }
     }
     settings
