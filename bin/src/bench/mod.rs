@@ -1,0 +1,63 @@
+//! `quorate bench`: how fast a cluster answers, and how late.
+//!
+//! A closed loop: so many callers, each of which waits for its answer before it asks again. So the rate is what
+//! that many callers get, and no latency hides in a queue of ours.
+
+mod load;
+mod processes;
+mod report;
+
+use crate::cli::{BenchArgs, BenchOp};
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::reach::Reached;
+use load::Load;
+use processes::Processes;
+use report::BenchReport;
+
+/// Runs the command.
+pub fn run(args: BenchArgs, output: Output) -> Result<(), Failure> {
+    let workers = args.workers.and_then(|workers| usize::try_from(workers).ok());
+    // One thread drives tens of thousands of operations a second, and the nodes need the rest of the machine.
+    crate::runtime(Some(workers.unwrap_or(1)))?.block_on(async {
+        tokio::select! {
+            result = measure(&args, output) => result,
+            _ = tokio::signal::ctrl_c() => Err(Failure::failed("interrupted")),
+        }
+    })
+}
+
+async fn measure(args: &BenchArgs, output: Output) -> Result<(), Failure> {
+    let (processes, reached) = match args.nodes {
+        None => (None, Reached::find(&args.reach)?),
+        Some(_) if !args.reach.endpoints.is_empty() => {
+            return Err(Failure::refused(
+                "--nodes starts a cluster, --endpoints names one that runs: give one of them",
+            ));
+        }
+        Some(count) => {
+            let processes = Processes::start(count, args).await?;
+            let reached = processes.reached(args.reach.deadline)?;
+            (Some(processes), reached)
+        }
+    };
+    let load = Load::prepare(args, &reached, output).await?;
+    let measured = load.run().await?;
+    let statuses = reached.client()?.statuses().await;
+    let report = BenchReport::new(args, measured, &statuses);
+    if let Some(processes) = processes {
+        processes.stop().await;
+    }
+    output.show(&report)
+}
+
+impl BenchOp {
+    fn name(self) -> &'static str {
+        match self {
+            BenchOp::Put => "put",
+            BenchOp::Txn => "txn",
+            BenchOp::Get => "get",
+            BenchOp::StaleGet => "stale-get",
+        }
+    }
+}

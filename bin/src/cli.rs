@@ -1,0 +1,563 @@
+//! The command line's grammar: every command, flag and help text.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  this program or this machine failed
+  2  refused: the same request is refused again; nothing was changed
+  3  not found
+  4  unavailable: nobody answered in time; nothing was changed, try again later
+  5  unknown outcome: the write may have taken effect; read before you repeat it
+
+Start here:
+  quorate demo                          a cluster of three in this process, and what it does
+  quorate serve --data-dir ./data       one node on this machine, which the other commands find
+  quorate kv put greeting hello";
+
+/// A replicated, transactional key-value store with typed metadata for message brokers.
+#[derive(Debug, Parser)]
+#[command(name = "quorate", version, after_help = EXIT_CODES, max_term_width = 110)]
+pub struct Cli {
+    /// Show results and failures as JSON instead of tables
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a node until SIGTERM or SIGINT
+    Serve(Box<ServeArgs>),
+    /// Show every node of the cluster: its part, term, revision and lag
+    Status(Reach),
+    /// Read and write keys
+    Kv(KvArgs),
+    /// Brokers, topics and partitions
+    Meta(MetaArgs),
+    /// The nodes of the cluster: list, add, promote, remove, move the leadership
+    Member(MemberArgs),
+    /// Make a cluster's authority and the certificates of its nodes and clients
+    Certs(CertsArgs),
+    /// Start a cluster in this process, run a broker's metadata through it, kill the leader
+    Demo(DemoArgs),
+    /// Measure a cluster under load
+    Bench(BenchArgs),
+    /// Print a completion script: quorate completions bash > /etc/bash_completion.d/quorate
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// How the cluster is found and asked.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Reaching the cluster (by default: the nodes that you run on this machine)")]
+pub struct Reach {
+    /// Nodes to ask, as host:port, comma-separated; one suffices, the others are learned from it
+    #[arg(
+        long,
+        env = "QUORATE_ENDPOINTS",
+        value_delimiter = ',',
+        value_name = "HOST:PORT",
+        global = true
+    )]
+    pub endpoints: Vec<String>,
+    /// Directory with ca.crt, client-NAME.crt and client-NAME.key
+    #[arg(long, env = "QUORATE_CERTS", value_name = "DIR", global = true)]
+    pub certs: Option<PathBuf>,
+    /// Whose certificate in that directory; needed where it holds several
+    #[arg(long, env = "QUORATE_CLIENT", value_name = "NAME", global = true)]
+    pub client: Option<String>,
+    /// Ask the node that runs on this data directory
+    #[arg(long, env = "QUORATE_DATA_DIR", value_name = "DIR", global = true)]
+    pub data_dir: Option<PathBuf>,
+    /// Ask this cluster, where nodes of several run on this machine
+    #[arg(long, env = "QUORATE_CLUSTER", value_name = "NAME", global = true)]
+    pub cluster: Option<String>,
+    /// How long a request may take, retries included
+    #[arg(long, env = "QUORATE_DEADLINE", value_name = "TIME", default_value = "10s", global = true,
+          value_parser = humantime::parse_duration)]
+    pub deadline: Duration,
+}
+
+const SERVE_HELP: &str = "\
+Every flag is also a key of the configuration file and a variable QUORATE_<FLAG>; a flag beats the variable,
+the variable beats the file. docs/configuration.md lists all keys with their units, ranges and defaults.
+
+With nothing but a data directory it serves alone on 127.0.0.1:7001, with certificates of its own making under
+<data-dir>/certs, and the other commands, run by the same user on the same machine, find it.
+
+Three nodes: make the certificates once (quorate certs init, quorate certs issue), then on each node n
+  quorate serve --data-dir D --node-id n --listen 0.0.0.0:7001 --certs C --peers 1=a:7001,2=b:7001,3=c:7001";
+
+/// Flags of `quorate serve`. Taken as text, so that all that is wrong with them and with the file is told at once.
+#[derive(Debug, Args)]
+#[command(after_help = SERVE_HELP)]
+pub struct ServeArgs {
+    /// The configuration file (TOML)
+    #[arg(long, short, env = "QUORATE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where the node keeps its files; made if missing
+    #[arg(long, short, env = "QUORATE_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<String>,
+    /// The cluster's name
+    #[arg(long, env = "QUORATE_CLUSTER", value_name = "NAME")]
+    pub cluster: Option<String>,
+    /// This node's id: a number that no other node of the cluster has or had
+    #[arg(long, env = "QUORATE_NODE_ID", value_name = "ID")]
+    pub node_id: Option<String>,
+    /// Address to listen on; port 0 takes any free one
+    #[arg(long, env = "QUORATE_LISTEN", value_name = "ADDRESS:PORT")]
+    pub listen: Option<String>,
+    /// Where other nodes and clients reach this one, where that is not the address listened on
+    #[arg(long, env = "QUORATE_ADVERTISE", value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
+    /// All nodes of a new cluster, this one included; the same list on each
+    #[arg(long, env = "QUORATE_PEERS", value_name = "ID=HOST:PORT,...")]
+    pub peers: Option<String>,
+    /// Wait to be added to a cluster that exists (quorate member add), instead of forming one
+    #[arg(long)]
+    pub join: bool,
+    /// Directory with ca.crt, node-ID.crt and node-ID.key
+    #[arg(long, env = "QUORATE_CERTS", value_name = "DIR")]
+    pub certs: Option<String>,
+    /// Heartbeats and election timeouts: development, production, low-latency or high-latency
+    #[arg(long, env = "QUORATE_PROFILE", value_name = "PROFILE")]
+    pub profile: Option<String>,
+    /// Offer metrics for Prometheus under http://ADDRESS:PORT/metrics
+    #[arg(long, env = "QUORATE_METRICS", value_name = "ADDRESS:PORT")]
+    pub metrics: Option<String>,
+    /// What to log: error, warn, info, debug, trace, or filters such as info,quorate_kv=debug
+    #[arg(long, env = "QUORATE_LOG", value_name = "LEVEL")]
+    pub log: Option<String>,
+    /// How to log: text or json
+    #[arg(long, env = "QUORATE_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<String>,
+    /// Worker threads for the network and for clients; as many as processors by default
+    #[arg(long, env = "QUORATE_WORKERS", value_name = "N")]
+    pub workers: Option<String>,
+    /// Check the configuration, say what it amounts to, and end
+    #[arg(long)]
+    pub check: bool,
+}
+
+/// `quorate kv`.
+#[derive(Debug, Args)]
+pub struct KvArgs {
+    /// Keys and values are given and shown as hexadecimal digits
+    #[arg(long, global = true)]
+    pub hex: bool,
+    /// How the cluster is found. Last, since its heading goes on.
+    #[command(flatten)]
+    pub reach: Reach,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: KvCommand,
+}
+
+/// How fresh a read must be.
+#[derive(Debug, Clone, Args)]
+pub struct Freshness {
+    /// Read the state as it was at this revision
+    #[arg(long, value_name = "N", conflicts_with_all = ["stale", "max_lag"])]
+    pub revision: Option<u64>,
+    /// Take what the node that is asked has, instead of asking the leader
+    #[arg(long)]
+    pub stale: bool,
+    /// With --stale: refuse when the node was last level with its leader longer ago than this
+    #[arg(long, value_name = "TIME", requires = "stale", value_parser = humantime::parse_duration)]
+    pub max_lag: Option<Duration>,
+}
+
+/// What to do with keys.
+#[derive(Debug, Subcommand)]
+pub enum KvCommand {
+    /// Show a key
+    Get {
+        /// The key
+        key: String,
+        /// Write the value's bytes alone, as they are
+        #[arg(long)]
+        raw: bool,
+        /// How fresh.
+        #[command(flatten)]
+        freshness: Freshness,
+    },
+    /// Write a key
+    Put {
+        /// The key
+        key: String,
+        /// The value; - reads it from standard input, byte for byte
+        #[arg(allow_hyphen_values = true)]
+        value: String,
+        /// Refuse when the key exists
+        #[arg(long)]
+        if_absent: bool,
+    },
+    /// Delete a key, or all keys with a prefix
+    Del {
+        /// The key; with --prefix what the keys begin with
+        key: String,
+        /// Delete every key that begins with it, in one transaction
+        #[arg(long)]
+        prefix: bool,
+        /// With --prefix: refuse when there are more keys than this
+        #[arg(long, value_name = "N", default_value_t = 10_000)]
+        limit: u32,
+    },
+    /// Show the keys from START (inclusive) to END (exclusive); all keys without either
+    Range {
+        /// The first key
+        #[arg(conflicts_with = "prefix")]
+        start: Option<String>,
+        /// The key before which to stop
+        end: Option<String>,
+        /// The keys that begin with this
+        #[arg(long)]
+        prefix: Option<String>,
+        /// Show at most so many
+        #[arg(long, value_name = "N", default_value_t = 1_000)]
+        limit: u32,
+        /// The highest key first
+        #[arg(long)]
+        descending: bool,
+        /// Leave the values out
+        #[arg(long)]
+        keys_only: bool,
+        /// Say only how many keys there are
+        #[arg(long, conflicts_with_all = ["keys_only", "descending"])]
+        count: bool,
+        /// How fresh.
+        #[command(flatten)]
+        freshness: Freshness,
+    },
+    /// Run a transaction: conditions, and what to do if they hold or not
+    #[command(after_help = crate::kv::form::HELP)]
+    Txn {
+        /// The transaction's file; standard input by default
+        #[arg(default_value = "-")]
+        file: PathBuf,
+    },
+}
+
+/// `quorate meta`.
+#[derive(Debug, Args)]
+pub struct MetaArgs {
+    /// How the cluster is found.
+    #[command(flatten)]
+    pub reach: Reach,
+    /// Of what.
+    #[command(subcommand)]
+    pub command: MetaCommand,
+}
+
+/// Of what.
+#[derive(Debug, Subcommand)]
+pub enum MetaCommand {
+    /// Brokers
+    #[command(subcommand)]
+    Broker(BrokerCommand),
+    /// Topics
+    #[command(subcommand)]
+    Topic(TopicCommand),
+    /// Partitions
+    #[command(subcommand)]
+    Partition(PartitionCommand),
+}
+
+/// What to do with brokers.
+#[derive(Debug, Subcommand)]
+pub enum BrokerCommand {
+    /// Register a broker, or a new life of one
+    Register {
+        /// The broker's id
+        id: u64,
+        /// Where it is reached: host:port or LISTENER://host:port; may be given several times
+        // Another name than `--endpoints` has, which is known here too.
+        #[arg(required = true, value_name = "ENDPOINT")]
+        listeners: Vec<String>,
+        /// Its failure domain
+        #[arg(long)]
+        rack: Option<String>,
+        /// A label; may be given several times
+        #[arg(long = "label", value_name = "NAME=VALUE")]
+        labels: Vec<String>,
+        /// The id of this life of the broker's process; a repeated register with it changes nothing
+        #[arg(long, value_name = "UUID")]
+        incarnation: Option<String>,
+    },
+    /// List the brokers
+    List,
+    /// Show a broker with the partitions that it holds and leads
+    Describe {
+        /// The broker's id
+        id: u64,
+    },
+}
+
+/// What to do with topics.
+#[derive(Debug, Subcommand)]
+pub enum TopicCommand {
+    /// Create a topic with its partitions, in one transaction
+    Create {
+        /// Its name
+        name: String,
+        /// How many partitions, placed on the brokers automatically
+        #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "assignment")]
+        partitions: u32,
+        /// How many replicas each
+        #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "assignment")]
+        replication_factor: u16,
+        /// The replicas of each partition by hand, the leader first: 1,2,3;2,3,1
+        #[arg(long, value_name = "BROKERS;...")]
+        assignment: Option<String>,
+        /// A setting; may be given several times
+        #[arg(long = "config", value_name = "NAME=VALUE")]
+        config: Vec<String>,
+        /// The topic's id; a repeated create with it changes nothing
+        #[arg(long, value_name = "UUID")]
+        id: Option<String>,
+    },
+    /// List the topics
+    List,
+    /// Show a topic with its partitions
+    Describe {
+        /// Its name
+        name: String,
+    },
+    /// Delete a topic with its partitions
+    Delete {
+        /// Its name
+        name: String,
+        /// Only this life of the name
+        #[arg(long, value_name = "UUID")]
+        id: Option<String>,
+    },
+}
+
+/// What to do with partitions.
+#[derive(Debug, Subcommand)]
+pub enum PartitionCommand {
+    /// Add partitions to a topic, all in one transaction
+    Create {
+        /// The topic
+        topic: String,
+        /// How many the topic shall have in all, the new ones placed automatically
+        #[arg(
+            long,
+            value_name = "N",
+            required_unless_present = "assignment",
+            conflicts_with = "assignment"
+        )]
+        total: Option<u32>,
+        /// The replicas of each new partition by hand, the leader first: 1,2,3;2,3,1
+        #[arg(long, value_name = "BROKERS;...")]
+        assignment: Option<String>,
+    },
+    /// Make a broker lead a partition
+    SetLeader {
+        /// TOPIC/INDEX
+        partition: String,
+        /// The broker; it must be in the ISR
+        leader: u64,
+        /// Refuse when the leader epoch is not this one; by default the present one is read first
+        #[arg(long, value_name = "N")]
+        leader_epoch: Option<u64>,
+        /// Refuse when the partition epoch is not this one; by default the present one is read first
+        #[arg(long, value_name = "N")]
+        partition_epoch: Option<u64>,
+    },
+    /// Set a partition's in-sync replicas
+    SetIsr {
+        /// TOPIC/INDEX
+        partition: String,
+        /// The brokers: 1,2,3
+        #[arg(value_delimiter = ',', required = true)]
+        isr: Vec<u64>,
+        /// Refuse when the leader epoch is not this one; by default the present one is read first
+        #[arg(long, value_name = "N")]
+        leader_epoch: Option<u64>,
+        /// Refuse when the partition epoch is not this one; by default the present one is read first
+        #[arg(long, value_name = "N")]
+        partition_epoch: Option<u64>,
+    },
+}
+
+/// `quorate member`.
+#[derive(Debug, Args)]
+pub struct MemberArgs {
+    /// How the cluster is found.
+    #[command(flatten)]
+    pub reach: Reach,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: MemberCommand,
+}
+
+/// What to do with the cluster's nodes.
+#[derive(Debug, Subcommand)]
+pub enum MemberCommand {
+    /// List the nodes
+    List,
+    /// Add a node without a vote; it receives the log from then on (it runs with serve --join)
+    Add {
+        /// Its id, which no node ever had
+        id: u64,
+        /// Where it is reached, as host:port
+        address: String,
+    },
+    /// Give a node that has caught up a vote
+    Promote {
+        /// Its id
+        id: u64,
+    },
+    /// Take a node out of the cluster; its id is never to be used again
+    Remove {
+        /// Its id
+        id: u64,
+    },
+    /// Hand the leadership to another node, by default to the one whose log is furthest
+    MoveLeader {
+        /// The id of the node that shall lead
+        id: Option<u64>,
+    },
+}
+
+/// `quorate certs`.
+#[derive(Debug, Args)]
+pub struct CertsArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: CertsCommand,
+}
+
+/// What to do with certificates.
+#[derive(Debug, Subcommand)]
+pub enum CertsCommand {
+    /// Make the authority of a cluster: ca.crt, which all nodes and clients need, and ca.key, which stays with you
+    Init {
+        /// The cluster's name
+        #[arg(long, value_name = "NAME", default_value = "quorate")]
+        cluster: String,
+        /// Where to write them
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
+    /// Issue the certificate and key of a node or a client
+    #[command(group(clap::ArgGroup::new("holder").required(true).args(["node", "client"])))]
+    Issue {
+        /// The directory of the authority; the new files are written beside it
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// Write the new files to this directory instead
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        /// For the node with this id
+        #[arg(long, value_name = "ID")]
+        node: Option<u64>,
+        /// For the client of this name
+        #[arg(long, value_name = "NAME")]
+        client: Option<String>,
+        /// A host name or address that the certificate carries besides; may be given several times
+        #[arg(long = "host", value_name = "HOST")]
+        hosts: Vec<String>,
+        /// How long it is valid
+        #[arg(long, value_name = "TIME", default_value = "1year", value_parser = humantime::parse_duration)]
+        validity: Duration,
+    },
+}
+
+/// `quorate demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// How many nodes
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=9))]
+    pub nodes: u64,
+    /// How many partitions to create, once one by one and once as a batch
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub partitions: u32,
+    /// Delay the messages between the nodes, so that a round trip takes so many milliseconds longer
+    #[arg(long, value_name = "MS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=1_000))]
+    pub rtt_ms: u64,
+    /// What to log on standard error: error, warn, info, debug, trace
+    #[arg(long, value_name = "LEVEL", default_value = "error")]
+    pub log: String,
+}
+
+/// What a load consists of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BenchOp {
+    /// A put of one key
+    Put,
+    /// A transaction of several puts
+    Txn,
+    /// A linearizable get
+    Get,
+    /// A get of whatever the node asked has
+    StaleGet,
+}
+
+/// `quorate bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Start a cluster of so many processes on this machine for the measurement, and stop it at the end
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=9))]
+    pub nodes: Option<u64>,
+    /// What to do, again and again
+    #[arg(long, value_enum, default_value_t = BenchOp::Put)]
+    pub op: BenchOp,
+    /// How many callers; each waits for its answer before it asks again
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub clients: u32,
+    /// How many operations in all, the warm-up apart
+    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub total: u64,
+    /// How many operations to run before, unmeasured
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    pub warm_up: u64,
+    /// The size of a value in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 256)]
+    pub value_size: usize,
+    /// How many different keys
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub keys: u64,
+    /// How many puts a transaction has
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub ops_per_txn: u32,
+    /// How many connections the callers share
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub connections: u32,
+    /// Worker threads of this process, and with --nodes of each node
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_024))]
+    pub workers: Option<u32>,
+    /// With --nodes: the nodes' heartbeats and election timeouts
+    #[arg(long, value_name = "PROFILE", default_value = "development")]
+    pub profile: String,
+    /// With --nodes: the directory in which the nodes' files are made and removed; the system's by default
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// How the cluster is found. Last, since its heading goes on.
+    #[command(flatten)]
+    pub reach: Reach,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_grammar_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,98 @@
+//! How a command fails: one of five ways, each with its exit code.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+/// What became of a request that gave no result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// This program or this machine failed.
+    Failed = 1,
+    /// The request was refused; the same request is refused again. Nothing was changed.
+    Refused = 2,
+    /// What was asked for does not exist.
+    NotFound = 3,
+    /// Nobody answered in time; nothing was changed. The same request may succeed later.
+    Unavailable = 4,
+    /// Whether the write took effect is not known.
+    UnknownOutcome = 5,
+}
+
+impl Kind {
+    /// The code that the process ends with.
+    pub fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// The same for `main`.
+    pub fn exit_code(self) -> ExitCode {
+        ExitCode::from(self.code())
+    }
+}
+
+/// Why a command gave no result, and what to do about it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Failure {
+    kind: Kind,
+    message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
+}
+
+impl Failure {
+    /// A failure of this kind.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            hint: None,
+        }
+    }
+
+    /// This program or this machine failed.
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self::new(Kind::Failed, message)
+    }
+
+    /// The request was refused.
+    pub fn refused(message: impl Into<String>) -> Self {
+        Self::new(Kind::Refused, message)
+    }
+
+    /// What was asked for does not exist.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(Kind::NotFound, message)
+    }
+
+    /// Nobody answered.
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(Kind::Unavailable, message)
+    }
+
+    /// The same with what to do about it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Which of the five it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        match &self.hint {
+            Some(hint) => write!(f, "\n  hint: {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}

@@ -1,0 +1,461 @@
+//! Transactions as people and scripts write them: lines of words, or the same words in JSON.
+//!
+//! ```text
+//! if
+//!   version orders/1 = 3
+//!   missing orders/2
+//! then
+//!   put orders/1 shipped
+//! else
+//!   get orders/1
+//! ```
+
+use std::fmt;
+
+use quorate_kv::model::{
+    Compare, Condition, Guard, InvalidKey, Key, KeyRange, KeyTest, LeaseChange, Op, Order, PutMode,
+    RangeRead, RangeTest, Revision, Txn,
+};
+use serde::Deserialize;
+
+use crate::text::{Form, NotHex};
+
+/// The form, for `--help`.
+pub const HELP: &str = r#"The transaction is lines of words, in sections. All conditions under "if" must hold for "then" to run; if not,
+"else" runs. Without "if", "then" runs always (and the word itself may be left out). Words are separated by
+spaces; "quotes" take what has spaces in it, with \n \t \" \\ and \xNN; # begins a comment.
+
+  if                                  then, else
+    exists KEY                          put KEY VALUE        create or overwrite
+    missing KEY                         create KEY VALUE     refuse the whole where KEY exists
+    value KEY CMP VALUE                 del KEY
+    version KEY CMP N                   del-prefix PREFIX LIMIT
+    created KEY CMP REVISION            get KEY
+    modified KEY CMP REVISION           range START END [LIMIT]
+    count PREFIX CMP N                  prefix PREFIX [LIMIT]
+                                        add KEY N            numbers of 8 bytes
+    CMP: = != < <= > >=                 max KEY N
+                                        seq PREFIX VALUE     the next number under PREFIX
+
+Example:
+  quorate kv txn <<END
+  if
+    version orders/1 = 1
+    missing orders/1/lock
+  then
+    put orders/1 "shipped today"
+    add orders/shipped 1
+  else
+    get orders/1
+  END
+
+The same in JSON: {"if": [["version", "orders/1", "=", 1], ["missing", "orders/1/lock"]],
+                   "then": [["put", "orders/1", "shipped today"], ["add", "orders/shipped", 1]],
+                   "else": [["get", "orders/1"]]}
+
+Exit code 0 says that the transaction ran; which branch, "succeeded" tells."#;
+
+/// What is wrong with a transaction, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {reason}")]
+pub struct InvalidForm {
+    place: Place,
+    reason: String,
+}
+
+/// Where in the form something stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Place {
+    Line(usize),
+    Entry(&'static str, usize),
+    Whole,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Line(line) => write!(f, "line {line}"),
+            Place::Entry(section, index) => write!(f, "{section}[{index}]"),
+            Place::Whole => f.write_str("the transaction"),
+        }
+    }
+}
+
+/// Reads a transaction in either form.
+pub fn parse(text: &str, form: Form) -> Result<Txn, InvalidForm> {
+    let sections = if text.trim_start().starts_with('{') {
+        json(text)?
+    } else {
+        lines(text)?
+    };
+    let mut conditions = Vec::new();
+    let (mut then, mut otherwise) = (Vec::new(), Vec::new());
+    for Entry {
+        section,
+        place,
+        words,
+    } in sections
+    {
+        let mut words = Words {
+            words: words.into_iter(),
+            form,
+        };
+        let at = |reason| InvalidForm {
+            place: place.clone(),
+            reason,
+        };
+        match section {
+            Section::If => conditions.push(condition(&mut words).map_err(at)?),
+            Section::Then => then.push(op(&mut words).map_err(at)?),
+            Section::Else => otherwise.push(op(&mut words).map_err(at)?),
+        }
+        if let Some(extra) = words.words.next() {
+            return Err(at(format!("{extra:?} is one word too many")));
+        }
+    }
+    if then.is_empty() && otherwise.is_empty() {
+        return Err(InvalidForm {
+            place: Place::Whole,
+            reason: "it does nothing: there is no operation".to_owned(),
+        });
+    }
+    let guard = if conditions.is_empty() {
+        Guard::always()
+    } else {
+        Guard::all(conditions)
+    };
+    Ok(Txn::new(then).when(guard).or_else(otherwise))
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Section {
+    If,
+    Then,
+    Else,
+}
+
+struct Entry {
+    section: Section,
+    place: Place,
+    words: Vec<String>,
+}
+
+fn lines(text: &str) -> Result<Vec<Entry>, InvalidForm> {
+    let mut section = Section::Then;
+    let mut entries = Vec::new();
+    for (line, text) in (1..).zip(text.lines()) {
+        let place = Place::Line(line);
+        let words = split(text).map_err(|reason| InvalidForm {
+            place: place.clone(),
+            reason,
+        })?;
+        match words.as_slice() {
+            [] => {}
+            [word] if word == "if" => section = Section::If,
+            [word] if word == "then" => section = Section::Then,
+            [word] if word == "else" => section = Section::Else,
+            _ => entries.push(Entry {
+                section,
+                place,
+                words,
+            }),
+        }
+    }
+    Ok(entries)
+}
+
+/// The words of a line, quotes and escapes undone.
+fn split(line: &str) -> Result<Vec<String>, String> {
+    let mut words = Vec::new();
+    let mut chars = line.chars().peekable();
+    loop {
+        while chars.next_if(|c| c.is_whitespace()).is_some() {}
+        match chars.peek() {
+            None | Some('#') => return Ok(words),
+            Some('"') => {
+                chars.next();
+                words.push(quoted(&mut chars)?);
+                if chars.peek().is_some_and(|c| !c.is_whitespace()) {
+                    return Err("a space is missing after a closing quote".to_owned());
+                }
+            }
+            Some(_) => {
+                let mut word = String::new();
+                while let Some(c) = chars.next_if(|c| !c.is_whitespace()) {
+                    word.push(c);
+                }
+                words.push(word);
+            }
+        }
+    }
+}
+
+fn quoted(chars: &mut impl Iterator<Item = char>) -> Result<String, String> {
+    let mut word = String::new();
+    let unfinished = || "the closing quote is missing".to_owned();
+    loop {
+        match chars.next().ok_or_else(unfinished)? {
+            '"' => return Ok(word),
+            '\\' => match chars.next().ok_or_else(unfinished)? {
+                'n' => word.push('\n'),
+                't' => word.push('\t'),
+                'r' => word.push('\r'),
+                c @ ('"' | '\\') => word.push(c),
+                'x' => {
+                    let digits: String = chars.by_ref().take(2).collect();
+                    let byte = u8::from_str_radix(&digits, 16).ok().filter(u8::is_ascii);
+                    let byte = byte.ok_or_else(|| {
+                        format!("\\x{digits} is no byte from 00 to 7f; use --hex for others")
+                    })?;
+                    word.push(char::from(byte));
+                }
+                other => return Err(format!("\\{other} is no escape")),
+            },
+            c => word.push(c),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Json {
+    #[serde(default, rename = "if")]
+    condition: Vec<Vec<Word>>,
+    #[serde(default)]
+    then: Vec<Vec<Word>>,
+    #[serde(default, rename = "else")]
+    otherwise: Vec<Vec<Word>>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a text or a whole number")]
+enum Word {
+    Text(String),
+    Number(i64),
+}
+
+fn json(text: &str) -> Result<Vec<Entry>, InvalidForm> {
+    let read: Json = serde_json::from_str(text).map_err(|error| InvalidForm {
+        place: Place::Whole,
+        reason: format!("no such JSON form: {error}"),
+    })?;
+    let word = |word| match word {
+        Word::Text(text) => text,
+        Word::Number(number) => number.to_string(),
+    };
+    let sections = [
+        (Section::If, "if", read.condition),
+        (Section::Then, "then", read.then),
+        (Section::Else, "else", read.otherwise),
+    ];
+    let entries = sections.into_iter().flat_map(|(section, name, entries)| {
+        entries.into_iter().enumerate().map(move |(index, words)| Entry {
+            section,
+            place: Place::Entry(name, index),
+            words: words.into_iter().map(word).collect(),
+        })
+    });
+    Ok(entries.collect())
+}
+
+/// The words of one entry, taken from the front.
+struct Words {
+    words: std::vec::IntoIter<String>,
+    form: Form,
+}
+
+impl Words {
+    fn next(&mut self, what: &str) -> Result<String, String> {
+        self.words.next().ok_or_else(|| format!("{what} is missing"))
+    }
+
+    fn bytes(&mut self, what: &str) -> Result<bytes::Bytes, String> {
+        let word = self.next(what)?;
+        self.form.read(&word).map_err(|error: NotHex| error.to_string())
+    }
+
+    fn key(&mut self) -> Result<Key, String> {
+        let bytes = self.bytes("a key")?;
+        Key::new(bytes).map_err(|error: InvalidKey| error.to_string())
+    }
+
+    fn number<T: std::str::FromStr>(&mut self, what: &str) -> Result<T, String> {
+        let word = self.next(what)?;
+        word.parse().map_err(|_| format!("{word:?} is no {what}"))
+    }
+
+    fn limit(&mut self) -> Result<u32, String> {
+        if self.words.len() == 0 {
+            Ok(1_000)
+        } else {
+            self.number("limit")
+        }
+    }
+
+    fn compare(&mut self) -> Result<Compare, String> {
+        let word = self.next("a comparison (= != < <= > >=)")?;
+        Ok(match word.as_str() {
+            "=" | "==" => Compare::Equal,
+            "!=" => Compare::NotEqual,
+            "<" => Compare::Less,
+            "<=" => Compare::LessOrEqual,
+            ">" => Compare::Greater,
+            ">=" => Compare::GreaterOrEqual,
+            other => return Err(format!("{other:?} is no comparison; those are = != < <= > >=")),
+        })
+    }
+
+    /// 0 is the revision of what does not exist, as `kv get --json` shows it nowhere.
+    fn revision(&mut self) -> Result<Option<Revision>, String> {
+        let number: u64 = self.number("revision")?;
+        Ok((number > 0).then(|| Revision::new(number)))
+    }
+}
+
+fn condition(words: &mut Words) -> Result<Guard, String> {
+    let kind = words.next("a condition")?;
+    if kind == "count" {
+        let prefix = words.bytes("a prefix")?;
+        let test = RangeTest::Count(words.compare()?, words.number("number")?);
+        return Ok(Guard::condition(Condition::Range {
+            range: KeyRange::prefix(prefix),
+            test,
+        }));
+    }
+    const KINDS: &str = "exists, missing, value, version, created, modified, count";
+    if !KINDS.split(", ").any(|known| known == kind) {
+        return Err(format!("{kind:?} is no condition; those are {KINDS}"));
+    }
+    let key = words.key()?;
+    let test = match kind.as_str() {
+        "exists" => KeyTest::Exists(true),
+        "missing" => KeyTest::Exists(false),
+        "value" => KeyTest::Value(words.compare()?, words.bytes("a value")?),
+        "version" => KeyTest::Version(words.compare()?, words.number("version")?),
+        "created" => KeyTest::CreateRevision(words.compare()?, words.revision()?),
+        _ => KeyTest::ModRevision(words.compare()?, words.revision()?),
+    };
+    Ok(Guard::key(key, test))
+}
+
+fn op(words: &mut Words) -> Result<Op, String> {
+    let kind = words.next("an operation")?;
+    let put = |key, value, mode| Op::Put {
+        key,
+        value,
+        mode,
+        lease: LeaseChange::Detach,
+    };
+    Ok(match kind.as_str() {
+        "put" => put(words.key()?, words.bytes("a value")?, PutMode::Upsert),
+        "create" => put(words.key()?, words.bytes("a value")?, PutMode::OnlyIfAbsent),
+        "del" => Op::delete(words.key()?),
+        "del-prefix" => Op::DeleteRange {
+            range: KeyRange::prefix(words.bytes("a prefix")?),
+            limit: words.number("limit")?,
+        },
+        "get" => Op::get(words.key()?),
+        "range" => {
+            let range = KeyRange::new(words.bytes("a start")?, words.bytes("an end")?);
+            Op::Range(range_read(range, words.limit()?))
+        }
+        "prefix" => {
+            let range = KeyRange::prefix(words.bytes("a prefix")?);
+            Op::Range(range_read(range, words.limit()?))
+        }
+        "add" => Op::Add {
+            key: words.key()?,
+            delta: words.number("number")?,
+        },
+        "max" => Op::Max {
+            key: words.key()?,
+            operand: words.number("number")?,
+        },
+        "seq" => Op::PutSequence {
+            prefix: words.key()?,
+            value: words.bytes("a value")?,
+        },
+        other => {
+            return Err(format!(
+                "{other:?} is no operation; those are put, create, del, del-prefix, get, range, prefix, add, max, seq"
+            ));
+        }
+    })
+}
+
+fn range_read(range: KeyRange, limit: u32) -> RangeRead {
+    RangeRead {
+        order: Order::Ascending,
+        ..RangeRead::new(range).limit(limit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(text: &str) -> Key {
+        Key::try_from(text).unwrap()
+    }
+
+    #[test]
+    fn both_forms_say_the_same() {
+        let text = "if\n version orders/1 = 3 # the third\n missing lock\nthen\n put orders/1 \"on \\\"its\\\" way\"\n\
+                    else\n get orders/1";
+        let json = r#"{"if": [["version", "orders/1", "=", 3], ["missing", "lock"]],
+                       "then": [["put", "orders/1", "on \"its\" way"]], "else": [["get", "orders/1"]]}"#;
+        let expected = Txn::new([Op::put(key("orders/1"), "on \"its\" way")])
+            .when(Guard::all([
+                Guard::key(key("orders/1"), KeyTest::Version(Compare::Equal, 3)),
+                Guard::missing(key("lock")),
+            ]))
+            .or_else([Op::get(key("orders/1"))]);
+        assert_eq!(parse(text, Form::Text).unwrap(), expected);
+        assert_eq!(parse(json, Form::Text).unwrap(), expected);
+    }
+
+    #[test]
+    fn operations_alone_need_no_section() {
+        assert_eq!(
+            parse("put a 1", Form::Text).unwrap(),
+            Txn::new([Op::put(key("a"), "1")])
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_place() {
+        let cases = [
+            ("put a", "line 1: a value is missing"),
+            ("\nput a 1 2", "line 2: \"2\" is one word too many"),
+            ("if\n exits a\nthen\n get a", "line 2: \"exits\" is no condition"),
+            ("if\n version a ~ 1", "\"~\" is no comparison"),
+            ("if\n version a = x", "\"x\" is no version"),
+            ("put \"\" 1", "line 1: the key is empty"),
+            ("put a \"1", "the closing quote is missing"),
+            ("put a \"\\q\"", "\\q is no escape"),
+            ("put a \"\\xff\"", "use --hex"),
+            ("", "the transaction: it does nothing"),
+            ("{\"then\": [[\"add\", \"a\"]]}", "then[0]: number is missing"),
+            ("{\"when\": []}", "unknown field `when`"),
+            ("frob a", "\"frob\" is no operation"),
+        ];
+        for (text, expected) in cases {
+            let error = parse(text, Form::Text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn hexadecimal_words_are_bytes() {
+        assert_eq!(
+            parse("put 00ff 61", Form::Hex).unwrap(),
+            Txn::new([Op::put(Key::new(vec![0, 255]).unwrap(), "a")])
+        );
+        assert!(
+            parse("put 0 61", Form::Hex)
+                .unwrap_err()
+                .to_string()
+                .contains("not hexadecimal")
+        );
+    }
+}

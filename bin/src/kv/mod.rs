@@ -1,0 +1,356 @@
+//! `quorate kv`: keys, as a person or a script reads and writes them.
+
+pub mod form;
+mod show;
+
+use std::io::Read as _;
+use std::path::Path;
+
+use bytes::Bytes;
+use quorate_kv::Client;
+use quorate_kv::client::Error;
+use quorate_kv::model::{
+    Consistency, Key, KeyRange, KeyValue, Op, OpResult, Order, RangeRead, ReadOp, ReadResult, Revision, Txn,
+};
+use serde::Serialize;
+
+use crate::cli::{Freshness, KvArgs, KvCommand};
+use crate::failure::Failure;
+use crate::output::{Line, Output};
+use crate::reach::Reached;
+use crate::text::Form;
+
+/// Runs the command.
+pub async fn run(args: KvArgs, output: Output) -> Result<(), Failure> {
+    let form = Form::hex_if(args.hex);
+    // What is wrong with the request itself is told before any node is looked for.
+    let request = Request::read(args.command, form)?;
+    let client = Reached::find(&args.reach)?.client()?;
+    match request {
+        Request::Get {
+            key,
+            raw,
+            consistency,
+        } => get(&client, key, raw, consistency, form, output).await,
+        Request::Put { key, op } => put(&client, &key, op, form, output).await,
+        Request::Delete { op, what } => delete(&client, op, &what, output).await,
+        Request::Range { read, consistency } => range(&client, read, consistency, form, output).await,
+        Request::Txn(txn) => {
+            let response = client.txn(txn).await?;
+            output.show(&show::Answer::new(response, form))
+        }
+    }
+}
+
+/// A request that has been checked.
+enum Request {
+    Get {
+        key: Key,
+        raw: bool,
+        consistency: Consistency,
+    },
+    Put {
+        key: Key,
+        op: Op,
+    },
+    Delete {
+        op: Op,
+        what: String,
+    },
+    Range {
+        read: RangeRead,
+        consistency: Consistency,
+    },
+    Txn(Txn),
+}
+
+impl Request {
+    fn read(command: KvCommand, form: Form) -> Result<Self, Failure> {
+        let bytes = |text: &str| {
+            form.read(text)
+                .map_err(|error| Failure::refused(error.to_string()))
+        };
+        let key = |text: &str| Key::new(bytes(text)?).map_err(|error| Failure::refused(error.to_string()));
+        Ok(match command {
+            KvCommand::Get {
+                key: name,
+                raw,
+                freshness,
+            } => Request::Get {
+                key: key(&name)?,
+                raw,
+                consistency: consistency(&freshness),
+            },
+            KvCommand::Put {
+                key: name,
+                value,
+                if_absent,
+            } => {
+                let key = key(&name)?;
+                // The bytes of a pipe are taken as they are, whatever form the arguments have.
+                let value = if value == "-" {
+                    stdin_bytes()?
+                } else {
+                    bytes(&value)?
+                };
+                let op = if if_absent {
+                    Op::create(key.clone(), value)
+                } else {
+                    Op::put(key.clone(), value)
+                };
+                Request::Put { key, op }
+            }
+            KvCommand::Del {
+                key: prefix,
+                prefix: true,
+                limit,
+            } => {
+                let bytes = key(&prefix)?.into_bytes();
+                let what = format!("no key begins with {}", form.show(&bytes));
+                Request::Delete {
+                    op: Op::DeleteRange {
+                        range: KeyRange::prefix(bytes),
+                        limit,
+                    },
+                    what,
+                }
+            }
+            KvCommand::Del {
+                key: name,
+                prefix: false,
+                ..
+            } => {
+                let key = key(&name)?;
+                let what = no_such_key(&key, form);
+                Request::Delete {
+                    op: Op::delete(key),
+                    what,
+                }
+            }
+            KvCommand::Range {
+                start,
+                end,
+                prefix,
+                limit,
+                descending,
+                keys_only,
+                count,
+                freshness,
+            } => {
+                let range = match (prefix, start, end) {
+                    (Some(prefix), ..) => KeyRange::prefix(bytes(&prefix)?),
+                    (None, Some(start), Some(end)) => KeyRange::new(bytes(&start)?, bytes(&end)?),
+                    (None, Some(start), None) => KeyRange::from(bytes(&start)?),
+                    (None, None, _) => KeyRange::all(),
+                };
+                let order = if descending {
+                    Order::Descending
+                } else {
+                    Order::Ascending
+                };
+                let read = RangeRead {
+                    range,
+                    limit,
+                    order,
+                    keys_only,
+                    count_only: count,
+                };
+                Request::Range {
+                    read,
+                    consistency: consistency(&freshness),
+                }
+            }
+            KvCommand::Txn { file } => {
+                let text = text_of(&file)?;
+                let txn = form::parse(&text, form).map_err(|error| Failure::refused(error.to_string()))?;
+                Request::Txn(txn)
+            }
+        })
+    }
+}
+
+fn consistency(freshness: &Freshness) -> Consistency {
+    match freshness {
+        Freshness {
+            revision: Some(revision),
+            ..
+        } => Consistency::At(Revision::new(*revision)),
+        Freshness {
+            stale: true, max_lag, ..
+        } => Consistency::Stale {
+            min_revision: None,
+            max_lag: *max_lag,
+        },
+        Freshness { .. } => Consistency::Linearizable,
+    }
+}
+
+fn stdin_bytes() -> Result<Bytes, Failure> {
+    let mut bytes = Vec::new();
+    std::io::stdin()
+        .read_to_end(&mut bytes)
+        .map_err(|error| Failure::failed(format!("standard input cannot be read: {error}")))?;
+    Ok(bytes.into())
+}
+
+fn text_of(file: &Path) -> Result<String, Failure> {
+    let (name, bytes) = match file.as_os_str() == "-" {
+        true => ("standard input".to_owned(), stdin_bytes()?.to_vec()),
+        false => {
+            let name = file.display().to_string();
+            let bytes = std::fs::read(file).map_err(|error| Failure::refused(format!("{name}: {error}")))?;
+            (name, bytes)
+        }
+    };
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        Failure::refused(format!(
+            "{name} is not UTF-8 from byte {at} on; give other bytes in hexadecimal, with --hex"
+        ))
+    })
+}
+
+fn no_such_key(key: &Key, form: Form) -> String {
+    format!("there is no key {}", form.show(key.as_bytes()))
+}
+
+async fn get(
+    client: &Client,
+    key: Key,
+    raw: bool,
+    consistency: Consistency,
+    form: Form,
+    output: Output,
+) -> Result<(), Failure> {
+    let record = client.get_with(key.clone(), consistency).await?;
+    let record = record.ok_or_else(|| Failure::not_found(no_such_key(&key, form)))?;
+    match raw {
+        true => output.raw(&record.value),
+        false => output.show(&show::OneKey {
+            row: show::Row::new(key.into_bytes(), &record, true),
+            form,
+        }),
+    }
+}
+
+/// What a write answers.
+#[derive(Serialize)]
+struct Written {
+    revision: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    existed: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deleted: Option<u64>,
+}
+
+async fn put(client: &Client, key: &Key, op: Op, form: Form, output: Output) -> Result<(), Failure> {
+    let response = client.txn(Txn::new([op])).await?;
+    let existed = matches!(response.results.first(), Some(OpResult::Put { existed: true }));
+    let verb = if existed { "overwritten" } else { "created" };
+    let line = format!(
+        "{} {verb} at revision {}",
+        form.show(key.as_bytes()),
+        response.revision
+    );
+    output.show(&Line::new(
+        Written {
+            revision: response.revision.number(),
+            existed: Some(existed),
+            deleted: None,
+        },
+        line,
+    ))
+}
+
+async fn delete(client: &Client, op: Op, what: &str, output: Output) -> Result<(), Failure> {
+    let response = client.txn(Txn::new([op])).await?;
+    let count = match response.results.first() {
+        Some(OpResult::Deleted { count }) => *count,
+        _ => 0,
+    };
+    if count == 0 {
+        return Err(Failure::not_found(what));
+    }
+    let keys = if count == 1 { "key" } else { "keys" };
+    let line = format!("{count} {keys} deleted at revision {}", response.revision);
+    output.show(&Line::new(
+        Written {
+            revision: response.revision.number(),
+            existed: None,
+            deleted: Some(count),
+        },
+        line,
+    ))
+}
+
+/// Reads a range page by page, all pages at the revision of the first.
+async fn range(
+    client: &Client,
+    read: RangeRead,
+    consistency: Consistency,
+    form: Form,
+    output: Output,
+) -> Result<(), Failure> {
+    let (keys_only, count_only, limit) = (read.keys_only, read.count_only, read.limit);
+    let mut found: Vec<KeyValue> = Vec::new();
+    let (mut next, mut consistency) = (read, consistency);
+    loop {
+        let response = client
+            .read(vec![ReadOp::Range(next.clone())], consistency)
+            .await?;
+        let revision = response.revision;
+        let Some(ReadResult::Range { records, count, more }) = response.results.into_iter().next() else {
+            return Err(Failure::failed("the node answered a range with something else"));
+        };
+        let last = records.last().map(|record| record.key.as_bytes().to_vec());
+        found.extend(records);
+        let left = limit.saturating_sub(u32::try_from(found.len()).unwrap_or(u32::MAX));
+        // A page also ends at a number of bytes: then the rest follows, as far as the limit goes.
+        if let (true, false, 1.., Some(last)) = (more, count_only, left, last) {
+            next = RangeRead {
+                range: rest(&next, last),
+                limit: left,
+                ..next
+            };
+            consistency = Consistency::At(revision);
+            continue;
+        }
+        let count = if count_only { count } else { found.len() as u64 };
+        let records = show::page(found, !keys_only);
+        return output.show(&show::Range {
+            revision: revision.number(),
+            count,
+            more,
+            records,
+            form,
+        });
+    }
+}
+
+/// The part of a range behind its last key that was read.
+fn rest(read: &RangeRead, mut last: Vec<u8>) -> KeyRange {
+    match (read.order, read.range.end()) {
+        (Order::Descending, _) => KeyRange::new(Bytes::copy_from_slice(read.range.start()), last),
+        (Order::Ascending, end) => {
+            last.push(0);
+            match end {
+                Some(end) => KeyRange::new(last, Bytes::copy_from_slice(end)),
+                None => KeyRange::from(last),
+            }
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let message = error.to_string();
+        match error {
+            Error::OutcomeUnknown(_) => Failure::new(crate::failure::Kind::UnknownOutcome, message)
+                .hint("read what the write would have changed before you repeat it"),
+            Error::Unavailable { .. } => Failure::unavailable(message)
+                .hint("quorate status shows which nodes answer; --deadline gives more time"),
+            Error::NotYet { .. } | Error::TooStale { .. } => Failure::unavailable(message),
+            _ => Failure::refused(message),
+        }
+    }
+}

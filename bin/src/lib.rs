@@ -1,0 +1,84 @@
+//! The server and the command line. Wires what the crates below offer and decides nothing for the store.
+//!
+//! A module for each command: [`serve`], [`status`], [`kv`], [`meta`], [`member`], [`certs`], [`demo`], [`bench`].
+//! They share how a cluster is found ([`reach`], [`run_file`]), how results are shown ([`output`], [`text`]) and
+//! how a run ends ([`failure`]).
+//!
+//! Always: what was asked for goes to standard output, everything else to standard error; the exit code says
+//! what became of the request, as `quorate help` lists.
+
+// The futures of a command nest through meta, kv, Raft and QUIC, deeper than the compiler's default.
+#![recursion_limit = "256"]
+
+pub mod cli;
+pub mod failure;
+pub mod output;
+pub mod text;
+
+pub mod reach;
+pub mod run_file;
+
+pub mod logging;
+pub mod metrics;
+pub mod serve;
+
+pub mod bench;
+pub mod certs;
+pub mod demo;
+pub mod kv;
+pub mod member;
+pub mod meta;
+pub mod status;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+
+use cli::{Cli, Command};
+use failure::Failure;
+use output::Output;
+
+/// Reads the arguments, runs the command, and says how it ended.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = Output::new(cli.json);
+    match run(cli.command, output) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output.fail(&failure);
+            failure.kind().exit_code()
+        }
+    }
+}
+
+fn run(command: Command, output: Output) -> Result<(), Failure> {
+    // A command that asks a cluster needs one thread; what runs nodes or load chooses for itself.
+    let ask = || runtime(Some(1));
+    match command {
+        Command::Serve(args) => serve::run(args, output),
+        Command::Status(args) => ask()?.block_on(status::run(args, output)),
+        Command::Kv(args) => ask()?.block_on(kv::run(args, output)),
+        Command::Meta(args) => ask()?.block_on(meta::run(args, output)),
+        Command::Member(args) => ask()?.block_on(member::run(args, output)),
+        Command::Certs(args) => certs::run(args, output),
+        Command::Demo(args) => runtime(None)?.block_on(demo::run(args, output)),
+        Command::Bench(args) => bench::run(args, output),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "quorate", &mut script);
+            output.raw(&script)
+        }
+    }
+}
+
+/// A runtime with this many worker threads; by default as many as there are processors.
+pub(crate) fn runtime(workers: Option<usize>) -> Result<tokio::runtime::Runtime, Failure> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(workers) = workers {
+        builder.worker_threads(workers);
+    }
+    builder
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("the runtime did not start: {error}")))
+}

@@ -1,0 +1,148 @@
+//! `quorate member`: who belongs to the cluster.
+
+use quorate_kv::Client;
+use quorate_kv::model::NodeId;
+use quorate_kv::node::Status;
+use serde::Serialize;
+
+use crate::cli::{MemberArgs, MemberCommand};
+use crate::failure::Failure;
+use crate::output::{Line, Output, Report, maybe, number, table};
+use crate::reach::Reached;
+use crate::text::duration;
+
+/// Runs the command.
+pub async fn run(args: MemberArgs, output: Output) -> Result<(), Failure> {
+    let client = Reached::find(&args.reach)?.client()?;
+    match args.command {
+        MemberCommand::List => output.show(&Members::of(&leader(&client).await?)),
+        MemberCommand::Add { id, address } => {
+            let valid = address
+                .rsplit_once(':')
+                .and_then(|(_, port)| port.parse::<u16>().ok());
+            if id == 0 || valid.is_none_or(|port| port == 0) {
+                return Err(Failure::refused(format!(
+                    "node {id} at {address:?}: an id from 1 on and an address such as node4.example:7001 are needed"
+                )));
+            }
+            client.add_learner(NodeId::new(id), address.clone()).await?;
+            done(
+                &client,
+                output,
+                format!("node {id} at {address} receives the log; promote it once it has caught up"),
+            )
+            .await
+        }
+        MemberCommand::Promote { id } => {
+            known(&client, id).await?;
+            client.promote(NodeId::new(id)).await?;
+            done(&client, output, format!("node {id} has a vote")).await
+        }
+        MemberCommand::Remove { id } => {
+            known(&client, id).await?;
+            client.remove(NodeId::new(id)).await?;
+            done(
+                &client,
+                output,
+                format!("node {id} is out of the cluster; never use its id again"),
+            )
+            .await
+        }
+        MemberCommand::MoveLeader { id } => {
+            if let Some(id) = id {
+                known(&client, id).await?;
+            }
+            client.move_leader(id.map(NodeId::new)).await?;
+            let status = leader(&client).await?;
+            let line = format!("node {} leads", status.node);
+            output.show(&Line::new(Members::of(&status), line))
+        }
+    }
+}
+
+/// The status that the leader tells; that of any node while there is none.
+async fn leader(client: &Client) -> Result<Status, Failure> {
+    let status = client.status().await?;
+    if status.leader == Some(status.node) {
+        return Ok(status);
+    }
+    let mut all = client.statuses().await.into_values().filter_map(Result::ok);
+    Ok(all
+        .find(|status| status.leader == Some(status.node))
+        .unwrap_or(status))
+}
+
+async fn known(client: &Client, id: u64) -> Result<(), Failure> {
+    let status = leader(client).await?;
+    match status.members.iter().any(|member| member.id.number() == id) {
+        true => Ok(()),
+        false => Err(
+            Failure::not_found(format!("node {id} is no member of the cluster"))
+                .hint("quorate member list shows the members"),
+        ),
+    }
+}
+
+async fn done(client: &Client, output: Output, line: String) -> Result<(), Failure> {
+    let members = Members::of(&leader(client).await?);
+    output.show(&Line::new(members, line))
+}
+
+/// The members, as one node knows them.
+#[derive(Debug, Serialize)]
+struct Members {
+    cluster: String,
+    leader: Option<u64>,
+    members: Vec<Member>,
+}
+
+#[derive(Debug, Serialize)]
+struct Member {
+    id: u64,
+    address: String,
+    voter: bool,
+    leader: bool,
+    lag_entries: Option<u64>,
+    round_trip_micros: Option<u64>,
+}
+
+impl Members {
+    fn of(status: &Status) -> Self {
+        let members = status.members.iter().map(|member| Member {
+            id: member.id.number(),
+            address: member.address.clone(),
+            voter: member.voter,
+            leader: status.leader == Some(member.id),
+            lag_entries: member.lag_entries,
+            round_trip_micros: member
+                .round_trip
+                .and_then(|time| u64::try_from(time.as_micros()).ok()),
+        });
+        Self {
+            cluster: status.cluster.clone(),
+            leader: status.leader.map(NodeId::number),
+            members: members.collect(),
+        }
+    }
+}
+
+impl Report for Members {
+    fn text(&self) -> String {
+        let mut table = table(["node", "address", "vote", "leads", "entries behind", "round trip"]);
+        for member in &self.members {
+            let yes = |yes: bool| if yes { "yes" } else { "" }.into();
+            let round_trip = member
+                .round_trip_micros
+                .map(|m| duration(std::time::Duration::from_micros(m)));
+            table.add_row(vec![
+                number(member.id),
+                (&member.address).into(),
+                yes(member.voter),
+                yes(member.leader),
+                maybe(member.lag_entries),
+                maybe(round_trip),
+            ]);
+        }
+        format!("cluster {}\n{table}", self.cluster)
+    }
+}

@@ -1,0 +1,142 @@
+//! `quorate meta`: brokers, topics and partitions.
+
+mod broker;
+mod partition;
+mod topic;
+
+use std::collections::BTreeMap;
+
+use quorate_kv::Client;
+use quorate_meta::{Assignment, BrokerId, Error, MetaClient, ReadError, Refusal, TopicName};
+
+use crate::cli::{MetaArgs, MetaCommand};
+use crate::failure::{Failure, Kind};
+use crate::output::Output;
+use crate::reach::{Reached, limits};
+
+/// A client of the metadata.
+type Meta = MetaClient<Client>;
+
+/// Runs the command.
+pub async fn run(args: MetaArgs, output: Output) -> Result<(), Failure> {
+    let client =
+        || Ok::<_, Failure>(MetaClient::new(Reached::find(&args.reach)?.client()?).with_limits(limits()));
+    match args.command {
+        MetaCommand::Broker(command) => broker::run(command, client, output).await,
+        MetaCommand::Topic(command) => topic::run(command, client, output).await,
+        MetaCommand::Partition(command) => partition::run(command, client, output).await,
+    }
+}
+
+fn topic_name(name: &str) -> Result<TopicName, Failure> {
+    TopicName::new(name).map_err(|error| Failure::refused(format!("topic {name:?}: {error}")))
+}
+
+fn no_such_topic(name: &TopicName) -> Failure {
+    Failure::not_found(format!("there is no topic {name}")).hint("quorate meta topic list shows the topics")
+}
+
+fn uuid(flag: &str, text: &str) -> Result<uuid::Uuid, Failure> {
+    text.parse()
+        .map_err(|_| Failure::refused(format!("{flag}: {text:?} is no UUID")))
+}
+
+/// `NAME=VALUE` pairs.
+fn pairs(flag: &str, given: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+    let pair = |text: &String| match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(Failure::refused(format!(
+            "{flag}: {text:?} is not of the form NAME=VALUE"
+        ))),
+    };
+    given.iter().map(pair).collect()
+}
+
+/// `1,2,3;2,3,1`: the replicas of one partition after the other.
+fn assignments(text: &str) -> Result<Vec<Assignment>, Failure> {
+    let broker = |id: &str| {
+        id.trim().parse::<BrokerId>().map_err(|_| {
+            Failure::refused(format!(
+                "--assignment: {:?} is no broker's id; expected such as 1,2,3;2,3,1",
+                id.trim()
+            ))
+        })
+    };
+    let partition = |replicas: &str| {
+        let replicas: Result<Vec<_>, _> = replicas.split(',').map(broker).collect();
+        Ok(Assignment::new(replicas?))
+    };
+    text.split(';').map(partition).collect()
+}
+
+/// Brokers' ids on one line.
+fn ids(brokers: &[BrokerId]) -> String {
+    match brokers {
+        [] => "-".to_owned(),
+        brokers => brokers
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(", "),
+    }
+}
+
+/// A time that a row carries, for people.
+fn time(time: quorate_kv::model::LogTime) -> String {
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_millis(time.millis());
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
+impl From<ReadError> for Failure {
+    fn from(error: ReadError) -> Self {
+        let kind = if error.is_retryable() {
+            Kind::Unavailable
+        } else {
+            Kind::Failed
+        };
+        Failure::new(kind, error.to_string())
+    }
+}
+
+impl<R: Refusal> From<Error<R>> for Failure {
+    fn from(error: Error<R>) -> Self {
+        // A refusal says no for a reason that the caller can read, also where the same may be accepted later.
+        let kind = match &error {
+            Error::Refused(_) | Error::TooLarge(_) => Kind::Refused,
+            Error::Corrupt(_) => Kind::Failed,
+            other if other.may_have_committed() => Kind::UnknownOutcome,
+            other if other.is_retryable() => Kind::Unavailable,
+            _ => Kind::Refused,
+        };
+        let mut message = error.to_string();
+        if let refusals @ [_, _, ..] = error.refusals() {
+            let list: String = refusals.iter().map(|refusal| format!("\n  {refusal}")).collect();
+            message = format!("refused, nothing was changed:{list}");
+        }
+        Failure::new(kind, message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn assignments_are_read_partition_by_partition() {
+        let read = assignments("1,2,3; 2,3,1").unwrap();
+        let replicas: Vec<Vec<u64>> = read
+            .iter()
+            .map(|a| a.replicas.iter().map(|b| b.number()).collect())
+            .collect();
+        assert_eq!(replicas, [[1, 2, 3], [2, 3, 1]]);
+        assert!(assignments("1,x").unwrap_err().to_string().contains("\"x\""));
+        assert!(assignments("").is_err());
+    }
+
+    #[test]
+    fn pairs_need_a_name() {
+        assert_eq!(pairs("--config", &["a=b=c".to_owned()]).unwrap()["a"], "b=c");
+        assert!(pairs("--config", &["=x".to_owned()]).is_err());
+        assert!(pairs("--config", &["x".to_owned()]).is_err());
+    }
+}

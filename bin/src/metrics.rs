@@ -1,0 +1,319 @@
+//! Metrics for Prometheus: what each is called, means and is measured in; the endpoint; what a node's status gives.
+//!
+//! The crates below count and time what they do; this module describes it all in one place, and reads from a node's
+//! status what is a state and no event.
+//!
+//! Always: a metric that any crate records is described here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
+use quorate_kv::Node;
+use quorate_kv::model::{LogIndex, NodeId, Term};
+use quorate_kv::node::{NodeRole, Status};
+
+use crate::failure::Failure;
+
+/// How often a node's status is read. A leadership that lasts less is counted by its term alone.
+const POLL: Duration = Duration::from_millis(250);
+
+/// From 50 µs, a fast disk's sync, to 10 s, a lost quorum; each bound about twice the one before.
+const SECONDS: [f64; 18] = [
+    0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 3.0,
+    5.0, 10.0,
+];
+
+/// Batches, from one to as many as one transaction's limit.
+const COUNTS: [f64; 12] = [
+    1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 1_024.0, 8_192.0, 131_072.0,
+];
+
+/// Offers metrics at an address, for the rest of the process. Must be called inside a runtime.
+pub fn install(address: SocketAddr) -> Result<(), Failure> {
+    let failed = |error: BuildError| match error {
+        BuildError::FailedToCreateHTTPListener(reason) => {
+            Failure::refused(format!("--metrics: cannot listen on {address}: {reason}"))
+                .hint("stop who listens there, or choose another port")
+        }
+        other => Failure::failed(format!("metrics: {other}")),
+    };
+    PrometheusBuilder::new()
+        .with_http_listener(address)
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
+        .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_entries".to_owned()), &COUNTS))
+        .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_commands".to_owned()), &COUNTS))
+        .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_readers".to_owned()), &COUNTS))
+        .and_then(PrometheusBuilder::install)
+        .map_err(failed)?;
+    describe();
+    Ok(())
+}
+
+/// Says of every metric what it is. docs/operations.md has the same list with what to alert on.
+fn describe() {
+    describe_histogram!(
+        "quorate_commit_seconds",
+        Unit::Seconds,
+        "from a proposal's hand-over to Raft until it was committed and applied here; on leaders"
+    );
+    describe_histogram!(
+        "quorate_proposal_commands",
+        Unit::Count,
+        "commands that shared one log entry; on leaders"
+    );
+    describe_histogram!(
+        "quorate_apply_seconds",
+        Unit::Seconds,
+        "applying one batch of committed entries to the state file"
+    );
+    describe_histogram!(
+        "quorate_apply_batch_entries",
+        Unit::Count,
+        "entries that were applied in one transaction of the state file"
+    );
+    describe_histogram!(
+        "quorate_log_sync_seconds",
+        Unit::Seconds,
+        "one append to the log with its sync"
+    );
+    describe_histogram!(
+        "quorate_log_batch_entries",
+        Unit::Count,
+        "entries that shared one sync of the log"
+    );
+    describe_histogram!(
+        "quorate_state_sync_seconds",
+        Unit::Seconds,
+        "making the state file durable"
+    );
+    describe_histogram!(
+        "quorate_read_round_readers",
+        Unit::Count,
+        "linearizable readers that shared one confirmation of leadership"
+    );
+    describe_counter!(
+        "quorate_snapshot_sent_bytes_total",
+        Unit::Bytes,
+        "bytes of snapshots sent to followers"
+    );
+    describe_counter!(
+        "quorate_snapshot_received_bytes_total",
+        Unit::Bytes,
+        "bytes of snapshots received from the leader"
+    );
+    describe_counter!(
+        "quorate_client_retries_total",
+        Unit::Count,
+        "attempts that clients in this process had to repeat"
+    );
+
+    describe_counter!(
+        "quorate_transport_bytes_sent_total",
+        Unit::Bytes,
+        "bytes of messages sent, by class of traffic"
+    );
+    describe_counter!(
+        "quorate_transport_bytes_received_total",
+        Unit::Bytes,
+        "bytes of messages received, by class of traffic"
+    );
+    describe_counter!(
+        "quorate_transport_messages_sent_total",
+        Unit::Count,
+        "messages sent, by class of traffic"
+    );
+    describe_counter!(
+        "quorate_transport_messages_received_total",
+        Unit::Count,
+        "messages received, by class of traffic"
+    );
+    describe_counter!(
+        "quorate_transport_streams_opened_total",
+        Unit::Count,
+        "streams opened to peers, by class of traffic"
+    );
+    describe_counter!(
+        "quorate_transport_streams_accepted_total",
+        Unit::Count,
+        "streams that peers opened, by class of traffic"
+    );
+    describe_counter!(
+        "quorate_transport_connects_failed_total",
+        Unit::Count,
+        "attempts to connect that failed, by reason"
+    );
+    describe_counter!(
+        "quorate_transport_handshakes_failed_total",
+        Unit::Count,
+        "connections of peers that were not taken, by reason"
+    );
+    describe_gauge!(
+        "quorate_transport_connections",
+        Unit::Count,
+        "connections that are up, by direction"
+    );
+    describe_gauge!(
+        "quorate_transport_round_trip_seconds",
+        Unit::Seconds,
+        "smoothed round trip of the connection to a node"
+    );
+
+    describe_gauge!(
+        "quorate_info",
+        Unit::Count,
+        "1, with the cluster, node and release as labels"
+    );
+    describe_gauge!(
+        "quorate_has_leader",
+        Unit::Count,
+        "1 while this node knows a leader, else 0: the quorum's status as it sees it"
+    );
+    describe_gauge!(
+        "quorate_is_leader",
+        Unit::Count,
+        "1 while this node leads, else 0"
+    );
+    describe_gauge!(
+        "quorate_stopped",
+        Unit::Count,
+        "1 after a fault or a shutdown ended this node's part, else 0"
+    );
+    describe_gauge!("quorate_term", Unit::Count, "Raft's term");
+    describe_counter!(
+        "quorate_leader_changes_total",
+        Unit::Count,
+        "how often this node saw another leader than before"
+    );
+    describe_counter!(
+        "quorate_elections_total",
+        Unit::Count,
+        "terms that began while this node ran: elections held or tried"
+    );
+    describe_gauge!(
+        "quorate_revision",
+        Unit::Count,
+        "the store's revision that this node has applied"
+    );
+    describe_gauge!(
+        "quorate_log_last_index",
+        Unit::Count,
+        "the last entry in this node's log"
+    );
+    describe_gauge!(
+        "quorate_log_committed_index",
+        Unit::Count,
+        "the last entry that this node knows to be committed"
+    );
+    describe_gauge!(
+        "quorate_log_applied_index",
+        Unit::Count,
+        "the last entry that this node has applied"
+    );
+    describe_gauge!(
+        "quorate_log_purged_index",
+        Unit::Count,
+        "the last entry that is gone from this node's log"
+    );
+    describe_gauge!(
+        "quorate_apply_lag_entries",
+        Unit::Count,
+        "entries that this node knows to be committed and has not applied"
+    );
+    describe_gauge!(
+        "quorate_follow_lag_seconds",
+        Unit::Seconds,
+        "how long ago this node was level with its leader; 0 on a leader"
+    );
+    describe_gauge!(
+        "quorate_replication_lag_entries",
+        Unit::Count,
+        "entries that a follower was not yet known to have, by node; on leaders"
+    );
+    describe_gauge!("quorate_members", Unit::Count, "members of the cluster, by kind");
+    describe_gauge!(
+        "quorate_log_sync_p50_seconds",
+        Unit::Seconds,
+        "median of the log's syncs since the start"
+    );
+}
+
+/// Turns a node's status into metrics until the task is dropped.
+pub async fn watch(node: Node) {
+    let mut last = Last::default();
+    loop {
+        last.publish(&node.status());
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// What the status said before, for what is counted by its changes.
+#[derive(Debug, Default)]
+struct Last {
+    leader: Option<NodeId>,
+    term: Option<Term>,
+    /// Whose lag was last told, so that it ends with the leadership.
+    followers: BTreeSet<NodeId>,
+}
+
+impl Last {
+    fn publish(&mut self, status: &Status) {
+        let flag = |yes: bool| if yes { 1.0 } else { 0.0 };
+        let number = |number: u64| number as f64;
+        let index = |index: Option<LogIndex>| index.map_or(0.0, |index| number(index.number()));
+        let labels = [
+            ("cluster", status.cluster.clone()),
+            ("node", status.node.to_string()),
+            ("version", status.version.clone()),
+        ];
+        gauge!("quorate_info", &labels).set(1.0);
+        gauge!("quorate_has_leader").set(flag(status.leader.is_some()));
+        gauge!("quorate_is_leader").set(flag(status.role == NodeRole::Leader));
+        gauge!("quorate_stopped").set(flag(status.role == NodeRole::Stopped));
+        gauge!("quorate_term").set(number(status.term.number()));
+        gauge!("quorate_revision").set(number(status.revision.number()));
+        gauge!("quorate_log_last_index").set(index(status.last_log));
+        gauge!("quorate_log_committed_index").set(index(status.committed));
+        gauge!("quorate_log_applied_index").set(index(status.applied));
+        gauge!("quorate_log_purged_index").set(index(status.purged));
+        gauge!("quorate_apply_lag_entries").set((index(status.committed) - index(status.applied)).max(0.0));
+        if let Some(lag) = status.lag {
+            gauge!("quorate_follow_lag_seconds").set(lag.as_secs_f64());
+        }
+        if let Some(micros) = status.sync_p50_micros {
+            gauge!("quorate_log_sync_p50_seconds").set(number(micros) / 1e6);
+        }
+        let voters = status.members.iter().filter(|member| member.voter).count();
+        gauge!("quorate_members", "kind" => "voter").set(number(voters as u64));
+        gauge!("quorate_members", "kind" => "learner").set(number((status.members.len() - voters) as u64));
+        self.count(status);
+        self.followers(status);
+    }
+
+    fn count(&mut self, status: &Status) {
+        let elections = self
+            .term
+            .map_or(0, |term| status.term.number().saturating_sub(term.number()));
+        counter!("quorate_elections_total").increment(elections);
+        self.term = Some(status.term);
+        let changed = status.leader.is_some() && self.leader.is_some() && status.leader != self.leader;
+        counter!("quorate_leader_changes_total").increment(u64::from(changed));
+        // A time without a leader is no change; the next one is compared with the last there was.
+        self.leader = status.leader.or(self.leader);
+    }
+
+    fn followers(&mut self, status: &Status) {
+        let lag = |node: NodeId| gauge!("quorate_replication_lag_entries", "node" => node.to_string());
+        let told = status.members.iter().filter(|member| member.id != status.node);
+        let told: BTreeMap<NodeId, u64> = told.filter_map(|m| Some((m.id, m.lag_entries?))).collect();
+        for gone in self.followers.iter().filter(|node| !told.contains_key(node)) {
+            lag(*gone).set(0.0);
+        }
+        for (node, entries) in &told {
+            lag(*node).set(*entries as f64);
+        }
+        self.followers = told.into_keys().collect();
+    }
+}

@@ -1,0 +1,218 @@
+//! Finds the cluster that a command is about, and makes a client of it.
+//!
+//! In this order: the endpoints given; the node on the data directory given; the nodes that this user runs on this
+//! machine. Certificates come from the directory given, else from what the node's note says.
+
+use std::path::{Path, PathBuf};
+
+use quorate_kv::Client;
+use quorate_kv::model::Limits;
+use quorate_transport::certs::Credentials;
+use quorate_transport::quic::{QuicSettings, QuicTransport};
+
+use crate::cli::Reach;
+use crate::failure::Failure;
+use crate::run_file::{self, Note};
+
+/// Nodes to ask, and who asks them.
+#[derive(Debug)]
+pub struct Reached {
+    endpoints: Vec<String>,
+    credentials: Credentials,
+    deadline: std::time::Duration,
+}
+
+impl Reached {
+    /// These nodes, asked by the holder of these credentials.
+    pub fn new(endpoints: Vec<String>, credentials: Credentials, deadline: std::time::Duration) -> Self {
+        Self {
+            endpoints,
+            credentials,
+            deadline,
+        }
+    }
+
+    /// Looks for the cluster. Asks nobody yet.
+    pub fn find(reach: &Reach) -> Result<Self, Failure> {
+        let (endpoints, noted) = endpoints(reach)?;
+        let certs = reach.certs.clone().or(noted).ok_or_else(|| {
+            Failure::refused("a client needs a certificate of the cluster: no --certs was given").hint(
+                "quorate certs issue --dir DIR --client NAME makes one; then give --certs DIR, or set QUORATE_CERTS",
+            )
+        })?;
+        let credentials = credentials(&certs, reach.client.as_deref())?;
+        Ok(Self {
+            endpoints,
+            credentials,
+            deadline: reach.deadline,
+        })
+    }
+
+    /// Where the nodes are.
+    pub fn endpoints(&self) -> &[String] {
+        &self.endpoints
+    }
+
+    /// A client with a connection of its own. Must be called inside a runtime.
+    pub fn client(&self) -> Result<Client, Failure> {
+        self.client_from(0)
+    }
+
+    /// A client with a connection of its own that asks the `first`-th node before the others.
+    pub fn client_from(&self, first: usize) -> Result<Client, Failure> {
+        let transport =
+            QuicTransport::bind(None, &self.credentials, QuicSettings::default()).map_err(|error| {
+                Failure::failed(format!("no connection can be made from this machine: {error}"))
+            })?;
+        let mut endpoints = self.endpoints.clone();
+        let count = endpoints.len().max(1);
+        endpoints.rotate_left(first % count);
+        Ok(Client::connect(endpoints, transport, limits()).with_deadline(self.deadline))
+    }
+}
+
+/// The highest that any node can be configured for: the nodes' own limits decide, and the command line does not
+/// know them.
+pub fn limits() -> Limits {
+    let mut limits = Limits::default();
+    limits.key_bytes_max = 32 * 1024;
+    limits.value_bytes_max = 24 << 20;
+    limits.txn_bytes_max = 24 << 20;
+    limits.txn_ops_max = 1 << 24;
+    limits
+}
+
+/// Where to ask, and the directory of certificates that belongs to it, where it is known.
+fn endpoints(reach: &Reach) -> Result<(Vec<String>, Option<PathBuf>), Failure> {
+    if !reach.endpoints.is_empty() {
+        for endpoint in &reach.endpoints {
+            let port = endpoint
+                .rsplit_once(':')
+                .and_then(|(_, port)| port.parse::<u16>().ok());
+            if port.is_none_or(|port| port == 0) {
+                let message =
+                    format!("--endpoints: {endpoint:?} is no host and port, such as 127.0.0.1:7001");
+                return Err(Failure::refused(message));
+            }
+        }
+        return Ok((reach.endpoints.clone(), None));
+    }
+    if let Some(dir) = &reach.data_dir {
+        let note = run_file::of_data_dir(dir)
+            .map_err(|error| {
+                Failure::refused(format!("{}: {error}", dir.join(run_file::FILE_NAME).display()))
+            })?
+            .ok_or_else(|| {
+                Failure::unavailable(format!("no node runs on {}", dir.display()))
+                    .hint(format!("start it: quorate serve --data-dir {}", dir.display()))
+            })?;
+        return Ok((vec![note.address], note.certs));
+    }
+    let mut notes = run_file::all();
+    if let Some(cluster) = &reach.cluster {
+        notes.retain(|note| note.cluster == *cluster);
+    }
+    of_one_cluster(notes)
+}
+
+fn of_one_cluster(notes: Vec<Note>) -> Result<(Vec<String>, Option<PathBuf>), Failure> {
+    // Two nodes of one name that make their own certificates are two clusters all the same.
+    let mut clusters: Vec<(&str, Option<&Path>)> = notes
+        .iter()
+        .map(|note| (note.cluster.as_str(), note.certs.as_deref()))
+        .collect();
+    clusters.dedup();
+    match clusters.as_slice() {
+        [] => Err(Failure::unavailable("no node of yours runs on this machine")
+            .hint("start one: quorate serve --data-dir DIR; or say where the cluster is: --endpoints and --certs")),
+        [(_, certs)] => {
+            let certs = certs.map(Path::to_path_buf);
+            Ok((notes.iter().map(|note| note.address.clone()).collect(), certs))
+        }
+        _ => {
+            let list: String = notes
+                .iter()
+                .map(|note| {
+                    format!("\n  node {} of {} at {} ({})", note.node, note.cluster, note.address, note.data_dir.display())
+                })
+                .collect();
+            Err(Failure::refused(format!("nodes of more than one cluster run on this machine:{list}"))
+                .hint("say which with --cluster NAME, --data-dir DIR or --endpoints"))
+        }
+    }
+}
+
+/// The credentials of a client in a directory.
+fn credentials(dir: &Path, name: Option<&str>) -> Result<Credentials, Failure> {
+    let name = match name {
+        Some(name) => name.to_owned(),
+        None => only_client(dir)?,
+    };
+    let file = |suffix: &str| dir.join(format!("client-{name}.{suffix}"));
+    Credentials::load(&dir.join("ca.crt"), &file("crt"), &file("key"))
+        .map_err(|error| Failure::refused(format!("the client's certificate: {error}")))
+}
+
+fn only_client(dir: &Path) -> Result<String, Failure> {
+    let entries = std::fs::read_dir(dir).map_err(|error| {
+        Failure::refused(format!(
+            "the directory of certificates {}: {error}",
+            dir.display()
+        ))
+    })?;
+    let name = |entry: std::io::Result<std::fs::DirEntry>| {
+        let name = entry.ok()?.file_name().into_string().ok()?;
+        Some(name.strip_prefix("client-")?.strip_suffix(".crt")?.to_owned())
+    };
+    let mut names: Vec<String> = entries.filter_map(name).collect();
+    names.sort();
+    match names.as_slice() {
+        [name] => Ok(name.clone()),
+        [] => Err(
+            Failure::refused(format!("{} holds no client's certificate", dir.display())).hint(format!(
+                "make one: quorate certs issue --dir {} --client NAME",
+                dir.display()
+            )),
+        ),
+        names => Err(Failure::refused(format!(
+            "{} holds the certificates of {}",
+            dir.display(),
+            names.join(", ")
+        ))
+        .hint("say whose with --client NAME")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::Kind;
+
+    fn note(cluster: &str, node: u64, certs: &str) -> Note {
+        Note {
+            cluster: cluster.to_owned(),
+            node,
+            address: format!("127.0.0.1:{node}"),
+            certs: Some(certs.into()),
+            data_dir: "d".into(),
+            pid: 1,
+        }
+    }
+
+    #[test]
+    fn all_local_nodes_of_one_cluster_are_asked() {
+        let (endpoints, certs) = of_one_cluster(vec![note("a", 1, "c"), note("a", 2, "c")]).unwrap();
+        assert_eq!(endpoints, ["127.0.0.1:1", "127.0.0.1:2"]);
+        assert_eq!(certs, Some("c".into()));
+    }
+
+    #[test]
+    fn two_clusters_are_told_apart_and_neither_is_guessed() {
+        for other in [note("b", 1, "c"), note("a", 1, "elsewhere")] {
+            let refused = of_one_cluster(vec![note("a", 1, "c"), other]).unwrap_err();
+            assert_eq!(refused.kind(), Kind::Refused);
+            assert!(refused.to_string().contains("more than one cluster"), "{refused}");
+        }
+        assert_eq!(of_one_cluster(Vec::new()).unwrap_err().kind(), Kind::Unavailable);
+    }
+}

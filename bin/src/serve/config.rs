@@ -1,0 +1,480 @@
+//! What `quorate serve` runs with: flags over variables over a file over defaults, checked as a whole.
+//!
+//! Always: a configuration is refused with every fault that it has, or none of it is used.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::path::PathBuf;
+
+use quorate_kv::node::{InvalidSettings, Profile, Settings};
+use quorate_transport::ClusterId;
+use serde::Serialize;
+use toml::Value;
+
+use super::keys::{Fault, Keys, kind};
+use crate::cli::ServeArgs;
+use crate::failure::Failure;
+use crate::logging::{Format, Logging};
+use crate::output::Report;
+
+/// Where a node listens when nothing is said: this machine alone reaches it.
+pub const LISTEN: &str = "127.0.0.1:7001";
+
+/// A checked configuration.
+#[derive(Debug)]
+pub struct Config {
+    /// Where the node keeps its files.
+    pub data_dir: PathBuf,
+    /// The cluster's name.
+    pub cluster: ClusterId,
+    /// The node's id.
+    pub node_id: u64,
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Where others reach it, if not there.
+    pub advertise: Option<String>,
+    /// All nodes of a new cluster; empty for a node that forms one alone.
+    pub peers: BTreeMap<u64, String>,
+    /// Wait to be added.
+    pub join: bool,
+    /// The directory of certificates; `None`: its own making.
+    pub certs: Option<PathBuf>,
+    /// Where metrics are offered.
+    pub metrics: Option<SocketAddr>,
+    /// Worker threads.
+    pub workers: Option<usize>,
+    /// What is logged.
+    pub logging: Logging,
+    /// The node's settings.
+    pub settings: Settings,
+}
+
+/// What a configuration amounts to, under the names of its keys.
+#[derive(Debug, Serialize)]
+pub struct ConfigReport {
+    data_dir: PathBuf,
+    cluster: String,
+    node_id: u64,
+    listen: SocketAddr,
+    advertise: Option<String>,
+    peers: BTreeMap<u64, String>,
+    join: bool,
+    certs: Option<PathBuf>,
+    metrics: Option<SocketAddr>,
+    workers: Option<usize>,
+    settings: Settings,
+}
+
+impl Config {
+    /// What it amounts to.
+    pub fn report(&self) -> ConfigReport {
+        ConfigReport {
+            data_dir: self.data_dir.clone(),
+            cluster: self.cluster.to_string(),
+            node_id: self.node_id,
+            listen: self.listen,
+            advertise: self.advertise.clone(),
+            peers: self.peers.clone(),
+            join: self.join,
+            certs: self.certs.clone(),
+            metrics: self.metrics,
+            workers: self.workers,
+            settings: self.settings.clone(),
+        }
+    }
+}
+
+impl Report for ConfigReport {
+    fn text(&self) -> String {
+        let or = |value: Option<String>, otherwise: &str| value.unwrap_or_else(|| otherwise.to_owned());
+        let shown = |path: &PathBuf| path.display().to_string();
+        let peers: Vec<String> = self
+            .peers
+            .iter()
+            .map(|(id, address)| format!("{id}={address}"))
+            .collect();
+        let timing = &self.settings.timing;
+        let part = match (self.join, peers.is_empty()) {
+            (true, _) => "waits to be added to a cluster".to_owned(),
+            (false, true) => "alone".to_owned(),
+            (false, false) => peers.join(","),
+        };
+        let lines = [
+            ("data_dir", shown(&self.data_dir)),
+            ("cluster", self.cluster.clone()),
+            ("node_id", self.node_id.to_string()),
+            ("listen", self.listen.to_string()),
+            ("advertise", or(self.advertise.clone(), "as listened on")),
+            ("peers", part),
+            ("certs", or(self.certs.as_ref().map(shown), "of its own making")),
+            (
+                "metrics",
+                or(self.metrics.map(|address| address.to_string()), "off"),
+            ),
+            (
+                "workers",
+                or(
+                    self.workers.map(|workers| workers.to_string()),
+                    "as many as processors",
+                ),
+            ),
+            (
+                "timing",
+                format!(
+                    "heartbeat {:?}, election timeout {:?} to {:?}",
+                    timing.heartbeat, timing.election_timeout_min, timing.election_timeout_max
+                ),
+            ),
+        ];
+        let lines: String = lines
+            .iter()
+            .map(|(key, value)| format!("\n  {key:<10} {value}"))
+            .collect();
+        format!("the configuration is sound:{lines}")
+    }
+}
+
+/// Reads the file that the flags name, lays the flags over it and checks the whole.
+pub fn load(args: &ServeArgs) -> Result<Config, Failure> {
+    let table = match &args.config {
+        None => toml::Table::new(),
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                Failure::refused(format!(
+                    "the configuration {} cannot be read: {error}",
+                    path.display()
+                ))
+            })?;
+            text.parse().map_err(|error: toml::de::Error| {
+                Failure::refused(format!(
+                    "the configuration {} is no TOML: {error}",
+                    path.display()
+                ))
+            })?
+        }
+    };
+    read(table, args).map_err(|faults| {
+        let list: String = faults.iter().map(|fault| format!("\n  {fault}")).collect();
+        let count = match faults.len() {
+            1 => "one fault".to_owned(),
+            many => format!("{many} faults"),
+        };
+        Failure::refused(format!("the configuration has {count}:{list}"))
+    })
+}
+
+fn read(table: toml::Table, args: &ServeArgs) -> Result<Config, Vec<Fault>> {
+    let mut keys = Keys::new(table);
+    let flags = [
+        ("data_dir", "--data-dir", &args.data_dir),
+        ("cluster", "--cluster", &args.cluster),
+        ("node_id", "--node-id", &args.node_id),
+        ("listen", "--listen", &args.listen),
+        ("advertise", "--advertise", &args.advertise),
+        ("certs", "--certs", &args.certs),
+        ("timing.profile", "--profile", &args.profile),
+        ("metrics", "--metrics", &args.metrics),
+        ("log.level", "--log", &args.log),
+        ("log.format", "--log-format", &args.log_format),
+        ("workers", "--workers", &args.workers),
+    ];
+    for (key, flag, value) in flags {
+        keys.flag(key, flag, value.as_ref());
+    }
+    if let Some(list) = &args.peers {
+        overlay_peers(&mut keys, list);
+    }
+
+    let data_dir = keys.text("data_dir").map(PathBuf::from);
+    if data_dir.is_none() {
+        keys.fault(
+            "data_dir",
+            "a node needs a directory for its files: give --data-dir, or the key in the file",
+        );
+    }
+    let cluster = keys.text("cluster").unwrap_or_else(|| "quorate".to_owned());
+    let cluster = ClusterId::new(&cluster)
+        .map_err(|error| keys.fault("cluster", error))
+        .ok();
+    let node_id = keys.number("node_id").unwrap_or(1);
+    if node_id == 0 {
+        keys.fault("node_id", "0 is no id; the first is 1");
+    }
+    let listen = keys.text("listen").unwrap_or_else(|| LISTEN.to_owned());
+    let listen = address(&mut keys, "listen", &listen);
+    let advertise = keys
+        .text("advertise")
+        .and_then(|text| host_and_port(&mut keys, "advertise", text));
+    let peers = peers(&mut keys);
+    let join = keys.flag_value("join").unwrap_or(false) || args.join;
+    let certs = keys.text("certs").map(PathBuf::from);
+    let metrics = keys
+        .text("metrics")
+        .and_then(|text| address(&mut keys, "metrics", &text));
+    let workers = keys.number("workers");
+    if let Some(number) = workers
+        && !(1..=1024).contains(&number)
+    {
+        keys.fault("workers", format!("{number} is outside 1 to 1,024"));
+    }
+    let logging = logging(&mut keys);
+    let settings = settings(&mut keys);
+
+    if !peers.is_empty() && !peers.contains_key(&node_id) {
+        let known: Vec<String> = peers.keys().map(u64::to_string).collect();
+        let known = known.join(", ");
+        keys.fault(
+            "peers",
+            format!("node {node_id} (node_id) is not in the list of nodes {known}; it names every node"),
+        );
+    }
+    if let Some(address) = listen
+        && address.ip().is_unspecified()
+        && advertise.is_none()
+        && peers.is_empty()
+        && !join
+    {
+        keys.fault(
+            "advertise",
+            format!("a node that listens on all addresses ({address}) must be told how others reach it"),
+        );
+    }
+    if join && !peers.is_empty() {
+        keys.fault(
+            "join",
+            "a node that joins is given no peers: quorate member add tells it",
+        );
+    }
+    if certs.is_none() && (peers.len() > 1 || join) {
+        keys.fault(
+            "certs",
+            "nodes of one cluster need certificates of one authority: make them with quorate certs init and \
+             quorate certs issue",
+        );
+    }
+    let faults = keys.finish();
+    match (data_dir, cluster, listen, logging) {
+        (Some(data_dir), Some(cluster), Some(listen), Some(logging)) if faults.is_empty() => Ok(Config {
+            data_dir,
+            cluster,
+            node_id,
+            listen,
+            advertise,
+            peers,
+            join,
+            certs,
+            metrics,
+            workers: workers.and_then(|w| usize::try_from(w).ok()),
+            logging,
+            settings,
+        }),
+        _ => Err(faults),
+    }
+}
+
+/// `1=a:7001,2=b:7001` in place of the file's section.
+fn overlay_peers(keys: &mut Keys, list: &str) {
+    let mut entries = Vec::new();
+    for entry in list.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+        match entry.split_once('=') {
+            Some((id, address)) => entries.push((id.trim().to_owned(), address.trim().to_owned())),
+            None => keys.fault("--peers", format!("{entry:?} is not of the form ID=HOST:PORT")),
+        }
+    }
+    keys.replace_section("peers", "--peers", entries);
+}
+
+fn peers(keys: &mut Keys) -> BTreeMap<u64, String> {
+    let mut peers = BTreeMap::new();
+    for (id, value) in keys.section("peers") {
+        let key = format!("peers.{id}");
+        let number = id.parse::<u64>().ok().filter(|number| *number > 0);
+        if number.is_none() {
+            keys.fault(
+                &key,
+                format!("{id:?} is no node's id; ids are whole numbers from 1 on"),
+            );
+        }
+        let address = match value {
+            Value::String(text) => host_and_port(keys, &key, text),
+            other => {
+                keys.fault(&key, format!("expected \"host:port\", found {}", kind(&other)));
+                None
+            }
+        };
+        if let (Some(number), Some(address)) = (number, address)
+            && peers.insert(number, address).is_some()
+        {
+            keys.fault(&key, format!("node {number} stands in the list twice"));
+        }
+    }
+    let mut seen: BTreeMap<&String, u64> = BTreeMap::new();
+    let mut twice = Vec::new();
+    for (id, address) in &peers {
+        if let Some(other) = seen.insert(address, *id) {
+            twice.push((*id, other, address.clone()));
+        }
+    }
+    for (id, other, address) in twice {
+        keys.fault(
+            &format!("peers.{id}"),
+            format!("{address} is node {other}'s address already"),
+        );
+    }
+    peers
+}
+
+fn host_and_port(keys: &mut Keys, key: &str, text: String) -> Option<String> {
+    let valid = text
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0));
+    if !valid {
+        keys.fault(
+            key,
+            format!("{text:?} is no host and port, such as node1.example:7001"),
+        );
+    }
+    valid.then_some(text)
+}
+
+fn address(keys: &mut Keys, key: &str, text: &str) -> Option<SocketAddr> {
+    if let Ok(address) = text.parse() {
+        return Some(address);
+    }
+    match text.to_socket_addrs() {
+        Ok(mut found) => {
+            let first = found.next();
+            if first.is_none() {
+                keys.fault(key, format!("{text:?} has no address"));
+            }
+            first
+        }
+        Err(error) => {
+            keys.fault(
+                key,
+                format!("{text:?} is no address and port, such as 0.0.0.0:7001 ({error})"),
+            );
+            None
+        }
+    }
+}
+
+fn logging(keys: &mut Keys) -> Option<Logging> {
+    let filter = keys.text("log.level").unwrap_or_else(|| "info".to_owned());
+    let format = match keys.text("log.format").as_deref() {
+        None | Some("text") => Some(Format::Text),
+        Some("json") => Some(Format::Json),
+        Some(other) => {
+            keys.fault("log.format", format!("{other:?} is neither text nor json"));
+            None
+        }
+    };
+    match Logging::new(&filter, format.unwrap_or(Format::Text)) {
+        Ok(logging) => format.map(|_| logging),
+        Err(reason) => {
+            keys.fault(
+                "log.level",
+                format!("{filter:?}: {reason}; levels are error, warn, info, debug and trace"),
+            );
+            None
+        }
+    }
+}
+
+fn settings(keys: &mut Keys) -> Settings {
+    let mut settings = Settings::default();
+    if let Some(name) = keys.text("timing.profile") {
+        match Profile::ALL.into_iter().find(|profile| profile.name() == name) {
+            Some(profile) => settings.timing = profile.timing(),
+            None => {
+                let known: Vec<&str> = Profile::ALL.into_iter().map(Profile::name).collect();
+                keys.fault(
+                    "timing.profile",
+                    format!("{name:?} is none of {}", known.join(", ")),
+                );
+            }
+        }
+    }
+    let timing = &mut settings.timing;
+    set(&mut timing.heartbeat, keys.duration("timing.heartbeat"));
+    set(
+        &mut timing.election_timeout_min,
+        keys.duration("timing.election_timeout_min"),
+    );
+    set(
+        &mut timing.election_timeout_max,
+        keys.duration("timing.election_timeout_max"),
+    );
+    let limits = &mut settings.limits;
+    set(
+        &mut limits.key_bytes_max,
+        memory(keys.size("limits.key_bytes_max")),
+    );
+    set(
+        &mut limits.value_bytes_max,
+        memory(keys.size("limits.value_bytes_max")),
+    );
+    set(
+        &mut limits.txn_bytes_max,
+        memory(keys.size("limits.txn_bytes_max")),
+    );
+    set(&mut limits.txn_ops_max, memory(keys.number("limits.txn_ops_max")));
+    set(
+        &mut settings.snapshot_entries,
+        keys.number("store.snapshot_entries"),
+    );
+    set(
+        &mut settings.log_entries_kept,
+        keys.number("store.log_entries_kept"),
+    );
+    set(&mut settings.log_cache_bytes, keys.size("store.log_cache_bytes"));
+    set(
+        &mut settings.log_segment_bytes,
+        keys.size("store.log_segment_bytes"),
+    );
+    set(
+        &mut settings.state_cache_bytes,
+        memory(keys.size("store.state_cache_bytes")),
+    );
+    set(
+        &mut settings.durable_interval,
+        keys.duration("store.durable_interval"),
+    );
+    set(
+        &mut settings.proposals_in_flight,
+        memory(keys.number("store.proposals_in_flight")),
+    );
+    set(&mut settings.session_ttl, keys.duration("store.session_ttl"));
+    if let Err(wrong) = settings.check() {
+        for invalid in wrong {
+            match invalid {
+                InvalidSettings::OutOfRange {
+                    setting,
+                    value,
+                    bounds,
+                } => {
+                    let section = if setting.contains('.') { "" } else { "store." };
+                    keys.fault(
+                        &format!("{section}{setting}"),
+                        format!("{value} is out of range; it must be {bounds}"),
+                    );
+                }
+                InvalidSettings::Timing(timing) => keys.fault("timing", timing),
+                // A later kind names its setting itself.
+                other => keys.fault("store", other),
+            }
+        }
+    }
+    settings
+}
+
+fn set<T>(setting: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *setting = value;
+    }
+}
+
+/// More than the machine can address is outside every range that is checked later.
+fn memory(value: Option<u64>) -> Option<usize> {
+    value.map(|value| usize::try_from(value).unwrap_or(usize::MAX))
+}

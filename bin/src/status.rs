@@ -1,0 +1,231 @@
+//! `quorate status`: every node of the cluster, as it tells about itself.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use comfy_table::{Cell, Color};
+use quorate_kv::node::{NodeRole, Status};
+use serde::Serialize;
+
+use crate::cli::Reach;
+use crate::failure::Failure;
+use crate::output::{Output, Report, maybe, number, table};
+use crate::reach::Reached;
+use crate::text::duration;
+
+/// Runs the command.
+pub async fn run(reach: Reach, output: Output) -> Result<(), Failure> {
+    // Who wants to know what is wrong should not wait long for it.
+    const PATIENCE: Duration = Duration::from_secs(3);
+    let client = Reached::find(&reach)?
+        .client()?
+        .with_deadline(reach.deadline.min(PATIENCE));
+    let report = ClusterReport::new(client.statuses().await)?;
+    output.show(&report)
+}
+
+/// The cluster at a moment.
+#[derive(Debug, Serialize)]
+pub struct ClusterReport {
+    cluster: String,
+    leader: Option<u64>,
+    /// A majority of the voters answered and follows one leader.
+    quorum: bool,
+    nodes: Vec<NodeReport>,
+}
+
+/// One node.
+#[derive(Debug, Serialize)]
+struct NodeReport {
+    id: Option<u64>,
+    address: String,
+    reachable: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(flatten)]
+    state: Option<NodeState>,
+}
+
+#[derive(Debug, Serialize)]
+struct NodeState {
+    version: String,
+    role: NodeRole,
+    voter: bool,
+    term: u64,
+    revision: u64,
+    state_hash: String,
+    last_log: Option<u64>,
+    committed: Option<u64>,
+    applied: Option<u64>,
+    purged: Option<u64>,
+    /// Entries behind the leader, as the leader knows it.
+    lag_entries: Option<u64>,
+    /// How long ago it was level with its leader.
+    lag_micros: Option<u64>,
+    fsync_p50_micros: Option<u64>,
+    fault: Option<String>,
+}
+
+impl ClusterReport {
+    /// From what the nodes told, by address. When none answered, the cluster is unavailable.
+    pub fn new(statuses: BTreeMap<String, Result<Status, String>>) -> Result<Self, Failure> {
+        let answered: Vec<&Status> = statuses.values().filter_map(|s| s.as_ref().ok()).collect();
+        // Of two that call themselves leader the one with the higher term is it.
+        let leader = answered
+            .iter()
+            .filter(|s| s.role == NodeRole::Leader)
+            .max_by_key(|s| s.term);
+        let Some(view) = leader.or(answered.iter().max_by_key(|s| s.term)).copied() else {
+            let reasons: String = statuses
+                .iter()
+                .map(|(address, status)| match status {
+                    Ok(_) => String::new(),
+                    Err(reason) => format!("\n  {address}: {reason}"),
+                })
+                .collect();
+            return Err(Failure::unavailable(format!("no node answers:{reasons}")));
+        };
+        let leader = leader.map(|s| s.node);
+        let voters: Vec<_> = view.members.iter().filter(|m| m.voter).map(|m| m.id).collect();
+        let follow = |id| {
+            answered
+                .iter()
+                .any(|s| s.node == id && leader.is_some() && s.leader == leader)
+        };
+        let quorum = voters.iter().filter(|id| follow(**id)).count() * 2 > voters.len();
+        let mut nodes: Vec<NodeReport> = Vec::new();
+        for (address, status) in &statuses {
+            let node = match status {
+                Ok(status) => NodeReport::answered(address, status, view),
+                Err(reason) => NodeReport::silent(address, reason, view),
+            };
+            // A node may be known under the address that it was added with and the one it was asked at.
+            let twin = |other: &&mut NodeReport| other.id.is_some() && other.id == node.id;
+            match nodes.iter_mut().find(twin) {
+                Some(other) if !other.reachable => *other = node,
+                Some(_) => {}
+                None => nodes.push(node),
+            }
+        }
+        nodes.sort_by_key(|node| (node.id.is_none(), node.id));
+        Ok(Self {
+            cluster: view.cluster.clone(),
+            leader: leader.map(|id| id.number()),
+            quorum,
+            nodes,
+        })
+    }
+}
+
+impl NodeReport {
+    fn answered(address: &str, status: &Status, view: &Status) -> Self {
+        let index = |index: Option<quorate_kv::model::LogIndex>| index.map(|index| index.number());
+        let member = view.members.iter().find(|member| member.id == status.node);
+        let own = status.members.iter().find(|member| member.id == status.node);
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let address = if address.is_empty() {
+            own.map_or("", |m| m.address.as_str())
+        } else {
+            address
+        };
+        Self {
+            id: Some(status.node.number()),
+            address: address.to_owned(),
+            reachable: true,
+            error: None,
+            state: Some(NodeState {
+                version: status.version.clone(),
+                role: status.role,
+                voter: member.is_some_and(|member| member.voter),
+                term: status.term.number(),
+                revision: status.revision.number(),
+                state_hash: status.state_hash.to_string(),
+                last_log: index(status.last_log),
+                committed: index(status.committed),
+                applied: index(status.applied),
+                purged: index(status.purged),
+                lag_entries: member.and_then(|member| member.lag_entries),
+                lag_micros: status.lag.map(micros),
+                fsync_p50_micros: status.sync_p50_micros,
+                fault: status.fault.clone(),
+            }),
+        }
+    }
+
+    fn silent(address: &str, reason: &str, view: &Status) -> Self {
+        let member = view.members.iter().find(|member| member.address == address);
+        Self {
+            id: member.map(|member| member.id.number()),
+            address: address.to_owned(),
+            reachable: false,
+            error: Some(reason.to_owned()),
+            state: None,
+        }
+    }
+}
+
+impl Report for ClusterReport {
+    fn text(&self) -> String {
+        let mut table = table([
+            "node",
+            "address",
+            "role",
+            "term",
+            "revision",
+            "applied",
+            "behind",
+            "level",
+            "fsync p50",
+        ]);
+        for node in &self.nodes {
+            let id = maybe(node.id);
+            let address = Cell::new(&node.address);
+            let Some(state) = &node.state else {
+                let reason = node.error.as_deref().unwrap_or_default();
+                table.add_row(vec![
+                    id,
+                    address,
+                    Cell::new(format!("unreachable: {reason}")).fg(Color::Red),
+                ]);
+                continue;
+            };
+            let role = match state.voter || state.role != NodeRole::Follower {
+                true => Cell::new(state.role),
+                false => Cell::new("learner"),
+            };
+            let role = match state.role {
+                NodeRole::Leader => role.fg(Color::Green),
+                NodeRole::Stopped => role.fg(Color::Red),
+                NodeRole::Candidate => role.fg(Color::Yellow),
+                NodeRole::Follower | NodeRole::Learner => role,
+            };
+            let ago = |micros: u64| format!("{} ago", duration(Duration::from_micros(micros)));
+            table.add_row(vec![
+                id,
+                address,
+                role,
+                number(state.term),
+                number(state.revision),
+                maybe(state.applied),
+                maybe(state.lag_entries),
+                match state.role {
+                    NodeRole::Leader => number("-"),
+                    _ => maybe(state.lag_micros.map(ago)),
+                },
+                maybe(state.fsync_p50_micros.map(|micros| format!("{micros} µs"))),
+            ]);
+        }
+        let faults: String = self
+            .nodes
+            .iter()
+            .filter_map(|node| Some((node.id?, node.state.as_ref()?.fault.as_ref()?)))
+            .map(|(id, fault)| format!("\nnode {id} has stopped: {fault}"))
+            .collect();
+        let leader = match self.leader {
+            Some(leader) => format!("node {leader} leads"),
+            None => "nobody leads".to_owned(),
+        };
+        let quorum = if self.quorum { "quorum" } else { "no quorum" };
+        format!("cluster {}: {leader}, {quorum}\n{table}{faults}", self.cluster)
+    }
+}

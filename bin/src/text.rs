@@ -1,0 +1,214 @@
+//! Bytes, sizes and times as people read and write them.
+//!
+//! Always: what came from the store can move no cursor and ring no bell: control characters are escaped.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Serialize, Serializer};
+
+/// How bytes are shown and read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// As text where it is UTF-8, else escaped.
+    Text,
+    /// As hexadecimal digits.
+    Hex,
+}
+
+impl Form {
+    /// Hexadecimal, if so.
+    pub fn hex_if(hex: bool) -> Self {
+        if hex { Form::Hex } else { Form::Text }
+    }
+
+    /// Bytes for people, on one line.
+    pub fn show(self, bytes: &[u8]) -> String {
+        match (self, std::str::from_utf8(bytes)) {
+            (Form::Hex, _) => hex(bytes),
+            (Form::Text, Ok(text)) => printable(text),
+            (Form::Text, Err(_)) => bytes.escape_ascii().to_string(),
+        }
+    }
+
+    /// Bytes as a person gave them.
+    pub fn read(self, text: &str) -> Result<Bytes, NotHex> {
+        match self {
+            Form::Text => Ok(Bytes::copy_from_slice(text.as_bytes())),
+            Form::Hex => unhex(text).map(Bytes::from),
+        }
+    }
+}
+
+/// Text that was to be hexadecimal.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not hexadecimal: an even number of the digits 0-9 and a-f is needed")]
+pub struct NotHex {
+    text: String,
+}
+
+fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            shown.extend(c.escape_debug())
+        } else {
+            shown.push(c)
+        }
+    }
+    shown
+}
+
+/// Two digits a byte.
+pub fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
+    bytes
+        .iter()
+        .flat_map(|b| [digit(b >> 4), digit(b & 15)])
+        .collect()
+}
+
+fn unhex(text: &str) -> Result<Vec<u8>, NotHex> {
+    let not = || NotHex {
+        text: text.to_owned(),
+    };
+    if !text.len().is_multiple_of(2) {
+        return Err(not());
+    }
+    let digit = |b: u8| {
+        char::from(b)
+            .to_digit(16)
+            .and_then(|d| u8::try_from(d).ok())
+            .ok_or_else(not)
+    };
+    let (pairs, _) = text.as_bytes().as_chunks::<2>();
+    pairs
+        .iter()
+        .map(|[high, low]| Ok(digit(*high)? << 4 | digit(*low)?))
+        .collect()
+}
+
+/// The beginning of a text, with how much there is in all where it was cut.
+pub fn shorten(text: String, bytes: usize, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text;
+    }
+    let start: String = text.chars().take(width).collect();
+    format!("{start}… ({})", size(bytes as u64))
+}
+
+/// Bytes in JSON: a string where they are UTF-8, else `{"hex": "..."}`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JsonBytes(pub Bytes);
+
+impl Serialize for JsonBytes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeMap as _;
+        match std::str::from_utf8(&self.0) {
+            Ok(text) => serializer.serialize_str(text),
+            Err(_) => {
+                let mut map = serializer.serialize_map(Some(1))?;
+                map.serialize_entry("hex", &hex(&self.0))?;
+                map.end()
+            }
+        }
+    }
+}
+
+const UNITS: [(&str, u64); 4] = [
+    ("TiB", 1 << 40),
+    ("GiB", 1 << 30),
+    ("MiB", 1 << 20),
+    ("KiB", 1 << 10),
+];
+
+/// A number of bytes with its unit.
+pub fn size(bytes: u64) -> String {
+    match UNITS.iter().find(|(_, unit)| bytes >= *unit) {
+        Some((name, unit)) if bytes.is_multiple_of(*unit) => format!("{} {name}", bytes / unit),
+        Some((name, unit)) => format!("{:.1} {name}", bytes as f64 / *unit as f64),
+        None => format!("{bytes} B"),
+    }
+}
+
+/// A number of bytes as a person writes it: `65536`, `64 KiB`, `64KiB`.
+pub fn parse_size(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let unit = match unit.trim() {
+        "" | "B" => 1,
+        name => UNITS.iter().find(|(known, _)| *known == name)?.1,
+    };
+    number.parse::<u64>().ok()?.checked_mul(unit)
+}
+
+/// A time in the unit that suits it.
+pub fn duration(time: Duration) -> String {
+    let micros = time.as_secs_f64() * 1e6;
+    match micros {
+        m if m < 1_000.0 => format!("{m:.0} µs"),
+        m if m < 1_000_000.0 => format!("{:.1} ms", m / 1e3),
+        m => format!("{:.2} s", m / 1e6),
+    }
+}
+
+/// A number with its thousands apart.
+pub fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut apart = String::with_capacity(digits.len() * 4 / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            apart.push(',');
+        }
+        apart.push(digit);
+    }
+    apart
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_shown_as_text_where_they_are_text() {
+        assert_eq!(Form::Text.show("grüße".as_bytes()), "grüße");
+        assert_eq!(Form::Text.show(b"\xff\x00"), "\\xff\\x00");
+        assert_eq!(Form::Hex.show(b"\xff\x00"), "ff00");
+    }
+
+    #[test]
+    fn a_value_cannot_drive_the_terminal() {
+        assert_eq!(Form::Text.show(b"\x1b[2J"), "\\u{1b}[2J");
+        assert_eq!(Form::Text.show(b"a\nb"), "a\\nb");
+    }
+
+    #[test]
+    fn hexadecimal_reads_back() {
+        assert_eq!(Form::Hex.read("00FFa0").unwrap(), &b"\x00\xff\xa0"[..]);
+        assert!(Form::Hex.read("abc").is_err());
+        assert!(Form::Hex.read("zz").is_err());
+        assert!(Form::Hex.read("é0").is_err(), "two bytes, but one character");
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(parse_size("64 MiB"), Some(64 << 20));
+        assert_eq!(parse_size("64KiB"), Some(64 << 10));
+        assert_eq!(parse_size("100"), Some(100));
+        assert_eq!(parse_size("64 MB"), None);
+        assert_eq!(parse_size("MiB"), None);
+        assert_eq!(parse_size("99999999999 TiB"), None, "out of range");
+        assert_eq!(size(64 << 20), "64 MiB");
+        assert_eq!(size(1500), "1.5 KiB");
+    }
+
+    #[test]
+    fn thousands_are_set_apart() {
+        assert_eq!(
+            [thousands(7), thousands(1000), thousands(1234567)],
+            ["7", "1,000", "1,234,567"]
+        );
+    }
+}

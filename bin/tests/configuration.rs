@@ -1,0 +1,156 @@
+//! What `quorate serve` refuses to start with, and what it says.
+
+mod program;
+
+use program::Home;
+
+#[test]
+fn a_configuration_is_refused_with_all_its_faults_at_once() {
+    let home = Home::new();
+    home.file(
+        "q.toml",
+        "data_dir = 'data'\nlisen = '127.0.0.1:0'\nnode_id = 'one'\nmetrics = 'nowhere'\n\
+         [timing]\nheartbeat = '1s'\nelection_timeout_min = '2s'\n[limits]\nkey_bytes_max = 0\n\
+         [peers]\n2 = 'node2'\n[log]\nlevel = 'inof'\n",
+    );
+    home.line("serve --config q.toml --cluster Orders --workers 0")
+        .fails(
+            2,
+            &[
+                "the configuration has 9 faults",
+                "lisen: there is no such key; did you mean listen?",
+                "node_id: expected a whole number",
+                "metrics: \"nowhere\" is no address and port",
+                "timing: election_timeout_min is 2s, which is less than 5 heartbeats",
+                "limits.key_bytes_max",
+                "peers.2: \"node2\" is no host and port",
+                "log.level: \"inof\"",
+                "--cluster (cluster): \"Orders\" is no cluster name",
+                "--workers (workers): 0 is outside 1 to 1,024",
+            ],
+        );
+    assert!(!home.path("data").exists(), "nothing was begun");
+}
+
+#[test]
+fn a_node_needs_a_data_directory() {
+    Home::new()
+        .line("serve")
+        .fails(2, &["data_dir: a node needs a directory", "--data-dir"]);
+}
+
+#[test]
+fn a_file_that_is_no_toml_is_told_with_its_line() {
+    let home = Home::new();
+    home.file("q.toml", "data_dir = \n");
+    home.line("serve -c q.toml")
+        .fails(2, &["q.toml is no TOML", "line 1"]);
+    home.line("serve -c missing.toml")
+        .fails(2, &["missing.toml cannot be read"]);
+}
+
+#[test]
+fn a_flag_beats_a_variable_and_a_variable_beats_the_file() {
+    let home = Home::new();
+    home.file(
+        "q.toml",
+        "data_dir = 'data'\nnode_id = 1\ncluster = 'file'\n[log]\nlevel = 'error'\n",
+    );
+    let args = ["serve", "-c", "q.toml", "--check", "--node-id", "3", "--json"];
+    let vars = [("QUORATE_NODE_ID", "2"), ("QUORATE_CLUSTER", "variable")];
+    let checked = home.run_with(args, b"", &vars).json();
+    assert_eq!(
+        (&checked["node_id"], &checked["cluster"]),
+        (&3.into(), &"variable".into())
+    );
+    assert_eq!(checked["data_dir"], "data");
+    assert!(
+        home.line("serve -c q.toml --check")
+            .ok()
+            .text()
+            .contains("the configuration is sound")
+    );
+}
+
+#[test]
+fn a_cluster_of_several_needs_certificates_and_this_node_among_its_peers() {
+    let home = Home::new();
+    home.line("serve --data-dir data --node-id 9 --peers 1=a:7001,2=b:7001,3=a:7001")
+        .fails(
+            2,
+            &[
+                "node 9 (node_id) is not in the list of nodes 1, 2, 3",
+                "a:7001 is node 1's address already",
+                "certs: nodes of one cluster need certificates of one authority",
+            ],
+        );
+    home.line("serve --data-dir data --listen 0.0.0.0:0")
+        .fails(2, &["advertise", "how others reach it"]);
+    home.line("serve --data-dir data --peers 1:a")
+        .fails(2, &["--peers", "ID=HOST:PORT"]);
+}
+
+#[test]
+fn a_port_in_use_is_named_with_what_to_do() {
+    let home = Home::new();
+    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    home.run(["serve", "--data-dir", "data", "--listen", &address])
+        .fails(2, &[&address, "is in use already", "--listen 127.0.0.1:0"]);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    home.run([
+        "serve",
+        "--data-dir",
+        "data",
+        "--listen",
+        "127.0.0.1:0",
+        "--metrics",
+        &address,
+    ])
+    .fails(2, &["--metrics", &address, "choose another port"]);
+}
+
+#[test]
+fn a_certificate_of_another_cluster_is_refused() {
+    let home = Home::new();
+    home.line("certs init --cluster blue --dir c").ok();
+    home.line("certs issue --dir c --node 1").ok();
+    home.line("serve --data-dir data --listen 127.0.0.1:0 --certs c --cluster green")
+        .fails(2, &["--certs", "quorate://blue/node/1", "quorate://green/node/1"]);
+    home.line("serve --data-dir data --listen 127.0.0.1:0 --certs c --cluster blue --node-id 2")
+        .fails(2, &["node-2.crt", "quorate certs issue --dir DIR --node 2"]);
+}
+
+#[test]
+fn a_certificate_of_another_node_is_refused() {
+    let home = Home::new();
+    home.line("certs init --dir c").ok();
+    home.line("certs issue --dir c --node 1").ok();
+    for suffix in ["crt", "key"] {
+        std::fs::rename(
+            home.path(&format!("c/node-1.{suffix}")),
+            home.path(&format!("c/node-2.{suffix}")),
+        )
+        .unwrap();
+    }
+    home.line("serve --data-dir data --listen 127.0.0.1:0 --certs c --node-id 2")
+        .fails(2, &["quorate://quorate/node/1", "quorate://quorate/node/2"]);
+}
+
+#[test]
+fn a_data_directory_of_another_node_or_cluster_is_refused() {
+    let home = Home::new();
+    assert!(home.serve_alone().stop().success());
+    let again = |args: &str| home.line(&format!("serve --data-dir data --listen 127.0.0.1:0 {args}"));
+    again("--node-id 2").fails(2, &["1", "2"]);
+    again("--cluster green").fails(2, &["quorate", "green"]);
+}
+
+#[test]
+fn two_nodes_cannot_share_a_data_directory() {
+    let home = Home::new();
+    let _first = home.serve_alone();
+    home.line("serve --data-dir data --listen 127.0.0.1:0")
+        .fails(2, &["data"]);
+}

@@ -1,0 +1,402 @@
+//! One node that was given nothing but a data directory, and everything that the command line does with it.
+
+mod program;
+
+use program::{Home, until};
+use rustix::process::Signal;
+use serde_json::json;
+
+#[test]
+fn the_command_line_finds_the_node_of_this_machine() {
+    let home = Home::new();
+    let server = home.serve_alone();
+    home.line("kv put greeting hello").ok();
+    assert_eq!(home.line("kv get greeting --raw").ok().text(), "hello");
+    assert_eq!(
+        home.line("kv get greeting --raw --data-dir data").ok().text(),
+        "hello"
+    );
+    let address = server.address.clone();
+    let named = home.run([
+        "kv",
+        "get",
+        "greeting",
+        "--raw",
+        "--endpoints",
+        &address,
+        "--certs",
+        "data/certs",
+    ]);
+    assert_eq!(named.ok().text(), "hello");
+    let vars = [
+        ("QUORATE_ENDPOINTS", address.as_str()),
+        ("QUORATE_CERTS", "data/certs"),
+    ];
+    assert_eq!(
+        home.run_with(["kv", "get", "greeting", "--raw"], b"", &vars)
+            .ok()
+            .text(),
+        "hello"
+    );
+
+    home.line("kv get greeting --cluster other")
+        .fails(4, &["no node of yours runs", "quorate serve"]);
+    assert!(server.stop().success());
+    home.line("kv get greeting").fails(4, &["no node of yours runs"]);
+    home.line("kv get greeting --data-dir data")
+        .fails(4, &["no node runs on data", "quorate serve --data-dir data"]);
+}
+
+#[test]
+fn a_killed_node_leaves_no_note_that_is_believed_and_loses_nothing() {
+    let home = Home::new();
+    let server = home.serve_alone();
+    home.line("kv put a 1").ok();
+    server.kill();
+    home.line("kv get a").fails(4, &["no node of yours runs"]);
+    let server = home.serve_alone();
+    assert_eq!(home.line("kv get a --raw").ok().text(), "1");
+    server.signal(Signal::INT);
+    assert!(server.stop().success());
+}
+
+#[test]
+fn keys_are_written_read_and_deleted() {
+    let home = Home::new();
+    let _server = home.serve_alone();
+    let put = home.line("kv put fruit/apple red --json").json();
+    assert_eq!(put["existed"], false);
+    assert_eq!(
+        home.line("kv put fruit/apple green --json").json()["existed"],
+        true
+    );
+    home.line("kv put fruit/apple blue --if-absent")
+        .fails(2, &["exists already"]);
+    let got = home.line("kv get fruit/apple --json").json();
+    assert_eq!(
+        (&got["key"], &got["value"], &got["version"]),
+        (&json!("fruit/apple"), &json!("green"), &json!(2))
+    );
+
+    home.line("kv put fruit/pear yellow").ok();
+    home.line("kv put stone grey").ok();
+    let range = home.line("kv range --prefix fruit/ --json").json();
+    let keys: Vec<_> = range["records"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| r["key"].clone())
+        .collect();
+    assert_eq!(keys, ["fruit/apple", "fruit/pear"]);
+    assert_eq!(home.line("kv range --count --json").json()["count"], 3);
+    let last = home
+        .line("kv range --descending --limit 1 --keys-only --json")
+        .json();
+    assert_eq!(
+        (&last["records"][0]["key"], &last["more"]),
+        (&json!("stone"), &json!(true))
+    );
+    assert_eq!(last["records"][0].get("value"), None);
+    assert_eq!(home.line("kv range fruit/b stone --json").json()["count"], 1);
+
+    let before = got["mod_revision"].as_u64().unwrap();
+    let old = home
+        .line(&format!("kv get fruit/apple --revision {} --json", before - 1))
+        .json();
+    assert_eq!(old["value"], "red");
+    let future = home.line("kv get fruit/apple --revision 999999 --deadline 300ms");
+    assert_eq!(future.code, 4, "{}", future.stderr);
+    assert_eq!(home.line("kv get fruit/apple --stale --raw").ok().text(), "green");
+
+    assert_eq!(home.line("kv del fruit/ --prefix --json").json()["deleted"], 2);
+    home.line("kv del fruit/ --prefix")
+        .fails(3, &["no key begins with fruit/"]);
+    home.line("kv get fruit/apple")
+        .fails(3, &["there is no key fruit/apple"]);
+    home.line("kv del nothing").fails(3, &["there is no key nothing"]);
+}
+
+#[test]
+fn values_are_bytes() {
+    let home = Home::new();
+    let _server = home.serve_alone();
+    let bytes = b"\xff\x00binary\n";
+    home.run_with(["kv", "put", "raw", "-"], bytes, &[]).ok();
+    assert_eq!(home.line("kv get raw --raw").ok().stdout, bytes);
+    assert!(
+        home.line("kv get raw")
+            .ok()
+            .text()
+            .contains("\\xff\\x00binary\\n")
+    );
+    assert_eq!(
+        home.line("kv get raw --json").json()["value"],
+        json!({"hex": "ff0062696e6172790a"})
+    );
+    home.line("kv put 00ff aabb --hex").ok();
+    assert!(home.line("kv get 00ff --hex").ok().text().contains("aabb"));
+    home.line("kv put zz 00 --hex")
+        .fails(2, &["\"zz\" is not hexadecimal"]);
+    home.run(["kv", "put", "", "x"]).fails(2, &["the key is empty"]);
+    home.run(["kv", "get", ""]).fails(2, &["the key is empty"]);
+}
+
+#[test]
+fn a_transaction_runs_one_branch_and_says_why() {
+    let home = Home::new();
+    let _server = home.serve_alone();
+    let txn = "if\n  missing lock\nthen\n  put lock me\n  add count 2\nelse\n  get lock\n";
+    let first = home.run_with(["kv", "txn", "--json"], txn.as_bytes(), &[]).json();
+    assert_eq!(first["succeeded"], true);
+    assert_eq!(first["results"][1], json!({"op": "number", "number": 2}));
+    let file = home.file("t.txn", txn);
+    let second = home.run(["kv", "txn", file.to_str().unwrap(), "--json"]).json();
+    assert_eq!(second["succeeded"], false);
+    assert_eq!(second["failed"][0]["condition"], 0);
+    assert_eq!(second["results"][0]["record"]["value"], "me");
+    let same = json!({"if": [["version", "lock", "=", 1]], "then": [["del", "lock"]]}).to_string();
+    assert_eq!(
+        home.run_with(["kv", "txn", "--json"], same.as_bytes(), &[])
+            .json()["succeeded"],
+        true
+    );
+
+    home.run_with(["kv", "txn"], b"put a", &[])
+        .fails(2, &["line 1: a value is missing"]);
+    home.run_with(["kv", "txn"], b"put a \xff", &[])
+        .fails(2, &["standard input is not UTF-8 from byte 6 on", "--hex"]);
+    home.line("kv txn missing.txn").fails(2, &["missing.txn"]);
+}
+
+#[test]
+fn brokers_topics_and_partitions() {
+    let home = Home::new();
+    let _server = home.serve_alone();
+    for id in 1..=3 {
+        home.line(&format!(
+            "meta broker register {id} broker{id}:9092 --rack r{id} --label zone=z{id}"
+        ))
+        .ok();
+    }
+    let brokers = home.line("meta broker list --json").json();
+    assert_eq!(brokers["brokers"].as_array().unwrap().len(), 3);
+    assert_eq!(brokers["brokers"][0]["labels"]["zone"], "z1");
+    home.line("meta broker register 1 broker1:9092")
+        .fails(2, &["broker 1", "registered and not fenced"]);
+    home.line("meta broker register 4 broker4")
+        .fails(2, &["\"broker4\" is no endpoint"]);
+
+    let created = home
+        .line("meta topic create orders --partitions 4 --replication-factor 3 --config a=b --json")
+        .json();
+    assert_eq!(created["partitions"].as_array().unwrap().len(), 4);
+    assert_eq!(created["config"]["a"], "b");
+    home.line("meta topic create orders")
+        .fails(2, &["orders", "exists"]);
+    home.line("meta topic create by-hand --assignment 1,2,3;2,3,1")
+        .ok();
+    home.line("meta topic create bad --assignment 1,9;2")
+        .fails(2, &["nothing was changed", "broker 9 is not registered"]);
+    home.run(["meta", "topic", "create", "naïve"])
+        .fails(2, &["topic \"naïve\"", "'ï'"]);
+    assert_eq!(
+        home.line("meta topic list --json").json()["topics"]
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
+
+    let described = home.line("meta topic describe by-hand --json").json();
+    assert_eq!(described["partitions"][1]["replicas"], json!([2, 3, 1]));
+    assert_eq!(described["partitions"][1]["leader"], 2);
+    let grown = home
+        .line("meta partition create by-hand --assignment 3,1,2;1,2,3 --json")
+        .json();
+    assert_eq!(grown["partitions"][0]["partition"], 2);
+    assert_eq!(
+        home.line("meta partition create orders --total 6 --json").json()["partitions"]
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
+
+    let moved = home.line("meta partition set-leader by-hand/0 3 --json").json();
+    assert_eq!(
+        (&moved["leader"], &moved["leader_epoch"], &moved["changed"]),
+        (&json!(3), &json!(2), &json!(true))
+    );
+    home.line("meta partition set-leader by-hand/0 2 --leader-epoch 1")
+        .fails(2, &["leader epoch 1", "leader epoch 2"]);
+    home.line("meta partition set-leader by-hand/0 7")
+        .fails(2, &["broker 7 is not a replica"]);
+    let isr = home.line("meta partition set-isr by-hand/0 3,1 --json").json();
+    assert_eq!(isr["isr"], json!([1, 3]), "in the order of the replicas");
+    home.line("meta partition set-isr by-hand/0 1,2")
+        .fails(2, &["leader 3 is not in the ISR"]);
+    home.line("meta partition set-leader by-hand/9 1")
+        .fails(3, &["has no partition 9"]);
+    home.line("meta partition set-leader by-hand 1")
+        .fails(2, &["TOPIC/INDEX"]);
+
+    let broker = home.line("meta broker describe 3 --json").json();
+    assert_eq!(broker["partitions"].as_array().unwrap().len(), 10);
+    home.line("meta broker describe 9")
+        .fails(3, &["there is no broker 9"]);
+    home.line("meta topic describe nothing")
+        .fails(3, &["there is no topic nothing"]);
+    home.line("meta topic delete by-hand").ok();
+    home.line("meta topic delete by-hand")
+        .fails(3, &["there is no topic by-hand"]);
+}
+
+#[test]
+fn status_and_members_are_shown_in_both_forms() {
+    let home = Home::new();
+    let server = home.serve_alone();
+    let status = home.line("status --json").json();
+    assert_eq!((&status["leader"], &status["quorum"]), (&json!(1), &json!(true)));
+    assert_eq!(status["nodes"][0]["role"], "leader");
+    assert_eq!(status["nodes"][0]["address"], json!(server.address));
+    assert!(
+        home.line("status")
+            .ok()
+            .text()
+            .contains("cluster quorate: node 1 leads, quorum")
+    );
+    assert_eq!(
+        home.line("member list --json").json()["members"][0]["voter"],
+        true
+    );
+    home.line("member promote 7").fails(3, &["node 7 is no member"]);
+    home.line("member add 0 x:1").fails(2, &["an id from 1 on"]);
+    let refused = home.line("member move-leader");
+    assert_eq!(refused.code, 2, "{}", refused.stderr);
+}
+
+#[test]
+fn failures_are_json_too() {
+    let home = Home::new();
+    let _server = home.serve_alone();
+    let ran = home.line("kv get nothing --json");
+    assert_eq!(ran.code, 3);
+    let error: serde_json::Value = serde_json::from_str(&ran.stderr).unwrap();
+    assert_eq!(error["error"]["kind"], "not_found");
+    assert_eq!(error["error"]["message"], "there is no key nothing");
+}
+
+#[test]
+fn a_client_of_another_authority_is_not_served() {
+    let home = Home::new();
+    let server = home.serve_alone();
+    home.line("certs init --dir other").ok();
+    home.line("certs issue --dir other --client eve").ok();
+    let args = [
+        "kv",
+        "get",
+        "a",
+        "--endpoints",
+        &server.address,
+        "--certs",
+        "other",
+        "--deadline",
+        "2s",
+    ];
+    let ran = home.run(args);
+    assert_eq!(ran.code, 4, "{}", ran.stderr);
+    assert!(ran.stderr.contains("no answer within 2s"), "{}", ran.stderr);
+}
+
+#[test]
+fn nobody_listening_is_unavailable_and_not_unknown() {
+    let home = Home::new();
+    home.line("certs init --dir c").ok();
+    home.line("certs issue --dir c --client me").ok();
+    let port = program::free_ports(1)[0];
+    let ran = home.line(&format!(
+        "kv put a 1 --endpoints 127.0.0.1:{port} --certs c --deadline 1s"
+    ));
+    ran.fails(4, &["no answer within 1s", "quorate status"]);
+    home.line("kv put a 1 --endpoints nonsense --certs c")
+        .fails(2, &["--endpoints", "\"nonsense\" is no host and port"]);
+    home.line(&format!("kv put a 1 --endpoints 127.0.0.1:{port}"))
+        .fails(2, &["--certs", "quorate certs issue"]);
+    home.line("certs issue --dir c --client you").ok();
+    home.line(&format!("kv put a 1 --endpoints 127.0.0.1:{port} --certs c"))
+        .fails(2, &["me, you", "--client"]);
+}
+
+#[test]
+fn metrics_are_offered_with_their_meaning() {
+    let home = Home::new();
+    let probe = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = probe.local_addr().unwrap().to_string();
+    drop(probe);
+    let _server = home.serve(&[
+        "--data-dir",
+        "data",
+        "--listen",
+        "127.0.0.1:0",
+        "--metrics",
+        &address,
+    ]);
+    home.line("kv put a 1").ok();
+    let page = until("the metrics show the write", || {
+        let page = get(&address)?;
+        page.contains("quorate_is_leader 1").then_some(page)
+    });
+    for part in [
+        "# HELP quorate_commit_seconds ",
+        "# TYPE quorate_commit_seconds histogram",
+        "# HELP quorate_revision ",
+        "quorate_has_leader 1",
+        "quorate_members{kind=\"voter\"} 1",
+        "quorate_log_committed_index ",
+    ] {
+        assert!(page.contains(part), "{part:?} is not in:\n{page}");
+    }
+    let undescribed: Vec<&str> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+        .filter(|name| name.starts_with("quorate_") && !page.contains(&format!("# HELP {name} ")))
+        .collect();
+    assert!(undescribed.is_empty(), "without a meaning: {undescribed:?}");
+}
+
+fn get(address: &str) -> Option<String> {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect(address).ok()?;
+    stream
+        .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .ok()?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page).ok()?;
+    Some(page)
+}
+
+#[test]
+fn logs_are_json_where_asked_for() {
+    let home = Home::new();
+    let server = home.serve(&[
+        "--data-dir",
+        "data",
+        "--listen",
+        "127.0.0.1:0",
+        "--log-format",
+        "json",
+    ]);
+    assert!(server.stop().success());
+    let log = home.logs();
+    let lines: Vec<serde_json::Value> = log
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert!(
+        lines
+            .iter()
+            .any(|line| line["message"] == "the node serves" && line["node"] == 1),
+        "{log}"
+    );
+    assert!(lines.iter().any(|line| line["message"] == "stopped"), "{log}");
+}
