@@ -131,3 +131,67 @@ impl FromStr for Identity {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn identities() -> impl Strategy<Value = Identity> {
+        let role = prop_oneof![
+            any::<u64>().prop_map(Role::Node),
+            "[A-Za-z0-9._-]{1,64}".prop_map(Role::Client),
+        ];
+        ("[a-z0-9-]{1,64}", role).prop_map(|(cluster, role)| Identity {
+            cluster: ClusterId::new(&cluster).unwrap(),
+            role,
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn an_identity_survives_its_text(identity in identities()) {
+            prop_assert_eq!(identity.to_string().parse::<Identity>().unwrap(), identity);
+        }
+
+        #[test]
+        fn any_text_is_the_one_form_of_an_identity_or_refused(
+            text in "(quorate://)?[a-zA-Z0-9/._-]{0,20}(/(node|client)/)?[a-zA-Z0-9+/._-]{0,24}",
+        ) {
+            if let Ok(identity) = text.parse::<Identity>() {
+                prop_assert_eq!(identity.to_string(), text);
+            }
+        }
+    }
+
+    #[test]
+    fn texts_that_are_almost_identities_are_refused() {
+        let refused = [
+            "",
+            "quorate://",
+            "quorate://c",
+            "quorate://c/node",
+            "quorate://c/node/",
+            "quorate://c/node/01",
+            "quorate://c/node/+1",
+            "quorate://c/node/-1",
+            "quorate://c/node/18446744073709551616",
+            "quorate://c/node/1/",
+            "quorate://c/node/1 ",
+            "quorate://C/node/1",
+            "quorate:///node/1",
+            "quorate://c/client/",
+            "quorate://c/client/a/b",
+            "quorate://c/client/ä",
+            "quorate://c/authority",
+            "Quorate://c/node/1",
+            "http://c/node/1",
+        ];
+        for text in refused {
+            assert!(text.parse::<Identity>().is_err(), "{text}");
+        }
+        let long = "a".repeat(65);
+        assert!(ClusterId::new(&long).is_err());
+        assert!(Identity::client(ClusterId::new("c").unwrap(), &long).is_err());
+    }
+}

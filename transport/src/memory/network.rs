@@ -26,7 +26,7 @@ pub struct NetworkSettings {
     /// The largest message in bytes. 32 MiB by default.
     pub message_bytes_max: usize,
     /// The bytes that one direction of a stream holds before senders wait; a message that does not fit into
-    /// the rest still goes. 4 MiB by default.
+    /// the rest still goes. 1 MiB by default, as over QUIC.
     pub stream_bytes_max: usize,
     /// The streams of one class that wait to be accepted at one place before `open` waits. 256 by default.
     pub streams_waiting_max: usize,
@@ -39,7 +39,7 @@ impl Default for NetworkSettings {
             connect_timeout: Duration::from_secs(2),
             backoff: BackoffSettings::default(),
             message_bytes_max: MESSAGE_BYTES_MAX,
-            stream_bytes_max: 4 << 20,
+            stream_bytes_max: 1 << 20,
             streams_waiting_max: 256,
         }
     }

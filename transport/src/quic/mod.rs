@@ -35,6 +35,9 @@ mod settings;
 mod stream;
 mod tls;
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};

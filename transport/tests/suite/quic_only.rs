@@ -1,1 +1,246 @@
-//! What only QUIC promises: certificates, priorities on a full link, malformed peers.
+//! What only QUIC promises: certificates, the priority of votes on a full link, and what it does with peers
+//! that do not speak as they should.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_transport::certs::{Authority, Credentials};
+use quorate_transport::quic::{BindError, QuicSettings, QuicTransport};
+use quorate_transport::{Class, Identity, Peer, Transport, TransportError};
+
+use crate::quic_world::settings;
+use crate::world::{cluster, echo, node, open};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+fn listen() -> Option<SocketAddr> {
+    Some(SocketAddr::from(([127, 0, 0, 1], 0)))
+}
+
+fn start(authority: &Authority, identity: &Identity, settings: QuicSettings) -> Arc<QuicTransport> {
+    let credentials = authority.credentials(identity).unwrap();
+    QuicTransport::bind(listen(), &credentials, settings).unwrap()
+}
+
+fn peer(transport: &QuicTransport, node_id: Option<u64>) -> Peer {
+    Peer {
+        node_id,
+        address: transport.local_address().unwrap().to_string(),
+    }
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_named() {
+    let credentials = Credentials::ephemeral(&node(1)).unwrap();
+    let first = QuicTransport::bind(listen(), &credentials, settings()).unwrap();
+    let taken = first.local_address().unwrap();
+    let refused = QuicTransport::bind(Some(taken), &credentials, settings()).unwrap_err();
+    assert!(
+        matches!(refused, BindError::AddressInUse { address } if address == taken),
+        "{refused:?}"
+    );
+    assert!(refused.to_string().contains(&taken.to_string()), "{refused}");
+}
+
+#[tokio::test]
+async fn settings_that_cannot_work_are_refused() {
+    let credentials = Credentials::ephemeral(&node(1)).unwrap();
+    let impossible = QuicSettings {
+        keep_alive: Duration::from_secs(10),
+        ..QuicSettings::default()
+    };
+    let refused = QuicTransport::bind(listen(), &credentials, impossible).unwrap_err();
+    assert!(matches!(refused, BindError::Settings(_)), "{refused:?}");
+}
+
+#[tokio::test]
+async fn certificates_of_another_authority_are_refused_in_both_roles() {
+    let ours = Authority::create(cluster()).unwrap();
+    // The same cluster's name, forged.
+    let theirs = Authority::create(cluster()).unwrap();
+    let one = start(&ours, &node(1), settings());
+    let forged = start(&theirs, &node(2), settings());
+    for (from, to) in [(&one, peer(&forged, Some(2))), (&forged, peer(&one, Some(1)))] {
+        let refused = from.open(&to, Class::Control).await.unwrap_err();
+        assert!(matches!(refused, TransportError::Refused { .. }), "{refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_opener_whom_the_acceptor_alone_does_not_believe_is_told_so() {
+    let authority = Authority::create(cluster()).unwrap();
+    let forger = Authority::create(cluster()).unwrap();
+    let two = start(&authority, &node(2), settings());
+    // It trusts the real authority and shows a certificate of its own.
+    let issued = forger.issue(&node(1), &[], Duration::from_secs(3_600)).unwrap();
+    let both = format!("{}{}", forger.certificate_pem(), authority.certificate_pem());
+    let credentials = Credentials::from_pem(&both, issued.certificate_pem(), issued.key_pem()).unwrap();
+    let one = QuicTransport::bind(None, &credentials, settings()).unwrap();
+    let refused = one.open(&peer(&two, Some(2)), Class::Control).await.unwrap_err();
+    assert!(matches!(refused, TransportError::Refused { .. }), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_client_cannot_pass_as_a_node() {
+    let authority = Authority::create(cluster()).unwrap();
+    let one = start(&authority, &node(1), settings());
+    let client = start(
+        &authority,
+        &Identity::client(cluster(), "mallory").unwrap(),
+        settings(),
+    );
+    let refused = one.open(&peer(&client, None), Class::Control).await.unwrap_err();
+    assert!(matches!(refused, TransportError::Refused { .. }), "{refused:?}");
+}
+
+#[tokio::test]
+async fn reloaded_credentials_serve_new_connections_and_those_of_others_are_refused() {
+    let authority = Authority::create(cluster()).unwrap();
+    let one = start(&authority, &node(1), settings());
+    let two = start(&authority, &node(2), settings());
+    two.reload(&authority.credentials(&node(2)).unwrap()).unwrap();
+    one.reload(&authority.credentials(&node(1)).unwrap()).unwrap();
+    let _stream = open(&*one, &peer(&two, Some(2)), Class::Control).await;
+    two.accept().await.unwrap();
+    let refused = two.reload(&authority.credentials(&node(3)).unwrap());
+    assert!(
+        matches!(refused, Err(BindError::Credentials { .. })),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn concurrent_opens_share_one_connection() {
+    let authority = Authority::create(cluster()).unwrap();
+    let one = start(&authority, &node(1), settings());
+    // No room for a second connection: a second attempt would be refused.
+    let single = QuicSettings {
+        connections_max: 1,
+        ..settings()
+    };
+    let two = start(&authority, &node(2), single);
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..50 {
+        let (one, peer) = (Arc::clone(&one), peer(&two, Some(2)));
+        tasks.spawn(async move { one.open(&peer, Class::Client).await.map(drop) });
+    }
+    while let Some(opened) = tasks.join_next().await {
+        opened.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_message_over_the_receivers_limit_breaks_the_stream_and_not_the_connection() {
+    let authority = Authority::create(cluster()).unwrap();
+    let one = start(&authority, &node(1), settings());
+    let strict = QuicSettings {
+        message_bytes_max: 1_000,
+        ..settings()
+    };
+    let two = start(&authority, &node(2), strict);
+    let peer = peer(&two, Some(2));
+    let mut refused = open(&*one, &peer, Class::Append).await;
+    let mut lives = open(&*one, &peer, Class::Append).await;
+    let [mut first, mut second] = [two.accept().await.unwrap(), two.accept().await.unwrap()];
+    refused.sender.send(Bytes::from(vec![0; 1_001])).await.unwrap();
+    lives.sender.send("short".into()).await.unwrap();
+    // Either may have been accepted first.
+    let outcomes = [
+        first.stream.receiver.receive().await,
+        second.stream.receiver.receive().await,
+    ];
+    assert!(outcomes.contains(&Ok(Some("short".into()))), "{outcomes:?}");
+    let broken = outcomes
+        .iter()
+        .find_map(|outcome| outcome.as_ref().err())
+        .expect("one breaks");
+    assert!(
+        broken.to_string().contains("1001") && broken.to_string().contains("1000"),
+        "{broken}"
+    );
+    let told = loop {
+        if let Err(error) = refused.sender.send("more".into()).await {
+            break error;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert!(told.to_string().contains("limit"), "{told}");
+}
+
+/// A snapshot fills the link, and heartbeats keep their pace. Measured in bytes of bulk that arrive while a beat
+/// is under way, not in time: a busy machine slows both down together.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn control_messages_keep_their_pace_while_bulk_fills_the_link() {
+    const CHUNK: usize = 64 << 10;
+    const BEATS: usize = 300;
+    let test = async {
+        let authority = Authority::create(cluster()).unwrap();
+        let patient = QuicSettings {
+            // A loaded machine may stall for long: that is not what is measured here.
+            idle_timeout: Duration::from_secs(30),
+            ..QuicSettings::default()
+        };
+        let window = u64::from(patient.stream_window);
+        let one = start(&authority, &node(1), patient.clone());
+        let two = start(&authority, &node(2), patient);
+        let peer = peer(&two, Some(2));
+        let mut filling = Vec::new();
+        for _ in 0..3 {
+            let mut stream = open(&*one, &peer, Class::Bulk).await;
+            filling.push(tokio::spawn(async move {
+                let mut chunks = vec![Bytes::from(vec![0; CHUNK]); 16];
+                while stream.sender.send_all(&mut chunks).await.is_ok() {
+                    chunks.resize(16, Bytes::from(vec![0; CHUNK]));
+                }
+            }));
+        }
+        // Two that nobody reads stand full in the way all the time; the third flows as fast as it can.
+        let _stalled = [two.accept().await.unwrap(), two.accept().await.unwrap()];
+        let mut flowing = two.accept().await.unwrap().stream.receiver;
+        let arrived = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&arrived);
+        let counting = tokio::spawn(async move {
+            let mut messages = Vec::new();
+            while let Ok(count @ 1..) = flowing.receive_many(&mut messages).await {
+                messages.clear();
+                counter.fetch_add((count * CHUNK) as u64, Ordering::Relaxed);
+            }
+        });
+        echo(Arc::clone(&two) as Arc<dyn Transport>);
+        let mut control = open(&*one, &peer, Class::Control).await;
+        let bulk = || arrived.load(Ordering::Relaxed);
+        while bulk() < 2 * window {
+            tokio::task::yield_now().await;
+        }
+        let mut passed = Vec::with_capacity(BEATS);
+        for _ in 0..BEATS {
+            let before = bulk();
+            control.sender.send("beat".into()).await.unwrap();
+            assert_eq!(control.receiver.receive().await.unwrap(), Some("beat".into()));
+            passed.push(bulk() - before);
+            // The next beat finds bulk flowing again.
+            while bulk() == before {
+                tokio::task::yield_now().await;
+            }
+        }
+        one.shutdown().await;
+        counting.await.unwrap();
+        for task in filling {
+            task.await.unwrap();
+        }
+        // What a beat may find before it is what is under way: one window. Behind the streams that nobody reads
+        // it would wait for ever, and behind all that bulk still has to send for as long as that lasts.
+        passed.sort_unstable();
+        let (median, p90) = (passed[BEATS / 2], passed[BEATS * 9 / 10]);
+        assert!(
+            median < 2 * window && p90 < 8 * window,
+            "half the beats let {median} bytes pass, a tenth {p90}"
+        );
+    };
+    tokio::time::timeout(DEADLINE, test)
+        .await
+        .expect("the beats do not get through");
+}

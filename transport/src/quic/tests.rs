@@ -1,0 +1,181 @@
+//! Peers that speak QUIC and TLS as they should, and then something else; and lives that end without a word.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::{ReadError, VarInt};
+
+use super::{QuicSettings, QuicTransport, endpoint, errors, tls};
+use crate::certs::{Authority, Credentials};
+use crate::{Class, ClusterId, Identity, Peer, Transport as _, TransportError};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+fn node(id: u64) -> Identity {
+    Identity::node(ClusterId::new("tested").unwrap(), id)
+}
+
+fn local() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+/// A node, and a connection to it by hand, of another node.
+async fn by_hand() -> (Arc<QuicTransport>, quinn::Endpoint, quinn::Connection) {
+    let authority = Authority::create(node(1).cluster).unwrap();
+    let settings = QuicSettings {
+        message_bytes_max: 1_000,
+        ..QuicSettings::default()
+    };
+    let served = authority.credentials(&node(2)).unwrap();
+    let transport = QuicTransport::bind(Some(local()), &served, settings.clone()).unwrap();
+    let endpoint = endpoint::outgoing(&settings).unwrap();
+    let config = tls::client(&authority.credentials(&node(1)).unwrap(), &settings).unwrap();
+    let address = transport.local_address().unwrap();
+    let connecting = endpoint.connect_with(config, address, tls::SERVER_NAME).unwrap();
+    (transport, endpoint, connecting.await.unwrap())
+}
+
+/// The codes with which both halves of a stream that begins so end.
+async fn refusal_of(connection: &quinn::Connection, beginning: &[u8]) -> (Option<VarInt>, VarInt) {
+    let (mut send, mut receive) = connection.open_bi().await.unwrap();
+    send.write_all(beginning).await.unwrap();
+    let stopped = send.stopped().await.unwrap();
+    match receive.read(&mut [0]).await {
+        Err(ReadError::Reset(code)) => (stopped, code),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_stream_of_an_unknown_version_or_class_is_refused_with_its_code_alone() {
+    let (transport, _endpoint, connection) = by_hand().await;
+    let version = refusal_of(&connection, &[2, 0]).await;
+    assert_eq!(version, (Some(errors::UNKNOWN_VERSION), errors::UNKNOWN_VERSION));
+    let class = refusal_of(&connection, &[1, 4]).await;
+    assert_eq!(class, (Some(errors::UNKNOWN_CLASS), errors::UNKNOWN_CLASS));
+    // The connection lives on, and a stream as it should be is accepted.
+    let (mut send, _receive) = connection.open_bi().await.unwrap();
+    send.write_all(&[1, 0, 0, 0, 0, 2, b'h', b'i']).await.unwrap();
+    let mut incoming = transport.accept().await.unwrap();
+    assert_eq!(incoming.class, Class::Control);
+    assert_eq!(
+        incoming.stream.receiver.receive().await.unwrap(),
+        Some("hi".into())
+    );
+}
+
+#[tokio::test]
+async fn a_stream_that_ends_inside_a_message_is_broken_after_the_whole_ones() {
+    let (transport, _endpoint, connection) = by_hand().await;
+    let (mut send, _receive) = connection.open_bi().await.unwrap();
+    send.write_all(&[1, 0, 0, 0, 0, 1, b'a', 0, 0, 0, 2, b'b'])
+        .await
+        .unwrap();
+    send.finish().unwrap();
+    let mut incoming = transport.accept().await.unwrap();
+    assert_eq!(
+        incoming.stream.receiver.receive().await.unwrap(),
+        Some("a".into())
+    );
+    let broken = incoming.stream.receiver.receive().await;
+    assert!(matches!(broken, Err(TransportError::Broken { .. })), "{broken:?}");
+}
+
+#[tokio::test]
+async fn an_announced_length_over_the_limit_stops_the_stream_with_its_code() {
+    let (transport, _endpoint, connection) = by_hand().await;
+    let (mut send, _receive) = connection.open_bi().await.unwrap();
+    send.write_all(&[1, 0, 0xFF, 0xFF, 0xFF, 0xFF]).await.unwrap();
+    let mut incoming = transport.accept().await.unwrap();
+    let broken = incoming.stream.receiver.receive().await.unwrap_err();
+    assert!(broken.to_string().contains("4294967295"), "{broken}");
+    assert_eq!(send.stopped().await.unwrap(), Some(errors::OVERSIZED));
+}
+
+#[tokio::test]
+async fn an_acceptor_that_speaks_a_later_version_of_streams_is_refused() {
+    let authority = Authority::create(node(1).cluster).unwrap();
+    let settings = QuicSettings::default();
+    let later = endpoint::listening(local(), &authority.credentials(&node(2)).unwrap(), &settings).unwrap();
+    let address = later.local_addr().unwrap().to_string();
+    let served = tokio::spawn(async move {
+        let connection = later.accept().await.unwrap().await.unwrap();
+        let mut welcome = connection.open_uni().await.unwrap();
+        welcome.write_all(&[2]).await.unwrap();
+        welcome.finish().unwrap();
+        connection.closed().await
+    });
+    let one = QuicTransport::bind(None, &authority.credentials(&node(1)).unwrap(), settings).unwrap();
+    let peer = Peer {
+        node_id: Some(2),
+        address,
+    };
+    let refused = one.open(&peer, Class::Control).await.unwrap_err();
+    let TransportError::Refused { reason, .. } = &refused else {
+        panic!("{refused:?}");
+    };
+    assert!(
+        reason.contains("version 2") && reason.contains("speak 1"),
+        "{reason}"
+    );
+    let told = served.await.unwrap();
+    assert!(errors::describe(&told).contains("version 2"), "{told}");
+}
+
+#[tokio::test]
+async fn a_stream_to_an_acceptor_that_does_not_know_its_version_is_refused_by_name() {
+    let refused = errors::not_written("there:1", quinn::WriteError::Stopped(errors::UNKNOWN_VERSION));
+    let TransportError::Refused { address, reason } = refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!(address, "there:1");
+    assert!(reason.contains("version"), "{reason}");
+}
+
+/// A process that is killed says nothing, and its successor at the same port does not know the connection. It
+/// says so at the first packet, instead of leaving the peer to the idle timeout.
+#[test]
+fn the_successor_of_a_killed_process_ends_its_connections_at_once() {
+    let authority = Authority::create(node(1).cluster).unwrap();
+    let credentials = |id| -> Credentials { authority.credentials(&node(id)).unwrap() };
+    let settings = QuicSettings {
+        // Far beyond the deadline: it is not what ends the connection here.
+        idle_timeout: Duration::from_secs(600),
+        keep_alive: Duration::from_millis(50),
+        ..QuicSettings::default()
+    };
+    let killed = credentials(2);
+    let first = tokio::runtime::Runtime::new().unwrap();
+    let second = tokio::runtime::Runtime::new().unwrap();
+    let life =
+        first.block_on(async { QuicTransport::bind(Some(local()), &killed, settings.clone()).unwrap() });
+    let address = life.local_address().unwrap();
+    let peer = Peer {
+        node_id: Some(2),
+        address: address.to_string(),
+    };
+    second.block_on(async {
+        let one = QuicTransport::bind(None, &credentials(1), settings.clone()).unwrap();
+        let mut opened = one.open(&peer, Class::Append).await.unwrap();
+        opened.sender.send("hello".into()).await.unwrap();
+        // All its tasks end where they are; then its socket closes, and nothing is sent.
+        tokio::task::spawn_blocking(move || {
+            drop(first);
+            drop(life);
+        })
+        .await
+        .unwrap();
+        let successor = QuicTransport::bind(Some(address), &killed, settings.clone()).unwrap();
+        let broken = tokio::time::timeout(DEADLINE, opened.receiver.receive()).await;
+        let broken = broken.expect("the successor ends it").unwrap_err();
+        assert!(broken.to_string().contains("restarted"), "{broken}");
+        let reached = tokio::time::timeout(DEADLINE, async {
+            while one.open(&peer, Class::Append).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        reached.await.expect("the successor is reached");
+        drop(successor);
+    });
+}
