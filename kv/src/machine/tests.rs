@@ -2,6 +2,7 @@
 
 mod disk;
 mod exactly_once;
+mod golden;
 mod laws;
 mod opening;
 mod semantics;

@@ -12,6 +12,8 @@ mod key;
 mod op;
 mod read;
 mod record;
+#[cfg(test)]
+mod tests;
 mod txn;
 
 pub(crate) use check::check_reads;

@@ -1,0 +1,74 @@
+//! The bytes of format version 1, as they are on the disks and networks of those who use it. A release that
+//! writes others has another format version, and adds its bytes beside these.
+
+use super::*;
+use crate::machine::database::for_each_row;
+use crate::machine::tables::{SYSTEM, Table};
+use crate::model::{Op, Sequence, SessionId, SessionRef};
+use redb::ReadableTable;
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A store with a row of each kind.
+fn store() -> Store {
+    let mut store = Store::new();
+    store.one(1_000, Command::OpenSession { ttl_millis: 60_000 });
+    let session = SessionRef {
+        id: SessionId::new(1),
+        sequence: Sequence::new(2),
+        answered_below: Sequence::new(2),
+    };
+    let txn = Txn::new([
+        Op::put(key("a\0b"), value("one")),
+        Op::PutSequence {
+            prefix: key("q/"),
+            value: value(""),
+        },
+    ]);
+    store.one(
+        2_000,
+        Command::Txn {
+            session: Some(session),
+            txn,
+        },
+    );
+    store.txn(Txn::new([Op::put(key("a\0b"), value("two"))])).unwrap();
+    store.index += 1;
+    let membership = Payload::Membership(Bytes::from_static(b"members"));
+    let entry = Entry {
+        position: position(store.index),
+        payload: membership,
+    };
+    store.machine.apply(vec![entry]).unwrap();
+    store
+}
+
+#[test]
+fn the_rows_of_format_version_1() {
+    let store = store();
+    let state = store.reader.shared.get();
+    let txn = state.begin_read().unwrap();
+    let mut rows = Vec::new();
+    for table in Table::ALL {
+        for_each_row(&state.file, &txn, table, |key, value| {
+            rows.push(format!("{} {} {}", table.tag(), hex(key), hex(value)));
+            Ok(())
+        })
+        .unwrap();
+    }
+    for row in txn.open_table(SYSTEM).unwrap().iter().unwrap() {
+        let (key, value) = row.unwrap();
+        rows.push(format!("{} {}", key.value().escape_ascii(), hex(value.value())));
+    }
+    assert_eq!(rows.join("\n"), include_str!("golden/rows-1.txt").trim_end());
+}
+
+#[test]
+fn the_snapshot_stream_of_format_version_1() {
+    let mut source = store().reader.snapshot().unwrap();
+    let chunk = source.next_chunk().unwrap().unwrap();
+    assert_eq!(source.next_chunk().unwrap(), None);
+    assert_eq!(hex(&chunk), include_str!("golden/snapshot-1.txt").trim_end());
+}
