@@ -21,7 +21,9 @@ use quorate_kv::model::{
     Sequence, SessionId, SessionRef, Term, Txn, encode,
 };
 
+/// Entries that one apply takes: of a node at its ease, and of one that is behind.
 const BATCH: u64 = 64;
+const LARGE_BATCH: u64 = 1_024;
 const VALUE_BYTES: usize = 100;
 /// A node makes its state durable in the background, so often at least.
 const ENTRIES_PER_DURABLE: u64 = 16 * 1024;
@@ -31,17 +33,21 @@ fn main() -> anyhow::Result<()> {
     let dir = tempfile::tempdir_in(parent)?;
 
     let mut bench = Bench::create(&dir.path().join("fresh"))?;
-    bench.puts("fresh keys, ascending", 400_000, |i| i, false)?;
+    bench.puts("fresh keys, ascending", 400_000, BATCH, |i| i, false)?;
     let mut bench = Bench::create(&dir.path().join("random"))?;
-    bench.puts("fresh keys, in random order", 400_000, scatter, false)?;
-    bench.puts("overwritten keys, in random order", 400_000, scatter, false)?;
-    bench.puts("the same in a session", 400_000, scatter, true)?;
+    bench.puts("fresh keys, in random order", 400_000, BATCH, scatter, false)?;
     bench.puts(
-        "1,000 hot keys in a session",
-        400_000,
-        |i| scatter(i % 1_000),
-        true,
+        "overwritten keys, in random order",
+        200_000,
+        BATCH,
+        scatter,
+        false,
     )?;
+    bench.puts("the same in large batches", 200_000, LARGE_BATCH, scatter, false)?;
+    bench.puts("the same in a session", 200_000, BATCH, scatter, true)?;
+    let hot = |i| scatter(i % 1_000);
+    bench.puts("1,000 hot keys in a session", 200_000, BATCH, hot, true)?;
+    bench.puts("the same in large batches", 200_000, LARGE_BATCH, hot, true)?;
     bench.reads()?;
     bench.verify()?;
 
@@ -117,18 +123,25 @@ impl Bench {
         }
     }
 
-    fn puts(&mut self, name: &str, count: u64, number: fn(u64) -> u64, session: bool) -> anyhow::Result<()> {
+    fn puts(
+        &mut self,
+        name: &str,
+        count: u64,
+        batch_len: u64,
+        number: fn(u64) -> u64,
+        session: bool,
+    ) -> anyhow::Result<()> {
         let session = if session { Some(self.open_session()?) } else { None };
         let value = Bytes::from(vec![7u8; VALUE_BYTES]);
         let mut batches = Vec::new();
-        for first in (0..count).step_by(BATCH as usize) {
+        for first in (0..count).step_by(usize::try_from(batch_len)?) {
             let mut batch = Vec::new();
-            for i in first..(first + BATCH).min(count) {
+            for i in first..(first + batch_len).min(count) {
                 let txn = Txn::new([Op::put(key(number(i))?, value.clone())]);
                 let session = session.map(|id| SessionRef {
                     id,
                     sequence: Sequence::new(i + 1),
-                    answered_below: Sequence::new(i.saturating_sub(2 * BATCH) + 1),
+                    answered_below: Sequence::new(i.saturating_sub(2 * batch_len) + 1),
                 });
                 batch.push(self.entry(Command::Txn { session, txn }));
             }
@@ -155,7 +168,7 @@ impl Bench {
         let rate = |time: Duration| count as f64 / time.as_secs_f64();
         println!(
             "{name}: {:.0} puts/s in apply ({:.0} by processor time), {:.0} with {durables} durable commits \
-             ({:.1} ms each, {:.1} at most); a batch of {BATCH} p50 {} us, p99 {} us",
+             ({:.1} ms each, {:.1} at most); a batch of {batch_len} p50 {} us, p99 {} us",
             rate(took - durable),
             rate(apply_busy),
             rate(took),

@@ -1,5 +1,10 @@
 //! An embedded node without peers: ten lines, no ports, serving at once, and nothing lost at a restart.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a user's program, in real time; the simulator has no part in it"
+)]
+
 use std::time::{Duration, Instant};
 
 use quorate_kv::model::{Consistency, Guard, Key, Op, OpResult, Revision, Txn};

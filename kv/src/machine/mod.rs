@@ -14,8 +14,8 @@
 //! - the state file's name stands for a whole state file, or for none;
 //! - after a fault the machine does nothing any more but answer that fault.
 //!
-//! Where to start: [`execute`](self) runs a transaction on a [`batch`](self), which is what one `apply` has
-//! changed so far; `tables` lists the tables, and each has a file that specifies its rows.
+//! Where to start: `execute` runs a transaction on a `batch`, which is what one `apply` has changed so far;
+//! `tables` lists the tables, and each has a file that specifies its rows; `read` and `past` answer readers.
 
 mod backend;
 mod batch;

@@ -24,6 +24,9 @@ pub(super) struct Past<'v> {
 /// A key and the row of its record.
 type Found = (Vec<u8>, Vec<u8>);
 
+/// A row of history: the key, the revision that ended the record, the record.
+type HistoryRow = (Vec<u8>, Revision, Vec<u8>);
+
 impl Past<'_> {
     /// The record of a key at the revision.
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Record>, Fault> {
@@ -101,8 +104,8 @@ impl Past<'_> {
         }
     }
 
-    /// The first row of history at or behind a row key: key, end, record.
-    fn first_from(&self, row_key: &[u8]) -> Result<Option<(Vec<u8>, Revision, Vec<u8>)>, Fault> {
+    /// The first row of history at or behind a row key.
+    fn first_from(&self, row_key: &[u8]) -> Result<Option<HistoryRow>, Fault> {
         let mut rows = self
             .history
             .range::<&[u8]>(row_key..)

@@ -6,7 +6,8 @@ use super::wire::{Malformed, Row, put_u64};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MachineSettings {
-    /// Memory for pages of the state file, in bytes; 256 MiB by default. A tenth serves as write buffer.
+    /// Memory for pages of the state file, in bytes; 256 MiB by default. Half of it at most
+    /// holds pages that are not written yet; what exceeds that goes to the file before its time.
     pub cache_bytes: usize,
     /// Reads the whole file when it is opened and verifies every page's checksum, so that rot on the disk
     /// is found before it is served. On by default; costs about a second for each GiB.

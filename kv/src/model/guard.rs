@@ -254,10 +254,8 @@ impl Guard {
     pub fn evaluate<E>(&self, mut leaf: impl FnMut(u32, &Condition) -> Result<bool, E>) -> Result<bool, E> {
         // Leaves are asked in preorder; the tree is then folded from the back with a stack of results.
         let mut answers = Vec::with_capacity(self.nodes.len());
-        let mut index = 0;
-        for condition in self.conditions() {
-            answers.push(leaf(index, condition)?);
-            index += 1;
+        for (index, condition) in self.conditions().enumerate() {
+            answers.push(leaf(u32::try_from(index).unwrap_or(u32::MAX), condition)?);
         }
         let mut stack: Vec<bool> = Vec::new();
         for node in self.nodes.iter().rev() {
@@ -266,11 +264,11 @@ impl Guard {
                 GuardNode::Not => !stack.pop().unwrap_or(false),
                 GuardNode::All(n) => {
                     let rest = stack.len().saturating_sub(*n as usize);
-                    stack.drain(rest..).fold(true, |all, one| all && one)
+                    stack.drain(rest..).all(|one| one)
                 }
                 GuardNode::Any(n) => {
                     let rest = stack.len().saturating_sub(*n as usize);
-                    stack.drain(rest..).fold(false, |any, one| any || one)
+                    stack.drain(rest..).any(|one| one)
                 }
             };
             stack.push(result);

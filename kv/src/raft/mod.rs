@@ -468,15 +468,12 @@ async fn keep_durable(machine: StateMachine, interval: Duration) {
 /// between leaves it to its successor (Raft, section 6), and openraft leaves it to us.
 async fn finish_joint(raft: Raft, changing: Arc<Mutex<()>>) {
     let mut changes = raft.metrics();
+    let now = raft.metrics();
     let unfinished = || {
-        let metrics = raft.metrics();
-        let unfinished = {
-            let metrics = metrics.borrow_watched();
-            let joint = metrics.membership_config.membership().get_joint_config().len() > 1;
-            let committed = metrics.membership_config == metrics.committed_membership_config;
-            metrics.state == ServerState::Leader && joint && committed
-        };
-        unfinished
+        let metrics = now.borrow_watched();
+        let joint = metrics.membership_config.membership().get_joint_config().len() > 1;
+        let committed = metrics.membership_config == metrics.committed_membership_config;
+        metrics.state == ServerState::Leader && joint && committed
     };
     loop {
         if unfinished() {

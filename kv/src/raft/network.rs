@@ -445,7 +445,7 @@ async fn send_snapshot(
 }
 
 struct ChunkReader {
-    source: crate::machine::SnapshotSource,
+    source: Box<crate::machine::SnapshotSource>,
 }
 
 impl Owner for ChunkReader {

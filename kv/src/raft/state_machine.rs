@@ -54,7 +54,7 @@ impl Default for DurabilityBounds {
 /// A snapshot on its way: pinned at the sender, or received whole and verified.
 pub(crate) enum SnapshotData {
     /// A state pinned for reading.
-    Source(SnapshotSource),
+    Source(Box<SnapshotSource>),
     /// A file that waits to be installed.
     Received(ReceivedSnapshot),
 }
@@ -92,7 +92,7 @@ enum Job {
     },
     Snapshot {
         durable_first: bool,
-        done: Done<SnapshotSource>,
+        done: Done<Box<SnapshotSource>>,
     },
     Install {
         received: ReceivedSnapshot,
@@ -148,8 +148,8 @@ enum Effect {
         done: Done<()>,
     },
     Snapshot {
-        result: Result<SnapshotSource, Fault>,
-        done: Done<SnapshotSource>,
+        result: Result<Box<SnapshotSource>, Fault>,
+        done: Done<Box<SnapshotSource>>,
     },
 }
 
@@ -358,7 +358,7 @@ impl Owner for MachineOwner {
                     } else {
                         Ok(())
                     };
-                    let result = durable.and_then(|()| self.reader.snapshot());
+                    let result = durable.and_then(|()| Ok(Box::new(self.reader.snapshot()?)));
                     Effect::Snapshot {
                         result: self.keep(result),
                         done,
@@ -489,10 +489,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             SnapshotData::Source(_) if self.applied.borrow().position.map(log_id) == meta.last_log_id => {
                 Ok(())
             }
-            SnapshotData::Source(source) => {
-                let source = Box::new(source);
-                Ok(self.ask(|done| Job::Copy { source, done }).await?)
-            }
+            SnapshotData::Source(source) => Ok(self.ask(|done| Job::Copy { source, done }).await?),
         }
     }
 

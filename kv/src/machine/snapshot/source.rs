@@ -16,6 +16,8 @@ use crate::machine::system::System;
 use crate::machine::tables::{SYSTEM, Table};
 use crate::machine::wire::{put_u64, put_varint};
 
+type TableRows = OwnedRange<&'static [u8], &'static [u8]>;
+
 /// A pinned state, to be sent chunk by chunk. It stays as it was however long that takes, and keeps its pages
 /// of the file alive until dropped.
 pub struct SnapshotSource {
@@ -26,7 +28,7 @@ pub struct SnapshotSource {
     pending: Vec<u8>,
     rows: u64,
     /// The table that is being read.
-    reading: Option<(Table, OwnedRange<&'static [u8], &'static [u8]>)>,
+    reading: Option<(Table, TableRows)>,
     /// The tables that come next, the last first.
     waiting: Vec<Table>,
     finished: bool,

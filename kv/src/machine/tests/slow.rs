@@ -268,7 +268,9 @@ impl Run<'_> {
                 if keys.len() > *limit as usize {
                     return Err(TxnRefused::RangeTooLarge { op, limit: *limit });
                 }
-                keys.iter().for_each(|key| drop(self.delete(key)));
+                for key in &keys {
+                    self.delete(key);
+                }
                 OpResult::Deleted {
                     count: keys.len() as u64,
                 }
