@@ -1,8 +1,8 @@
 //! Authenticated messages between peers. Knows nothing of Raft or of keys.
 //!
 //! A [`Transport`] opens and accepts [`Stream`]s of whole messages, each in a [`Class`] of traffic, between
-//! peers whose [`Identity`] was proven by their certificates. `quic` is the real one, `memory` the
-//! scripted one for tests; one suite of tests runs over both.
+//! peers whose [`Identity`] was proven by their certificates ([`certs`] makes them). [`quic`] is the real
+//! one, [`memory`] the scripted one for tests; one suite of tests runs over both.
 //!
 //! Always: messages of one stream arrive whole, in order and at most once; a stream that failed says so to
 //! both sides and never resumes; every queue is bounded and a full one makes the sender wait.
@@ -20,13 +20,13 @@ pub use backoff::BackoffSettings;
 pub use identity::{ClusterId, Identity, InvalidIdentity, Role};
 pub use stream::{MessageReceiver, MessageSender, Stream, StreamReceiver, StreamSender};
 
-/// The default limit of a message: 32 MiB, well above the largest entry and below what hurts to hold twice.
-pub const MESSAGE_BYTES_MAX: usize = 32 << 20;
-
 use std::fmt;
 use std::net::SocketAddr;
 
 use async_trait::async_trait;
+
+/// The default limit of a message: 32 MiB, well above the largest entry and below what hurts to hold twice.
+pub const MESSAGE_BYTES_MAX: usize = 32 << 20;
 
 /// The classes of traffic, the most urgent first. A later class never delays an earlier one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
