@@ -1,5 +1,7 @@
 //! What Quorate is tested with: a deterministic simulator, its faults and its checkers.
 
+pub mod chaos;
 pub mod cluster;
+pub mod processes;
 pub mod scenario;
 pub mod sim;
