@@ -8,7 +8,7 @@ use std::fs::File;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -42,6 +42,52 @@ pub struct Processes {
     /// Where others reach it: the same, unless something stands in between.
     reached: BTreeMap<u64, SocketAddr>,
     running: BTreeMap<u64, Child>,
+    pids: Pids,
+}
+
+/// Which process a node last ran in: for who sees packets and wants to know whose they are.
+#[derive(Debug, Clone, Default)]
+pub struct Pids(Arc<Mutex<BTreeMap<u64, u32>>>);
+
+impl Pids {
+    /// The node that has a UDP socket on this port, if any has.
+    pub fn owner_of(&self, port: u16) -> Option<u64> {
+        let inode = socket_inode(port)?;
+        let pids = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let owns = |(id, pid): (u64, u32)| {
+            let runner = Pid::from_raw(pid.try_into().ok()?);
+            let mut processes = children(pid).into_iter().chain(runner);
+            processes
+                .any(|process| has_socket(process, &inode))
+                .then_some(id)
+        };
+        pids.into_iter().find_map(owns)
+    }
+
+    fn note(&self, id: u64, pid: u32) {
+        let mut pids = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        pids.insert(id, pid);
+    }
+}
+
+/// The name of the socket on this port, as a process's list of open files shows it.
+fn socket_inode(port: u16) -> Option<String> {
+    let suffix = format!(":{port:04X}");
+    ["/proc/net/udp", "/proc/net/udp6"].iter().find_map(|table| {
+        let text = std::fs::read_to_string(table).ok()?;
+        text.lines().find_map(|line| {
+            let mut fields = line.split_whitespace();
+            let local = fields.nth(1)?;
+            let inode = fields.nth(7)?;
+            local.ends_with(&suffix).then(|| format!("socket:[{inode}]"))
+        })
+    })
+}
+
+fn has_socket(process: Pid, inode: &str) -> bool {
+    let files = std::fs::read_dir(format!("/proc/{}/fd", process.as_raw_nonzero()));
+    let mut files = files.into_iter().flatten().flatten();
+    files.any(|file| std::fs::read_link(file.path()).is_ok_and(|to| to.as_os_str() == inode))
 }
 
 impl Processes {
@@ -66,6 +112,7 @@ impl Processes {
             reached: listening.clone(),
             listening,
             running: BTreeMap::new(),
+            pids: Pids::default(),
         })
     }
 
@@ -82,6 +129,11 @@ impl Processes {
     /// The ids of all nodes.
     pub fn ids(&self) -> Vec<u64> {
         self.listening.keys().copied().collect()
+    }
+
+    /// Which process each node runs in, kept up to date.
+    pub fn pids(&self) -> Pids {
+        self.pids.clone()
     }
 
     /// Where each node listens.
@@ -142,6 +194,7 @@ impl Processes {
         let child = command
             .spawn()
             .with_context(|| format!("{} cannot be started", self.program.display()))?;
+        self.pids.note(id, child.id());
         self.running.insert(id, child);
         Ok(())
     }

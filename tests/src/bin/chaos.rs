@@ -64,7 +64,7 @@ async fn main() -> Result<ExitCode> {
     let end = begun + Duration::from_secs_f64(args.minutes * 60.0);
 
     let mut processes = Processes::prepare(args.nodes)?;
-    let relays = Relays::start(processes.listening(), args.seed).await?;
+    let relays = Relays::start(processes.listening(), &processes.pids(), args.seed).await?;
     processes.reach_at(relays.reached().clone());
     for id in processes.ids() {
         processes.start(id)?;

@@ -1,8 +1,7 @@
 //! A bad network between processes: a UDP relay before each node, whose weather differs by direction and pair.
 //!
-//! Nodes and clients reach a node at its relay. Who sends is told by the address that a packet comes from: a node
-//! dials from the port that it listens on; every other sender is a client. Always: a packet arrives late, twice, or
-//! not at all, but never changed.
+//! Nodes and clients reach a node at its relay. Who sends is told by the process that has the socket that a packet
+//! comes from; who is no node is a client. Always: a packet arrives late, twice, or not at all, but never changed.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,6 +12,7 @@ use anyhow::Result;
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 
+use crate::processes::Pids;
 use crate::sim::Rng;
 
 /// Who is not a node.
@@ -68,14 +68,12 @@ pub struct Relays {
 
 impl Relays {
     /// Sets a relay before each node that listens at these addresses.
-    pub async fn start(listening: &BTreeMap<u64, SocketAddr>, seed: u64) -> Result<Self> {
+    pub async fn start(listening: &BTreeMap<u64, SocketAddr>, pids: &Pids, seed: u64) -> Result<Self> {
         let sky = Sky {
             weather: BTreeMap::new(),
             rng: Rng::new(seed).fork("network"),
         };
         let sky = Arc::new(Mutex::new(sky));
-        let nodes: Arc<BTreeMap<SocketAddr, u64>> =
-            Arc::new(listening.iter().map(|(id, address)| (*address, *id)).collect());
         let mut reached = BTreeMap::new();
         let mut tasks = JoinSet::new();
         for (id, address) in listening {
@@ -85,7 +83,7 @@ impl Relays {
                 node: *id,
                 address: *address,
                 front: Arc::new(front),
-                nodes: Arc::clone(&nodes),
+                pids: pids.clone(),
                 sky: Arc::clone(&sky),
             };
             tasks.spawn(relay.run());
@@ -121,14 +119,14 @@ struct Relay {
     node: u64,
     address: SocketAddr,
     front: Arc<UdpSocket>,
-    nodes: Arc<BTreeMap<SocketAddr, u64>>,
+    pids: Pids,
     sky: Arc<Mutex<Sky>>,
 }
 
 impl Relay {
     async fn run(self) {
         // A socket of its own for each sender, so that the node's answers find the way back.
-        let mut behind: BTreeMap<SocketAddr, Arc<UdpSocket>> = BTreeMap::new();
+        let mut behind: BTreeMap<SocketAddr, (u64, Arc<UdpSocket>)> = BTreeMap::new();
         let mut tasks = JoinSet::new();
         let mut packet = vec![0; PACKET_BYTES_MAX];
         loop {
@@ -136,14 +134,14 @@ impl Relay {
             let Ok((size, sender)) = self.front.recv_from(&mut packet).await else {
                 continue;
             };
-            let from = self.nodes.get(&sender).copied().unwrap_or(CLIENT);
-            let socket = match behind.get(&sender) {
-                Some(socket) => Arc::clone(socket),
+            let (from, socket) = match behind.get(&sender) {
+                Some((from, socket)) => (*from, Arc::clone(socket)),
                 None => {
+                    let from = self.pids.owner_of(sender.port()).unwrap_or(CLIENT);
                     let Ok(socket) = self.open().await else { continue };
-                    behind.insert(sender, Arc::clone(&socket));
+                    behind.insert(sender, (from, Arc::clone(&socket)));
                     tasks.spawn(self.answer(Arc::clone(&socket), sender, from));
-                    socket
+                    (from, socket)
                 }
             };
             let fate = lock(&self.sky).fate(from, self.node);
