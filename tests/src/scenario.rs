@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -134,7 +135,14 @@ impl Report {
 ///
 /// Failures of operations are counted in the report. An error is something that a report cannot carry: a cluster
 /// that does not start, or whose nodes differ at the end.
-pub async fn run(options: &Options, mut progress: impl FnMut(&Report)) -> Result<Report> {
+pub fn run<'a>(options: &'a Options, progress: &'a mut (dyn FnMut(&Report) + Send)) -> Running<'a> {
+    Box::pin(run_all(options, progress))
+}
+
+/// The scenario on its way. A trait object, so that it is compiled here and not in every program that runs it.
+pub type Running<'a> = Pin<Box<dyn Future<Output = Result<Report>> + Send + 'a>>;
+
+async fn run_all(options: &Options, progress: &mut (dyn FnMut(&Report) + Send)) -> Result<Report> {
     let begun = Instant::now();
     let mut rng = Rng::new(options.seed);
     let mut report = Report::default();

@@ -27,7 +27,7 @@ async fn nothing_fails_while_leaders_die() -> Result<()> {
         nodes: 3,
         seed: 1,
     };
-    let report = scenario::run(&options, |_| ()).await?;
+    let report = scenario::run(&options, &mut |_| ()).await?;
     expect_sound(&report, 10);
     assert!(report.kills > 0, "the seed kills no leader");
     Ok(())
@@ -42,7 +42,7 @@ async fn nothing_fails_on_new_clusters_whose_leaders_die() -> Result<()> {
         nodes: 3,
         seed: 2,
     };
-    let report = scenario::run(&options, |_| ()).await?;
+    let report = scenario::run(&options, &mut |_| ()).await?;
     expect_sound(&report, 2);
     assert_eq!(report.kills, 2);
     Ok(())

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -168,6 +169,13 @@ impl Builder {
 
     /// Starts the node: returns when it serves (alone), or when it takes part in its cluster's elections.
     pub async fn start(self) -> Result<Node, StartError> {
+        // As a trait object, so that the compiler translates the whole of a node with this crate, once, and
+        // not again in every program and test that starts one.
+        let starting: Pin<Box<dyn Future<Output = Result<Node, StartError>> + Send>> = Box::pin(self.begin());
+        starting.await
+    }
+
+    async fn begin(self) -> Result<Node, StartError> {
         let dir = self.data_dir.ok_or(StartError::NoDataDir)?;
         self.settings.check().map_err(StartError::Settings)?;
         let identity = Identity::node(ClusterId::new(&self.cluster)?, self.id.number());

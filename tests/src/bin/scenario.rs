@@ -69,7 +69,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     };
     let bar = progress_bar(args.runs);
     let mut told = 0;
-    let report = scenario::run(&options, |report| {
+    let report = scenario::run(&options, &mut |report| {
         bar.set_position(report.runs);
         bar.set_message(format!(
             "{} kills, {} failures, {} visible retries",
