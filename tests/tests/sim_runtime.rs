@@ -57,7 +57,7 @@ fn a_seed_replays_exactly_in_this_process() {
 fn a_seed_replays_event_for_event_in_another_process() {
     let run = |seed: u64| {
         let output = Command::new(env!("CARGO_BIN_EXE_simulate"))
-            .args(["--trace", &seed.to_string()])
+            .args(["--world", "selftest", "--trace", "--seed", &seed.to_string()])
             .output()
             .unwrap();
         assert!(

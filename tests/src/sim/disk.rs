@@ -96,6 +96,24 @@ pub struct DiskStats {
     pub errors: u64,
 }
 
+impl std::ops::Add for DiskStats {
+    type Output = DiskStats;
+    fn add(self, other: DiskStats) -> DiskStats {
+        DiskStats {
+            writes: self.writes + other.writes,
+            bytes_written: self.bytes_written + other.bytes_written,
+            syncs: self.syncs + other.syncs,
+            power_losses: self.power_losses + other.power_losses,
+            power_losses_with_pending: self.power_losses_with_pending + other.power_losses_with_pending,
+            bytes_lost: self.bytes_lost + other.bytes_lost,
+            writes_torn: self.writes_torn + other.writes_torn,
+            lengths_lost: self.lengths_lost + other.lengths_lost,
+            names_lost: self.names_lost + other.names_lost,
+            errors: self.errors + other.errors,
+        }
+    }
+}
+
 /// One process's view of a host's disk. A clone is the same view.
 #[derive(Debug, Clone)]
 pub struct SimDisk {

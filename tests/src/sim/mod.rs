@@ -22,9 +22,11 @@
 //! same [`Simulation::hash`].
 
 mod clock;
+pub mod cluster;
 mod crash;
 pub mod disk;
 mod executor;
+pub mod net;
 mod rng;
 pub mod selftest;
 mod world;
@@ -43,7 +45,7 @@ use quorate_kv::env::{self, JoinHandle};
 
 use crash::Armed;
 pub use crash::CrashAction;
-pub use disk::{DiskProfile, PowerLoss, SimDisk};
+pub use disk::{DiskProfile, DiskStats, PowerLoss, SimDisk};
 use executor::SimRt;
 pub use executor::{Halt, Schedule, Violation};
 pub use rng::Rng;
