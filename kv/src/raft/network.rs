@@ -214,6 +214,12 @@ impl openraft::RaftNetworkV2<TypeConfig> for Link {
             });
         }
         Box::pin(async move {
+            // The pause after a failure lies in the input: were it not asked first, a peer that cannot be
+            // reached would be tried again at once, and again.
+            let Some(first) = input.next().await else {
+                return Ok(Box::pin(stream::empty()) as BoxStream<'s, _>);
+            };
+            let mut input = stream::once(std::future::ready(first)).chain(input);
             let ttl = option.soft_ttl().max(self.stall_max);
             let opened = env::timeout(ttl, self.transport.open(&self.peer, Class::Append)).await;
             let opened = match opened {
