@@ -23,7 +23,9 @@ const KEYS: u64 = 100_000;
 const VALUE_BYTES: usize = 128;
 
 fn main() -> Result<()> {
-    println!("How many transactions a second does the state machine apply, by how many it is given at once?\n");
+    println!(
+        "How many transactions a second does the state machine apply, by how many it is given at once?\n"
+    );
     let dir = tempfile::Builder::new()
         .prefix("quorate-bench-")
         .tempdir_in(facts::directory())?;
@@ -31,8 +33,7 @@ fn main() -> Result<()> {
         println!("{fact}");
     }
     let settings = MachineSettings::default();
-    let (mut machine, _reader) =
-        Machine::open(Arc::new(RealDisk), dir.path(), OpenMode::Create, settings)?;
+    let (mut machine, _reader) = Machine::open(Arc::new(RealDisk), dir.path(), OpenMode::Create, settings)?;
     let mut next = 1;
     let mut rates = Vec::new();
     let mut criterion = Criterion::default().configure_from_args();
@@ -61,7 +62,10 @@ fn main() -> Result<()> {
     println!("\ntransactions a second");
     let slowest = rates.first().map_or(1.0, |(_, rate)| *rate);
     for (batch, rate) in rates {
-        println!("{batch:>5} at once {rate:>10.0}   {:>5.1} times one at a time", rate / slowest);
+        println!(
+            "{batch:>5} at once {rate:>10.0}   {:>5.1} times one at a time",
+            rate / slowest
+        );
     }
     Ok(())
 }

@@ -51,7 +51,9 @@ fn measured(nodes: u64, round_trip: Duration, size: u32, how: How) -> bool {
     match how {
         How::Batch => size <= 10_000 || (nodes == 3 && round_trip.is_zero()),
         How::Sequential if round_trip.is_zero() => size <= 1_000,
-        How::Sequential if round_trip <= Duration::from_millis(1) => size <= 1_000 && (nodes == 3 || size <= 100),
+        How::Sequential if round_trip <= Duration::from_millis(1) => {
+            size <= 1_000 && (nodes == 3 || size <= 100)
+        }
         How::Sequential => size <= 10 || (nodes == 3 && size <= 100),
     }
 }
@@ -261,7 +263,7 @@ fn grouped(number: u32) -> String {
     let digits = number.to_string();
     let mut out = String::new();
     for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);
@@ -292,7 +294,10 @@ fn report(facts: &[String], rows: &[Row]) -> Result<String> {
             text(find(100_000).and_then(|row| row.batch))
         )?;
     }
-    writeln!(out, "![The time by the number of partitions](batch_vs_sequential.svg)\n")?;
+    writeln!(
+        out,
+        "![The time by the number of partitions](batch_vs_sequential.svg)\n"
+    )?;
     for fact in facts {
         writeln!(out, "- {fact}")?;
     }
@@ -360,12 +365,26 @@ fn plot(path: &Path, rows: &[Row]) -> Result<()> {
         .x_desc("partitions")
         .y_desc("milliseconds, median")
         .x_label_formatter(&|x| grouped(x.round() as u32))
-        .y_label_formatter(&|y| if *y < 1.0 { format!("{y}") } else { grouped(y.round() as u32) })
+        .y_label_formatter(&|y| {
+            if *y < 1.0 {
+                format!("{y}")
+            } else {
+                grouped(y.round() as u32)
+            }
+        })
         .label_style(("sans-serif", 14).into_font().color(&ink))
         .axis_desc_style(("sans-serif", 15).into_font().color(&ink))
         .draw()?;
-    let batch_colours = [RGBColor(13, 110, 95), RGBColor(38, 166, 141), RGBColor(137, 208, 190)];
-    let sequential_colours = [RGBColor(183, 65, 14), RGBColor(230, 121, 55), RGBColor(246, 186, 140)];
+    let batch_colours = [
+        RGBColor(13, 110, 95),
+        RGBColor(38, 166, 141),
+        RGBColor(137, 208, 190),
+    ];
+    let sequential_colours = [
+        RGBColor(183, 65, 14),
+        RGBColor(230, 121, 55),
+        RGBColor(246, 186, 140),
+    ];
     for (how, colours) in [(How::Sequential, sequential_colours), (How::Batch, batch_colours)] {
         for (round_trip, colour) in ROUND_TRIPS.into_iter().zip(colours).rev() {
             let of = rows.iter().filter(|row| row.round_trip == round_trip);

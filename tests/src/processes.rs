@@ -57,9 +57,7 @@ impl Pids {
         let owns = |(id, pid): (u64, u32)| {
             let runner = Pid::from_raw(pid.try_into().ok()?);
             let mut processes = children(pid).into_iter().chain(runner);
-            processes
-                .any(|process| has_socket(process, &inode))
-                .then_some(id)
+            processes.any(|process| has_socket(process, &inode)).then_some(id)
         };
         pids.into_iter().find_map(owns)
     }
@@ -430,7 +428,15 @@ fn build() -> Result<PathBuf> {
     };
     let target = dir.parent().context("a profile in no directory")?;
     let built = Command::new(cargo)
-        .args(["build", "--quiet", "--offline", "-p", "quorate", "--bin", "quorate"])
+        .args([
+            "build",
+            "--quiet",
+            "--offline",
+            "-p",
+            "quorate",
+            "--bin",
+            "quorate",
+        ])
         .args(["--profile", profile])
         .arg("--target-dir")
         .arg(target)

@@ -299,7 +299,9 @@ impl Run<'_> {
             let new = new_partition(&singly.name, index, &brokers);
             let meta = self.stage.meta.clone();
             let operation = Operation::CreatePartition;
-            let created = self.call(operation, || meta.create_partition(new.clone())).await?;
+            let created = self
+                .call(operation, || meta.create_partition(new.clone()))
+                .await?;
             self.expect_partition(operation, &created).await?;
         }
         self.expect_partitions(Operation::CreatePartition, &singly.name)
@@ -310,7 +312,9 @@ impl Run<'_> {
             .collect();
         let meta = self.stage.meta.clone();
         let operation = Operation::CreatePartitionBatch;
-        let created = self.call(operation, || meta.create_partitions(new.clone())).await?;
+        let created = self
+            .call(operation, || meta.create_partitions(new.clone()))
+            .await?;
         for partition in &created.partitions {
             self.expect_partition(operation, partition).await?;
         }
@@ -343,9 +347,7 @@ impl Run<'_> {
         let name = TopicName::new(&format!("{kind}-{}", self.number))?;
         let create = CreateTopic::manual(name, [Assignment::new(brokers.iter().copied())]);
         let meta = self.stage.meta.clone();
-        let created = self
-            .call(operation, || meta.create_topic(create.clone()))
-            .await?;
+        let created = self.call(operation, || meta.create_topic(create.clone())).await?;
         self.expect_topic(operation, &created.topic).await?;
         Ok(created.topic)
     }
@@ -447,10 +449,7 @@ impl Run<'_> {
     async fn expect_partition(&mut self, operation: Operation, partition: &Partition) -> Result<()> {
         let (topic, index) = (partition.topic, partition.index);
         let read = async |meta: MetaClient<Client>| meta.partition(topic, index).await;
-        let found = self
-            .stage
-            .everywhere(partition, partition.revision, read)
-            .await;
+        let found = self.stage.everywhere(partition, partition.revision, read).await;
         self.checked(operation, found)
     }
 

@@ -15,7 +15,11 @@ fn expect_sound(report: &Report, runs: u64) {
     assert_eq!(report.visible_retries, 0, "errors reached the caller");
     assert_eq!(report.runs, runs);
     let calls: usize = report.operations.values().map(|tally| tally.took.len()).sum();
-    assert_eq!(calls as u64, runs * 11, "three brokers, two topics, four creates, two updates");
+    assert_eq!(
+        calls as u64,
+        runs * 11,
+        "three brokers, two topics, four creates, two updates"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -66,7 +70,11 @@ async fn a_batch_of_partitions_is_one_raft_entry_and_one_by_one_they_are_as_many
     meta.register_broker(register).await?;
     let (singly, batch) = (TopicName::new("singly")?, TopicName::new("batch")?);
     let new = |topic: &TopicName, index| {
-        NewPartition::new(topic.clone(), PartitionIndex::new(index), Assignment::new([broker]))
+        NewPartition::new(
+            topic.clone(),
+            PartitionIndex::new(index),
+            Assignment::new([broker]),
+        )
     };
     for topic in [&singly, &batch] {
         meta.create_topic(CreateTopic::manual(topic.clone(), [Assignment::new([broker])]))

@@ -30,6 +30,10 @@ fn clusters_keep_what_they_acknowledged_through_the_faults_of_a_dozen_seeds() {
 fn a_cluster_lives_the_same_life_twice() {
     for seed in [3, 4] {
         let (first, second) = (run(seed), run(seed));
-        assert_eq!((first.events, first.hash), (second.events, second.hash), "seed {seed}");
+        assert_eq!(
+            (first.events, first.hash),
+            (second.events, second.hash),
+            "seed {seed}"
+        );
     }
 }

@@ -113,6 +113,17 @@ fn encode_answer(answer: &StreamAppendResult<TypeConfig>) -> Bytes {
     model::encode(answer).into()
 }
 
+/// A message whose entries may stay in memory for long. A small one shares its buffer with whatever arrived
+/// in the same packets, and would keep all of that; a large one is its buffer.
+fn own(message: Bytes) -> Bytes {
+    const SHARED_MAX: usize = 64 * 1024;
+    if message.len() <= SHARED_MAX {
+        Bytes::copy_from_slice(&message)
+    } else {
+        message
+    }
+}
+
 /// The messages of an append stream as requests; ends with the stream or at the first that is malformed or
 /// in another's name.
 fn requests(
@@ -121,7 +132,7 @@ fn requests(
     contact: Arc<PeerContact>,
 ) -> impl futures_util::Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + 'static {
     stream::unfold((receiver, contact), move |(mut receiver, contact)| async move {
-        let message = receiver.receive().await.ok()??;
+        let message = own(receiver.receive().await.ok()??);
         match decode_append(&message) {
             Ok(request) if request.vote.leader_id.node_id == from => {
                 contact.heard(request.leader_commit.map(|id| id.index));

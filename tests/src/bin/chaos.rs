@@ -55,7 +55,11 @@ struct Json {
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
     let args = Args::parse();
-    ensure!(args.minutes > 0.0, "--minutes is more than 0, not {}", args.minutes);
+    ensure!(
+        args.minutes > 0.0,
+        "--minutes is more than 0, not {}",
+        args.minutes
+    );
     let strace = can_trace();
     if !strace {
         eprintln!("strace is missing or may not trace: no disk fails in this run");
@@ -123,8 +127,16 @@ async fn main() -> Result<ExitCode> {
         };
         println!("{}", serde_json::to_string(&json)?);
     } else {
-        let actions: Vec<String> = actions.iter().map(|(action, times)| format!("{action} {times}")).collect();
-        println!("{seconds:.0} s, {} nodes, seed {}: {}", args.nodes, args.seed, actions.join(", "));
+        let actions: Vec<String> = actions
+            .iter()
+            .map(|(action, times)| format!("{action} {times}"))
+            .collect();
+        println!(
+            "{seconds:.0} s, {} nodes, seed {}: {}",
+            args.nodes,
+            args.seed,
+            actions.join(", ")
+        );
         println!(
             "sound: {} acknowledged writes found once, {} reads explained, {} of unknown outcome at most once, \
              {} without an answer; the longest wait of a worker was {:.1} s; all nodes equal at revision {}",

@@ -80,7 +80,12 @@ async fn main() -> anyhow::Result<ExitCode> {
         // Each failure when it happens: a long run may be interrupted.
         let failures = report.operations.iter();
         let failures: Vec<String> = failures
-            .flat_map(|(operation, tally)| tally.failures.iter().map(move |why| format!("{operation}: {why}")))
+            .flat_map(|(operation, tally)| {
+                tally
+                    .failures
+                    .iter()
+                    .map(move |why| format!("{operation}: {why}"))
+            })
             .collect();
         for failure in failures.iter().skip(told) {
             bar.suspend(|| eprintln!("{failure}"));
@@ -95,7 +100,11 @@ async fn main() -> anyhow::Result<ExitCode> {
         print(&args, &report);
     }
     let sound = report.failures() == 0 && report.visible_retries == 0;
-    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if sound {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn progress_bar(runs: u64) -> ProgressBar {
@@ -143,7 +152,11 @@ fn print(args: &Args, report: &Report) {
         "{} runs on {} of {} nodes, {} leaders killed, {:.1} s: {} failures, {} errors reached the caller, \
          {} attempts were repeated by the client",
         report.runs,
-        if args.fresh { "a new cluster each" } else { "one cluster" },
+        if args.fresh {
+            "a new cluster each"
+        } else {
+            "one cluster"
+        },
         args.nodes,
         report.kills,
         report.took.as_secs_f64(),

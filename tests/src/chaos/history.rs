@@ -88,7 +88,11 @@ fn real_time(events: &[Event], wrong: &mut Vec<String>) {
             }
         }
         if let Some((before, newest)) = newest {
-            let later = if writes { revision > newest } else { revision >= newest };
+            let later = if writes {
+                revision > newest
+            } else {
+                revision >= newest
+            };
             if !later {
                 wrong.push(format!(
                     "time ran backwards: {event:?} began after {before:?} had ended"
@@ -118,7 +122,9 @@ impl<'a> Keys<'a> {
             if let Some(revision) = revision
                 && let Some(other) = revisions.insert(*revision, event)
             {
-                wrong.push(format!("one revision for two transactions: {other:?} and {event:?}"));
+                wrong.push(format!(
+                    "one revision for two transactions: {other:?} and {event:?}"
+                ));
             }
             for key in &event.keys {
                 match revision {
@@ -132,7 +138,14 @@ impl<'a> Keys<'a> {
         }
         // What was seen of a write of unknown outcome tells its revision to every later check.
         for event in events {
-            if let (Deed::Read { found: Some((value, revision)), .. }, [key]) = (&event.deed, &event.keys[..]) {
+            if let (
+                Deed::Read {
+                    found: Some((value, revision)),
+                    ..
+                },
+                [key],
+            ) = (&event.deed, &event.keys[..])
+            {
                 keys.reveal(key, value, *revision);
             }
         }
@@ -140,7 +153,10 @@ impl<'a> Keys<'a> {
     }
 
     fn reveal(&mut self, key: &'a str, value: &'a str, revision: Revision) {
-        let unknown = self.unknown.get(key).is_some_and(|values| values.contains(&value));
+        let unknown = self
+            .unknown
+            .get(key)
+            .is_some_and(|values| values.contains(&value));
         if unknown {
             let writes = self.acknowledged.entry(key).or_default();
             writes.entry(revision).or_insert(value);
@@ -161,7 +177,9 @@ impl<'a> Keys<'a> {
             let explained = (last.revision, last.value.as_str()) == (newest, value)
                 || (last.revision > newest && unknown.contains(&last.value.as_str()));
             if !explained {
-                wrong.push(format!("{key} ended as {last:?}, the newest write is {value} at {newest}"));
+                wrong.push(format!(
+                    "{key} ended as {last:?}, the newest write is {value} at {newest}"
+                ));
             }
             // Each write raises the version by one, so a write that happened twice shows.
             let least = writes.len() as u64;
@@ -292,6 +310,10 @@ mod tests {
         assert!(invented[0].contains("nobody"), "{invented:?}");
 
         let shared = [event(0, 9, write("a", Some(2))), event(0, 9, write("b", Some(2)))];
-        assert!(check(&shared, &last("b", 2, 2)).iter().any(|w| w.contains("one revision")));
+        assert!(
+            check(&shared, &last("b", 2, 2))
+                .iter()
+                .any(|w| w.contains("one revision"))
+        );
     }
 }

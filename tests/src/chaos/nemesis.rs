@@ -170,7 +170,9 @@ impl Nemesis<'_> {
     }
 
     async fn linger(&mut self, low: u64, high: u64) {
-        let time = self.rng.duration(Duration::from_millis(low), Duration::from_millis(high));
+        let time = self
+            .rng
+            .duration(Duration::from_millis(low), Duration::from_millis(high));
         sleep(time).await;
     }
 
@@ -230,7 +232,10 @@ impl Nemesis<'_> {
     fn none_ended(&mut self, ids: &[u64]) -> Result<()> {
         for id in ids {
             if let Some(status) = self.processes.ended(*id)? {
-                bail!("node {id} ended by itself ({status}):\n{}", self.processes.log(*id));
+                bail!(
+                    "node {id} ended by itself ({status}):\n{}",
+                    self.processes.log(*id)
+                );
             }
         }
         Ok(())

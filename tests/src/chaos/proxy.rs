@@ -51,7 +51,11 @@ impl Sky {
         if weather.cut || self.rng.permille(weather.loss_permille) {
             return Vec::new();
         }
-        let copies = if self.rng.permille(weather.twice_permille) { 2 } else { 1 };
+        let copies = if self.rng.permille(weather.twice_permille) {
+            2
+        } else {
+            1
+        };
         (0..copies)
             .map(|_| weather.delay + self.rng.duration(Duration::ZERO, weather.jitter))
             .collect()
@@ -161,7 +165,12 @@ impl Relay {
     }
 
     /// Carries what the node answers to one sender.
-    fn answer(&self, socket: Arc<UdpSocket>, sender: SocketAddr, from: u64) -> impl Future<Output = ()> + use<> {
+    fn answer(
+        &self,
+        socket: Arc<UdpSocket>,
+        sender: SocketAddr,
+        from: u64,
+    ) -> impl Future<Output = ()> + use<> {
         let (front, sky, node) = (Arc::clone(&self.front), Arc::clone(&self.sky), self.node);
         async move {
             let mut packet = vec![0; PACKET_BYTES_MAX];

@@ -245,7 +245,15 @@ impl Notes {
             let shown = wrong[..wrong.len().min(SHOWN)].join("\n  ");
             bail!("{} faults, the first ones:\n  {shown}", wrong.len());
         }
-        let acknowledged = |event: &&Event| matches!(event.deed, Deed::Write { revision: Some(_), .. });
+        let acknowledged = |event: &&Event| {
+            matches!(
+                event.deed,
+                Deed::Write {
+                    revision: Some(_),
+                    ..
+                }
+            )
+        };
         let reads = |event: &&Event| matches!(event.deed, Deed::Read { .. });
         let additions: i64 = self.counters.values().map(|(acknowledged, _)| acknowledged).sum();
         Ok(Verdict {

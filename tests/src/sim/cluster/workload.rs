@@ -18,6 +18,7 @@ use crate::sim::Rng;
 /// One operation.
 #[derive(Debug, Clone)]
 pub(super) struct Operation {
+    #[allow(dead_code, reason = "told by Debug where an operation is reported")]
     pub(super) client: u32,
     pub(super) request: Request,
     /// When it was called and when it was answered, on the simulation's clock.
