@@ -1,6 +1,6 @@
 //! The server and the command line. Wires what the crates below offer and decides nothing for the store.
 //!
-//! A module for each command: [`serve`], [`status`], [`kv`], [`meta`], [`member`], [`certs`], [`demo`], [`bench`].
+//! A module for each command: [`serve`], [`status`], [`kv`], [`meta`], [`member`], [`certs`], [`demo`], [`mod@bench`].
 //! They share how a cluster is found ([`reach`], [`run_file`]), how results are shown ([`output`], [`text`]) and
 //! how a run ends ([`failure`]).
 //!

@@ -16,7 +16,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! The modules, in reading order: what is said ([`model`]), what everything stands on ([`env`], [`fault`]),
+//! The modules, in reading order: what is said ([`model`]), what everything stands on ([`mod@env`], [`fault`]),
 //! what is kept ([`log`], [`machine`], [`identity`]), how nodes agree (`raft`), and what users hold
 //! ([`node`], [`client`]).
 

@@ -1,6 +1,6 @@
 //! Carries operations out: reads what they need, lets them decide, commits, and decides again after a lost race.
 //!
-//! A thin shell: every rule is in [`ops`](crate::ops), and all waiting is the store's.
+//! A thin shell: every rule is in [`ops`], and all waiting is the store's.
 //!
 //! Always: a decision is made on a linearizable read; what commits is what was decided, or nothing; after an
 //! unknown outcome nothing is tried again here, because only the store knows how to do that exactly once.

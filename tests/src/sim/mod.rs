@@ -116,7 +116,7 @@ impl Simulation {
         }
     }
 
-    /// Makes this simulation the one that [`env`] speaks to, in this thread, until the guard is dropped.
+    /// Makes this simulation the one that [`mod@env`] speaks to, in this thread, until the guard is dropped.
     /// [`Simulation::block_on`] does it by itself.
     pub fn enter(&self) -> env::Entered {
         env::enter(Rc::clone(&self.rt) as Rc<dyn env::Executor>)
