@@ -170,5 +170,9 @@ fn settings(round_trip: Duration) -> Settings {
         election_timeout_min: heartbeat * 10,
         election_timeout_max: heartbeat * 20,
     };
+    // Segments are zeroed when they are made: a small one is enough for what is shown, and there at once.
+    settings.log_segment_bytes = 4 << 20;
+    settings.log_cache_bytes = 4 << 20;
+    settings.state_cache_bytes = 16 << 20;
     settings
 }

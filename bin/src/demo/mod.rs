@@ -34,7 +34,11 @@ pub async fn run(args: DemoArgs, output: Output) -> Result<(), Failure> {
     Logging::new(&args.log, Format::Text)
         .map_err(|reason| Failure::refused(format!("--log: {reason}")))?
         .install();
-    let report = demonstrate(&args).await?;
+    // Ended by a signal, it leaves no files behind either.
+    let report = tokio::select! {
+        report = demonstrate(&args) => report?,
+        _ = tokio::signal::ctrl_c() => return Err(Failure::failed("interrupted")),
+    };
     output.show(&report)?;
     match report.is_ok() {
         true => Ok(()),
