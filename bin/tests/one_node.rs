@@ -56,8 +56,7 @@ fn a_killed_node_leaves_no_note_that_is_believed_and_loses_nothing() {
     home.line("kv get a").fails(4, &["no node of yours runs"]);
     let server = home.serve_alone();
     assert_eq!(home.line("kv get a --raw").ok().text(), "1");
-    server.signal(Signal::INT);
-    assert!(server.stop().success());
+    assert!(server.stop_by(Signal::INT).success());
 }
 
 #[test]

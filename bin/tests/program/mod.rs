@@ -194,8 +194,13 @@ impl Server {
     }
 
     /// Asks it to stop and waits for it.
-    pub fn stop(mut self) -> ExitStatus {
-        self.signal(rustix::process::Signal::TERM);
+    pub fn stop(self) -> ExitStatus {
+        self.stop_by(rustix::process::Signal::TERM)
+    }
+
+    /// The same by another signal. One alone: a second would end it without grace.
+    pub fn stop_by(mut self, signal: rustix::process::Signal) -> ExitStatus {
+        self.signal(signal);
         until("the node has stopped", || self.child.try_wait().unwrap())
     }
 
