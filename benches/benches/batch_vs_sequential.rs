@@ -6,7 +6,7 @@
 //! extrapolated. Writes `docs/batch_vs_sequential.md` and `.svg`.
 //!
 //! `cargo bench -p quorate-benches --bench batch_vs_sequential`; with `-- batch/3` or another filter, criterion's
-//! statistics for the small sizes alone.
+//! statistics, on three nodes.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -157,7 +157,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Criterion's view of the small sizes: its statistics, and its comparison with the run before.
+/// Criterion's view of what does not take long: its statistics, and its comparison with the run before.
 fn statistics(runtime: &Runtime, alarm: &Alarm) -> Result<()> {
     let mut criterion = Criterion::default().configure_from_args();
     let mut bench = runtime.block_on(Bench::start(3, Duration::ZERO, alarm))?;
@@ -165,7 +165,11 @@ fn statistics(runtime: &Runtime, alarm: &Alarm) -> Result<()> {
         let mut group = criterion.benchmark_group(how.name());
         group.sampling_mode(SamplingMode::Flat).sample_size(10);
         group.warm_up_time(Duration::from_millis(500));
-        for size in [3, 10, 100] {
+        let sizes: &[u32] = match how {
+            How::Batch => &[3, 10, 100, 1_000, 10_000],
+            How::Sequential => &[3, 10, 100],
+        };
+        for size in sizes.iter().copied() {
             group.bench_function(BenchmarkId::from_parameter(size), |bencher| {
                 bencher.iter_custom(|times| {
                     (0..times)
