@@ -425,11 +425,7 @@ impl Moment {
                         match (kept, fill) {
                             (true, _) => write(&mut contents[*file], at, &bytes[from..to]),
                             (false, Fill::Old) => {}
-                            (false, Fill::Zeros) => write(&mut contents[*file], at, &vec![0; to - from]),
-                            (false, Fill::Garbage) => {
-                                let garbage: Vec<u8> = (from..to).map(|i| (i * 31 + 7) as u8).collect();
-                                write(&mut contents[*file], at, &garbage);
-                            }
+                            (false, fill) => spoil(&mut contents[*file], at, fill),
                         }
                     }
                 }
@@ -439,6 +435,19 @@ impl Moment {
             .into_iter()
             .map(|(path, file)| (path, contents[file].clone()))
             .collect()
+    }
+}
+
+/// Spoils the whole sector at `offset`: what stood in it beside the lost bytes goes with them.
+fn spoil(content: &mut [u8], offset: u64, fill: Fill) {
+    let from = (offset / SECTOR * SECTOR) as usize;
+    let to = content.len().min(from + SECTOR as usize);
+    for at in from..to {
+        content[at] = match fill {
+            Fill::Old => content[at],
+            Fill::Zeros => 0,
+            Fill::Garbage => (at * 31 + 7) as u8,
+        };
     }
 }
 

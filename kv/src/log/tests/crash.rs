@@ -633,3 +633,76 @@ async fn after_a_failed_sync_nothing_is_written_and_everything_answers_the_fault
         assert_eq!(after.len(), writes, "{:?}", &after[writes..]);
     }
 }
+
+/// The story: a batch is torn so that its header is lost and later sectors of it stay. The log is cut there and
+/// goes on with a batch whose records happen to lie where those of the torn one lay. If that one is torn too,
+/// the old sectors must not pass for its own, or the log would hold a command that nobody had appended there.
+#[test]
+fn what_a_torn_batch_left_never_mixes_into_a_later_one() {
+    // Records of one sector's length, so that both batches can have the same layout: the second starts a
+    // sector later, behind the mark of the opening, and lacks the vote.
+    let payload = 512 - super::super::format::RECORD_HEADER;
+    let append = |quiet: &mut Quiet, term| {
+        for number in 1..3 {
+            let entry = entry_of(term, number, payload);
+            quiet
+                .appender
+                .entry(entry.position, &entry.payload)
+                .expect("an entry");
+        }
+        quiet.appender.commit().expect("a commit");
+    };
+    let disk = CrashDisk::default();
+    let mut quiet = open_quietly(&disk, &small().create()).expect("a new log");
+    quiet
+        .appender
+        .entry(position(1, 0), b"the first")
+        .expect("an entry");
+    quiet.appender.commit().expect("a commit");
+    let before = disk.image();
+    quiet
+        .appender
+        .vote(Bytes::from(vec![b'.'; payload]))
+        .expect("a vote");
+    append(&mut quiet, 1);
+    let after = disk.image();
+
+    // Of the torn batch all but the first sector is on the disk.
+    let mut torn = before.clone();
+    for (path, content) in &mut torn {
+        let written = &after[path];
+        let differs = (0..content.len()).find(|at| content[*at] != written[*at]);
+        if let Some(first) = differs {
+            let second_sector = (first / 512 + 1) * 512;
+            content[second_sector..].copy_from_slice(&written[second_sector..]);
+        }
+    }
+    assert_ne!(torn, before);
+    let disk = CrashDisk::from_image(&torn);
+    let mut quiet = open_quietly(&disk, &small()).expect("a log with a torn tail");
+    assert_eq!(quiet.model().expect("a read").last(), Some(position(1, 0)));
+    let reopened = disk.image();
+    let events = disk.history().len();
+    append(&mut quiet, 2);
+
+    let mut moment = Moment::of_image(&reopened);
+    let mut opened = 0;
+    for event in &disk.history()[events..] {
+        moment.images(Depth::Full, &mut |what, image| {
+            let quiet = open_quietly(&CrashDisk::from_image(image), &small());
+            let found = quiet
+                .unwrap_or_else(|error| panic!("{what}: refused: {error}"))
+                .model()
+                .expect("a read");
+            let terms: Vec<_> = found
+                .entries
+                .iter()
+                .map(|entry| entry.position.term.number())
+                .collect();
+            assert!(terms == [1] || terms == [1, 2, 2], "{what}: found {terms:?}");
+            opened += 1;
+        });
+        moment.step(event);
+    }
+    assert!(opened > 10, "{opened}");
+}
