@@ -181,12 +181,7 @@ impl Report for ClusterReport {
             let id = maybe(node.id);
             let address = Cell::new(&node.address);
             let Some(state) = &node.state else {
-                let reason = node.error.as_deref().unwrap_or_default();
-                table.add_row(vec![
-                    id,
-                    address,
-                    Cell::new(format!("unreachable: {reason}")).fg(Color::Red),
-                ]);
+                table.add_row(vec![id, address, Cell::new("unreachable").fg(Color::Red)]);
                 continue;
             };
             let role = match state.voter || state.role != NodeRole::Follower {
@@ -221,11 +216,23 @@ impl Report for ClusterReport {
             .filter_map(|node| Some((node.id?, node.state.as_ref()?.fault.as_ref()?)))
             .map(|(id, fault)| format!("\nnode {id} has stopped: {fault}"))
             .collect();
+        let silent: String = self
+            .nodes
+            .iter()
+            .filter_map(|node| {
+                node.error
+                    .as_ref()
+                    .map(|reason| format!("\n{}: {reason}", node.address))
+            })
+            .collect();
         let leader = match self.leader {
             Some(leader) => format!("node {leader} leads"),
             None => "nobody leads".to_owned(),
         };
         let quorum = if self.quorum { "quorum" } else { "no quorum" };
-        format!("cluster {}: {leader}, {quorum}\n{table}{faults}", self.cluster)
+        format!(
+            "cluster {}: {leader}, {quorum}\n{table}{silent}{faults}",
+            self.cluster
+        )
     }
 }

