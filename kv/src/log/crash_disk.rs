@@ -442,12 +442,12 @@ impl Moment {
 fn spoil(content: &mut [u8], offset: u64, fill: Fill) {
     let from = (offset / SECTOR * SECTOR) as usize;
     let to = content.len().min(from + SECTOR as usize);
-    for at in from..to {
-        content[at] = match fill {
-            Fill::Old => content[at],
-            Fill::Zeros => 0,
-            Fill::Garbage => (at * 31 + 7) as u8,
-        };
+    for (at, byte) in content.iter_mut().enumerate().take(to).skip(from) {
+        match fill {
+            Fill::Old => {}
+            Fill::Zeros => *byte = 0,
+            Fill::Garbage => *byte = (at * 31 + 7) as u8,
+        }
     }
 }
 
