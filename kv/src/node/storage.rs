@@ -85,6 +85,12 @@ pub(crate) struct Storage {
     pub state_dir: PathBuf,
 }
 
+/// What the operating system refused, with the file or directory that it was about.
+fn io(path: &Path) -> impl FnOnce(std::io::Error) -> StorageError {
+    let path = path.to_owned();
+    move |error| StorageError::Io { path, error }
+}
+
 /// Opens or makes the files of a data directory. Blocks.
 pub(crate) fn open(
     disk: &Arc<dyn Disk>,
@@ -94,10 +100,6 @@ pub(crate) fn open(
     log: LogSettings,
     state: MachineSettings,
 ) -> Result<Storage, StorageError> {
-    let io = |path: &Path| {
-        let path = path.to_owned();
-        move |error| StorageError::Io { path, error }
-    };
     disk.create_dir_all(dir).map_err(io(dir))?;
     let lock = disk.lock(&dir.join("LOCK")).map_err(|error| match error.kind() {
         std::io::ErrorKind::WouldBlock => StorageError::InUse { dir: dir.to_owned() },
@@ -171,10 +173,6 @@ fn prepare_new(
     state_dir: &Path,
     creating: &Path,
 ) -> Result<(), StorageError> {
-    let io = |path: &Path| {
-        let path = path.to_owned();
-        move |error| StorageError::Io { path, error }
-    };
     let interrupted = disk.exists(creating).map_err(io(creating))?;
     for (part, found) in [(log_dir, "log"), (state_dir, "state")] {
         if !disk.exists(part).map_err(io(part))? {

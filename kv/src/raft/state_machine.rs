@@ -127,8 +127,6 @@ struct MachineOwner {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     bounds: DurabilityBounds,
-    bytes_since_durable: u64,
-    entries_since_durable: u64,
     applied: watch::Sender<Arc<Applied>>,
     /// The first fault, for everyone who must know.
     fault: watch::Sender<Option<Fault>>,
@@ -169,8 +167,6 @@ impl StateMachine {
             disk: Arc::clone(&disk),
             dir: dir.clone(),
             bounds,
-            bytes_since_durable: 0,
-            entries_since_durable: 0,
             applied: applied_tx,
             fault: fault_tx,
         };
@@ -240,14 +236,13 @@ impl MachineOwner {
     fn apply(&mut self, entries: Vec<Entry>) -> Result<Vec<EntryOutcome>, Fault> {
         self.healthy()?;
         let count = entries.len();
-        let bytes: usize = entries.iter().map(size).sum();
+        let bounds = self.bounds;
+        let machine = self.open()?;
         let started = env::now();
-        let outcomes = self.open()?.apply(entries)?;
+        let outcomes = machine.apply(entries)?;
         metrics::histogram!("quorate_apply_seconds").record(started.elapsed().as_secs_f64());
         metrics::histogram!("quorate_apply_batch_entries").record(count as f64);
-        self.entries_since_durable += count as u64;
-        self.bytes_since_durable += bytes as u64;
-        if self.entries_since_durable >= self.bounds.entries || self.bytes_since_durable >= self.bounds.bytes
+        if machine.entries_since_durable() >= bounds.entries || machine.bytes_since_durable() >= bounds.bytes
         {
             self.make_durable()?;
         }
@@ -263,8 +258,6 @@ impl MachineOwner {
         let started = env::now();
         machine.make_durable()?;
         metrics::histogram!("quorate_state_sync_seconds").record(started.elapsed().as_secs_f64());
-        self.entries_since_durable = 0;
-        self.bytes_since_durable = 0;
         Ok(())
     }
 
