@@ -16,13 +16,13 @@ use anyhow::{Context, Result, ensure};
 use criterion::{BenchmarkId, Criterion, SamplingMode};
 use plotters::prelude::*;
 use quorate_benches::cluster::Cluster;
-use quorate_benches::delay::Alarm;
 use quorate_benches::facts;
 use quorate_kv::Client;
 use quorate_meta::{
     Assignment, BrokerId, CreateTopic, Incarnation, MetaClient, NewPartition, PartitionIndex, RegisterBroker,
     TopicName,
 };
+use quorate_transport::delay::Alarm;
 use tokio::runtime::Runtime;
 
 const SIZES: [u32; 6] = [3, 10, 100, 1_000, 10_000, 100_000];

@@ -7,10 +7,9 @@ use anyhow::{Context, Result, bail};
 use quorate_kv::node::{NodeRole, Settings, Status};
 use quorate_kv::{Client, Node};
 use quorate_transport::certs::Authority;
+use quorate_transport::delay::{Alarm, Delayed};
 use quorate_transport::quic::{QuicSettings, QuicTransport};
 use quorate_transport::{ClusterId, Identity, Transport as _};
-
-use crate::delay::{Alarm, Delayed};
 
 /// How long a leader may take.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,5 +1,4 @@
-//! What the benchmarks share: clusters in this process, distance between their nodes, facts of the machine.
+//! What the benchmarks share: clusters in this process, facts of the machine.
 
 pub mod cluster;
-pub mod delay;
 pub mod facts;

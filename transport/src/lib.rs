@@ -2,13 +2,14 @@
 //!
 //! A [`Transport`] opens and accepts [`Stream`]s of whole messages, each in a [`Class`] of traffic, between
 //! peers whose [`Identity`] was proven by their certificates ([`certs`] makes them). [`quic`] is the real
-//! one, [`memory`] the scripted one for tests; one suite of tests runs over both.
+//! one, [`memory`] the scripted one for tests; one suite of tests runs over both. [`delay`] makes either late.
 //!
 //! Always: messages of one stream arrive whole, in order and at most once; a stream that failed says so to
 //! both sides and never resumes; every queue is bounded and a full one makes the sender wait.
 
 mod backoff;
 pub mod certs;
+pub mod delay;
 mod frame;
 mod identity;
 mod inbox;

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use quorate_kv::node::{NodeRole, Settings, Status, Timing};
 use quorate_kv::{Client, Node};
 use quorate_transport::certs::Authority;
+use quorate_transport::delay::{Alarm, Delayed};
 use quorate_transport::quic::{QuicSettings, QuicTransport};
 use quorate_transport::{ClusterId, Identity, Transport};
 use tempfile::TempDir;
 
-use super::delay::Delayed;
 use crate::failure::Failure;
 
 /// How long anything may take before the demonstration gives up.
@@ -43,16 +43,14 @@ impl Cluster {
         let name = "demo";
         let cluster = ClusterId::new(name).map_err(|error| Failure::failed(error.to_string()))?;
         let authority = Authority::create(cluster.clone())?;
+        let alarm =
+            Alarm::start().map_err(|error| Failure::failed(format!("no thread for the delays: {error}")))?;
         let mut transports: BTreeMap<u64, Arc<dyn Transport>> = BTreeMap::new();
         for id in 1..=count {
             let credentials = authority.credentials(&Identity::node(cluster.clone(), id))?;
             let loopback = (std::net::Ipv4Addr::LOCALHOST, 0).into();
             let transport = QuicTransport::bind(Some(loopback), &credentials, QuicSettings::default())?;
-            let transport: Arc<dyn Transport> = match round_trip.is_zero() {
-                true => transport,
-                false => Delayed::new(transport, round_trip),
-            };
-            transports.insert(id, transport);
+            transports.insert(id, Delayed::by(transport, round_trip, &alarm));
         }
         let peers: Vec<(u64, String)> = transports
             .iter()

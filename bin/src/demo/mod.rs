@@ -5,7 +5,6 @@
 //! between two steps are the step's.
 
 mod cluster;
-mod delay;
 mod report;
 
 use std::time::{Duration, Instant};
@@ -23,8 +22,6 @@ use crate::logging::{Format, Logging};
 use crate::output::Output;
 use cluster::{Cluster, Running};
 use report::{DemoReport, Step};
-
-pub use delay::Delayed;
 
 /// The brokers that register.
 const BROKERS: [u64; 3] = [1, 2, 3];

@@ -1,4 +1,4 @@
-//! A transport that makes messages late, as a distance would.
+//! A transport that makes messages late, as a distance would: for demonstrations and measurements in one place.
 //!
 //! Always: order is kept; a message is late by the same time, whatever else is under way; only the side that
 //! opened a stream delays, and by the whole round trip, so that a question and its answer together are late by
@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use quorate_transport::{
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
     Class, Identity, Incoming, MessageSender, Peer, Stream, StreamSender, Transport, TransportError,
 };
-use tokio::sync::{mpsc, oneshot};
 
 /// Batches that are on their way on one stream; a sender that is ahead of the distance by more waits.
 const UNDER_WAY: usize = 1024;
