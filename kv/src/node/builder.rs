@@ -20,7 +20,7 @@ use crate::fault::Fault;
 use crate::log::LogSettings;
 use crate::machine::MachineSettings;
 use crate::model::NodeId;
-use crate::raft::{Member, Part, RaftNode, RaftParts};
+use crate::raft::{Member, Part, RaftNode, RaftParts, Tap};
 
 /// Describes a node. The one thing without a default is the data directory.
 ///
@@ -45,6 +45,7 @@ pub struct Builder {
     transport: Option<Arc<dyn Transport>>,
     disk: Arc<dyn Disk>,
     settings: Settings,
+    tap: Option<Arc<dyn Tap>>,
 }
 
 impl Default for Builder {
@@ -58,6 +59,7 @@ impl Default for Builder {
             transport: None,
             disk: Arc::new(RealDisk),
             settings: Settings::default(),
+            tap: None,
         }
     }
 }
@@ -155,6 +157,12 @@ impl Builder {
         self
     }
 
+    /// Lets a checker hear everything that the node applies; see [`Tap`].
+    pub fn tap(mut self, tap: Arc<dyn Tap>) -> Self {
+        self.tap = Some(tap);
+        self
+    }
+
     /// All settings at once.
     pub fn settings(mut self, settings: Settings) -> Self {
         self.settings = settings;
@@ -232,6 +240,7 @@ impl Builder {
             id,
             log: storage.log.clone(),
             machine: storage.machine,
+            tap: self.tap,
             reader: storage.reader,
             disk,
             dir: storage.state_dir,

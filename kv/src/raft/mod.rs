@@ -11,11 +11,13 @@ mod serve;
 mod state_machine;
 #[cfg(test)]
 mod suite;
+mod tap;
 mod types;
 mod wire;
 
 pub(crate) use read_index::ReadIndexError;
 pub(crate) use state_machine::{DurabilityBounds, SnapshotData, StateMachine};
+pub use tap::Tap;
 pub(crate) use types::{Member, ProposalData};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,6 +50,7 @@ pub(crate) struct RaftParts {
     pub id: NodeId,
     pub log: Log,
     pub machine: Machine,
+    pub tap: Option<Arc<dyn Tap>>,
     pub reader: Reader,
     pub disk: Arc<dyn Disk>,
     pub dir: PathBuf,
@@ -176,7 +179,14 @@ impl RaftNode {
             .validate()
             .map_err(|e| stopped(&e))?;
         let bounds = parts.settings.durability;
-        let machine = StateMachine::start(parts.machine, parts.reader, bounds, parts.disk, parts.dir);
+        let machine = StateMachine::start(
+            parts.machine,
+            parts.reader,
+            bounds,
+            parts.tap,
+            parts.disk,
+            parts.dir,
+        );
         let network = NetworkFactory {
             own_id: parts.id.number(),
             transport: Arc::clone(&parts.transport),

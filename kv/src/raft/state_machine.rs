@@ -15,6 +15,7 @@ use futures_util::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 
+use super::tap::Tap;
 use super::types::{
     LogId, Membership, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, log_id, position,
 };
@@ -127,6 +128,7 @@ struct MachineOwner {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     bounds: DurabilityBounds,
+    tap: Option<Arc<dyn Tap>>,
     applied: watch::Sender<Arc<Applied>>,
     /// The first fault, for everyone who must know.
     fault: watch::Sender<Option<Fault>>,
@@ -156,6 +158,7 @@ impl StateMachine {
         machine: Machine,
         reader: Reader,
         bounds: DurabilityBounds,
+        tap: Option<Arc<dyn Tap>>,
         disk: Arc<dyn Disk>,
         dir: PathBuf,
     ) -> Self {
@@ -167,6 +170,7 @@ impl StateMachine {
             disk: Arc::clone(&disk),
             dir: dir.clone(),
             bounds,
+            tap,
             applied: applied_tx,
             fault: fault_tx,
         };
@@ -236,10 +240,14 @@ impl MachineOwner {
     fn apply(&mut self, entries: Vec<Entry>) -> Result<Vec<EntryOutcome>, Fault> {
         self.healthy()?;
         let count = entries.len();
-        let bounds = self.bounds;
+        let (bounds, tap) = (self.bounds, self.tap.clone());
         let machine = self.open()?;
+        let tapped = tap.map(|tap| (tap, entries.clone()));
         let started = env::now();
         let outcomes = machine.apply(entries)?;
+        if let Some((tap, entries)) = tapped {
+            tap.applied(&entries, &outcomes, machine.applied());
+        }
         metrics::histogram!("quorate_apply_seconds").record(started.elapsed().as_secs_f64());
         metrics::histogram!("quorate_apply_batch_entries").record(count as f64);
         if machine.entries_since_durable() >= bounds.entries || machine.bytes_since_durable() >= bounds.bytes
@@ -271,7 +279,17 @@ impl MachineOwner {
             sink.write(&chunk).map_err(failed)?;
         }
         let received = sink.finish().map_err(failed)?;
-        self.open()?.install(received)
+        self.install(received)
+    }
+
+    fn install(&mut self, received: ReceivedSnapshot) -> Result<(), Fault> {
+        let tap = self.tap.clone();
+        let machine = self.open()?;
+        machine.install(received)?;
+        if let Some(tap) = tap {
+            tap.installed(machine.applied());
+        }
+        Ok(())
     }
 
     fn open(&mut self) -> Result<&mut Machine, Fault> {
@@ -358,7 +376,7 @@ impl Owner for MachineOwner {
                     }
                 }
                 Job::Install { received, done } => {
-                    let result = self.open().and_then(|machine| machine.install(received));
+                    let result = self.install(received);
                     Effect::Done {
                         result: self.keep(result),
                         done,

@@ -34,7 +34,14 @@ fn open(dir: &Path) -> Result<(LogStore, StateMachine), Box<dyn std::error::Erro
     };
     let (machine, reader) =
         Machine::open(Arc::clone(&disk), &state_dir, machine::OpenMode::Create, settings)?;
-    let machine = StateMachine::start(machine, reader, DurabilityBounds::default(), disk, state_dir);
+    let machine = StateMachine::start(
+        machine,
+        reader,
+        DurabilityBounds::default(),
+        None,
+        disk,
+        state_dir,
+    );
     Ok((LogStore::new(log), machine))
 }
 
