@@ -1,6 +1,7 @@
 //! What Quorate is tested with: a deterministic simulator, its faults and its checkers.
 
 pub mod chaos;
+pub mod check;
 pub mod cluster;
 pub mod processes;
 pub mod scenario;

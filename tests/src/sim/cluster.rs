@@ -112,6 +112,7 @@ struct Cluster {
     network: MemoryNetwork,
     seen: Arc<Mutex<Seen>>,
     history: Rc<RefCell<workload::History>>,
+    record: audit::Record,
     faults: Rc<RefCell<FaultCounts>>,
 }
 
@@ -126,6 +127,7 @@ impl Cluster {
             network,
             seen: Arc::default(),
             history: Rc::default(),
+            record: audit::Record::new(sim),
             faults: Rc::default(),
         }
     }
@@ -167,8 +169,9 @@ impl Cluster {
             .peers(self.numbers().map(|n| (u64::from(n), address(n))))
             .transport(transport)
             .disk(Arc::new(host.disk()))
+            .tap(self.record.started(number))
             .settings(self.plan.settings.clone());
-        let seen = Arc::clone(&self.seen);
+        let (seen, record) = (Arc::clone(&self.seen), self.record.clone());
         host.spawn("node", async move {
             match builder.start().await {
                 Err(error) => {
@@ -177,6 +180,7 @@ impl Cluster {
                 Ok(node) => loop {
                     let status = node.status();
                     let stopped = status.role == NodeRole::Stopped;
+                    record.status(&status);
                     lock(&seen).take(number, status);
                     if stopped {
                         return;
@@ -192,13 +196,13 @@ impl Cluster {
         Arc::new(Traced::new(transport, self.sim.world(), host))
     }
 
-    /// A client of its own, which asks the nodes in the order that its name draws.
-    fn client(&self, name: &str) -> Client {
+    /// A client of its own with these limits, which asks the nodes in the order that its name draws.
+    fn client_with(&self, name: &str, limits: Limits) -> Client {
         let identity = Identity::client(cluster_id(), name).expect("a legal name");
         let transport = self.transport(identity, name, HostId::OUTSIDE);
         let mut addresses: Vec<String> = self.numbers().map(address).collect();
         self.sim.rng(name).shuffle(&mut addresses);
-        Client::connect(addresses, transport, Limits::default())
+        Client::connect(addresses, transport, limits)
     }
 
     /// Ends every fault, and starts whoever is down.
@@ -224,6 +228,9 @@ impl Cluster {
 
     /// The first rule that the nodes' own accounts break.
     fn broken(&self) -> Option<String> {
+        if let Some(violation) = self.record.broken() {
+            return Some(violation.to_string());
+        }
         let seen = lock(&self.seen);
         let broken = seen.broken.as_ref();
         broken.map(|(number, what)| format!("node {number}: {what}"))
