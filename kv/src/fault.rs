@@ -12,7 +12,7 @@ use std::sync::Arc;
 #[non_exhaustive]
 pub enum Fault {
     /// The disk refused an operation. After a failed sync nothing is tried again on the same file.
-    #[error("disk: {doing} {path}: {error}")]
+    #[error("disk: {doing} {path}: {error}{}", advice(error))]
     Disk {
         /// What was being done.
         doing: &'static str,
@@ -53,6 +53,16 @@ pub enum Fault {
         /// Whose thread.
         owner: &'static str,
     },
+}
+
+/// What to do about an error of the disk, to stand behind it; empty where nothing general can be said.
+pub(crate) fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; make room there and start the node again: what was acknowledged is not lost"
+        }
+        _ => "",
+    }
 }
 
 impl Fault {

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::LogSettings;
+use super::crash_points::CrashPoint;
 use super::format::{
     self, BATCH_HEADER, BatchHeader, Checkpoint, FIRST_BATCH, Head, NO_POSITION, RECORD_HEADER, RecordKind,
     SECTOR, SegmentHeader, number_only, sector_up,
@@ -250,16 +251,21 @@ impl Appender {
             opening: self.opening,
         };
         let segment = &self.tail.segment;
+        CrashPoint::BatchGathered
+            .reached()
+            .map_err(|e| Fault::disk("write log", segment.path.display(), e))?;
         header.encode(segment.salt, &mut self.buffer);
         let padded = sector_up(self.buffer.len() as u64) as usize;
         self.buffer.resize(padded, 0);
         segment
             .file
             .write_all_at(&self.buffer, self.tail.cursor)
+            .and_then(|()| CrashPoint::BatchWritten.reached())
             .map_err(|e| Fault::disk("write log", segment.path.display(), e))?;
         segment
             .file
             .sync_data()
+            .and_then(|()| CrashPoint::BatchSynced.reached())
             .map_err(|e| Fault::disk("sync log", segment.path.display(), e))?;
         self.tail.cursor += padded as u64;
         self.tail.durable = self.tail.cursor;
@@ -278,6 +284,9 @@ impl Appender {
         let next = Arc::new(self.next_segment(segment::bytes_for(batch as u64))?);
         self.encode(RecordKind::Seal, number_only(next.header.generation), &[]);
         self.write_and_sync()?;
+        CrashPoint::SegmentEnded
+            .reached()
+            .map_err(|e| Fault::disk("end segment", self.tail.segment.path.display(), e))?;
         self.tail = Tail {
             sequence: self.tail.sequence + 1,
             previous: Some(self.tail.segment.header.generation),

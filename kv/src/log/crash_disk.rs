@@ -2,7 +2,11 @@
 //!
 //! For exhaustive tests of small workloads: run one, then walk through its history and open every image. A
 //! write is durable after a sync of its file, a name after a sync of its directory; of everything else a
-//! crash keeps any subset, and of a write any subset of its sectors.
+//! crash keeps any subset, and of a write any subset of its sectors. A sector that is overwritten by what it
+//! holds keeps it: devices write sectors whole.
+//!
+//! A sync that fails takes what it was about with it: reads still see it, as from the page cache, and no later
+//! sync makes it durable, since its pages count as clean.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -29,6 +33,10 @@ pub(crate) enum Event {
         len: u64,
     },
     Sync {
+        file: usize,
+    },
+    /// What was written since the last sync is in the page cache only, and stays there.
+    SyncFailed {
         file: usize,
     },
     Create {
@@ -245,6 +253,7 @@ impl File for CrashFile {
         let count = state.syncs;
         state.syncs += 1;
         if state.failures.syncs_from.is_some_and(|from| count >= from) {
+            state.history.push(Event::SyncFailed { file: self.file });
             return Err(io::Error::other("the disk refused to sync"));
         }
         state.history.push(Event::Sync { file: self.file });
@@ -323,6 +332,7 @@ impl Moment {
                     event.apply(&mut self.durable, &mut BTreeMap::new());
                 }
             }
+            Event::SyncFailed { file } => self.pending.retain(|event| event.file() != Some(*file)),
             Event::SyncDir { dir } => {
                 let (synced, pending): (Vec<_>, Vec<_>) = std::mem::take(&mut self.pending)
                     .into_iter()
@@ -425,6 +435,7 @@ impl Moment {
                         match (kept, fill) {
                             (true, _) => write(&mut contents[*file], at, &bytes[from..to]),
                             (false, Fill::Old) => {}
+                            (false, _) if holds(&contents[*file], at, &bytes[from..to]) => {}
                             (false, fill) => spoil(&mut contents[*file], at, fill),
                         }
                     }
@@ -436,6 +447,11 @@ impl Moment {
             .map(|(path, file)| (path, contents[file].clone()))
             .collect()
     }
+}
+
+fn holds(content: &[u8], offset: u64, bytes: &[u8]) -> bool {
+    let from = offset as usize;
+    content.get(from..from + bytes.len()) == Some(bytes)
 }
 
 /// Spoils the whole sector at `offset`: what stood in it beside the lost bytes goes with them.
@@ -497,7 +513,7 @@ impl Event {
             Event::Remove { path } => {
                 names.remove(path);
             }
-            Event::Sync { .. } | Event::SyncDir { .. } | Event::Note(_) => {}
+            Event::Sync { .. } | Event::SyncFailed { .. } | Event::SyncDir { .. } | Event::Note(_) => {}
         }
     }
 }

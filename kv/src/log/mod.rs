@@ -13,6 +13,7 @@
 //! - Entries are consecutive, in memory and on disk.
 
 mod appender;
+mod crash_points;
 mod format;
 mod reader;
 mod recovery;
@@ -35,6 +36,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+#[doc(hidden)]
+pub use self::crash_points::CRASH_POINTS;
+pub(crate) use self::crash_points::CrashPoint;
 use self::reader::{ReadJob, Reader};
 use self::segment::Maker;
 use self::view::{Truncation, View};
@@ -184,7 +188,7 @@ pub enum LogOpenError {
         max: u64,
     },
     /// The disk refused an operation.
-    #[error("{doing} {}: {error}", path.display())]
+    #[error("{doing} {}: {error}{}", path.display(), crate::fault::advice(error))]
     Disk {
         /// What was being done.
         doing: &'static str,

@@ -8,8 +8,10 @@
 //! there. Then it is corruption, and nothing is touched. The one loss that leaves no proof is that of the very
 //! last batch, when nothing was written after it, not even the mark of a close.
 //!
-//! Always: before anybody is served, all that was found is durable, and a mark is written behind it that
-//! gives what was cut off an older opening's number, so that it never verifies as part of what follows.
+//! Always: before anybody is served, all that was found is durable: what no batch proves to have been synced is
+//! written again and synced, since after a failed sync it may stand in the page cache only. Then a mark is
+//! written behind it that gives what was cut off an older opening's number, so that it never verifies as part
+//! of what follows.
 
 mod scan;
 
@@ -19,6 +21,7 @@ use std::sync::Arc;
 
 use self::scan::{Found, Scan, peek, scan};
 use super::appender::{Appender, Continue, Tail};
+use super::crash_points::CrashPoint;
 use super::format::{self, BadHeader, Checkpoint, FIRST_BATCH, SECTOR, SegmentHeader};
 use super::segment::{Named, RawFile, Segment, Unnamed, classify};
 use super::view::{Index, Recovered, Runs};
@@ -81,6 +84,7 @@ fn remove_unfinished(disk: &dyn Disk, dir: &Path, files: &Listing) -> Result<(),
     for path in &files.unfinished {
         disk.remove_file(path)
             .map_err(disk_error("remove unfinished segment", path))?;
+        reached(CrashPoint::UnfinishedRemoved, path)?;
     }
     disk.sync_dir(dir).map_err(disk_error("sync directory", dir))
 }
@@ -96,7 +100,9 @@ fn create(disk: &dyn Disk, dir: &Path, settings: &LogSettings) -> Result<(), Log
     };
     let first = Unnamed::create(disk, dir, 1, header)?;
     write_first_head(first.segment())?;
+    reached(CrashPoint::CreateWritten, dir)?;
     first.finish(disk, dir)?;
+    reached(CrashPoint::CreateNamed, dir)?;
     if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         disk.sync_dir(parent)
             .map_err(disk_error("sync directory", parent))?;
@@ -170,10 +176,13 @@ fn recover(
     // What was read may be in the operating system's memory only, after a crash of the process alone. It must
     // be durable before the mark says so.
     let segment = &newest.segment;
+    newest.rewrite_unproven()?;
+    reached(CrashPoint::RecoveryRewritten, &segment.path)?;
     segment
         .file
         .sync_data()
         .map_err(disk_error("sync log", &segment.path))?;
+    reached(CrashPoint::RecoverySynced, &segment.path)?;
     disk.sync_dir(dir).map_err(disk_error("sync directory", dir))?;
 
     let tail = match &fresh_tail {
@@ -217,6 +226,7 @@ fn recover(
     let mut appender = Appender::new(disk.clone(), dir.to_owned(), settings, from);
     appender.head()?;
     appender.commit()?;
+    reached(CrashPoint::RecoveryMarked, dir)?;
     // The mark may have gone into a new segment.
     let (changes, _, _) = appender.take_changes();
     for change in changes {
@@ -482,6 +492,11 @@ fn corrupt(file: &Path, offset: u64, detail: impl Into<String>) -> LogOpenError 
         offset,
         detail: detail.into(),
     }
+}
+
+/// A step of the opening is done.
+fn reached(point: CrashPoint, path: &Path) -> Result<(), LogOpenError> {
+    point.reached().map_err(disk_error("pass", path))
 }
 
 fn disk_error<'a>(

@@ -11,6 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::crash_points::CrashPoint;
 use super::format::{FIRST_BATCH, SECTOR, SegmentHeader};
 use crate::env::{Disk, File, Owner, OwnerHandle, oneshot, spawn_owner};
 use crate::fault::Fault;
@@ -115,6 +116,7 @@ impl Unnamed {
         let making = |e| Fault::disk("make segment", temporary.display(), e);
         let file = disk.open(&temporary, true).map_err(making)?;
         zero(&*file, header.bytes).map_err(making)?;
+        CrashPoint::SegmentZeroed.reached().map_err(making)?;
         file.write_all_at(&header.encode(), 0).map_err(making)?;
         Ok(Self {
             segment: Segment::new(path, number, header, file),
@@ -133,8 +135,10 @@ impl Unnamed {
         segment
             .file
             .sync_data()
+            .and_then(|()| CrashPoint::SegmentSynced.reached())
             .map_err(|e| Fault::disk("sync new segment", temporary.display(), e))?;
         disk.rename(&temporary, &segment.path)
+            .and_then(|()| CrashPoint::SegmentNamed.reached())
             .map_err(|e| Fault::disk("name segment", segment.path.display(), e))?;
         disk.sync_dir(dir)
             .map_err(|e| Fault::disk("sync directory", dir.display(), e))?;
@@ -174,7 +178,9 @@ pub(super) fn prepare(
             let heading = |e| Fault::disk("head recycled segment", raw.path.display(), e);
             let file = disk.open(&raw.path, false).map_err(heading)?;
             file.write_all_at(&header.encode(), 0).map_err(heading)?;
+            CrashPoint::SegmentHeadedAnew.reached().map_err(heading)?;
             file.sync_data().map_err(heading)?;
+            CrashPoint::SegmentRecycled.reached().map_err(heading)?;
             Ok(Segment::new(raw.path.clone(), raw.number, header, file))
         }
     }
@@ -318,7 +324,10 @@ impl Owner for MakerOwner {
                 }
                 MakerJob::Remove(path) => {
                     // A file that stays is found and used or removed when the log is opened the next time.
-                    if let Err(error) = self.disk.remove_file(&path) {
+                    let removed = CrashPoint::SegmentUnneeded
+                        .reached()
+                        .and_then(|()| self.disk.remove_file(&path));
+                    if let Err(error) = removed {
                         tracing::warn!(path = %path.display(), %error, "a spare segment could not be removed");
                     }
                     Made::Nothing

@@ -23,14 +23,25 @@ impl Timings {
         self.next = (self.next + 1) % KEPT;
     }
 
-    /// The time that `percent` of a hundred batches did not exceed; `None` before the first batch.
-    pub(super) fn percentile(&self, percent: usize) -> Option<Duration> {
-        let mut sorted = self.micros.clone();
-        sorted.sort_unstable();
-        let rank = (sorted.len() * percent).div_ceil(100).max(1);
-        sorted
-            .get(rank - 1)
-            .map(|micros| Duration::from_micros(u64::from(*micros)))
+    /// For each `percent`, in rising order, the time that so many of a hundred batches did not exceed; `None`
+    /// before the first batch.
+    ///
+    /// Selects and does not sort: some thousand steps, and cheap enough to ask for at any time.
+    pub(super) fn percentiles<const N: usize>(&self, percents: [usize; N]) -> [Option<Duration>; N] {
+        let mut micros = self.micros.clone();
+        let mut found = [None; N];
+        // What is below a rank that was selected is behind us: the next one is searched in the rest.
+        let mut below = 0;
+        for (found, percent) in found.iter_mut().zip(percents) {
+            let rank = (micros.len() * percent).div_ceil(100).max(1) - 1;
+            if rank >= micros.len() || rank < below {
+                continue;
+            }
+            let (_, nth, _) = micros[below..].select_nth_unstable(rank - below);
+            *found = Some(Duration::from_micros(u64::from(*nth)));
+            below = rank;
+        }
+        found
     }
 }
 
@@ -40,19 +51,22 @@ mod tests {
 
     #[test]
     fn percentiles_are_those_of_the_latest_batches() {
+        let micros = |micros| Some(Duration::from_micros(micros));
         let mut timings = Timings::default();
-        assert_eq!(timings.percentile(50), None);
-        for micros in 1..=100 {
+        assert_eq!(timings.percentiles([50, 99]), [None, None]);
+        timings.add(Duration::from_micros(3));
+        assert_eq!(timings.percentiles([50, 99]), [micros(3), micros(3)]);
+        let mut timings = Timings::default();
+        for micros in (1..=100).rev() {
             timings.add(Duration::from_micros(micros));
         }
-        assert_eq!(timings.percentile(50), Some(Duration::from_micros(50)));
-        assert_eq!(timings.percentile(99), Some(Duration::from_micros(99)));
+        assert_eq!(timings.percentiles([50, 99]), [micros(50), micros(99)]);
         for _ in 0..KEPT {
             timings.add(Duration::from_micros(7));
         }
         assert_eq!(
-            timings.percentile(99),
-            Some(Duration::from_micros(7)),
+            timings.percentiles([99]),
+            [micros(7)],
             "the old ones no longer count"
         );
     }

@@ -14,7 +14,7 @@ use super::types::{
     Entry, EntryPayload, LogId, Membership, ProposalData, TypeConfig, Vote, kind, log_id, position,
 };
 use crate::fault::Fault;
-use crate::log::{Log, LogEntry};
+use crate::log::{CrashPoint, Log, LogEntry};
 use crate::model::{self, LogIndex};
 
 /// How many bytes of entries one read returns at most, beyond the first entry. Bounds what a lagging
@@ -118,7 +118,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
-        Ok(self.log.save_vote(model::encode(vote).into()).await?)
+        self.log.save_vote(model::encode(vote).into()).await?;
+        CrashPoint::VoteSaved.reached()
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
@@ -150,14 +151,15 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
-        Ok(self
-            .log
-            .truncate_after(last.map(|id| LogIndex::new(id.index)))
-            .await?)
+        let last = last.map(|id| LogIndex::new(id.index));
+        self.log.truncate_after(last).await?;
+        CrashPoint::Truncated.reached()
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
-        Ok(self.log.purge(position(&upto)).await?)
+        CrashPoint::PurgeAsked.reached()?;
+        self.log.purge(position(&upto)).await?;
+        CrashPoint::Purged.reached()
     }
 }
 

@@ -40,6 +40,8 @@ pub(super) struct Scan {
     pub sealed: Option<u64>,
     /// Where the last whole batch ends.
     pub cursor: u64,
+    /// Up to where the segment is known to be durable: the furthest that any of its batches says.
+    pub proven: u64,
     /// The greatest opening met.
     pub opening: u32,
     first: u64,
@@ -95,6 +97,7 @@ pub(super) fn scan(segment: &Arc<Segment>) -> Result<Found, LogOpenError> {
         cursor = batch.end();
         if let Some(scan) = &mut scan {
             scan.cursor = cursor;
+            scan.proven = scan.proven.max(batch.durable);
             scan.opening = batch.opening;
             if scan.sealed.is_some() {
                 break;
@@ -114,6 +117,7 @@ impl Scan {
             end: head.state,
             sealed: None,
             cursor: FIRST_BATCH,
+            proven: FIRST_BATCH,
             opening: 0,
             first: 0,
             offsets: Vec::new(),
@@ -165,6 +169,28 @@ impl Scan {
             offset += SECTOR;
         }
         Ok(None)
+    }
+
+    /// Writes what is not proven to be durable once more, as it was read. Does not sync.
+    ///
+    /// After a sync has failed the operating system may count the pages as clean and still answer reads from
+    /// them: a later sync then succeeds and writes nothing. Written anew they are dirty, and the next sync is
+    /// about them. Where the bytes were durable all along, each sector is overwritten by itself: a device that
+    /// writes sectors whole, as each append relies upon, loses nothing.
+    pub fn rewrite_unproven(&self) -> Result<(), LogOpenError> {
+        let (file, path) = (&self.segment.file, &self.segment.path);
+        let mut bytes = Vec::new();
+        let mut from = self.proven;
+        while from < self.cursor {
+            let step = (self.cursor - from).min(WINDOW_BYTES as u64);
+            bytes.resize(step as usize, 0);
+            file.read_exact_at(&mut bytes, from)
+                .map_err(disk_error("read log", path))?;
+            file.write_all_at(&bytes, from)
+                .map_err(disk_error("write log again", path))?;
+            from += step;
+        }
+        Ok(())
     }
 
     fn take(&mut self, said: Said) -> Result<(), LogOpenError> {

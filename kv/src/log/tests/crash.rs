@@ -634,6 +634,54 @@ async fn after_a_failed_sync_nothing_is_written_and_everything_answers_the_fault
     }
 }
 
+/// The story: a sync failed and the process started again at once. Opening read the batch, which stood in the
+/// page cache and nowhere else, synced the file, which succeeded since the pages counted as clean, and took the
+/// batch for durable. Then the power failed, and the log behind the hole was refused as corrupt.
+#[tokio::test]
+async fn what_a_failed_sync_left_in_the_page_cache_is_durable_once_the_log_was_opened_again() {
+    for entries in [1, 7, 40] {
+        let disk = CrashDisk::default();
+        let mut run = Run::start(disk.clone(), small().create());
+        let durable = [appends(1, 0..3, 100), vec![Step::Vote(1)]].concat();
+        run.group(&durable).await;
+        run.log.maker.idle().await;
+        disk.fail(Failures {
+            syncs_from: Some(0),
+            ..Failures::default()
+        });
+        let lost = appends(1, 3..3 + entries, 150);
+        let sent = lost.iter().filter_map(|step| match step {
+            Step::Append(entry) => Some(entry.clone()),
+            _ => None,
+        });
+        disk.note(Note::Sent(durable.len() + lost.len()));
+        append(&run.log, sent.collect()).await.expect_err("a failed sync");
+        let closed = run.log.close().await;
+        assert!(matches!(closed, Err(Fault::Disk { .. })), "{closed:?}");
+        disk.fail(Failures::default());
+
+        let steps = [durable, lost].concat();
+        let again = Run::start(disk.clone(), small());
+        assert_eq!(
+            again.log.last(),
+            Some(position(1, 2 + entries)),
+            "read from the page cache"
+        );
+        disk.note(Note::Acknowledged(steps.len()));
+        let mut again = Run {
+            sent: steps.len(),
+            ..again
+        };
+        let later = appends(1, 3 + entries..6 + entries, 100);
+        again.group(&later).await;
+        again.log.close().await.expect("a close");
+
+        let outcomes = Model::outcomes(&[steps, later].concat());
+        let images = check_all_crashes(&Image::new(), &disk.history(), &outcomes, Depth::Full);
+        assert!(images > 100, "{images} images");
+    }
+}
+
 /// The story: a batch is torn so that its header is lost and later sectors of it stay. The log is cut there and
 /// goes on with a batch whose records happen to lie where those of the torn one lay. If that one is torn too,
 /// the old sectors must not pass for its own, or the log would hold a command that nobody had appended there.

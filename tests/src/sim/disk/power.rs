@@ -243,6 +243,11 @@ fn keep_sectors(
             continue;
         }
         lost += part.len() as u64;
+        // Sectors are written whole: one that is overwritten by what it holds keeps it.
+        let from = usize::try_from(at).unwrap_or(usize::MAX);
+        if file.durable.get(from..from.saturating_add(part.len())) == Some(part) {
+            continue;
+        }
         // Mostly what was there before; now and then nothing, or anything.
         match garbage.then(|| random.below(8)) {
             Some(0) => write_within(&mut file.durable, at, &vec![0; part.len()]),
