@@ -87,8 +87,8 @@ pub(crate) enum Failure {
     Refused(String),
     /// The node is stopping or has stopped; nothing was proposed.
     Stopped(String),
-    /// The caller may not do this.
-    Forbidden(String),
+    /// Leadership was to go to one node, and another took it.
+    LedByAnother { asked: NodeId, leader: NodeId },
 }
 
 impl From<InvalidTxn> for Failure {

@@ -7,8 +7,9 @@
 
 use std::time::{Duration, Instant};
 
+use quorate_kv::client::Error;
 use quorate_kv::model::{Consistency, Guard, Key, Op, OpResult, Revision, Txn};
-use quorate_kv::node::{NodeRole, StartError, StorageError};
+use quorate_kv::node::{NodeRole, Settings, StartError, StorageError};
 use quorate_kv::{Client, Node};
 
 async fn start(dir: &tempfile::TempDir) -> Node {
@@ -229,5 +230,65 @@ async fn a_start_to_service_takes_a_fraction_of_an_election_timeout() {
     node.client().put("a", "1").await.unwrap();
     // Not a benchmark: it tells a start that waits for an election timeout (2 s) from one that does not.
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    node.shutdown().await;
+}
+
+/// The story: each command of the command line opened a session and left it behind, and an hour's worth of them
+/// was more than the cluster keeps.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_are_closed_leave_their_sessions_to_others() {
+    const SESSIONS_MAX: u64 = 4;
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = Settings::default();
+    settings.sessions_max = SESSIONS_MAX;
+    let node = Node::builder().data_dir(dir.path()).settings(settings);
+    let node = node.start().await.expect("a single node starts");
+    for number in 0..SESSIONS_MAX * 3 {
+        let client = node.client();
+        client.put(format!("k{number}"), "v").await.unwrap();
+        client.close().await;
+    }
+    // A client that only reads has nothing to give back.
+    let reader = node.client();
+    assert!(reader.get("k0").await.unwrap().is_some());
+    reader.close().await;
+
+    // Those that stay take up the room, and a clone of one that was closed writes on in a session of its own.
+    let mut held = Vec::new();
+    for _ in 0..SESSIONS_MAX {
+        let client = node.client();
+        client.put("held", "v").await.unwrap();
+        held.push(client);
+    }
+    let refused = node.client().put("one too many", "v").await;
+    assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
+    held[0].clone().close().await;
+    held[0].put("again", "v").await.unwrap();
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_whose_state_cannot_be_opened_is_given_free_with_its_log_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = start(&dir).await;
+    node.client().put("a", "1").await.unwrap();
+    node.shutdown().await;
+    let state = dir.path().join("state");
+    let away = dir.path().join("away");
+    std::fs::rename(&state, &away).unwrap();
+    for _ in 0..3 {
+        // Each time the same refusal, and never that of a directory in use.
+        let refused = Node::builder().data_dir(dir.path()).start().await;
+        assert!(
+            matches!(refused, Err(StartError::Storage(StorageError::State(_)))),
+            "{refused:?}"
+        );
+    }
+    if state.exists() {
+        std::fs::remove_dir_all(&state).unwrap();
+    }
+    std::fs::rename(&away, &state).unwrap();
+    let node = start(&dir).await;
+    assert!(node.client().get("a").await.unwrap().is_some());
     node.shutdown().await;
 }

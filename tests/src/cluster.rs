@@ -86,6 +86,21 @@ impl Cluster {
         Ok(())
     }
 
+    /// Starts a node on its files with a port that the others do not know.
+    pub async fn start_elsewhere(&mut self, id: u64) -> Result<Node, quorate_kv::node::StartError> {
+        let known = self.addresses.get(&id).copied();
+        let builder = async {
+            let address = free_address()?;
+            self.addresses.insert(id, address);
+            Ok::<_, anyhow::Error>(self.builder(id).await?.peers([(id, address.to_string())]))
+        }
+        .await;
+        if let Some(known) = known {
+            self.addresses.insert(id, known);
+        }
+        builder.expect("a free port and a certificate").start().await
+    }
+
     /// Starts a node that waits to be added, and answers its address.
     pub async fn start_joining(&mut self, id: u64) -> Result<String> {
         let address = free_address()?;

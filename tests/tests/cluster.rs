@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use quorate_kv::Client;
 use quorate_kv::model::{Consistency, NodeId, ReadOp};
-use quorate_kv::node::NodeRole;
+use quorate_kv::node::{NodeRole, StartError};
 use quorate_tests::cluster::{Cluster, fast_settings};
 
 async fn put_range(client: &Client, range: std::ops::Range<u32>) -> Result<()> {
@@ -101,6 +101,28 @@ async fn leadership_moves_to_the_node_that_is_named() -> Result<()> {
     assert_eq!(cluster.leader().await?, target);
     put_range(&client, 5..10).await?;
     expect_range(&client, 0..10).await?;
+    cluster.shutdown().await
+}
+
+/// The others would go on looking for it where it was: it must not sit there as if nothing were wrong.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_would_come_back_at_another_address_says_so_and_does_not_start() -> Result<()> {
+    let mut cluster = Cluster::start(3, fast_settings()).await?;
+    let leader = cluster.leader().await?;
+    let moved = (1..=3).find(|id| *id != leader).expect("two others");
+    // Started again only after it has heard who belongs to the cluster.
+    cluster.agreement().await?;
+    cluster.stop(moved).await?;
+    let refused = cluster.start_elsewhere(moved).await;
+    let Err(StartError::AddressChanged { id, recorded, given }) = refused else {
+        panic!("node {moved} started elsewhere: {refused:?}");
+    };
+    assert_eq!(id, NodeId::new(moved));
+    assert_ne!(recorded, given);
+    // Nothing was changed by the refusal, and nothing is left of the attempt.
+    cluster.start_node(moved).await?;
+    put_range(&cluster.client()?, 0..5).await?;
+    cluster.agreement().await?;
     cluster.shutdown().await
 }
 

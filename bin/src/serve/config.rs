@@ -445,6 +445,7 @@ fn settings(keys: &mut Keys) -> Settings {
         memory(keys.number("store.proposals_in_flight")),
     );
     set(&mut settings.session_ttl, keys.duration("store.session_ttl"));
+    set(&mut settings.sessions_max, keys.number("store.sessions_max"));
     if let Err(wrong) = settings.check() {
         for invalid in wrong {
             match invalid {

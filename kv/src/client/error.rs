@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::model::{InvalidRead, InvalidTxn, Revision, TxnRefused};
+use crate::model::{InvalidRead, InvalidTxn, NodeId, Revision, TxnRefused};
 
 /// Why a call gave no result. Every error answers [`is_retryable`](Self::is_retryable) and
 /// [`may_have_committed`](Self::may_have_committed).
@@ -58,6 +58,14 @@ pub enum Error {
         /// How long ago it was level, where it knows.
         lag: Option<Duration>,
     },
+    /// Leadership was to go to one node, and an election gave it to another.
+    #[error("node {asked} was to lead, but node {leader} took over")]
+    LedByAnother {
+        /// The node that was to lead.
+        asked: NodeId,
+        /// The node that leads.
+        leader: NodeId,
+    },
 }
 
 /// A write was sent, and its answer never came: it may have taken effect, once, or not, or may yet.
@@ -75,7 +83,7 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Error::Unavailable { .. } | Error::NotYet { .. } | Error::TooStale { .. } => true,
-            Error::OutcomeUnknown(_) => true,
+            Error::OutcomeUnknown(_) | Error::LedByAnother { .. } => true,
             Error::InvalidKey(_)
             | Error::InvalidTxn(_)
             | Error::InvalidRead(_)

@@ -224,6 +224,30 @@ impl Client {
         Ok(opened)
     }
 
+    /// Ends the client: its session, if it ever wrote, is given back to the cluster, which keeps a limited number
+    /// of them and otherwise keeps this one for an hour.
+    ///
+    /// Best effort, within the deadline: a session that could not be closed expires by itself. Writes of other
+    /// clones that are still under way lose what makes them exactly-once: let them end first. A clone that writes
+    /// later opens a session anew.
+    ///
+    /// Cancel safe: dropped, the session may be closed all the same, or expires by itself.
+    pub async fn close(self) {
+        let end = env::now() + self.deadline;
+        let Ok(mut held) = env::timeout(self.deadline, self.inner.session.lock()).await else {
+            return;
+        };
+        let Some(session) = held.take() else { return };
+        drop(held);
+        let session = session.id();
+        let closed = self
+            .retry(true, end, || Request::Write(Command::CloseSession { session }))
+            .await;
+        if let Err(error) = closed {
+            tracing::debug!(%session, %error, "the session was not closed; it expires by itself");
+        }
+    }
+
     async fn forget_session(&self, expired: &Arc<Session>) {
         let mut session = self.inner.session.lock().await;
         if session
@@ -383,6 +407,11 @@ impl Client {
     }
 
     /// Hands leadership to a voter, or to the one whose log is furthest, and waits until it leads.
+    ///
+    /// # Errors
+    /// [`Error::LedByAnother`] when a voter was named and another one took over: an election came between.
+    ///
+    /// Cancel safe: dropped, leadership may move all the same.
     pub async fn move_leader(&self, to: Option<NodeId>) -> Result<(), Error> {
         self.admin(|| Admin::MoveLeader { to }).await
     }
@@ -488,8 +517,11 @@ impl Client {
             Failure::NotYet { asked, current } => (End::Final(Error::NotYet { asked, current }), false),
             Failure::Compacted { oldest } => (End::Final(Error::Compacted { oldest }), false),
             Failure::TooStale { lag } => (End::Final(Error::TooStale { lag }), false),
-            Failure::Invalid(reason) | Failure::Refused(reason) | Failure::Forbidden(reason) => {
+            Failure::Invalid(reason) | Failure::Refused(reason) => {
                 (End::Final(Error::Rejected { reason }), false)
+            }
+            Failure::LedByAnother { asked, leader } => {
+                (End::Final(Error::LedByAnother { asked, leader }), false)
             }
         };
         (Err(end), maybe)

@@ -38,6 +38,10 @@ impl Session {
         })
     }
 
+    pub(crate) fn id(&self) -> SessionId {
+        self.id
+    }
+
     /// The number of a new write.
     pub(crate) fn number(self: &Arc<Self>) -> Numbered {
         let mut numbers = self.lock();

@@ -1,6 +1,7 @@
 //! Describes a node and starts it.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -93,6 +94,21 @@ pub enum StartError {
     NotAPeer {
         /// The node.
         id: NodeId,
+    },
+    /// The node would listen where the others do not look for it. An address is never changed in place: two
+    /// halves of the cluster could then each take the node for theirs.
+    #[error(
+        "the cluster knows node {id} at {recorded}, but it would now be at {given}: start it at {recorded} (a port \
+         of 0 gives another one each time), or remove it from the cluster and add an empty directory under a new \
+         node id at {given}"
+    )]
+    AddressChanged {
+        /// The node.
+        id: NodeId,
+        /// Its address in the membership.
+        recorded: String,
+        /// Its address now.
+        given: String,
     },
     /// The data directory cannot be used.
     #[error(transparent)]
@@ -204,6 +220,7 @@ impl Builder {
             .into_iter()
             .map(|(id, address)| (id, Member { address }))
             .collect();
+        let named_by_caller = !members.is_empty();
         if members.is_empty() {
             let address = transport
                 .local_address()
@@ -222,6 +239,7 @@ impl Builder {
         };
         let state_settings = MachineSettings {
             cache_bytes: settings.state_cache_bytes,
+            sessions_max: settings.sessions_max,
             ..MachineSettings::default()
         };
         let (disk, cluster, id) = (self.disk, self.cluster, self.id);
@@ -233,9 +251,13 @@ impl Builder {
             })
             .await
         };
-        let storage = opened.map_err(|_| Fault::Stopped {
+        let opened = opened.map_err(|_| Fault::Stopped {
             owner: "opening thread",
-        })??;
+        })?;
+        let storage = match opened {
+            Ok(storage) => storage,
+            Err(unopened) => return Err(unopened.close().await.into()),
+        };
         let raft = RaftNode::start(RaftParts {
             id,
             log: storage.log.clone(),
@@ -248,7 +270,14 @@ impl Builder {
             timing: settings.timing,
             settings: settings.raft(),
         });
-        let raft = Arc::new(raft.await?);
+        let raft = match raft.await {
+            Ok(raft) => Arc::new(raft),
+            Err(fault) => {
+                // Before the directory's lock is given free. What it says is the same fault, or nothing new.
+                let _closed = storage.log.close().await;
+                return Err(fault.into());
+            }
+        };
         let (stopping, stopped, tasks) = (
             CancellationToken::new(),
             CancellationToken::new(),
@@ -297,20 +326,40 @@ impl Builder {
                 ending,
             }),
         };
-        node.take_part(members, self.join).await?;
+        if let Err(error) = node.take_part(members, named_by_caller, self.join).await {
+            node.abort().await;
+            return Err(error);
+        }
         Ok(node)
     }
 }
 
 impl Node {
     /// Forms the cluster where that is still to be done; a sole voter elects itself and serves on return.
-    async fn take_part(&self, members: BTreeMap<NodeId, Member>, join: bool) -> Result<(), StartError> {
+    async fn take_part(
+        &self,
+        members: BTreeMap<NodeId, Member>,
+        named_by_caller: bool,
+        join: bool,
+    ) -> Result<(), StartError> {
         let raft = &self.inner.raft;
         let refused = |e: crate::raft::MembershipError| Fault::State {
             doing: "forming",
             detail: e.to_string(),
         };
         let formed = raft.is_formed().await.map_err(refused)?;
+        let known = raft.state().members;
+        if known.len() > 1
+            && let Some(recorded) = known.iter().find(|m| m.id == self.id())
+            && let Some(given) = members.get(&self.id())
+            && has_moved(&recorded.address, &given.address, named_by_caller)
+        {
+            return Err(StartError::AddressChanged {
+                id: self.id(),
+                recorded: recorded.address.clone(),
+                given: given.address.clone(),
+            });
+        }
         let voters: Vec<NodeId> = match formed {
             true => raft
                 .state()
@@ -343,6 +392,19 @@ impl Node {
     }
 }
 
+/// Whether a node is to be reached elsewhere than its cluster knows. An address that the caller did not name is
+/// that of the socket, which may stand for a name or a forwarded port: then only another port of the very same
+/// host counts.
+fn has_moved(recorded: &str, given: &str, named_by_caller: bool) -> bool {
+    if named_by_caller {
+        return recorded != given;
+    }
+    match (recorded.parse::<SocketAddr>(), given.parse::<SocketAddr>()) {
+        (Ok(recorded), Ok(given)) => recorded.ip() == given.ip() && recorded.port() != given.port(),
+        _ => false,
+    }
+}
+
 /// The lowest id forms the cluster at once; the others each give those before them time to do so, so that
 /// one candidate stands and the first election needs no second round. Any of them suffices.
 async fn form_in_turn(raft: Arc<RaftNode>, id: NodeId, members: BTreeMap<NodeId, Member>) {
@@ -370,6 +432,50 @@ async fn watch_timing(front: Front) {
                 tracing::warn!("{warning}");
             }
             told = warning;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::has_moved;
+
+    #[test]
+    fn a_node_has_moved_when_its_cluster_would_look_for_it_elsewhere() {
+        let cases = [
+            ("the same", "n1.example:7001", "n1.example:7001", true, false),
+            (
+                "another port, named",
+                "n1.example:7001",
+                "n1.example:7002",
+                true,
+                true,
+            ),
+            (
+                "another port of the socket",
+                "127.0.0.1:7001",
+                "127.0.0.1:40112",
+                false,
+                true,
+            ),
+            (
+                "a name for the socket",
+                "n1.example:7001",
+                "10.0.0.1:7001",
+                false,
+                false,
+            ),
+            (
+                "a forwarded port",
+                "203.0.113.9:7001",
+                "10.0.0.1:9000",
+                false,
+                false,
+            ),
+            ("no network", "127.0.0.1:7001", "", false, false),
+        ];
+        for (case, recorded, given, named, moved) in cases {
+            assert_eq!(has_moved(recorded, given, named), moved, "{case}");
         }
     }
 }

@@ -238,6 +238,9 @@ impl Front {
             Ok(()) => Response::Done,
             Err(MembershipError::NotLeader { leader }) => Response::Failed(Failure::NotLeader { leader }),
             Err(MembershipError::Refused(reason)) => Response::Failed(Failure::Refused(reason)),
+            Err(MembershipError::LedByAnother { asked, leader }) => {
+                Response::Failed(Failure::LedByAnother { asked, leader })
+            }
             Err(MembershipError::Stopped(reason)) => Response::Failed(Failure::Stopped(reason)),
         }
     }
@@ -265,7 +268,7 @@ impl Front {
         self.raft.promote(id).await
     }
 
-    /// Hands leadership over and waits until another node leads.
+    /// Hands leadership over and waits until the node named leads; without a name, until any other does.
     pub(crate) async fn move_leader(&self, to: Option<NodeId>) -> Result<(), MembershipError> {
         let state = self.raft.state();
         if state.role != Part::Leader {
@@ -279,7 +282,7 @@ impl Front {
             return Err(MembershipError::NotLeader { leader });
         }
         let candidates = state.members.iter().filter(|m| m.voter && m.id != self.node);
-        let to = match to {
+        let chosen = match to {
             Some(to) if to == self.node => return Ok(()),
             Some(to) if !state.members.iter().any(|m| m.voter && m.id == to) => {
                 return Err(MembershipError::Refused(format!("node {to} has no vote")));
@@ -290,16 +293,14 @@ impl Front {
                 None => return Err(MembershipError::Refused("there is no other voter".to_owned())),
             },
         };
-        self.raft.transfer_leader(to).await?;
-        let moved = self
-            .raft
-            .wait_for(|state| state.leader.is_some_and(|leader| leader != self.node));
-        match env::timeout(self.settings.timing.election_timeout_max, moved).await {
-            Ok(()) => Ok(()),
-            Err(env::Elapsed) => Err(MembershipError::Refused(format!(
-                "node {to} did not take over in time"
-            ))),
-        }
+        self.raft.transfer_leader(chosen).await?;
+        let mut leader = None;
+        let moved = self.raft.wait_for(|state| {
+            leader = state.leader.filter(|leader| *leader != self.node);
+            leader.is_some() || state.role == Part::Stopped
+        });
+        let waited = env::timeout(self.settings.timing.election_timeout_max, moved).await;
+        took_over(to, chosen, waited.ok().and(leader))
     }
 
     /// What the measured times say against the configured ones, if anything.
@@ -363,7 +364,39 @@ impl Front {
     }
 }
 
+/// What a transfer came to: who was named, who was asked to stand, and who leads in the place of this node.
+fn took_over(named: Option<NodeId>, chosen: NodeId, leader: Option<NodeId>) -> Result<(), MembershipError> {
+    match (leader, named) {
+        (None, _) => Err(MembershipError::Refused(format!(
+            "node {chosen} did not take over in time"
+        ))),
+        (Some(leader), Some(asked)) if leader != asked => {
+            Err(MembershipError::LedByAnother { asked, leader })
+        }
+        (Some(_), _) => Ok(()),
+    }
+}
+
 fn entries_behind(last: Option<LogIndex>, matched: Option<LogIndex>) -> u64 {
     let past = |index: Option<LogIndex>| index.map_or(0, |index| index.number() + 1);
     past(last).saturating_sub(past(matched))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transfer_succeeds_only_when_the_node_that_was_named_leads() {
+        let [one, two] = [1, 2].map(NodeId::new);
+        assert!(took_over(Some(one), one, Some(one)).is_ok());
+        assert!(took_over(None, one, Some(two)).is_ok(), "nobody was named");
+        let another = took_over(Some(one), one, Some(two));
+        assert!(
+            matches!(another, Err(MembershipError::LedByAnother { asked, leader }) if asked == one && leader == two),
+            "{another:?}"
+        );
+        let nobody = took_over(Some(one), one, None);
+        assert!(matches!(nobody, Err(MembershipError::Refused(_))), "{nobody:?}");
+    }
 }

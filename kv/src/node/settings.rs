@@ -38,6 +38,9 @@ pub struct Settings {
     pub proposals_in_flight: usize,
     /// How long a session outlives its last write, by the log's time; 1 hour by default.
     pub session_ttl: Duration,
+    /// The most sessions of the cluster at once: 1 to 1,000,000; 10,000 by default. Part of the replicated state:
+    /// counts when a node's state is made, and is then the same on every node.
+    pub sessions_max: u64,
 }
 
 impl Default for Settings {
@@ -54,6 +57,7 @@ impl Default for Settings {
             durable_interval: Duration::from_secs(5),
             proposals_in_flight: 4,
             session_ttl: Duration::from_secs(3600),
+            sessions_max: MachineSettings::default().sessions_max,
         }
     }
 }
@@ -105,6 +109,7 @@ impl Settings {
             1..=1024,
             "1 to 1,024",
         );
+        range("sessions_max", self.sessions_max, 1..=1_000_000, "1 to 1,000,000");
         range(
             "log_segment_bytes",
             self.log_segment_bytes,

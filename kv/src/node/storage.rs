@@ -8,7 +8,8 @@
 //! | `log/` | the Raft log, with the vote |
 //! | `state/` | the state file and snapshots on their way in |
 //!
-//! Always: with `IDENTITY`, log and state must exist and belong together, or the node refuses to start: a
+//! Always: the lock is held until no thread of the log touches a file, also when the opening fails;
+//! with `IDENTITY`, log and state must exist and belong together, or the node refuses to start: a
 //! voter that forgot its vote must never come back under the same id.
 
 use std::path::{Path, PathBuf};
@@ -26,7 +27,7 @@ use crate::model::{LogPosition, NodeId};
 #[non_exhaustive]
 pub enum StorageError {
     /// The operating system refused.
-    #[error("{path}: {error}")]
+    #[error("{path}: {error}{}", crate::fault::advice(error))]
     Io {
         /// The file or directory.
         path: PathBuf,
@@ -91,6 +92,33 @@ fn io(path: &Path) -> impl FnOnce(std::io::Error) -> StorageError {
     move |error| StorageError::Io { path, error }
 }
 
+/// Why a data directory was not opened, and what of it is open nevertheless.
+pub(crate) struct Unopened {
+    error: StorageError,
+    open: Option<Box<(Log, Box<dyn LockGuard>)>>,
+}
+
+impl From<StorageError> for Unopened {
+    fn from(error: StorageError) -> Self {
+        Self { error, open: None }
+    }
+}
+
+impl Unopened {
+    /// Closes what is open, then gives the lock free: the next who opens the directory meets no thread of ours.
+    pub(crate) async fn close(self) -> StorageError {
+        let Self { error, open } = self;
+        if let Some(open) = open {
+            let (log, lock) = *open;
+            if let Err(fault) = log.close().await {
+                tracing::warn!(%fault, "the log was not closed in order; it will be recovered at the next start");
+            }
+            drop(lock);
+        }
+        error
+    }
+}
+
 /// Opens or makes the files of a data directory. Blocks.
 pub(crate) fn open(
     disk: &Arc<dyn Disk>,
@@ -99,7 +127,7 @@ pub(crate) fn open(
     node: NodeId,
     log: LogSettings,
     state: MachineSettings,
-) -> Result<Storage, StorageError> {
+) -> Result<Storage, Unopened> {
     disk.create_dir_all(dir).map_err(io(dir))?;
     let lock = disk.lock(&dir.join("LOCK")).map_err(|error| match error.kind() {
         std::io::ErrorKind::WouldBlock => StorageError::InUse { dir: dir.to_owned() },
@@ -108,38 +136,75 @@ pub(crate) fn open(
             error,
         },
     })?;
-    let (log_dir, state_dir, creating) = (dir.join("log"), dir.join("state"), dir.join("CREATING"));
-    let identity = Identity::load(disk.as_ref(), dir)?;
-    let is_new = identity.is_none();
-    if let Some(identity) = identity {
-        identity.check(dir, cluster, node)?;
-        if disk.exists(&creating).map_err(io(&creating))? {
-            // The crash came after the identity was durable: the files are whole.
-            disk.remove_file(&creating).map_err(io(&creating))?;
-        }
-    } else {
-        prepare_new(disk, dir, &log_dir, &state_dir, &creating)?;
-    }
-    let (log_mode, state_mode) = if is_new {
-        (crate::log::OpenMode::Create, machine::OpenMode::Create)
-    } else {
-        (crate::log::OpenMode::Existing, machine::OpenMode::Existing)
-    };
-    let log = Log::open(
-        Arc::clone(disk),
-        &log_dir,
-        LogSettings {
-            mode: log_mode,
-            ..log
+    let is_new = find_or_prepare(disk, dir, cluster, node)?;
+    let settings = LogSettings {
+        mode: match is_new {
+            true => crate::log::OpenMode::Create,
+            false => crate::log::OpenMode::Existing,
         },
-    )?;
-    let (machine, reader) = Machine::open(Arc::clone(disk), &state_dir, state_mode, state)?;
+        ..log
+    };
+    let log = Log::open(Arc::clone(disk), &dir.join("log"), settings).map_err(StorageError::from)?;
+    match open_state(disk, dir, (cluster, node), is_new, &log, state) {
+        Ok((machine, reader)) => Ok(Storage {
+            lock,
+            log,
+            machine,
+            reader,
+            state_dir: dir.join("state"),
+        }),
+        Err(error) => Err(Unopened {
+            error,
+            open: Some(Box::new((log, lock))),
+        }),
+    }
+}
+
+/// Checks whose directory it is; answers whether it is new, and then made ready for its files.
+fn find_or_prepare(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    cluster: &str,
+    node: NodeId,
+) -> Result<bool, StorageError> {
+    let creating = dir.join("CREATING");
+    match Identity::load(disk.as_ref(), dir)? {
+        Some(identity) => {
+            identity.check(dir, cluster, node)?;
+            if disk.exists(&creating).map_err(io(&creating))? {
+                // The crash came after the identity was durable: the files are whole.
+                disk.remove_file(&creating).map_err(io(&creating))?;
+            }
+            Ok(false)
+        }
+        None => {
+            prepare_new(disk, dir, &dir.join("log"), &dir.join("state"), &creating)?;
+            Ok(true)
+        }
+    }
+}
+
+/// Opens the state beside an open log, gives a new directory its identity, and checks that both belong together.
+fn open_state(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    (cluster, node): (&str, NodeId),
+    is_new: bool,
+    log: &Log,
+    settings: MachineSettings,
+) -> Result<(Machine, Reader), StorageError> {
+    let mode = match is_new {
+        true => machine::OpenMode::Create,
+        false => machine::OpenMode::Existing,
+    };
+    let (machine, reader) = Machine::open(Arc::clone(disk), &dir.join("state"), mode, settings)?;
     if is_new {
         disk.sync_dir(dir).map_err(io(dir))?;
         let (high, low) = (env::random_u64(), env::random_u64());
         let uuid =
             uuid::Builder::from_random_bytes(((u128::from(high) << 64) | u128::from(low)).to_be_bytes());
         Identity::new(cluster, node, uuid.into_uuid())?.create(disk.as_ref(), dir)?;
+        let creating = dir.join("CREATING");
         disk.remove_file(&creating).map_err(io(&creating))?;
         disk.sync_dir(dir).map_err(io(dir))?;
     }
@@ -156,13 +221,7 @@ pub(crate) fn open(
             purged,
         });
     }
-    Ok(Storage {
-        lock,
-        log,
-        machine,
-        reader,
-        state_dir,
-    })
+    Ok((machine, reader))
 }
 
 /// Makes room for new files: what an interrupted first start left is removed, anything else is refused.

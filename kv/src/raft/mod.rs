@@ -104,6 +104,8 @@ pub(crate) enum MembershipError {
     NotLeader { leader: Option<(NodeId, String)> },
     #[error("{0}")]
     Refused(String),
+    #[error("node {asked} was to lead, but node {leader} took over")]
+    LedByAnother { asked: NodeId, leader: NodeId },
     #[error("the node has stopped: {0}")]
     Stopped(String),
 }
@@ -193,15 +195,20 @@ impl RaftNode {
             stall_max: parts.timing.election_timeout_min,
         };
         let store = LogStore::new(parts.log.clone());
-        let raft = Raft::new(
+        let started = Raft::new(
             parts.id.number(),
             Arc::new(config),
             network,
             store,
             machine.clone(),
-        )
-        .await
-        .map_err(|e| stopped(&e))?;
+        );
+        let raft = match started.await {
+            Ok(raft) => raft,
+            Err(error) => {
+                machine.close().await;
+                return Err(stopped(&error));
+            }
+        };
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (rounds, run) = ReadRounds::new(raft.clone(), Arc::clone(&parts.transport));
         env::spawn(
