@@ -71,6 +71,12 @@ impl Reached {
     }
 }
 
+/// Gives a client's session back to the cluster. A command that has its answer, or none, does not wait long for it.
+pub async fn close(client: Client) {
+    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
+    client.with_deadline(PATIENCE).close().await;
+}
+
 /// The highest that any node can be configured for: the nodes' own limits decide, and the command line does not
 /// know them.
 pub fn limits() -> Limits {

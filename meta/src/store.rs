@@ -4,6 +4,7 @@
 
 use std::error::Error as StdError;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,15 +54,27 @@ impl<S: Store> Store for Arc<S> {
     }
 }
 
+/// A call of the store's client on its way. A trait object, so that what a client is made of does not add to the
+/// depth of the callers' own types, which the compiler bounds.
+type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
 impl Store for quorate_kv::Client {
-    async fn txn(&self, txn: Txn) -> Result<TxnResponse, StoreError> {
-        quorate_kv::Client::txn(self, txn).await.map_err(StoreError::from)
+    fn txn(&self, txn: Txn) -> impl Future<Output = Result<TxnResponse, StoreError>> + Send {
+        let call = async move { quorate_kv::Client::txn(self, txn).await.map_err(StoreError::from) };
+        Box::pin(call) as Answer<'_, TxnResponse>
     }
 
-    async fn read(&self, reads: Vec<ReadOp>, consistency: Consistency) -> Result<ReadResponse, StoreError> {
-        quorate_kv::Client::read(self, reads, consistency)
-            .await
-            .map_err(StoreError::from)
+    fn read(
+        &self,
+        reads: Vec<ReadOp>,
+        consistency: Consistency,
+    ) -> impl Future<Output = Result<ReadResponse, StoreError>> + Send {
+        let call = async move {
+            quorate_kv::Client::read(self, reads, consistency)
+                .await
+                .map_err(StoreError::from)
+        };
+        Box::pin(call) as Answer<'_, ReadResponse>
     }
 }
 

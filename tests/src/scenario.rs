@@ -269,6 +269,7 @@ impl Stage {
     async fn end(&mut self, report: &mut Report) -> Result<()> {
         self.all_run().await?;
         report.hidden_retries += self.client.retries();
+        self.client.clone().close().await;
         let field = Arc::clone(&self.field);
         let mut field = field.lock().await;
         field.cluster.agreement().await?;

@@ -16,7 +16,7 @@ use rand::Rng as _;
 use crate::cli::{BenchArgs, BenchOp};
 use crate::failure::Failure;
 use crate::output::Output;
-use crate::reach::Reached;
+use crate::reach::{self, Reached};
 
 /// What all callers did together.
 #[derive(Debug)]
@@ -91,6 +91,11 @@ impl Load {
             load.fill().await?;
         }
         Ok(load)
+    }
+
+    /// Gives the connections' sessions back to the cluster.
+    pub async fn close(self) {
+        futures_util::future::join_all(self.connections.into_iter().map(reach::close)).await;
     }
 
     /// Writes all keys, for loads that read them.

@@ -42,7 +42,9 @@ async fn measure(args: &BenchArgs, output: Output) -> Result<(), Failure> {
         }
     };
     let load = Load::prepare(args, &reached, output).await?;
-    let measured = load.run().await?;
+    let measured = load.run().await;
+    load.close().await;
+    let measured = measured?;
     let statuses = reached.client()?.statuses().await;
     let report = BenchReport::new(args, measured, &statuses);
     if let Some(processes) = processes {

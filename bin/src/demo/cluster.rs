@@ -13,6 +13,7 @@ use quorate_transport::{ClusterId, Identity, Transport};
 use tempfile::TempDir;
 
 use crate::failure::Failure;
+use crate::reach;
 
 /// How long anything may take before the demonstration gives up.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -131,6 +132,11 @@ impl Cluster {
 
     /// Stops all that run.
     pub async fn stop(self) {
+        let clients = self
+            .nodes
+            .values()
+            .map(|running| reach::close(running.client.clone()));
+        futures_util::future::join_all(clients).await;
         let stops = self.nodes.values().map(|running| running.node.shutdown());
         futures_util::future::join_all(stops).await;
     }

@@ -17,7 +17,7 @@ use serde::Serialize;
 use crate::cli::{Freshness, KvArgs, KvCommand};
 use crate::failure::Failure;
 use crate::output::{Line, Output};
-use crate::reach::Reached;
+use crate::reach::{self, Reached};
 use crate::text::Form;
 
 /// Runs the command.
@@ -26,15 +26,21 @@ pub async fn run(args: KvArgs, output: Output) -> Result<(), Failure> {
     // What is wrong with the request itself is told before any node is looked for.
     let request = Request::read(args.command, form)?;
     let client = Reached::find(&args.reach)?.client()?;
+    let answered = answer(&client, request, form, output).await;
+    reach::close(client).await;
+    answered
+}
+
+async fn answer(client: &Client, request: Request, form: Form, output: Output) -> Result<(), Failure> {
     match request {
         Request::Get {
             key,
             raw,
             consistency,
-        } => get(&client, key, raw, consistency, form, output).await,
-        Request::Put { key, op } => put(&client, &key, op, form, output).await,
-        Request::Delete { op, what } => delete(&client, op, &what, output).await,
-        Request::Range { read, consistency } => range(&client, read, consistency, form, output).await,
+        } => get(client, key, raw, consistency, form, output).await,
+        Request::Put { key, op } => put(client, &key, op, form, output).await,
+        Request::Delete { op, what } => delete(client, op, &what, output).await,
+        Request::Range { read, consistency } => range(client, read, consistency, form, output).await,
         Request::Txn(txn) => {
             let response = client.txn(txn).await?;
             output.show(&show::Answer::new(response, form))
@@ -350,6 +356,7 @@ impl From<Error> for Failure {
             Error::Unavailable { .. } => Failure::unavailable(message)
                 .hint("quorate status shows which nodes answer; --deadline gives more time"),
             Error::NotYet { .. } | Error::TooStale { .. } => Failure::unavailable(message),
+            Error::LedByAnother { .. } => Failure::unavailable(message).hint("ask again"),
             _ => Failure::refused(message),
         }
     }

@@ -4,6 +4,7 @@ mod broker;
 mod partition;
 mod topic;
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use quorate_kv::Client;
@@ -12,20 +13,30 @@ use quorate_meta::{Assignment, BrokerId, Error, MetaClient, ReadError, Refusal, 
 use crate::cli::{MetaArgs, MetaCommand};
 use crate::failure::{Failure, Kind};
 use crate::output::Output;
-use crate::reach::{Reached, limits};
+use crate::reach::{self, Reached, limits};
 
 /// A client of the metadata.
 type Meta = MetaClient<Client>;
 
 /// Runs the command.
 pub async fn run(args: MetaArgs, output: Output) -> Result<(), Failure> {
-    let client =
-        || Ok::<_, Failure>(MetaClient::new(Reached::find(&args.reach)?.client()?).with_limits(limits()));
-    match args.command {
+    // What is wrong with the request itself is told before a client is made.
+    let made = OnceCell::new();
+    let client = || {
+        let client = made
+            .get_or_init(|| Reached::find(&args.reach)?.client())
+            .clone()?;
+        Ok::<_, Failure>(MetaClient::new(client).with_limits(limits()))
+    };
+    let answered = match args.command {
         MetaCommand::Broker(command) => broker::run(command, client, output).await,
         MetaCommand::Topic(command) => topic::run(command, client, output).await,
         MetaCommand::Partition(command) => partition::run(command, client, output).await,
+    };
+    if let Some(Ok(client)) = made.into_inner() {
+        reach::close(client).await;
     }
+    answered
 }
 
 fn topic_name(name: &str) -> Result<TopicName, Failure> {
