@@ -24,6 +24,8 @@ pub mod model;
 
 pub mod env;
 pub mod fault;
+#[doc(hidden)]
+pub mod planted;
 
 pub mod identity;
 pub mod log;

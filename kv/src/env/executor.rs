@@ -74,6 +74,15 @@ pub trait Executor {
     /// The running node is at a named crash point. `Err` is what the code must pass on as if the disk had
     /// said it: an injected error, or the node is dead already and nothing that it does has an effect.
     fn crash_point(&self, name: &'static str) -> io::Result<()>;
+
+    /// The running node does something rare that is worth counting.
+    fn mark(&self, _name: &'static str) {}
+
+    /// The running node begins something that lasts, and during which faults are worth having.
+    fn span_began(&self, _name: &'static str) {}
+
+    /// It has ended, or the node died in the middle of it.
+    fn span_ended(&self, _name: &'static str) {}
 }
 
 thread_local! {
@@ -134,5 +143,40 @@ pub fn crash_point(name: &'static str) -> io::Result<()> {
     match current() {
         None => Ok(()),
         Some(executor) => executor.crash_point(name),
+    }
+}
+
+/// Counts a rare path. Without a simulator it is one read of a thread-local flag.
+///
+/// What no simulated run has passed was not tested: a campaign tells which marks stayed at zero.
+#[inline]
+pub fn mark(name: &'static str) {
+    if let Some(executor) = current() {
+        executor.mark(name);
+    }
+}
+
+/// Says that the running node is in the middle of something, until dropped: see [`span`].
+#[derive(Debug)]
+#[must_use = "the span ends when it is dropped"]
+pub struct Span {
+    name: &'static str,
+}
+
+/// Begins something that lasts (a snapshot on its way, a truncation), so that a simulator can aim faults at it
+/// and count those that met it. Without a simulator it is one read of a thread-local flag, and one at its end.
+#[inline]
+pub fn span(name: &'static str) -> Span {
+    if let Some(executor) = current() {
+        executor.span_began(name);
+    }
+    Span { name }
+}
+
+impl Drop for Span {
+    fn drop(&mut self) {
+        if let Some(executor) = current() {
+            executor.span_ended(self.name);
+        }
     }
 }

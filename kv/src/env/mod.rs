@@ -16,7 +16,7 @@ mod time;
 pub mod watch;
 
 pub use disk::{Disk, File, RealDisk};
-pub use executor::{BoxTask, Entered, Executor, TaskId, TimerId, crash_point, enter};
+pub use executor::{BoxTask, Entered, Executor, Span, TaskId, TimerId, crash_point, enter, mark, span};
 pub use owner::{Owner, OwnerHandle, QueueClosed, spawn_owner};
 pub use random::{ThreadRng, random_u64, thread_rng};
 pub use runtime::Runtime;

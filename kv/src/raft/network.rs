@@ -393,6 +393,7 @@ async fn send_snapshot(
             "a received snapshot cannot be sent on",
         )));
     };
+    let _span = env::span("snapshot.send");
     let streaming = |e: TransportError| StreamingError::from(rpc_error(&e));
     let mut stream = transport.open(peer, Class::Bulk).await.map_err(streaming)?;
     let header = SnapshotHeader {

@@ -152,9 +152,13 @@ fn requests(
 
 /// Receives a snapshot into a file, verifies it, and has openraft install it.
 pub(crate) async fn snapshot(node: Arc<RaftNode>, from: u64, mut stream: Stream) {
+    let _span = env::span("snapshot.receive");
     let answer = match receive_snapshot(&node, from, &mut stream.receiver).await {
         Ok((vote, snapshot)) => match install(&node.raft, vote, snapshot).await {
-            Ok(response) => SnapshotAnswer::Installed(response),
+            Ok(response) => {
+                env::mark("snapshot.installed");
+                SnapshotAnswer::Installed(response)
+            }
             Err(reason) => SnapshotAnswer::Failed(reason),
         },
         Err(reason) => SnapshotAnswer::Failed(reason),

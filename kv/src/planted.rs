@@ -1,0 +1,163 @@
+//! Bugs planted on purpose, to see whether the simulator finds them.
+//!
+//! Without the feature `planted`, which no release has, [`is`] is `false` when the code is compiled. With it a
+//! bug is switched on for one thread at a time, by the simulator that runs there.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A bug that can be planted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Bug {
+    /// An append is acknowledged before its sync.
+    AckBeforeSync,
+    /// A vote is answered 400 ms before it is saved.
+    VoteVolatile,
+    /// A vote is saved behind appends that were made after it.
+    VoteAfterAppend,
+    /// A truncation is made in memory and never on disk.
+    TruncateNotDurable,
+    /// openraft's leader restore is on, while appends return before their sync.
+    LeaderRestore,
+    /// An older snapshot overwrites a newer state.
+    SnapshotOverwritesNewer,
+    /// A snapshot lacks the sessions' remembered answers.
+    SessionsNotInSnapshot,
+    /// A retried write is applied again.
+    RetryAppliedTwice,
+    /// A follower serves linearizable reads from its own state.
+    ReadWithoutIndex,
+    /// A node's own randomness enters what it applies.
+    RandomInApply,
+    /// A torn tail of the log is left where it is.
+    TornTailKept,
+    /// An error of a sync is taken for success.
+    SyncErrorIgnored,
+    /// A node whose disk was lost comes back under its old id.
+    WipedNodeRejoins,
+    /// A refused transaction keeps what it had changed before the refusal.
+    RefusedTxnInPart,
+    /// The log is purged before the state behind it is durable.
+    EarlyPurge,
+}
+
+impl Bug {
+    /// All of them.
+    pub const ALL: [Bug; 15] = [
+        Bug::AckBeforeSync,
+        Bug::VoteVolatile,
+        Bug::VoteAfterAppend,
+        Bug::TruncateNotDurable,
+        Bug::LeaderRestore,
+        Bug::SnapshotOverwritesNewer,
+        Bug::SessionsNotInSnapshot,
+        Bug::RetryAppliedTwice,
+        Bug::ReadWithoutIndex,
+        Bug::RandomInApply,
+        Bug::TornTailKept,
+        Bug::SyncErrorIgnored,
+        Bug::WipedNodeRejoins,
+        Bug::RefusedTxnInPart,
+        Bug::EarlyPurge,
+    ];
+
+    /// As the command line writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Bug::AckBeforeSync => "ack-before-sync",
+            Bug::VoteVolatile => "vote-volatile",
+            Bug::VoteAfterAppend => "vote-after-append",
+            Bug::TruncateNotDurable => "truncate-not-durable",
+            Bug::LeaderRestore => "leader-restore",
+            Bug::SnapshotOverwritesNewer => "snapshot-overwrites-newer",
+            Bug::SessionsNotInSnapshot => "sessions-not-in-snapshot",
+            Bug::RetryAppliedTwice => "retry-applied-twice",
+            Bug::ReadWithoutIndex => "read-without-index",
+            Bug::RandomInApply => "random-in-apply",
+            Bug::TornTailKept => "torn-tail-kept",
+            Bug::SyncErrorIgnored => "sync-error-ignored",
+            Bug::WipedNodeRejoins => "wiped-node-rejoins",
+            Bug::RefusedTxnInPart => "refused-txn-in-part",
+            Bug::EarlyPurge => "early-purge",
+        }
+    }
+}
+
+impl Bug {
+    /// What it is, in a line.
+    pub fn about(self) -> &'static str {
+        match self {
+            Bug::AckBeforeSync => "an append is acknowledged before its sync",
+            Bug::VoteVolatile => "a vote is answered 400 ms before it is saved",
+            Bug::VoteAfterAppend => "a vote is saved behind appends made after it",
+            Bug::TruncateNotDurable => "a truncation is made in memory and never on disk",
+            Bug::LeaderRestore => "openraft's leader restore is on",
+            Bug::SnapshotOverwritesNewer => "an older snapshot overwrites a newer state",
+            Bug::SessionsNotInSnapshot => "a snapshot lacks the sessions' remembered answers",
+            Bug::RetryAppliedTwice => "a retried write is applied again",
+            Bug::ReadWithoutIndex => "linearizable reads are served without a read index",
+            Bug::RandomInApply => "a node's own randomness enters what it applies",
+            Bug::TornTailKept => "a torn tail of the log is left where it is",
+            Bug::SyncErrorIgnored => "an error of a sync is taken for success",
+            Bug::WipedNodeRejoins => "a node whose disk was lost comes back under its old id",
+            Bug::RefusedTxnInPart => "a refused transaction keeps what it had changed",
+            Bug::EarlyPurge => "the log is purged before the state behind it is durable",
+        }
+    }
+}
+
+impl fmt::Display for Bug {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// There is no planted bug of that name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no planted bug called {name:?}; there are: {}", Bug::ALL.map(Bug::name).join(", "))]
+pub struct UnknownBug {
+    /// What was asked for.
+    pub name: String,
+}
+
+impl FromStr for Bug {
+    type Err = UnknownBug;
+
+    fn from_str(name: &str) -> Result<Self, UnknownBug> {
+        let bug = Bug::ALL.into_iter().find(|bug| bug.name() == name);
+        bug.ok_or_else(|| UnknownBug {
+            name: name.to_owned(),
+        })
+    }
+}
+
+/// Whether this build can have bugs planted at all.
+pub const AVAILABLE: bool = cfg!(feature = "planted");
+
+#[cfg(feature = "planted")]
+thread_local! {
+    static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
+}
+
+/// Whether this bug is planted in this thread.
+#[inline]
+pub fn is(bug: Bug) -> bool {
+    #[cfg(feature = "planted")]
+    return PLANTED.get() == Some(bug);
+    #[cfg(not(feature = "planted"))]
+    {
+        let _never = bug;
+        false
+    }
+}
+
+/// Plants a bug in this thread, in the place of the one before it; `None` for none.
+///
+/// Without the feature nothing is planted: see [`AVAILABLE`].
+pub fn plant(bug: Option<Bug>) {
+    #[cfg(feature = "planted")]
+    PLANTED.set(bug);
+    #[cfg(not(feature = "planted"))]
+    let _never = bug;
+}
