@@ -14,6 +14,7 @@ use super::{Completion, LogEntry, Shared};
 use crate::env::{Instant, Owner, now, oneshot};
 use crate::fault::Fault;
 use crate::model::LogPosition;
+use crate::planted::{self, Bug};
 
 /// A place in the queue.
 pub(super) type Room = Option<tokio::sync::OwnedSemaphorePermit>;
@@ -130,6 +131,9 @@ impl Writer {
                     (answer, failed.clone().and_then(|()| self.entries(&entries)))
                 }
                 Job::Vote(vote, answer) => (answer, failed.clone().and_then(|()| self.appender.vote(vote))),
+                Job::Truncate { answer, .. } if planted::is(Bug::TruncateNotDurable) => {
+                    (answer, failed.clone())
+                }
                 Job::Truncate { from, last, answer } => {
                     let added = failed.clone().and_then(|()| self.appender.truncate(from, last));
                     (answer, added)

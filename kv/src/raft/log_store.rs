@@ -6,6 +6,7 @@
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
+use std::time::Duration;
 
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
@@ -13,9 +14,11 @@ use openraft::{OptionalSend, RaftLogReader};
 use super::types::{
     Entry, EntryPayload, LogId, Membership, ProposalData, TypeConfig, Vote, kind, log_id, position,
 };
+use crate::env;
 use crate::fault::Fault;
 use crate::log::{CrashPoint, Log, LogEntry};
 use crate::model::{self, LogIndex};
+use crate::planted::{self, Bug};
 
 /// How many bytes of entries one read returns at most, beyond the first entry. Bounds what a lagging
 /// follower makes the leader hold in memory for it.
@@ -118,7 +121,17 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
-        self.log.save_vote(model::encode(vote).into()).await?;
+        let bytes = model::encode(vote).into();
+        let late = [(Bug::VoteVolatile, 400), (Bug::VoteAfterAppend, 5)];
+        if let Some((_, millis)) = late.into_iter().find(|(bug, _)| planted::is(*bug)) {
+            let log = self.log.clone();
+            env::spawn("late-vote", async move {
+                env::sleep(Duration::from_millis(millis)).await;
+                log.save_vote(bytes).await
+            });
+            return Ok(());
+        }
+        self.log.save_vote(bytes).await?;
         CrashPoint::VoteSaved.reached()
     }
 
@@ -144,6 +157,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let entries = entries.into_iter().map(|entry| encode_entry(&entry)).collect();
+        if planted::is(Bug::AckBeforeSync) {
+            callback.io_completed(Ok(()));
+            return Ok(self.log.append(entries, Box::new(drop)).await?);
+        }
         let on_durable = Box::new(move |result: Result<(), Fault>| {
             callback.io_completed(result.map_err(io::Error::from));
         });
@@ -151,12 +168,14 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
+        let _span = env::span("raft.truncate");
         let last = last.map(|id| LogIndex::new(id.index));
         self.log.truncate_after(last).await?;
         CrashPoint::Truncated.reached()
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
+        let _span = env::span("raft.purge");
         CrashPoint::PurgeAsked.reached()?;
         self.log.purge(position(&upto)).await?;
         CrashPoint::Purged.reached()

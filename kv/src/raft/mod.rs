@@ -39,6 +39,7 @@ use crate::log::Log;
 use crate::machine::{EntryOutcome, Machine, Reader};
 use crate::model::{LogIndex, NodeId, Term};
 use crate::node::{RaftSettings, Timing};
+use crate::planted::{self, Bug};
 use log_store::LogStore;
 use network::NetworkFactory;
 use peers::PeerContact;
@@ -162,7 +163,7 @@ fn config(timing: &Timing, settings: &RaftSettings) -> Config {
         enable_pre_vote: Some(true),
         // Unsafe with an append that returns before its sync: the leader could come back in its old term and
         // reuse the log id of an entry that it lost and others committed. See docs/upstream.md.
-        enable_leader_restore: Some(false),
+        enable_leader_restore: Some(planted::is(Bug::LeaderRestore)),
         allow_log_reversion: Some(false),
         // Entries leave for the followers while our own sync runs.
         broadcast_submitted_on_append: Some(true),
@@ -406,7 +407,8 @@ impl RaftNode {
             },
             leader: metrics.current_leader.map(NodeId::new),
             last_log: metrics.last_log_index.map(LogIndex::new),
-            committed: index(&metrics.cluster_committed),
+            // The leader's word for the cluster may be ahead of this log, and falls with a new leader.
+            committed: index(&metrics.local_committed),
             purged: index(&metrics.purged),
             members: members.collect(),
             stopped,
