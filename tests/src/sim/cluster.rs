@@ -5,19 +5,27 @@
 //! serve again and its nodes become equal; then every operation is judged against the store's own history.
 
 mod audit;
+mod coverage;
+mod draw;
+mod fault;
+mod fleet;
 mod nemesis;
+mod operator;
+mod phase;
 mod plan;
+mod verdict;
 mod workload;
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use quorate_kv::env;
-use quorate_kv::model::{Limits, LogIndex, Revision, StateHash};
+use quorate_kv::model::{Limits, LogIndex, Revision, StateHash, Term};
 use quorate_kv::node::{NodeRole, Status};
 use quorate_kv::{Client, Node};
 use quorate_transport::memory::MemoryNetwork;
@@ -25,21 +33,31 @@ use quorate_transport::{ClusterId, Identity, Transport};
 
 use super::net::{SimClock, Traced};
 use super::world::lock;
-use super::{DiskStats, HostId, Simulation};
+use super::{DiskStats, Event, HostId, Simulation};
 
-pub use nemesis::FaultCounts;
-pub use plan::Plan;
+use coverage::Watch;
+use fleet::Fleet;
+use operator::Operator;
+use phase::Fresh;
+
+pub use coverage::{Coverage, REQUIRED_FROM_SEEDS};
+pub use fault::{Fault, FaultEvent, Kind, Reach, Target, UnknownKind};
+pub use phase::Phase;
+pub use plan::{Disks, Links, Plan, PlanError, Tuning};
+pub use verdict::Failure;
 pub use workload::OperationCounts;
 
 const NAME: &str = "simulated";
+/// How often a node is asked what it is.
+const ROUND: Duration = Duration::from_millis(5);
 
 /// What a run was like.
 #[derive(Debug, Clone)]
 pub struct Report {
-    /// The seed that repeats it.
+    /// The seed of its simulation.
     pub seed: u64,
     /// Why it failed, if it did.
-    pub failure: Option<String>,
+    pub failure: Option<Failure>,
     /// Virtual time.
     pub time: Duration,
     /// Polls of tasks.
@@ -50,8 +68,10 @@ pub struct Report {
     pub hash: u64,
     /// What clients did.
     pub operations: OperationCounts,
-    /// What was done to the cluster.
-    pub faults: FaultCounts,
+    /// What was done to the cluster, and when.
+    pub coverage: Coverage,
+    /// What else happened.
+    pub counts: Counts,
     /// The highest term seen.
     pub term: u64,
     /// The highest revision seen.
@@ -60,21 +80,57 @@ pub struct Report {
     pub disks: DiskStats,
     /// How often each crash point was passed.
     pub crash_points: BTreeMap<&'static str, u64>,
+    /// How often each rare path was passed.
+    pub marks: BTreeMap<&'static str, u64>,
 }
 
-/// Runs the plan of a seed. The simulation is the caller's, who may want its trace.
+/// What happened in a run besides operations and faults.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Leaders that came up.
+    pub elections: u64,
+    /// Nodes started again after they had stopped by themselves.
+    pub restarts_after_faults: u64,
+}
+
+/// A run, told as a story.
+#[derive(Debug, Clone)]
+pub struct Story {
+    /// What it was like.
+    pub report: Report,
+    /// What happened, by time: faults, who led, what clients asked and were answered.
+    pub timeline: Vec<String>,
+}
+
+/// Runs a plan. The simulation is the caller's, who may want its trace; its seed is the plan's.
 pub fn run(sim: &Simulation, plan: &Plan) -> Report {
     let cluster = Cluster::new(sim, plan);
+    run_cluster(&cluster, sim, plan)
+}
+
+/// Runs a plan, and tells what happened; the simulation must have kept its whole trace.
+pub fn run_traced(sim: &Simulation, plan: &Plan) -> Story {
+    let cluster = Cluster::new(sim, plan);
+    let report = run_cluster(&cluster, sim, plan);
+    let timeline = cluster.timeline();
+    Story { report, timeline }
+}
+
+fn run_cluster(cluster: &Cluster, sim: &Simulation, plan: &Plan) -> Report {
     let ended = sim.block_on(cluster.clone().live());
     let failure = match ended {
-        Ok(Ok(())) => None,
-        Ok(Err(broken)) => Some(broken),
-        Err(halt) => Some(halt.to_string()),
+        Ok(ended) => ended.err(),
+        Err(halt) => Some(Failure::of_halt(&halt)),
     };
     let (time, polls) = (sim.now(), sim.polls());
     let (events, hash) = (sim.world().events(), sim.hash());
     sim.end();
+    sim.world().end_observation();
+    let operations = cluster.history.borrow().counts();
+    let failure = failure.or_else(|| Failure::of_calm(plan, &operations));
     let seen = lock(&cluster.seen);
+    let mut counts = *cluster.counts.borrow();
+    counts.elections = seen.leaders.len() as u64;
     Report {
         seed: sim.seed(),
         failure,
@@ -82,13 +138,20 @@ pub fn run(sim: &Simulation, plan: &Plan) -> Report {
         polls,
         events,
         hash,
-        operations: cluster.history.borrow().counts(),
-        faults: *cluster.faults.borrow(),
+        operations,
+        coverage: cluster.watch.coverage(),
+        counts,
         term: seen.term,
         revision: seen.revision,
         disks: cluster.disk_stats(),
         crash_points: sim.crash_points(),
+        marks: sim.world().marks(),
     }
+}
+
+/// Runs a plan in a simulation of its own.
+pub fn run_plan(plan: &Plan) -> Report {
+    run(&Simulation::new(plan.seed), plan)
 }
 
 /// What the nodes have told of themselves.
@@ -96,7 +159,19 @@ pub fn run(sim: &Simulation, plan: &Plan) -> Report {
 struct Seen {
     /// The state after each entry, and who was there first.
     states: BTreeMap<LogIndex, (Revision, StateHash, u32)>,
+    /// What those that run have told last.
     latest: BTreeMap<u32, Status>,
+    /// Those that stand still.
+    silent: BTreeSet<u32>,
+    /// Those that apply what their log held when they started, with its last entry.
+    replaying: BTreeMap<u32, Option<LogIndex>>,
+    /// Who led in each term.
+    leaders: BTreeMap<Term, u32>,
+    /// The last term that had a leader.
+    led_term: u64,
+    fresh: Option<Fresh>,
+    changing_members: bool,
+    moving_leader: bool,
     /// Nodes that stopped by themselves, and have not been started again.
     stopped: BTreeMap<u32, String>,
     /// The first rule that was seen broken.
@@ -113,45 +188,75 @@ struct Cluster {
     seen: Arc<Mutex<Seen>>,
     history: Rc<RefCell<workload::History>>,
     record: audit::Record,
-    faults: Rc<RefCell<FaultCounts>>,
+    fleet: Rc<RefCell<Fleet>>,
+    watch: Watch,
+    operator: Operator,
+    counts: Rc<RefCell<Counts>>,
+    healed: Rc<Cell<bool>>,
 }
 
 impl Cluster {
     fn new(sim: &Simulation, plan: &Plan) -> Self {
         let clock = SimClock::new(sim.world(), sim.rng("network"));
         let network = MemoryNetwork::new(Arc::new(clock));
-        network.set_links(plan.links.clone());
+        network.set_links(plan.link_settings());
+        let seen = Arc::default();
         Cluster {
             sim: sim.clone(),
             plan: Rc::new(plan.clone()),
             network,
-            seen: Arc::default(),
+            watch: Watch::start(sim.world(), Arc::clone(&seen)),
+            seen,
             history: Rc::default(),
             record: audit::Record::new(sim),
-            faults: Rc::default(),
+            fleet: Rc::new(RefCell::new(Fleet::of(plan.nodes))),
+            operator: Operator::default(),
+            counts: Rc::default(),
+            healed: Rc::default(),
         }
     }
 
     /// The whole life of the cluster, from its forming to the judgement.
-    async fn live(self) -> Result<(), String> {
+    async fn live(self) -> Result<(), Failure> {
         for number in self.numbers() {
-            let host = self.sim.host(number);
-            host.disk().set_profile(self.plan.disk.clone());
-            host.set_clock_rate(self.plan.clock_rates[number as usize - 1]);
-            let network = self.network.clone();
-            host.at_death(move || network.crash(&address(number)));
+            self.install(number);
             self.start(number);
         }
         let workers = workload::start(&self);
+        let operating = self.operator.clone().work(self.clone());
+        self.sim.spawn_local("operator", operating);
         nemesis::run(&self).await;
         self.heal();
-        audit::wait_until_healthy(&self).await?;
-        workers.stop().await;
-        audit::judge(&self).await
+        let audited = async {
+            audit::wait_until_healthy(&self).await?;
+            self.operator.finish().await?;
+            workers.stop().await;
+            audit::judge(&self).await
+        };
+        audited.await.map_err(Failure::of_audit)
     }
 
-    fn numbers(&self) -> std::ops::RangeInclusive<u32> {
-        1..=self.plan.nodes
+    /// The hosts whose nodes are members.
+    fn numbers(&self) -> impl Iterator<Item = u32> + use<> {
+        let members: Vec<u32> = self.fleet.borrow().members.iter().copied().collect();
+        members.into_iter()
+    }
+
+    /// Sets up a host for a node, which is not started yet.
+    fn install(&self, number: u32) {
+        let host = self.sim.host(number);
+        host.disk().set_profile(self.plan.disk_profile());
+        if let Some(rate) = self.plan.clock_rates.get(number as usize - 1) {
+            host.set_clock_rate(*rate);
+        }
+        let (network, seen) = (self.network.clone(), Arc::clone(&self.seen));
+        host.at_death(move || {
+            network.crash(&address(number));
+            let mut seen = lock(&seen);
+            seen.latest.remove(&number);
+            seen.silent.remove(&number);
+            seen.replaying.remove(&number);
+        });
     }
 
     /// Starts the process of a node on its host, which is switched on for it.
@@ -160,18 +265,26 @@ impl Cluster {
         if !host.is_alive() {
             host.power_on();
         }
-        lock(&self.seen).stopped.remove(&number);
+        {
+            let mut seen = lock(&self.seen);
+            seen.stopped.remove(&number);
+            seen.replaying.insert(number, None);
+        }
         let transport = self.transport(node_identity(number), &address(number), host.id());
         let builder = Node::builder()
             .data_dir(Path::new("/node"))
             .cluster(NAME)
             .node_id(u64::from(number))
-            .peers(self.numbers().map(|n| (u64::from(n), address(n))))
             .transport(transport)
             .disk(Arc::new(host.disk()))
             .tap(self.record.started(number))
-            .settings(self.plan.settings.clone());
-        let (seen, record) = (Arc::clone(&self.seen), self.record.clone());
+            .settings(self.plan.settings());
+        let builder = match number <= self.plan.nodes {
+            true => builder.peers((1..=self.plan.nodes).map(|n| (u64::from(n), address(n)))),
+            false => builder.join(),
+        };
+        let (seen, world) = (Arc::clone(&self.seen), self.sim.world());
+        let record = self.record.clone();
         host.spawn("node", async move {
             match builder.start().await {
                 Err(error) => {
@@ -181,11 +294,14 @@ impl Cluster {
                     let status = node.status();
                     let stopped = status.role == NodeRole::Stopped;
                     record.status(&status);
-                    lock(&seen).take(number, status);
+                    let told = lock(&seen).take(number, status);
+                    if let Some(told) = told {
+                        world.record(HostId(number), Event::Mark(told));
+                    }
                     if stopped {
                         return;
                     }
-                    env::sleep(Duration::from_millis(10)).await;
+                    env::sleep(ROUND).await;
                 },
             }
         });
@@ -207,23 +323,63 @@ impl Cluster {
 
     /// Ends every fault, and starts whoever is down.
     fn heal(&self) {
-        self.sim.mark(HostId::OUTSIDE, "all faults end");
+        self.healed.set(true);
+        self.watch.stop();
+        self.tell("all faults end");
         self.network.heal_all();
         self.network.set_links(plan::good_links());
-        for number in self.numbers() {
+        let (running, all) = {
+            let fleet = self.fleet.borrow();
+            (fleet.running(), fleet.all())
+        };
+        for number in all {
             let host = self.sim.host(number);
             host.resume();
             host.disarm();
             host.set_clock_rate(1_000_000);
             host.disk().set_profile(plan::good_disk());
             let stopped = lock(&self.seen).stopped.contains_key(&number);
-            if stopped {
+            if stopped || !running.contains(&number) {
                 host.kill();
             }
-            if !host.is_alive() {
+            if !host.is_alive() && running.contains(&number) {
                 self.start(number);
             }
         }
+        lock(&self.seen).silent.clear();
+    }
+
+    fn is_healed(&self) -> bool {
+        self.healed.get()
+    }
+
+    /// Adds a remark to the trace.
+    fn tell(&self, what: impl Into<String>) {
+        self.sim.mark(HostId::OUTSIDE, what);
+    }
+
+    /// What happened, by time, a line each.
+    fn timeline(&self) -> Vec<String> {
+        let mut lines = self.sim.world().marks_told();
+        let history = self.history.borrow().book.history();
+        let mut call = |called: Duration,
+                        answered: Duration,
+                        id: &dyn fmt::Debug,
+                        asked: &dyn fmt::Debug,
+                        told: &dyn fmt::Debug| {
+            lines.push((called, short(format!("asks {id:?}: {asked:?}"))));
+            let took = answered.saturating_sub(called);
+            lines.push((answered, short(format!("told {id:?} after {took:?}: {told:?}"))));
+        };
+        for c in &history.calls {
+            call(c.called, c.answered, &c.id, &c.request, &c.answer);
+        }
+        for c in &history.meta {
+            call(c.called, c.answered, &c.id, &c.request, &c.answer);
+        }
+        lines.sort_by_key(|(at, _)| *at);
+        let line = |(at, what): (Duration, String)| format!("{:>12.6} {what}", at.as_secs_f64());
+        lines.into_iter().map(line).collect()
     }
 
     /// The first rule that the nodes' own accounts break.
@@ -237,14 +393,22 @@ impl Cluster {
     }
 
     fn disk_stats(&self) -> DiskStats {
-        let disks = self.numbers().map(|n| self.sim.host(n).disk().stats());
+        let disks = self.fleet.borrow().all().map(|n| self.sim.host(n).disk().stats());
         disks.fold(DiskStats::default(), |a, b| a + b)
     }
 }
 
 impl Seen {
-    /// Takes a node's account of itself, and compares it with all others at the same entry.
-    fn take(&mut self, number: u32, status: Status) {
+    /// Who leads in the highest term, as far as those that run have told.
+    fn leader(&self) -> Option<u32> {
+        let leads = self.latest.iter().filter(|(_, s)| s.role == NodeRole::Leader);
+        leads.max_by_key(|(_, s)| s.term).map(|(number, _)| *number)
+    }
+
+    /// Takes a node's account of itself, and compares it with all others at the same entry. Answers what is
+    /// worth telling of it.
+    fn take(&mut self, number: u32, status: Status) -> Option<String> {
+        self.take_phase(number, &status);
         self.term = self.term.max(status.term.number());
         self.revision = self.revision.max(status.revision.number());
         if let Some(applied) = status.applied {
@@ -269,8 +433,52 @@ impl Seen {
                 .unwrap_or_else(|| "without a fault".to_owned());
             self.stopped.insert(number, fault);
         }
+        let part = |s: &Status| (s.role, s.term, s.leader);
+        let before = self.latest.get(&number).map(part);
+        let told = (before != Some(part(&status))).then(|| {
+            let leader = status.leader.map_or("nobody".to_owned(), |n| format!("node {n}"));
+            let (role, term, applied) = (status.role, status.term, status.applied);
+            format!("node {number} is {role} in term {term}, leader {leader}, applied {applied:?}")
+        });
         self.latest.insert(number, status);
+        told
     }
+
+    fn take_phase(&mut self, number: u32, status: &Status) {
+        if status.role == NodeRole::Leader && !self.leaders.contains_key(&status.term) {
+            self.leaders.insert(status.term, number);
+            self.led_term = self.led_term.max(status.term.number());
+            self.fresh = Some(Fresh {
+                term: status.term,
+                until: status.last_log,
+            });
+        }
+        let committed = |fresh: &Fresh| fresh.until.is_some() && status.committed >= fresh.until;
+        if self
+            .fresh
+            .filter(|f| f.term <= status.term)
+            .is_some_and(|f| committed(&f))
+        {
+            self.fresh = None;
+        }
+        if let Some(until) = self.replaying.get_mut(&number) {
+            // What its log held when it was first heard.
+            let until = *until.get_or_insert(status.last_log.unwrap_or(LogIndex::new(0)));
+            if status.last_log.is_none() || status.applied >= Some(until) {
+                self.replaying.remove(&number);
+            }
+        }
+    }
+}
+
+/// A line that a terminal can bear: values may be long.
+fn short(mut line: String) -> String {
+    const CHARS_MAX: usize = 240;
+    if let Some((end, _)) = line.char_indices().nth(CHARS_MAX) {
+        line.truncate(end);
+        line.push('…');
+    }
+    line
 }
 
 fn address(number: u32) -> String {

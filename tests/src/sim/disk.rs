@@ -21,7 +21,7 @@ use quorate_kv::env::{self, disk::LockGuard};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::rng::Rng;
-use super::world::{Event, HostId, World, lock};
+use super::world::{Effect, Event, HostId, World, lock};
 
 mod image;
 mod power;
@@ -84,6 +84,8 @@ pub struct DiskStats {
     pub power_losses: u64,
     /// Times it was lost while something was not durable yet.
     pub power_losses_with_pending: u64,
+    /// Times it took bytes of writes.
+    pub power_losses_with_lost_bytes: u64,
     /// Bytes of writes that power losses took.
     pub bytes_lost: u64,
     /// Writes of which a power loss took only a part.
@@ -105,6 +107,8 @@ impl std::ops::Add for DiskStats {
             syncs: self.syncs + other.syncs,
             power_losses: self.power_losses + other.power_losses,
             power_losses_with_pending: self.power_losses_with_pending + other.power_losses_with_pending,
+            power_losses_with_lost_bytes: self.power_losses_with_lost_bytes
+                + other.power_losses_with_lost_bytes,
             bytes_lost: self.bytes_lost + other.bytes_lost,
             writes_torn: self.writes_torn + other.writes_torn,
             lengths_lost: self.lengths_lost + other.lengths_lost,
@@ -307,6 +311,19 @@ impl SimDisk {
     /// What it is like now.
     pub fn profile(&self) -> DiskProfile {
         lock(&self.shared.state).profile.clone()
+    }
+
+    /// Loses everything, as a disk that is exchanged: whoever starts on it finds nothing.
+    pub fn wipe(&self) {
+        let mut state = lock(&self.shared.state);
+        state.generation += 1;
+        state.names.clear();
+        state.durable_names.clear();
+        state.pending_names.clear();
+        state.files.clear();
+        state.locks.clear();
+        drop(state);
+        self.mark("the disk was wiped".to_owned());
     }
 
     /// What it did and suffered so far.
@@ -637,6 +654,10 @@ impl SimFile {
         let old = state.file(self.id)?.live.len() as u64;
         if len > old && state.bytes_used() + (len - old) > state.profile.capacity {
             state.stats.errors += 1;
+            self.disk
+                .shared
+                .world
+                .notice(self.disk.shared.host, Effect::DiskFull);
             return Err(io::Error::new(
                 io::ErrorKind::StorageFull,
                 "the simulated disk is full",

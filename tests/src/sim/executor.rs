@@ -23,7 +23,7 @@ use super::clock::HostClock;
 use super::crash::{Armed, Outcome};
 use super::disk::{PowerLoss, SimDisk};
 use super::rng::Rng;
-use super::world::{Event, HostId, World, lock};
+use super::world::{Effect, Event, HostId, World, lock};
 
 type LocalTask = Pin<Box<dyn Future<Output = ()>>>;
 
@@ -126,7 +126,7 @@ pub(super) struct Host {
     /// Called when it dies, before its tasks are dropped.
     pub(super) at_death: Option<Rc<dyn Fn()>>,
     /// Tasks that could run, were the host not paused.
-    parked: Vec<u64>,
+    pub(super) parked: Vec<u64>,
     random: Rng,
 }
 
@@ -281,12 +281,21 @@ impl SimRt {
     /// Switches a host off: its disk loses what `power` says, all its tasks are dropped.
     pub(super) fn switch_off(&self, host: HostId, power: PowerLoss) {
         assert_ne!(host, HostId::OUTSIDE, "the world does not fail");
+        // Whoever observes learns of it while the host still stands as it stood.
+        let (was_alive, disk) = self.with_host(host, |h| (h.alive, h.disk.clone()));
+        let lost = disk.crash(power);
+        if was_alive {
+            let effect = match power {
+                PowerLoss::ProcessOnly => Effect::Died,
+                _ => Effect::PowerLost { lost },
+            };
+            self.world.notice(host, effect);
+        }
         let last_wish = self.with_host(host, |h| h.at_death.clone());
         if let Some(last_wish) = last_wish {
             last_wish();
         }
         let was_alive = self.with_host(host, |h| {
-            h.disk.crash(power);
             h.parked.clear();
             h.paused = false;
             std::mem::replace(&mut h.alive, false)
@@ -299,6 +308,12 @@ impl SimRt {
             self.drop_tasks(host);
         }
         // Else the present poll ends first: see `poll`.
+    }
+
+    fn crash_at(&self, name: &'static str, host: HostId, power: PowerLoss) {
+        self.world.record(host, Event::Mark(format!("{name}: crash")));
+        self.world.notice(host, Effect::Crashed(name));
+        self.switch_off(host, power);
     }
 
     fn drop_tasks(&self, host: HostId) {
@@ -624,19 +639,44 @@ impl env::Executor for SimRt {
             Outcome::Delay(time) => {
                 self.world
                     .record(host, Event::Mark(format!("{name}: delayed by {time:?}")));
+                if self.world.is_charging() {
+                    self.world.notice(host, Effect::Stalled(name));
+                }
                 self.world.charge(time);
                 Ok(())
             }
             Outcome::Error => {
                 self.world
                     .record(host, Event::Mark(format!("{name}: an injected error")));
+                self.world.notice(host, Effect::Failed(name));
                 Err(io::Error::other(format!("injected at {name}")))
             }
             Outcome::SwitchOff(power) => {
-                self.world.record(host, Event::Mark(format!("{name}: crash")));
-                self.switch_off(host, power);
+                self.crash_at(name, host, power);
                 Err(io::Error::other(format!("the host crashed at {name}")))
             }
         }
+    }
+
+    fn mark(&self, name: &'static str) {
+        self.world.mark(name);
+    }
+
+    fn span_began(&self, name: &'static str) {
+        let host = self.here();
+        self.world.mark(name);
+        self.world.span(host, name, true);
+        // A span's beginning is a crash point too, at which nothing can fail by itself.
+        let outcome = self.with_host(host, |h| match h.alive {
+            true => Outcome::at(&mut h.armed, name),
+            false => Outcome::Pass,
+        });
+        if let Outcome::SwitchOff(power) = outcome {
+            self.crash_at(name, host, power);
+        }
+    }
+
+    fn span_ended(&self, name: &'static str) {
+        self.world.span(self.here(), name, false);
     }
 }

@@ -21,6 +21,7 @@
 //! Always: everything that happens follows from the seed; two runs of one seed, in two processes, have the
 //! same [`Simulation::hash`].
 
+pub mod campaign;
 mod clock;
 pub mod cluster;
 mod crash;
@@ -29,6 +30,7 @@ mod executor;
 pub mod net;
 mod rng;
 pub mod selftest;
+pub mod shrink;
 mod world;
 
 use std::collections::BTreeMap;
@@ -49,7 +51,7 @@ pub use disk::{DiskProfile, DiskStats, PowerLoss, SimDisk};
 use executor::SimRt;
 pub use executor::{Halt, Schedule, Violation};
 pub use rng::Rng;
-pub use world::{Event, HostId, World, WorldSleep};
+pub use world::{Effect, Event, HostId, World, WorldSleep};
 
 /// One simulation. A clone is the same one.
 #[derive(Clone)]
@@ -219,6 +221,12 @@ impl Host {
         self.sim.rt.switch_off(self.id, PowerLoss::ProcessOnly);
     }
 
+    /// The same, as part of starting it anew: nobody observes it as a fault.
+    pub fn kill_unseen(&self) {
+        let world = self.sim.world();
+        world.unobserved(|| self.kill());
+    }
+
     /// The power fails: its tasks are gone, and of what was not synced the disk keeps what `power` says.
     pub fn power_off(&self, power: PowerLoss) {
         self.sim.rt.switch_off(self.id, power);
@@ -240,6 +248,16 @@ impl Host {
     pub fn resume(&self) {
         self.sim.rt.resume(self.id);
         self.sim.mark(self.id, "resumed");
+    }
+
+    /// Whether it stands still.
+    pub fn is_paused(&self) -> bool {
+        self.sim.rt.with_host(self.id, |h| h.paused)
+    }
+
+    /// How many tasks could run, were it not paused.
+    pub fn tasks_held(&self) -> usize {
+        self.sim.rt.with_host(self.id, |h| h.parked.len())
     }
 
     /// Sets how fast its clocks run, in millionths: 1,000,000 is right.

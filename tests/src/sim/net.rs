@@ -16,7 +16,7 @@ use quorate_transport::{
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::rng::Rng;
-use super::world::{Event, HostId, World, lock};
+use super::world::{Effect, Event, HostId, World, lock};
 
 /// The simulation's own time, and a stream of its seed's random numbers.
 #[derive(Debug)]
@@ -71,6 +71,9 @@ impl Tap {
             data: xxh3_64(message),
         };
         self.world.record(self.host, event);
+        if what == "sent" {
+            self.world.notice(self.host, Effect::Sent { to });
+        }
     }
 
     fn wrap(&self, peer: HostId, stream: Stream) -> Stream {

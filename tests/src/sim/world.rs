@@ -40,13 +40,52 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// One simulation's time and trace.
-#[derive(Debug)]
 pub struct World {
     now: AtomicU64,
     charging: AtomicBool,
     charge: AtomicU64,
     trace: Mutex<Trace>,
     timers: Mutex<Timers>,
+    observer: Mutex<Option<Observer>>,
+    spans: Mutex<BTreeMap<(HostId, &'static str), u32>>,
+    marks: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+/// Hears of each fault at the moment at which it takes effect.
+type Observer = Arc<dyn Fn(HostId, Effect) + Send + Sync>;
+
+/// A fault that takes effect, or a message that one may hold up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// The process dies; the disk keeps what was written.
+    Died,
+    /// The power fails, with so many bytes, lengths and names lost.
+    PowerLost {
+        /// How many together.
+        lost: u64,
+    },
+    /// The host dies at a crash point.
+    Crashed(&'static str),
+    /// A step is answered with an error.
+    Failed(&'static str),
+    /// A step takes longer.
+    Stalled(&'static str),
+    /// The disk refuses a write because it is full.
+    DiskFull,
+    /// The host sends a message.
+    Sent {
+        /// To whom.
+        to: HostId,
+    },
+}
+
+impl fmt::Debug for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("World")
+            .field("now", &self.now)
+            .field("trace", &self.trace)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Who waits for a moment of the simulation's own clock, whatever the hosts' clocks show.
@@ -64,7 +103,61 @@ impl World {
             charge: AtomicU64::new(0),
             trace: Mutex::default(),
             timers: Mutex::default(),
+            observer: Mutex::default(),
+            spans: Mutex::default(),
+            marks: Mutex::default(),
         })
+    }
+
+    /// Has every fault told to `observer` from now on, in the middle of what the simulation does: it may look
+    /// at this world, and at nothing that a poll may have locked.
+    pub fn observe(&self, observer: impl Fn(HostId, Effect) + Send + Sync + 'static) {
+        *lock(&self.observer) = Some(Arc::new(observer));
+    }
+
+    /// Lets the observer go: it may hold this world.
+    pub(super) fn end_observation(&self) {
+        *lock(&self.observer) = None;
+    }
+
+    pub(super) fn notice(&self, host: HostId, effect: Effect) {
+        let observer = lock(&self.observer).clone();
+        if let Some(observer) = observer {
+            observer(host, effect);
+        }
+    }
+
+    /// Does `f` without telling the observer.
+    pub(super) fn unobserved(&self, f: impl FnOnce()) {
+        let observer = lock(&self.observer).take();
+        f();
+        *lock(&self.observer) = observer;
+    }
+
+    /// Whether the work that is being done has its disk time charged.
+    pub(super) fn is_charging(&self) -> bool {
+        self.charging.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn mark(&self, name: &'static str) {
+        *lock(&self.marks).entry(name).or_default() += 1;
+    }
+
+    /// How often each rare path was passed and each span begun.
+    pub fn marks(&self) -> BTreeMap<&'static str, u64> {
+        lock(&self.marks).clone()
+    }
+
+    pub(super) fn span(&self, host: HostId, name: &'static str, begins: bool) {
+        let mut spans = lock(&self.spans);
+        let open = spans.entry((host, name)).or_default();
+        *open = if begins { *open + 1 } else { open.saturating_sub(1) };
+    }
+
+    /// Whether any host is in the middle of the span `name`.
+    pub fn is_in_span(&self, name: &str) -> bool {
+        let spans = lock(&self.spans);
+        spans.iter().any(|((_, span), open)| *span == name && *open > 0)
     }
 
     /// Virtual nanoseconds since the simulation began.
@@ -144,6 +237,19 @@ impl World {
     /// How many events there were.
     pub fn events(&self) -> u64 {
         lock(&self.trace).count
+    }
+
+    /// The remarks among the last events, with the time of each.
+    pub fn marks_told(&self) -> Vec<(Duration, String)> {
+        let trace = lock(&self.trace);
+        let marks = trace.entries.iter().filter_map(|(entry, _)| match &entry.event {
+            Event::Mark(what) => {
+                let at = Duration::from_nanos(entry.at);
+                Some((at, format!("{}: {what}", entry.host)))
+            }
+            _ => None,
+        });
+        marks.collect()
     }
 
     /// The last events, a line each, with the hash after each.

@@ -1,185 +1,342 @@
-//! The faults of a run, in the order that its seed draws.
+//! Brings about the faults of a plan, one after the other, and starts again whoever fell.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use quorate_kv::env;
-use quorate_kv::node::NodeRole;
+use quorate_transport::memory::LinkSettings;
 
+use super::fault::{Fault, FaultEvent, Kind, Reach, Target};
+use super::operator::Change;
 use super::{Cluster, address};
 use crate::sim::world::lock;
-use crate::sim::{CrashAction, PowerLoss, Rng};
+use crate::sim::{CrashAction, Host};
 
-/// How often each fault was brought about.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct FaultCounts {
-    /// Processes killed.
-    pub kills: u64,
-    /// Hosts that lost power.
-    pub power_losses: u64,
-    /// Hosts paused.
-    pub pauses: u64,
-    /// Partitions and cuts.
-    pub cuts: u64,
-    /// Crash points armed.
-    pub crash_points: u64,
-    /// Disk errors armed.
-    pub disk_errors: u64,
-    /// Disk stalls armed.
-    pub disk_stalls: u64,
-    /// Nodes started again after they had stopped by themselves.
-    pub restarts_after_faults: u64,
+/// How often somebody looks for nodes that fell.
+const ROUND: Duration = Duration::from_millis(20);
+
+/// Lets the faults of the plan happen, for as long as it says.
+pub(super) async fn run(cluster: &Cluster) {
+    let end = cluster.sim.now() + cluster.plan.faulty;
+    let over = Rc::new(Cell::new(false));
+    let caring = care(cluster.clone(), Rc::clone(&over));
+    cluster.sim.spawn_local("caretaker", caring);
+    for (number, event) in cluster.plan.schedule.iter().enumerate() {
+        wait(cluster, event, end).await;
+        if cluster.sim.now() >= end || cluster.broken().is_some() {
+            break;
+        }
+        strike(cluster, number as u64, event);
+    }
+    while cluster.sim.now() < end && cluster.broken().is_none() {
+        env::sleep(ROUND.min(end.saturating_sub(cluster.sim.now()))).await;
+    }
+    over.set(true);
 }
 
-/// Where a node may crash or suffer an error: the disk's calls, and the steps that the code has named.
-const POINTS: [&str; 8] = [
-    "disk.write",
-    "disk.sync",
-    "disk.sync",
-    "disk.sync_dir",
-    "disk.rename",
-    "disk.set_len",
-    "disk.open",
-    "log.*",
-];
-
-/// Lets faults happen for as long as the plan says.
-pub(super) async fn run(cluster: &Cluster) {
-    let mut random = cluster.sim.rng("nemesis");
-    let end = cluster.sim.now() + cluster.plan.faulty;
-    let mut cut_until = None;
-    while cluster.sim.now() < end && cluster.broken().is_none() {
-        let every = cluster.plan.fault_every;
-        env::sleep(random.duration(every / 10, every * 2)).await;
-        restart_the_fallen(cluster, &mut random);
-        if cut_until.is_some_and(|until| cluster.sim.now() >= until) {
-            cluster.network.heal_all();
-            cut_until = None;
-        }
-        let host = random.between(1, u64::from(cluster.plan.nodes)) as u32;
-        match random.below(7) {
-            0 if cluster.plan.faults.kill => {
-                cluster.sim.host(host).kill();
-                cluster.faults.borrow_mut().kills += 1;
-                start_later(cluster, &mut random, host);
-            }
-            1 if cluster.plan.faults.power => {
-                for host in some_hosts(cluster, &mut random) {
-                    cluster.sim.host(host).power_off(PowerLoss::Drawn);
-                    cluster.faults.borrow_mut().power_losses += 1;
-                    start_later(cluster, &mut random, host);
-                }
-            }
-            2 if cluster.plan.faults.pause => {
-                cluster.faults.borrow_mut().pauses += 1;
-                let paused = cluster.sim.host(host);
-                paused.pause();
-                let election = cluster.plan.settings.timing.election_timeout_max;
-                let time = random.duration(Duration::ZERO, election * 3);
-                cluster.sim.spawn_local("resumes", async move {
-                    env::sleep(time).await;
-                    paused.resume();
-                });
-            }
-            3 if cluster.plan.faults.cut => {
-                cluster.faults.borrow_mut().cuts += 1;
-                cut(cluster, &mut random, host);
-                cut_until = Some(cluster.sim.now() + random.duration(Duration::ZERO, Duration::from_secs(5)));
-            }
-            4 if cluster.plan.faults.crash_points => {
-                let action = CrashAction::SwitchOff(*random.pick(&[PowerLoss::Drawn, PowerLoss::LoseAll]));
-                cluster.faults.borrow_mut().crash_points += 1;
-                cluster
-                    .sim
-                    .host(host)
-                    .arm(*random.pick(&POINTS), random.below(20), action);
-            }
-            5 if cluster.plan.faults.disk_errors => {
-                cluster.faults.borrow_mut().disk_errors += 1;
-                let host = cluster.sim.host(host);
-                host.arm(*random.pick(&POINTS), random.below(20), CrashAction::Error);
-            }
-            6 if cluster.plan.faults.disk_stalls => {
-                cluster.faults.borrow_mut().disk_stalls += 1;
-                let time = random.duration(Duration::from_millis(1), Duration::from_secs(2));
-                cluster
-                    .sim
-                    .host(host)
-                    .arm("disk.sync", random.below(20), CrashAction::Delay(time));
-            }
-            _ => {}
-        }
+/// Waits for an event's time and phase.
+async fn wait(cluster: &Cluster, event: &FaultEvent, end: Duration) {
+    env::sleep(event.at.saturating_sub(cluster.sim.now())).await;
+    let Some(phase) = event.when else { return };
+    let patience = end.min(cluster.sim.now() + FaultEvent::PATIENCE);
+    while cluster.sim.now() < patience && !cluster.watch.phases().contains(&phase) {
+        env::sleep(Duration::from_millis(1)).await;
     }
 }
 
-/// One host, a minority, a majority, or all.
-fn some_hosts(cluster: &Cluster, random: &mut Rng) -> Vec<u32> {
-    let mut hosts: Vec<u32> = cluster.numbers().collect();
-    random.shuffle(&mut hosts);
-    let count = match random.below(4) {
-        0 => hosts.len(),
-        1 => hosts.len() / 2 + 1,
-        _ => 1,
-    };
-    hosts.truncate(count);
-    hosts
+fn strike(cluster: &Cluster, number: u64, event: &FaultEvent) {
+    let fault = &event.fault;
+    match fault {
+        Fault::Kill { target, down } => {
+            if let Some((number, host)) = host(cluster, *target) {
+                cluster.fleet.borrow_mut().set_down(number, *down);
+                host.kill();
+            }
+        }
+        Fault::PowerLoss {
+            target,
+            reach,
+            loss,
+            down,
+        } => {
+            for number in reached(cluster, *target, *reach) {
+                cluster.fleet.borrow_mut().set_down(number, *down);
+                cluster.sim.host(number).power_off(*loss);
+            }
+        }
+        Fault::Pause { target, lasts } => pause(cluster, *target, *lasts),
+        Fault::Isolate { target, lasts } => {
+            if let Some((cut_off, _)) = host(cluster, *target) {
+                cut_off_from_all(cluster, Kind::Isolate, number, &[cut_off], *lasts);
+            }
+        }
+        Fault::Partition {
+            target,
+            others,
+            lasts,
+        } => {
+            let group = group(cluster, *target, *others as usize + 1);
+            cut_off_from_all(cluster, Kind::Partition, number, &group, *lasts);
+        }
+        Fault::CutOneWay { from, to, lasts } => {
+            cut(
+                cluster,
+                Kind::CutOneWay,
+                number,
+                &pair(cluster, *from, *to),
+                *lasts,
+            );
+        }
+        Fault::HalfOpen { from, to, lasts } => {
+            cut(
+                cluster,
+                Kind::HalfOpen,
+                number,
+                &pair(cluster, *to, *from),
+                *lasts,
+            );
+        }
+        Fault::Flap { target, times, lasts } => flap(cluster, number, *target, *times, *lasts),
+        Fault::SlowNetwork {
+            latency,
+            loss_per_million,
+            lasts,
+        } => slow(cluster, number, *latency, *loss_per_million, *lasts),
+        Fault::CrashPoint {
+            target,
+            point,
+            passes,
+            loss,
+            down,
+        } => {
+            if let Some((number, host)) = host(cluster, *target) {
+                cluster.fleet.borrow_mut().set_down(number, *down);
+                host.arm(point.as_str(), *passes, CrashAction::SwitchOff(*loss));
+            }
+        }
+        Fault::DiskError {
+            target,
+            point,
+            passes,
+        } => {
+            if let Some((_, host)) = host(cluster, *target) {
+                host.arm(point.as_str(), *passes, CrashAction::Error);
+            }
+        }
+        Fault::DiskStall {
+            target,
+            passes,
+            lasts,
+        } => {
+            if let Some((_, host)) = host(cluster, *target) {
+                host.arm("disk.sync", *passes, CrashAction::Delay(*lasts));
+            }
+        }
+        Fault::DiskFull { target, lasts } => {
+            if let Some((_, host)) = host(cluster, *target) {
+                let mut full = host.disk().profile();
+                full.capacity = 0;
+                host.disk().set_profile(full);
+                let usual = cluster.plan.disk_profile();
+                later(cluster, *lasts, move |_| host.disk().set_profile(usual));
+            }
+        }
+        Fault::ClockJump { target, by, back } => {
+            if let Some((_, host)) = host(cluster, *target)
+                && host.is_alive()
+            {
+                cluster.watch.took_effect(Kind::ClockJump);
+                host.shift_wall_clock(*by, *back);
+            }
+        }
+        Fault::AddLearner => cluster.operator.ask(Change::AddLearner),
+        Fault::Promote => cluster.operator.ask(Change::Promote),
+        Fault::Remove { target } => cluster.operator.ask(Change::Remove(*target)),
+        Fault::Replace { target } => cluster.operator.ask(Change::Replace(*target)),
+        Fault::MoveLeader => cluster.operator.ask(Change::MoveLeader),
+    }
 }
 
-/// Starts a host again: at once, within an election timeout, or late.
-fn start_later(cluster: &Cluster, random: &mut Rng, host: u32) {
-    let time = match random.below(3) {
-        0 => Duration::ZERO,
-        1 => random.duration(Duration::ZERO, cluster.plan.settings.timing.election_timeout_min),
-        _ => random.duration(Duration::from_secs(1), Duration::from_secs(5)),
+/// Whom a target means now.
+fn host(cluster: &Cluster, target: Target) -> Option<(u32, Host)> {
+    let leader = lock(&cluster.seen).leader();
+    let number = cluster.fleet.borrow().find(target, leader)?;
+    Some((number, cluster.sim.host(number)))
+}
+
+/// A target and so many others behind it, going round.
+fn group(cluster: &Cluster, target: Target, count: usize) -> Vec<u32> {
+    let running = cluster.fleet.borrow().running();
+    let Some((first, _)) = host(cluster, target) else {
+        return Vec::new();
     };
+    let at = running.iter().position(|n| *n == first).unwrap_or_default();
+    let behind = running.iter().cycle().skip(at);
+    behind.take(count.min(running.len())).copied().collect()
+}
+
+fn reached(cluster: &Cluster, target: Target, reach: Reach) -> Vec<u32> {
+    let all = cluster.fleet.borrow().running().len();
+    let count = match reach {
+        Reach::One => 1,
+        Reach::Minority => (all.saturating_sub(1) / 2).max(1),
+        Reach::Majority => all / 2 + 1,
+        Reach::All => all,
+    };
+    group(cluster, target, count)
+}
+
+fn later(cluster: &Cluster, time: Duration, what: impl FnOnce(&Cluster) + 'static) {
     let cluster = cluster.clone();
-    cluster.sim.clone().spawn_local("starts", async move {
+    cluster.sim.clone().spawn_local("later", async move {
         env::sleep(time).await;
-        // It may have been started, and switched off again, in the meantime.
-        if !cluster.sim.host(host).is_alive() {
-            cluster.start(host);
+        what(&cluster);
+    });
+}
+
+fn pause(cluster: &Cluster, target: Target, lasts: Duration) {
+    let Some((number, host)) = host(cluster, target) else {
+        return;
+    };
+    if !host.is_alive() {
+        return;
+    }
+    // It counts when it held something up, in the phase in which it began.
+    let phases = cluster.watch.phases();
+    host.pause();
+    lock(&cluster.seen).silent.insert(number);
+    later(cluster, lasts, move |cluster| {
+        lock(&cluster.seen).silent.remove(&number);
+        if host.is_paused() {
+            if host.tasks_held() > 0 {
+                cluster.watch.took_effect_in(Kind::Pause, &phases);
+            }
+            host.resume();
         }
     });
 }
 
-/// Hosts that crashed at a crash point, and nodes that an error of the disk stopped.
-fn restart_the_fallen(cluster: &Cluster, random: &mut Rng) {
-    for number in cluster.numbers() {
-        let host = cluster.sim.host(number);
-        let stopped = lock(&cluster.seen).stopped.contains_key(&number);
-        if host.is_alive() && stopped {
-            cluster.faults.borrow_mut().restarts_after_faults += 1;
-            host.kill();
+/// Cuts a group of nodes off from all others.
+fn cut_off_from_all(cluster: &Cluster, kind: Kind, fault: u64, group: &[u32], lasts: Duration) {
+    let mut links = Vec::new();
+    for other in cluster.fleet.borrow().running() {
+        if !group.contains(&other) {
+            links.extend(group.iter().flat_map(|one| [(*one, other), (other, *one)]));
         }
-        if !host.is_alive() {
-            start_later(cluster, random, number);
+    }
+    cut(cluster, kind, fault, &links, lasts);
+}
+
+fn pair(cluster: &Cluster, from: Target, to: Target) -> Vec<(u32, u32)> {
+    let from = host(cluster, from).map(|(n, _)| n);
+    let to = host(cluster, to).map(|(n, _)| n);
+    let pair = from.zip(to).filter(|(from, to)| from != to);
+    pair.into_iter().collect()
+}
+
+/// Holds links up for a while.
+fn cut(cluster: &Cluster, kind: Kind, fault: u64, links: &[(u32, u32)], lasts: Duration) {
+    for (from, to) in links {
+        cluster.watch.hold(*from, *to, kind, fault);
+        hold(cluster, *from, *to, kind);
+    }
+    if !links.is_empty() {
+        let told: Vec<_> = links.iter().map(|(from, to)| format!("{from} to {to}")).collect();
+        cluster.tell(format!("{kind}: held up for {lasts:?}: {}", told.join(", ")));
+        later(cluster, lasts, move |cluster| release(cluster, fault));
+    }
+}
+
+fn hold(cluster: &Cluster, from: u32, to: u32, kind: Kind) {
+    let (from, to) = (address(from), address(to));
+    match kind {
+        // Nothing breaks, however long it lasts.
+        Kind::HalfOpen => cluster.network.pause(&from, &to),
+        _ => cluster.network.cut_one_way(&from, &to),
+    }
+}
+
+/// Opens the links that a fault holds up, and no other's.
+fn release(cluster: &Cluster, fault: u64) {
+    if cluster.is_healed() {
+        return;
+    }
+    for (from, to) in cluster.watch.release(fault) {
+        cluster.network.heal(&address(from), &address(to));
+        // Links are opened in both directions.
+        if let Some(kind) = cluster.watch.holder(to, from) {
+            hold(cluster, to, from, kind);
         }
     }
 }
 
-fn cut(cluster: &Cluster, random: &mut Rng, host: u32) {
-    let network = &cluster.network;
-    let mut hosts: Vec<String> = cluster.numbers().map(address).collect();
-    let leader = {
-        let seen = lock(&cluster.seen);
-        let leads = |(_, s): &(&u32, &quorate_kv::node::Status)| s.role == NodeRole::Leader;
-        seen.latest.iter().rfind(leads).map(|(number, _)| *number)
+fn flap(cluster: &Cluster, fault: u64, target: Target, times: u32, lasts: Duration) {
+    let Some((cut_off, _)) = host(cluster, target) else {
+        return;
     };
-    match random.below(4) {
-        0 => network.isolate(&address(leader.unwrap_or(host))),
-        1 => {
-            random.shuffle(&mut hosts);
-            let (a, b) = hosts.split_at(random.index(hosts.len() + 1));
-            let a: Vec<&str> = a.iter().map(String::as_str).collect();
-            let b: Vec<&str> = b.iter().map(String::as_str).collect();
-            network.partition(&[&a, &b]);
+    let cluster = cluster.clone();
+    cluster.sim.clone().spawn_local("flaps", async move {
+        for _ in 0..times {
+            if cluster.is_healed() {
+                return;
+            }
+            cut_off_from_all(&cluster, Kind::Flap, fault, &[cut_off], lasts);
+            env::sleep(lasts * 2).await;
         }
-        2 => {
-            let other = random.pick(&hosts);
-            network.cut_one_way(&address(host), other);
+    });
+}
+
+fn slow(cluster: &Cluster, fault: u64, latency: Duration, loss_per_million: u32, lasts: Duration) {
+    let usual = cluster.plan.link_settings();
+    let slow = LinkSettings {
+        latency_max: latency.max(usual.latency_max),
+        loss_per_million: loss_per_million.max(usual.loss_per_million),
+        ..usual.clone()
+    };
+    cluster.network.set_links(slow);
+    cluster.watch.slow(Some(fault));
+    cluster.tell(format!("slow-network: up to {latency:?} for {lasts:?}"));
+    later(cluster, lasts, move |cluster| {
+        if !cluster.is_healed() {
+            cluster.network.set_links(usual);
+            cluster.watch.slow(None);
         }
-        _ => {
-            let other = random.pick(&hosts);
-            network.half_open(&address(host), other);
+    });
+}
+
+/// Starts again hosts that went down, and nodes that an error of the disk stopped, until the faults are over.
+async fn care(cluster: Cluster, over: Rc<Cell<bool>>) {
+    while !over.get() {
+        let running = cluster.fleet.borrow().running();
+        for number in running {
+            let host = cluster.sim.host(number);
+            let stopped = lock(&cluster.seen).stopped.contains_key(&number);
+            if host.is_alive() && stopped {
+                cluster.counts.borrow_mut().restarts_after_faults += 1;
+                host.kill_unseen();
+            }
+            if !host.is_alive() {
+                start_later(&cluster, number);
+            }
         }
+        env::sleep(ROUND).await;
     }
+}
+
+fn start_later(cluster: &Cluster, number: u32) {
+    let down = {
+        let mut fleet = cluster.fleet.borrow_mut();
+        if !fleet.starting.insert(number) {
+            return;
+        }
+        fleet.take_down(number)
+    };
+    later(cluster, down, move |cluster| {
+        cluster.fleet.borrow_mut().starting.remove(&number);
+        // All of them were started when the faults ended.
+        if !cluster.is_healed() && !cluster.sim.host(number).is_alive() {
+            cluster.start(number);
+        }
+    });
 }

@@ -1,150 +1,289 @@
-//! What a run is like: everything that is drawn from its seed before it begins.
+//! What a run is like: everything that is drawn from its seed before it begins, as data.
+//!
+//! A seed means another run as soon as the code draws otherwise; a plan written to a file means the same one
+//! for as long as its format is read. Shrunk plans of failures that were found stand under `tests/plans`.
+//!
+//! Always: a plan of another version is refused; the same plan is the same run.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use quorate_kv::node::{Settings, Timing};
 use quorate_transport::memory::LinkSettings;
+use serde::{Deserialize, Serialize};
 
-use crate::sim::{DiskProfile, Rng};
+use super::draw;
+use super::fault::{FaultEvent, Kind};
+use crate::sim::DiskProfile;
 
-/// A run's parameters.
-#[derive(Debug, Clone)]
+/// A run's parameters and its faults.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Plan {
-    /// How many nodes.
+    /// The format's version: [`Plan::VERSION`].
+    pub version: u32,
+    /// Why it was kept, for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub note: String,
+    /// What the simulation draws from while it runs: the order of tasks, latencies, the clients' choices.
+    pub seed: u64,
+    /// How many nodes form the cluster.
     pub nodes: u32,
     /// How many clients.
     pub clients: u32,
-    /// How long faults happen.
-    pub faulty: Duration,
     /// How many keys the clients share.
     pub keys: u64,
     /// How long a client pauses between operations at most.
+    #[serde(rename = "pause_max_micros", with = "micros")]
     pub pause_max: Duration,
-    /// The nodes' settings.
-    pub settings: Settings,
-    /// The network's links at first.
-    pub links: LinkSettings,
-    /// The disks.
-    pub disk: DiskProfile,
-    /// How fast each node's clocks run, in millionths.
+    /// How long clients work before all faults end.
+    #[serde(rename = "faulty_micros", with = "micros")]
+    pub faulty: Duration,
+    /// How fast each node's clocks run, in millionths; those that join later run right.
     pub clock_rates: Vec<u64>,
-    /// Which faults may happen.
-    pub faults: Faults,
-    /// How long it takes on average from one fault to the next.
-    pub fault_every: Duration,
+    /// The nodes' settings.
+    pub tuning: Tuning,
+    /// The network's links.
+    pub links: Links,
+    /// The disks.
+    pub disks: Disks,
+    /// The faults, by the time at which they come.
+    #[serde(default)]
+    pub schedule: Vec<FaultEvent>,
 }
 
-/// Which faults a run has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Faults {
-    /// Processes die.
-    pub kill: bool,
-    /// Hosts lose power, one, some or all at once.
-    pub power: bool,
-    /// Hosts stand still.
-    pub pause: bool,
-    /// Links are cut, in groups, one by one or in one direction.
-    pub cut: bool,
-    /// Hosts crash at a step of their durability.
-    pub crash_points: bool,
-    /// The disk answers a step with an error.
-    pub disk_errors: bool,
-    /// The disk takes its time at a step.
-    pub disk_stalls: bool,
+/// The settings of the nodes that runs vary.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tuning {
+    /// The leader's heartbeats; elections follow after 10 to 20 of them.
+    #[serde(rename = "heartbeat_micros", with = "micros")]
+    pub heartbeat: Duration,
+    /// See [`Settings::snapshot_entries`].
+    pub snapshot_entries: u64,
+    /// See [`Settings::log_entries_kept`].
+    pub log_entries_kept: u64,
+    /// See [`Settings::log_cache_bytes`].
+    pub log_cache_bytes: u64,
+    /// See [`Settings::durable_interval`].
+    #[serde(rename = "durable_interval_micros", with = "micros")]
+    pub durable_interval: Duration,
+    /// See [`Settings::proposals_in_flight`].
+    pub proposals_in_flight: usize,
 }
 
-impl Faults {
-    /// None.
-    pub const NONE: Faults = Faults {
-        kill: false,
-        power: false,
-        pause: false,
-        cut: false,
-        crash_points: false,
-        disk_errors: false,
-        disk_stalls: false,
-    };
+/// The network's links while no fault makes them worse.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Links {
+    /// The shortest time that a message travels.
+    #[serde(rename = "latency_min_micros", with = "micros")]
+    pub latency_min: Duration,
+    /// The longest.
+    #[serde(rename = "latency_max_micros", with = "micros")]
+    pub latency_max: Duration,
+    /// How many of a million messages are lost on each attempt.
+    pub loss_per_million: u32,
+}
+
+/// The disks while no fault makes them worse.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Disks {
+    /// The usual most of a sync.
+    #[serde(rename = "sync_max_micros", with = "micros")]
+    pub sync_max: Duration,
+    /// In how many thousandths of the syncs the disk stalls.
+    pub stall_permille: u64,
+    /// Whether a lost write to the log may leave anything, not only what was there before.
+    pub garbage_in_log: bool,
+}
+
+/// A plan's file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// The operating system refused.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What it said.
+        #[source]
+        error: std::io::Error,
+    },
+    /// The file is of another release.
+    #[error(
+        "{} is a plan of version {found}, this release reads version {}: run the release that wrote it, or \
+         shrink the seed again", path.display(), Plan::VERSION
+    )]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+    },
+    /// The file is no plan.
+    #[error("{} is not a plan: {detail}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What was expected, and where.
+        detail: String,
+    },
+    /// The plan cannot be written as a file.
+    #[error("the plan cannot be written: {detail}")]
+    Unwritable {
+        /// Why.
+        detail: String,
+    },
 }
 
 impl Plan {
-    /// The plan that a seed draws.
+    /// Rises with every change after which older files would be misread.
+    pub const VERSION: u32 = 1;
+
+    /// The plan that a seed draws: its own mix of faults, sizes and timings.
     pub fn of_seed(seed: u64) -> Self {
-        let mut random = Rng::new(seed).fork("plan");
-        let nodes = *random.pick(&[1, 3, 3, 3, 3, 5]);
-        let heartbeat = Duration::from_millis(*random.pick(&[20, 50, 100, 200]));
+        draw::plan(seed, None)
+    }
+
+    /// The same with faults of one kind alone.
+    pub fn of_seed_with_only(seed: u64, kind: Kind) -> Self {
+        draw::plan(seed, Some(kind))
+    }
+
+    /// Reads a plan.
+    ///
+    /// # Errors
+    /// See [`PlanError`].
+    pub fn read(path: &Path) -> Result<Self, PlanError> {
+        let text = fs::read_to_string(path).map_err(|error| PlanError::Io {
+            path: path.to_owned(),
+            error,
+        })?;
+        let malformed = |error: toml::de::Error| PlanError::Malformed {
+            path: path.to_owned(),
+            detail: error.to_string(),
+        };
+        // The version is read by itself: what else another version holds is not for this release to judge.
+        let table: toml::Table = text.parse().map_err(malformed)?;
+        let version = table.get("version").and_then(toml::Value::as_integer);
+        match version {
+            Some(version) if version == i64::from(Plan::VERSION) => {}
+            Some(found) => {
+                return Err(PlanError::Version {
+                    path: path.to_owned(),
+                    found,
+                });
+            }
+            None => {
+                return Err(PlanError::Malformed {
+                    path: path.to_owned(),
+                    detail: "it has no version".to_owned(),
+                });
+            }
+        }
+        let plan: Plan = toml::from_str(&text).map_err(malformed)?;
+        plan.check().map_err(|detail| PlanError::Malformed {
+            path: path.to_owned(),
+            detail,
+        })?;
+        Ok(plan)
+    }
+
+    /// What would make a run meaningless.
+    fn check(&self) -> Result<(), String> {
+        if !(1..=9).contains(&self.nodes) {
+            return Err(format!("nodes is {}; it must be 1 to 9", self.nodes));
+        }
+        if self.clock_rates.len() != self.nodes as usize {
+            let rates = self.clock_rates.len();
+            return Err(format!("clock_rates has {rates} rates for {} nodes", self.nodes));
+        }
+        if let Some(rate) = self.clock_rates.iter().find(|r| !(1..=10_000_000).contains(*r)) {
+            return Err(format!("a clock rate is {rate}; it must be 1 to 10,000,000"));
+        }
+        if self.keys == 0 {
+            return Err("keys is 0; it must be at least 1".to_owned());
+        }
+        if self.links.latency_max < self.links.latency_min {
+            return Err("links.latency_max_micros is below links.latency_min_micros".to_owned());
+        }
+        let wrong = self.settings().check().err().unwrap_or_default();
+        match wrong.first() {
+            None => Ok(()),
+            Some(wrong) => Err(format!("tuning: {wrong}")),
+        }
+    }
+
+    /// Writes it to a file.
+    ///
+    /// # Errors
+    /// See [`PlanError`].
+    pub fn write(&self, path: &Path) -> Result<(), PlanError> {
+        fs::write(path, self.to_text()?).map_err(|error| PlanError::Io {
+            path: path.to_owned(),
+            error,
+        })
+    }
+
+    /// As a file holds it.
+    ///
+    /// # Errors
+    /// When a number does not fit the format: a seed above 2^63.
+    pub fn to_text(&self) -> Result<String, PlanError> {
+        toml::to_string(self).map_err(|error| PlanError::Unwritable {
+            detail: error.to_string(),
+        })
+    }
+
+    /// Whether nothing can go wrong in it, so that nothing may.
+    pub fn is_calm(&self) -> bool {
+        self.schedule.is_empty() && self.links.loss_per_million == 0 && self.disks.stall_permille == 0
+    }
+
+    /// The nodes' settings.
+    pub fn settings(&self) -> Settings {
+        let heartbeat = self.tuning.heartbeat;
         let mut settings = Settings::default();
         settings.timing = Timing {
             heartbeat,
             election_timeout_min: heartbeat * 10,
             election_timeout_max: heartbeat * 20,
         };
-        settings.snapshot_entries = *random.pick(&[10, 50, 500, 50_000]);
-        settings.log_entries_kept = *random.pick(&[0, 5, 100, 1000]);
+        settings.snapshot_entries = self.tuning.snapshot_entries;
+        settings.log_entries_kept = self.tuning.log_entries_kept;
         settings.log_segment_bytes = 65_536;
-        settings.log_cache_bytes = *random.pick(&[0, 4_096, 1 << 20]);
+        settings.log_cache_bytes = self.tuning.log_cache_bytes;
         settings.state_cache_bytes = 1 << 20;
-        settings.durable_interval = random.duration(Duration::from_millis(50), Duration::from_secs(5));
-        settings.proposals_in_flight = *random.pick(&[1, 4, 64]);
+        settings.durable_interval = self.tuning.durable_interval;
+        settings.proposals_in_flight = self.tuning.proposals_in_flight;
+        settings
+    }
 
-        let mut faults = Faults::NONE;
-        // One run in ten has no faults at all, one in ten a single kind.
-        let kinds: [fn(&mut Faults) -> &mut bool; 7] = [
-            |f| &mut f.kill,
-            |f| &mut f.power,
-            |f| &mut f.pause,
-            |f| &mut f.cut,
-            |f| &mut f.crash_points,
-            |f| &mut f.disk_errors,
-            |f| &mut f.disk_stalls,
-        ];
-        match random.below(10) {
-            0 => {}
-            1 => *random.pick(&kinds)(&mut faults) = true,
-            _ => {
-                for kind in kinds {
-                    *kind(&mut faults) = random.one_in(2);
-                }
-            }
-        }
-        let latency = Duration::from_micros(*random.pick(&[50, 500, 5_000]));
-        let links = LinkSettings {
-            latency_min: latency,
-            latency_max: latency * *random.pick(&[1, 2, 20]),
-            loss_per_million: *random.pick(&[0, 0, 1_000, 20_000]),
-            retransmission: latency * 3,
+    pub(super) fn link_settings(&self) -> LinkSettings {
+        LinkSettings {
+            latency_min: self.links.latency_min,
+            latency_max: self.links.latency_max,
+            loss_per_million: self.links.loss_per_million,
+            retransmission: self.links.latency_min * 3,
             ..LinkSettings::default()
-        };
-        let disk = DiskProfile {
-            sync_max: Duration::from_micros(*random.pick(&[300, 3_000, 20_000])),
-            stall_permille: *random.pick(&[0, 0, 2]),
+        }
+    }
+
+    pub(super) fn disk_profile(&self) -> DiskProfile {
+        DiskProfile {
+            sync_max: self.disks.sync_max,
+            stall_permille: self.disks.stall_permille,
             stall_max: Duration::from_millis(500),
-            garbage_in: if random.one_in(2) {
+            garbage_in: if self.disks.garbage_in_log {
                 vec!["/log/"]
             } else {
                 Vec::new()
             },
             ..DiskProfile::default()
-        };
-        Plan {
-            nodes,
-            clients: *random.pick(&[2, 4, 8]),
-            faulty: random.duration(Duration::from_secs(5), Duration::from_secs(25)),
-            keys: *random.pick(&[1, 5, 100]),
-            pause_max: Duration::from_millis(*random.pick(&[5, 50, 200])),
-            settings,
-            links,
-            disk,
-            clock_rates: (0..nodes)
-                .map(|_| {
-                    if random.one_in(2) {
-                        1_000_000
-                    } else {
-                        random.between(950_000, 1_050_000)
-                    }
-                })
-                .collect(),
-            faults,
-            fault_every: Duration::from_millis(*random.pick(&[300, 1_000, 3_000])),
         }
     }
 }
@@ -157,4 +296,20 @@ pub(super) fn good_links() -> LinkSettings {
 /// The disks once all faults have ended.
 pub(super) fn good_disk() -> DiskProfile {
     DiskProfile::default()
+}
+
+/// Durations as whole microseconds, which is what a plan's file says.
+pub(super) mod micros {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        let micros = u64::try_from(duration.as_micros());
+        serializer.serialize_u64(micros.map_err(serde::ser::Error::custom)?)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_micros)
+    }
 }

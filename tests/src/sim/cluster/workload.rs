@@ -9,7 +9,6 @@ use quorate_kv::env;
 use quorate_kv::model::Limits;
 
 use super::Cluster;
-use super::plan::Faults;
 use crate::check::workload::{Book, Clients, Style, Tally, Worker, lax_limits};
 
 /// All operations of a run.
@@ -93,7 +92,7 @@ pub(super) fn start(cluster: &Cluster) -> Workers {
         keys: cluster.plan.keys,
         pause_max: cluster.plan.pause_max,
         deadline: Duration::from_secs(1),
-        hurried: !is_calm(cluster),
+        hurried: !cluster.plan.is_calm(),
         meta_every: 5,
     };
     for number in 0..cluster.plan.clients {
@@ -115,11 +114,6 @@ pub(super) fn start(cluster: &Cluster) -> Workers {
         });
     }
     workers
-}
-
-/// Nothing goes wrong in this run, so no outcome may be unknown.
-fn is_calm(cluster: &Cluster) -> bool {
-    cluster.plan.faults == Faults::NONE
 }
 
 impl Cluster {

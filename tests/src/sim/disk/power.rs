@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Entry, FileOp, FileState, Pending, SECTOR, SimDisk, State, write_within};
 use crate::sim::rng::Rng;
 use crate::sim::world::lock;
 
 /// How a host stops, for its disk: what becomes of the writes that no completed sync covers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum PowerLoss {
     /// The power stays on, the process alone dies: everything issued stays written, and not durable.
     ProcessOnly,
@@ -39,8 +42,9 @@ pub(super) enum Fate {
 }
 
 impl SimDisk {
-    /// The host stops; this view of its disk, and every other, is dead from here on.
-    pub fn crash(&self, power: PowerLoss) {
+    /// The host stops; this view of its disk, and every other, is dead from here on. Answers how many bytes,
+    /// lengths and names were lost.
+    pub fn crash(&self, power: PowerLoss) -> u64 {
         let time = self.shared.world.now_charged();
         let mut state = lock(&self.shared.state);
         state.settle(time);
@@ -48,7 +52,7 @@ impl SimDisk {
         state.generation += 1;
         state.locks.clear();
         if power == PowerLoss::ProcessOnly {
-            return;
+            return 0;
         }
         let power = match power {
             PowerLoss::Drawn => draw(&mut state.random),
@@ -57,14 +61,18 @@ impl SimDisk {
         let fates = state.fates(power);
         state.stats.power_losses += 1;
         state.stats.power_losses_with_pending += u64::from(!fates.is_empty());
-        let lost_before = state.stats.bytes_lost;
+        let before = state.stats;
         state.power_loss(&fates);
-        let lost = state.stats.bytes_lost - lost_before;
+        let bytes = state.stats.bytes_lost - before.bytes_lost;
+        let others =
+            state.stats.lengths_lost + state.stats.names_lost - before.lengths_lost - before.names_lost;
+        state.stats.power_losses_with_lost_bytes += u64::from(bytes > 0);
         drop(state);
         self.mark(format!(
-            "power lost, {power:?}: {} operations pending, {lost} bytes lost",
+            "power lost, {power:?}: {} operations pending, {bytes} bytes lost",
             fates.len()
         ));
+        bytes + others
     }
 }
 

@@ -1,0 +1,235 @@
+//! Draws a plan from a seed: each run its own mix of faults, sizes and timings.
+
+use std::time::Duration;
+
+use quorate_kv::log::CRASH_POINTS;
+
+use super::fault::{Fault, FaultEvent, Kind, Reach, Target};
+use super::phase::Phase;
+use super::plan::{Disks, Links, Plan, Tuning};
+use crate::sim::{PowerLoss, Rng};
+
+/// Where a node may crash or suffer an error: the disk's calls, and the steps that the code has named.
+const POINTS: [&str; 8] = [
+    "disk.write",
+    "disk.sync",
+    "disk.sync",
+    "disk.sync_dir",
+    "disk.rename",
+    "disk.set_len",
+    "disk.open",
+    "log.*",
+];
+
+/// Rare steps at which a node may crash, but which have no error of their own.
+const SPANS: [&str; 5] = [
+    "raft.truncate",
+    "raft.purge",
+    "snapshot.send",
+    "snapshot.receive",
+    "raft.truncate",
+];
+
+/// The plan of a seed, with faults of one kind or of a mix of its own.
+pub(super) fn plan(seed: u64, only: Option<Kind>) -> Plan {
+    let mut random = Rng::new(seed).fork("plan");
+    let nodes = *random.pick(&[1, 2, 3, 3, 3, 3, 4, 5]);
+    let tuning = Tuning {
+        heartbeat: Duration::from_millis(*random.pick(&[20, 50, 100, 200])),
+        snapshot_entries: *random.pick(&[10, 50, 500, 50_000]),
+        log_entries_kept: *random.pick(&[0, 5, 100, 1000]),
+        log_cache_bytes: *random.pick(&[0, 4_096, 1 << 20]),
+        durable_interval: micros(&mut random, 50_000, 5_000_000),
+        proposals_in_flight: *random.pick(&[1, 4, 64]),
+    };
+    let kinds = kinds(&mut random, only);
+    let latency_min = Duration::from_micros(*random.pick(&[50, 500, 5_000]));
+    let links = Links {
+        latency_min,
+        latency_max: latency_min * *random.pick(&[1, 2, 20]),
+        loss_per_million: *random.pick(&[0, 0, 1_000, 20_000]),
+    };
+    let disks = Disks {
+        sync_max: Duration::from_micros(*random.pick(&[300, 3_000, 20_000])),
+        stall_permille: *random.pick(&[0, 0, 2]),
+        garbage_in_log: random.one_in(2),
+    };
+    let clock_rates = (0..nodes)
+        .map(|_| match random.one_in(2) {
+            true => 1_000_000,
+            false => random.between(950_000, 1_050_000),
+        })
+        .collect();
+    let mut plan = Plan {
+        version: Plan::VERSION,
+        note: String::new(),
+        seed,
+        nodes,
+        clients: *random.pick(&[2, 4, 8]),
+        keys: *random.pick(&[1, 5, 100]),
+        pause_max: Duration::from_millis(*random.pick(&[5, 50, 200])),
+        faulty: micros(&mut random, 5_000_000, 25_000_000),
+        clock_rates,
+        tuning,
+        links,
+        disks,
+        schedule: Vec::new(),
+    };
+    plan.schedule = schedule(&mut random, &plan, &kinds);
+    plan
+}
+
+/// One run in ten has no faults at all, one in ten a single kind, the others about half of all.
+fn kinds(random: &mut Rng, only: Option<Kind>) -> Vec<Kind> {
+    if let Some(kind) = only {
+        return vec![kind];
+    }
+    match random.below(10) {
+        0 => Vec::new(),
+        1 => vec![*random.pick(&Kind::ALL)],
+        _ => Kind::ALL.into_iter().filter(|_| random.one_in(2)).collect(),
+    }
+}
+
+fn schedule(random: &mut Rng, plan: &Plan, kinds: &[Kind]) -> Vec<FaultEvent> {
+    let mut schedule = Vec::new();
+    if kinds.is_empty() {
+        return schedule;
+    }
+    let every = *random.pick(&[300_000, 700_000, 2_000_000]);
+    let mut at = Duration::ZERO;
+    loop {
+        at += micros(random, every / 10, every * 2);
+        if at >= plan.faulty {
+            return schedule;
+        }
+        let kind = *random.pick(kinds);
+        let fault = fault(random, plan, kind);
+        let when = random.one_in(4).then(|| *random.pick(&Phase::WORTH_WAITING_FOR));
+        schedule.push(FaultEvent { at, when, fault });
+    }
+}
+
+fn fault(random: &mut Rng, plan: &Plan, kind: Kind) -> Fault {
+    let target = target(random);
+    let election = plan.tuning.heartbeat * 20;
+    match kind {
+        Kind::Kill => Fault::Kill {
+            target,
+            down: down(random, plan),
+        },
+        Kind::PowerLoss => Fault::PowerLoss {
+            target,
+            reach: *random.pick(&[
+                Reach::One,
+                Reach::One,
+                Reach::Minority,
+                Reach::Majority,
+                Reach::All,
+            ]),
+            loss: *random.pick(&[PowerLoss::Drawn, PowerLoss::LoseAll]),
+            down: down(random, plan),
+        },
+        Kind::Pause => Fault::Pause {
+            target,
+            lasts: micros(random, 1_000, election.as_micros() as u64 * 3),
+        },
+        Kind::Isolate => Fault::Isolate {
+            target,
+            lasts: cut(random),
+        },
+        Kind::Partition => Fault::Partition {
+            target,
+            others: random.below(3) as u32,
+            lasts: cut(random),
+        },
+        Kind::CutOneWay => Fault::CutOneWay {
+            from: target,
+            to: nth(random),
+            lasts: cut(random),
+        },
+        Kind::HalfOpen => Fault::HalfOpen {
+            from: nth(random),
+            to: target,
+            lasts: cut(random),
+        },
+        Kind::Flap => Fault::Flap {
+            target,
+            times: random.between(2, 8) as u32,
+            lasts: micros(random, 10_000, 600_000),
+        },
+        Kind::SlowNetwork => Fault::SlowNetwork {
+            latency: Duration::from_millis(*random.pick(&[10, 50, 200])),
+            loss_per_million: *random.pick(&[0, 50_000, 300_000]),
+            lasts: cut(random),
+        },
+        Kind::CrashPoint => {
+            let at_span = random.one_in(3);
+            Fault::CrashPoint {
+                target,
+                point: match (at_span, random.one_in(2)) {
+                    (true, _) => *random.pick(&SPANS),
+                    (false, true) => *random.pick(CRASH_POINTS),
+                    (false, false) => *random.pick(&POINTS),
+                }
+                .to_owned(),
+                passes: if at_span { 0 } else { random.below(20) },
+                loss: *random.pick(&[PowerLoss::Drawn, PowerLoss::LoseAll]),
+                down: down(random, plan),
+            }
+        }
+        Kind::DiskError => Fault::DiskError {
+            target,
+            point: (*random.pick(&POINTS)).to_owned(),
+            passes: random.below(20),
+        },
+        Kind::DiskStall => Fault::DiskStall {
+            target,
+            passes: random.below(20),
+            lasts: micros(random, 1_000, 2_000_000),
+        },
+        Kind::DiskFull => Fault::DiskFull {
+            target,
+            lasts: micros(random, 100_000, 3_000_000),
+        },
+        Kind::ClockJump => Fault::ClockJump {
+            target,
+            by: Duration::from_millis(*random.pick(&[1, 1_000, 3_600_000])),
+            back: random.one_in(2),
+        },
+        Kind::AddLearner => Fault::AddLearner,
+        Kind::Promote => Fault::Promote,
+        Kind::Remove => Fault::Remove { target },
+        Kind::Replace => Fault::Replace { target },
+        Kind::MoveLeader => Fault::MoveLeader,
+    }
+}
+
+fn target(random: &mut Rng) -> Target {
+    match random.below(4) {
+        0 | 1 => Target::Leader,
+        2 => Target::Follower,
+        _ => nth(random),
+    }
+}
+
+fn nth(random: &mut Rng) -> Target {
+    Target::Nth(random.below(9) as u32)
+}
+
+/// Not at all, within an election timeout, or long.
+fn down(random: &mut Rng, plan: &Plan) -> Duration {
+    match random.below(3) {
+        0 => Duration::ZERO,
+        1 => micros(random, 0, plan.tuning.heartbeat.as_micros() as u64 * 10),
+        _ => micros(random, 1_000_000, 5_000_000),
+    }
+}
+
+fn cut(random: &mut Rng) -> Duration {
+    micros(random, 1_000, 5_000_000)
+}
+
+fn micros(random: &mut Rng, low: u64, high: u64) -> Duration {
+    Duration::from_micros(random.between(low, high))
+}

@@ -1,0 +1,222 @@
+//! Who changes the cluster's members: one change at a time, each to its end, while faults happen.
+//!
+//! Always: a change is asked for again until its outcome is known, so that the voters that the operator
+//! knows are the cluster's; a disk is only lost while the other voters suffice for a quorum; a host that lost
+//! its disk comes back under a new id, if at all.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+use quorate_kv::client::Error;
+use quorate_kv::env;
+use quorate_kv::model::NodeId;
+use quorate_kv::planted::{self, Bug};
+
+use super::fault::{Kind, Target};
+use super::{Cluster, address};
+use crate::sim::world::lock;
+
+/// How long one attempt may take.
+const ATTEMPT: Duration = Duration::from_secs(4);
+/// The pause between two.
+const PAUSE: Duration = Duration::from_millis(50);
+/// How long after the faults' end a change that had begun may take.
+const FINISH_MAX: Duration = Duration::from_secs(60);
+/// Changes that wait; more are dropped.
+const WAITING_MAX: usize = 4;
+
+/// What the operator is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    AddLearner,
+    Promote,
+    Remove(Target),
+    Replace(Target),
+    MoveLeader,
+}
+
+/// The operator's desk. A clone is the same one.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Operator {
+    waiting: Rc<RefCell<VecDeque<Change>>>,
+    working: Rc<Cell<bool>>,
+    failed: Rc<RefCell<Option<String>>>,
+}
+
+impl Operator {
+    /// Queues a change.
+    pub(super) fn ask(&self, change: Change) {
+        let mut waiting = self.waiting.borrow_mut();
+        if waiting.len() < WAITING_MAX {
+            waiting.push_back(change);
+        }
+    }
+
+    /// Works until the faults are over.
+    pub(super) async fn work(self, cluster: Cluster) {
+        while !cluster.is_healed() {
+            let next = self.waiting.borrow_mut().pop_front();
+            let Some(change) = next else {
+                env::sleep(PAUSE).await;
+                continue;
+            };
+            self.working.set(true);
+            let done = carry_out(&cluster, change).await;
+            {
+                let mut seen = lock(&cluster.seen);
+                (seen.changing_members, seen.moving_leader) = (false, false);
+            }
+            self.working.set(false);
+            if let Err(why) = done {
+                cluster.tell(format!("operator: {why}"));
+                *self.failed.borrow_mut() = Some(why);
+                return;
+            }
+        }
+    }
+
+    /// Waits for the change that is being carried out.
+    pub(super) async fn finish(&self) -> Result<(), String> {
+        while self.working.get() {
+            env::sleep(PAUSE).await;
+        }
+        self.failed.borrow().clone().map_or(Ok(()), Err)
+    }
+}
+
+async fn carry_out(cluster: &Cluster, change: Change) -> Result<(), String> {
+    match change {
+        Change::AddLearner => add(cluster, Kind::AddLearner).await.map(drop),
+        Change::Promote => {
+            let learner = {
+                let fleet = cluster.fleet.borrow();
+                fleet.members.difference(&fleet.voters).next().copied()
+            };
+            match learner {
+                Some(learner) => promote(cluster, learner, Kind::Promote).await,
+                None => Ok(()),
+            }
+        }
+        Change::Remove(target) => match removable(cluster, target) {
+            Some(number) => remove(cluster, number, Kind::Remove).await,
+            None => Ok(()),
+        },
+        Change::Replace(target) => replace(cluster, target).await,
+        Change::MoveLeader => {
+            lock(&cluster.seen).moving_leader = true;
+            let phases = cluster.watch.phases();
+            // Once: that nobody could take over is no failure.
+            let client = cluster.client("operator").with_deadline(ATTEMPT);
+            if client.move_leader(None).await.is_ok() {
+                cluster.watch.took_effect_in(Kind::MoveLeader, &phases);
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Whom a target means, if it may be taken out: the first stays, for clients to find the cluster, and so does
+/// the last voter.
+fn removable(cluster: &Cluster, target: Target) -> Option<u32> {
+    let leader = lock(&cluster.seen).leader();
+    let fleet = cluster.fleet.borrow();
+    let found = fleet.find(target, leader)?;
+    let number = if found == 1 { *fleet.members.last()? } else { found };
+    let spared = fleet.voters.len() > 1 || !fleet.voters.contains(&number);
+    (number != 1 && fleet.members.contains(&number) && spared).then_some(number)
+}
+
+async fn add(cluster: &Cluster, kind: Kind) -> Result<u32, String> {
+    let number = cluster.fleet.borrow_mut().fresh();
+    cluster.fleet.borrow_mut().joining.insert(number);
+    cluster.install(number);
+    cluster.start(number);
+    let id = NodeId::new(u64::from(number));
+    repeat(cluster, kind, async |client| {
+        client.add_learner(id, address(number)).await
+    })
+    .await?;
+    let mut fleet = cluster.fleet.borrow_mut();
+    fleet.joining.remove(&number);
+    fleet.members.insert(number);
+    Ok(number)
+}
+
+async fn promote(cluster: &Cluster, number: u32, kind: Kind) -> Result<(), String> {
+    let id = NodeId::new(u64::from(number));
+    repeat(cluster, kind, async |client| client.promote(id).await).await?;
+    cluster.fleet.borrow_mut().voters.insert(number);
+    Ok(())
+}
+
+async fn remove(cluster: &Cluster, number: u32, kind: Kind) -> Result<(), String> {
+    let id = NodeId::new(u64::from(number));
+    repeat(cluster, kind, async |client| client.remove(id).await).await?;
+    let mut fleet = cluster.fleet.borrow_mut();
+    fleet.members.remove(&number);
+    fleet.voters.remove(&number);
+    fleet.gone.insert(number);
+    // Its process is left as it is: a node that was taken out must not disturb the others.
+    Ok(())
+}
+
+async fn replace(cluster: &Cluster, target: Target) -> Result<(), String> {
+    let Some(number) = removable(cluster, target) else {
+        return Ok(());
+    };
+    let was_voter = cluster.fleet.borrow().voters.contains(&number);
+    if was_voter && cluster.fleet.borrow().voters.len() < 3 {
+        return Ok(());
+    }
+    cluster.watch.took_effect(Kind::Replace);
+    let host = cluster.sim.host(number);
+    if planted::is(Bug::WipedNodeRejoins) {
+        host.kill();
+        host.disk().wipe();
+        return Ok(());
+    }
+    cluster.fleet.borrow_mut().gone.insert(number);
+    host.kill();
+    host.disk().wipe();
+    remove(cluster, number, Kind::Remove).await?;
+    let fresh = add(cluster, Kind::AddLearner).await?;
+    if was_voter {
+        promote(cluster, fresh, Kind::Promote).await?;
+    }
+    Ok(())
+}
+
+/// Asks until the answer is that it is done.
+async fn repeat(
+    cluster: &Cluster,
+    kind: Kind,
+    ask: impl AsyncFn(&quorate_kv::Client) -> Result<(), Error>,
+) -> Result<(), String> {
+    lock(&cluster.seen).changing_members = true;
+    let phases = cluster.watch.phases();
+    let client = cluster.client("operator").with_deadline(ATTEMPT);
+    let mut healed_at = None;
+    loop {
+        let error = match ask(&client).await {
+            Ok(()) => {
+                lock(&cluster.seen).changing_members = false;
+                cluster.tell(format!("operator: {kind} is done"));
+                cluster.watch.took_effect_in(kind, &phases);
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        cluster.tell(format!("operator: {kind}: {error}"));
+        if cluster.is_healed() {
+            let since = *healed_at.get_or_insert(cluster.sim.now());
+            if cluster.sim.now() > since + FINISH_MAX {
+                return Err(format!(
+                    "liveness: {kind} was not done {FINISH_MAX:?} after the last fault: {error}"
+                ));
+            }
+        }
+        env::sleep(PAUSE).await;
+    }
+}
