@@ -1,6 +1,7 @@
 //! Runs seeds of the deterministic simulator, replays one, shrinks one, or sees whether it finds planted bugs.
 
 use std::collections::BTreeSet;
+use std::io::{self, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -93,8 +94,15 @@ fn plant(name: &str) -> anyhow::Result<Plant> {
     }
 }
 
-fn main() -> anyhow::Result<ExitCode> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    // Whoever calls it wants to know what was wrong, not where in this program it was noticed.
+    carry_out(&Args::parse()).unwrap_or_else(|error| {
+        eprintln!("error: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+fn carry_out(args: &Args) -> anyhow::Result<ExitCode> {
     if args.list {
         list();
         return Ok(ExitCode::SUCCESS);
@@ -113,22 +121,22 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     let single = match (&args.plan, args.seed) {
         (Some(path), _) => Some(Plan::read(path)?),
-        (None, Some(seed)) => Some(campaign(&args, seed..seed + 1).plan(seed)),
+        (None, Some(seed)) => Some(campaign(args, seed..seed + 1).plan(seed)),
         (None, None) => None,
     };
     match single {
         Some(_) if matches!(args.plant, Some(Plant::All)) => {
             bail!("--plant all is for a range of seeds: leave --seed and --plan away")
         }
-        Some(plan) if args.shrink => shrink(&plan, &args),
-        Some(plan) if args.trace => Ok(trace(&plan, args.events)),
-        Some(plan) => Ok(replay(&plan, &args)),
+        Some(plan) if args.shrink => shrink(&plan, args),
+        Some(plan) if args.trace => trace(&plan, args.events),
+        Some(plan) => Ok(replay(&plan, args)),
         None if args.trace || args.shrink => {
             bail!("--trace and --shrink are for one run: name it with --seed or --plan")
         }
         None => match args.plant {
-            Some(Plant::All) => Ok(plant_all(&args)),
-            _ => Ok(run(&args)),
+            Some(Plant::All) => Ok(plant_all(args)),
+            _ => Ok(run(args)),
         },
     }
 }
@@ -500,22 +508,28 @@ fn plant_all(args: &Args) -> ExitCode {
 }
 
 /// One run with its trace.
-fn trace(plan: &Plan, events: bool) -> ExitCode {
+fn trace(plan: &Plan, events: bool) -> anyhow::Result<ExitCode> {
     let sim = Simulation::new(plan.seed);
     sim.world().keep_whole_trace();
     let traced = cluster::run_traced(&sim, plan);
-    if events {
-        for line in sim.world().trace() {
-            println!("{line}");
-        }
-        println!("{:016x}", traced.report.hash);
+    let written = if events {
+        let end = format!("{:016x}", traced.report.hash);
+        write_lines(sim.world().trace().into_iter().chain([end]))
     } else {
-        if let Ok(text) = plan.to_text() {
-            println!("{text}");
-        }
-        for line in &traced.timeline {
-            println!("{line}");
-        }
+        write_lines([plan.to_text()?].into_iter().chain(traced.timeline))
+    };
+    match written {
+        // Whoever reads it has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
+        other => other.context("the trace could not be written")?,
     }
-    verdict(traced.report.failure.as_ref(), false)
+    Ok(verdict(traced.report.failure.as_ref(), false))
+}
+
+fn write_lines(lines: impl Iterator<Item = String>) -> io::Result<()> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    for line in lines {
+        writeln!(out, "{line}")?;
+    }
+    out.flush()
 }
