@@ -20,6 +20,7 @@ pub mod metadata;
 pub mod model;
 pub mod raft;
 pub mod rebuild;
+pub mod recording;
 pub mod second;
 pub mod taps;
 pub mod workload;
@@ -73,7 +74,8 @@ pub enum Rule {
     ToldRows,
     /// A node never goes back to an earlier leader. (A term may have several, in the order of their ids.)
     LeadersForward,
-    /// Term, commit and applied never fall while a process lives.
+    /// Term, applied, revision and purged never fall while a process lives. (What a node knows to be committed it has
+    /// from its leader, and a new leader may know less.)
     Monotone,
     /// Nothing is purged that the durable state does not cover, applied that was not committed, and so on.
     LogOrder,

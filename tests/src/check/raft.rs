@@ -75,11 +75,6 @@ impl Statuses {
         };
         let fallen = [
             ("term", status.term < before.term),
-            // A new leader, and a process at its start, does not say what it knows to be committed.
-            (
-                "committed entry",
-                status.committed.is_some() && status.committed < before.committed,
-            ),
             ("applied entry", status.applied < before.applied),
             ("revision", status.revision < before.revision),
             ("purged entry", status.purged < before.purged),

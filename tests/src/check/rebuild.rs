@@ -35,6 +35,14 @@ impl Source for Client {
     }
 }
 
+/// For tests: a store that is what the model says.
+impl Source for Model {
+    async fn everything(&self, at: Option<Revision>) -> Result<(Revision, Vec<KeyValue>), Error> {
+        let at = at.unwrap_or(self.revision());
+        Ok((at, everything(self, at)))
+    }
+}
+
 /// A transaction as its caller knows it.
 struct Known<'h> {
     call: &'h Call,

@@ -266,8 +266,19 @@ impl MetaWorker {
         )
     }
 
+    /// Brokers to hold a partition: mostly such as were active when it was looked.
     fn replicas(&mut self, count: usize) -> Vec<BrokerId> {
+        let image = self.seen();
+        let active: Vec<BrokerId> = image
+            .brokers
+            .values()
+            .filter(|b| b.is_active())
+            .map(|b| b.id)
+            .collect();
         let mut all: Vec<BrokerId> = (1..=BROKERS).map(BrokerId::new).collect();
+        if active.len() >= count && !self.random.one_in(6) {
+            all = active;
+        }
         self.random.shuffle(&mut all);
         all.truncate(count);
         all
@@ -502,8 +513,9 @@ impl MetaWorker {
             return self.create_topics(client).await;
         };
         let mut topics = vec![topic];
-        if self.random.one_in(4) {
-            topics.extend(self.topic());
+        if self.random.one_in(2) {
+            let other = self.topic().filter(|other| other.name != topics[0].name);
+            topics.extend(other);
         }
         let ids = topics.iter().map(|topic| topic.id).collect();
         let deletes: Vec<DeleteTopic> = topics

@@ -63,17 +63,15 @@ impl Book {
         self.pages().tallies.clone()
     }
 
-    /// All kinds together.
-    pub fn total(&self) -> Tally {
-        self.pages()
-            .tallies
-            .values()
-            .fold(Tally::default(), |sum, one| Tally {
-                done: sum.done + one.done,
-                refused: sum.refused + one.refused,
-                failed: sum.failed + one.failed,
-                unknown: sum.unknown + one.unknown,
-            })
+    /// How many calls of all kinds ended so.
+    pub fn total(&self, ended: Ended) -> u64 {
+        let count = |tally: &Tally| match ended {
+            Ended::Done => tally.done,
+            Ended::Refused => tally.refused,
+            Ended::Failed => tally.failed,
+            Ended::Unknown => tally.unknown,
+        };
+        self.pages().tallies.values().map(count).sum()
     }
 
     /// The longest that a caller waited from one answer to the next.

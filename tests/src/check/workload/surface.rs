@@ -9,7 +9,7 @@ pub const CLIENT: [&str; 8] = [
 ];
 
 /// Methods of `quorate_kv::Client` that it calls under another kind than their name, or that others call.
-pub const CLIENT_ELSEWHERE: [(&str, &str); 10] = [
+pub const CLIENT_ELSEWHERE: [(&str, &str); 9] = [
     ("add_learner", "the simulator's nemesis, and tests/cluster.rs"),
     ("move_leader", "the simulator's nemesis, and tests/cluster.rs"),
     ("promote", "the simulator's nemesis, and tests/cluster.rs"),
@@ -19,7 +19,6 @@ pub const CLIENT_ELSEWHERE: [(&str, &str); 10] = [
     ("statuses", "reads no state; the simulator reads each node's own"),
     ("transact", "the workload: a method of its own file"),
     ("with_deadline", "the workload, with every call"),
-    ("new", "private to the crate"),
 ];
 
 /// Methods of `quorate_meta::MetaClient` that the workload calls.
