@@ -106,18 +106,7 @@ async fn life(sim: Simulation, steps: u64, keys: u64) -> Recording {
     let judge = cluster.client("judge", Limits::default());
     let last = judge.everything(None).await.expect("a calm cluster answers");
     // Until the last node has applied what the others have.
-    loop {
-        let seen = lock(&statuses);
-        let latest = |number: u64| {
-            seen.iter()
-                .rev()
-                .find(|s| s.node.number() == number)
-                .and_then(|s| s.applied)
-        };
-        if latest(1).is_some() && latest(1) == latest(2) && latest(2) == latest(3) {
-            break;
-        }
-        drop(seen);
+    while !equal(&lock(&statuses)) {
         env::sleep(Duration::from_millis(20)).await;
     }
     let statuses = lock(&statuses).clone();
@@ -128,6 +117,15 @@ async fn life(sim: Simulation, steps: u64, keys: u64) -> Recording {
         statuses,
         last,
     }
+}
+
+/// Whether all nodes told last that they stand behind the same entry.
+fn equal(told: &[Status]) -> bool {
+    let applied = |number: u32| {
+        let of_node = |status: &&Status| status.node.number() == u64::from(number);
+        told.iter().rev().find(of_node).and_then(|status| status.applied)
+    };
+    applied(1).is_some() && (2..=NODES).all(|number| applied(number) == applied(1))
 }
 
 struct Cluster {

@@ -9,8 +9,12 @@ pub const CLIENT: [&str; 8] = [
 ];
 
 /// Methods of `quorate_kv::Client` that it calls under another kind than their name, or that others call.
-pub const CLIENT_ELSEWHERE: [(&str, &str); 9] = [
+pub const CLIENT_ELSEWHERE: [(&str, &str); 10] = [
     ("add_learner", "the simulator's nemesis, and tests/cluster.rs"),
+    (
+        "close",
+        "ends its client: the commands of the server's program, and the tests of kv",
+    ),
     ("move_leader", "the simulator's nemesis, and tests/cluster.rs"),
     ("promote", "the simulator's nemesis, and tests/cluster.rs"),
     ("remove", "the simulator's nemesis, and tests/cluster.rs"),
