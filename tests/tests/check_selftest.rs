@@ -22,7 +22,7 @@ use quorate_tests::check::recording::{Recording, record};
 use quorate_tests::check::taps::{Agreement, TapEvent, TapWhat};
 use quorate_tests::check::{Rule, Violation, judge, metadata, second};
 
-static GOOD: LazyLock<Recording> = LazyLock::new(|| record(7, 250, 5));
+static GOOD: LazyLock<Recording> = LazyLock::new(|| record(7, 600, 5));
 
 fn agreement(events: &[TapEvent]) -> Agreement {
     let mut agreement = Agreement::default();
@@ -748,16 +748,21 @@ fn partitions(ground: &Ground) -> Vec<KeyValue> {
         .range_at(&keys::partitions(), ground.model.revision())
 }
 
+/// Where in a partition's row the mask of its ISR stands: behind the format's version, the row's version, and the
+/// replicas, which are their count and then a byte each, since the workload's brokers have small ids.
+fn isr_mask(row: &[u8]) -> usize {
+    3 + usize::from(row[2])
+}
+
 #[test]
 fn an_epoch_that_went_back_is_seen() {
-    with_rows("an older row of a partition", Rule::Epochs, |ground| {
-        let changed = partitions(ground).into_iter().find(|row| row.record.version > 2);
-        let row = changed.expect("a partition that changed twice");
-        let oldest = ground
-            .model
-            .at(&row.key, row.record.create_revision)
-            .expect("it was created");
-        vec![Op::put(row.key, oldest.value.clone())]
+    with_rows("a partition's epoch that fell", Rule::Epochs, |ground| {
+        let row = partitions(ground).pop().expect("a partition");
+        let mut bytes = row.record.value.to_vec();
+        // Behind the ISR's mask come four more masks, the leader, and the two epochs, a byte each.
+        let partition_epoch = isr_mask(&bytes) + 7;
+        bytes[partition_epoch] -= 1;
+        vec![Op::put(row.key, bytes)]
     });
     with_rows("a change without a new epoch", Rule::Epochs, |ground| {
         let row = partitions(ground).into_iter().next_back().expect("a partition");
@@ -833,9 +838,8 @@ fn an_unsound_row_is_seen() {
                 .all(|partition| partition.leader.is_some())
         });
         let row = row.expect("a partition with a leader");
-        // Format version, row version, the replicas (their count, then one byte each), then the ISR's mask.
         let mut bytes = row.record.value.to_vec();
-        let mask = 3 + usize::from(bytes[2]);
+        let mask = isr_mask(&bytes);
         bytes[mask] = 0;
         vec![Op::put(row.key, bytes)]
     });
