@@ -40,11 +40,13 @@ pub enum Bug {
     RefusedTxnInPart,
     /// The log is purged before the state behind it is durable.
     EarlyPurge,
+    /// A change of voters that its leader did not end is left in its joint configuration.
+    JointAbandoned,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 15] = [
+    pub const ALL: [Bug; 16] = [
         Bug::AckBeforeSync,
         Bug::VoteVolatile,
         Bug::VoteAfterAppend,
@@ -60,6 +62,7 @@ impl Bug {
         Bug::WipedNodeRejoins,
         Bug::RefusedTxnInPart,
         Bug::EarlyPurge,
+        Bug::JointAbandoned,
     ];
 
     /// As the command line writes it.
@@ -80,6 +83,7 @@ impl Bug {
             Bug::WipedNodeRejoins => "wiped-node-rejoins",
             Bug::RefusedTxnInPart => "refused-txn-in-part",
             Bug::EarlyPurge => "early-purge",
+            Bug::JointAbandoned => "joint-abandoned",
         }
     }
 }
@@ -103,6 +107,7 @@ impl Bug {
             Bug::WipedNodeRejoins => "a node whose disk was lost comes back under its old id",
             Bug::RefusedTxnInPart => "a refused transaction keeps what it had changed",
             Bug::EarlyPurge => "the log is purged before the state behind it is durable",
+            Bug::JointAbandoned => "a change of voters left behind is never finished",
         }
     }
 }

@@ -492,7 +492,7 @@ async fn finish_joint(raft: Raft, changing: Arc<Mutex<()>>) {
         let metrics = now.borrow_watched();
         let joint = metrics.membership_config.membership().get_joint_config().len() > 1;
         let committed = metrics.membership_config == metrics.committed_membership_config;
-        metrics.state == ServerState::Leader && joint && committed
+        metrics.state == ServerState::Leader && joint && committed && !planted::is(Bug::JointAbandoned)
     };
     loop {
         if unfinished() {
