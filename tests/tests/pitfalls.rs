@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use quorate_kv::Node;
 use quorate_kv::env::{self, Disk};
+use quorate_kv::log::LogOpenError;
 use quorate_kv::node::{Settings, StartError, StorageError};
 use quorate_kv::planted::{self, Bug};
 use quorate_tests::sim::cluster::{
@@ -38,7 +39,7 @@ struct Planted;
 
 impl Planted {
     fn new(bug: Bug) -> Self {
-        assert!(planted::AVAILABLE, "this build has no planted bugs");
+        const { assert!(planted::AVAILABLE, "this build has no planted bugs") };
         planted::plant(Some(bug));
         Self
     }
@@ -490,7 +491,12 @@ fn a_node_without_the_log_of_its_identity_does_not_start() {
     }
     let refused = live(&sim, &host, 1, false);
     assert!(
-        matches!(refused, Err(StartError::Storage(StorageError::Log(_)))),
+        matches!(
+            refused,
+            Err(StartError::Storage(StorageError::Log(
+                LogOpenError::Missing { .. }
+            )))
+        ),
         "{refused:?}"
     );
     sim.end();
