@@ -1,12 +1,13 @@
 //! The ten pitfalls of openraft that were found before it was chosen, each in a scenario that goes through it.
 //!
-//! A scenario is a plan of the simulator, without chance in its faults. Where the pitfall can be planted
+//! A scenario is a plan of the simulator, with no chance in its faults. Where the pitfall can be planted
 //! ([`Bug`]), the plan runs with it, and a rule must catch it; then without it, and must hold. Where nothing can
 //! be planted, because the pitfall is openraft's own or lies behind a setting, the plan must pass through the
 //! place and hold, and the setting or the release that keeps us out of it is pinned.
 //!
 //! The seeds are the first ones from 0. Another order of tasks may hide a planted bug from one seed, so that up
-//! to [`SEEDS`] are tried until one fails; when these tests were written, none needed more than three.
+//! to [`SEEDS`] are tried until one fails; when these tests were written, none needed more than three, and most were
+//! caught by each of the first 20.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -541,10 +542,9 @@ fn a_leader_that_was_cut_off_serves_no_stale_read() {
 fn a_follower_has_on_disk_what_its_leader_counts() {
     let truncates = |seed| {
         let mut schedule = Vec::new();
-        for round in 0..4 {
-            let start = 700 + round * 1200;
-            schedule.push(at(start, isolate(Target::Leader, 600)));
-            schedule.push(at(start + 750, power(Target::Nth(0), Reach::All)));
+        for start in [700, 2500, 4300] {
+            schedule.push(at(start, isolate(Target::Leader, 1000)));
+            schedule.push(at(start + 1150, power(Target::Nth(0), Reach::All)));
         }
         plan(seed, 3, schedule)
     };
