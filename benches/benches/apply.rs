@@ -80,7 +80,7 @@ fn apply(machine: &mut Machine, next: &mut u64, count: u64) -> Result<Duration> 
     let outcomes = machine.apply(entries)?;
     let took = begun.elapsed();
     ensure!(outcomes.len() as u64 == count, "an entry has one outcome");
-    if machine.entries_since_durable() >= DURABLE_EVERY {
+    if machine.entries_since_checkpoint() >= DURABLE_EVERY {
         machine.make_durable()?;
     }
     Ok(took)

@@ -155,7 +155,7 @@ impl Bench {
             self.machine.apply(batch)?;
             latencies.push(from.elapsed());
             apply_busy += busy() - busy_from;
-            if self.machine.entries_since_durable() >= ENTRIES_PER_DURABLE {
+            if self.machine.entries_since_checkpoint() >= ENTRIES_PER_DURABLE {
                 let from = Instant::now();
                 self.machine.make_durable()?;
                 durable += from.elapsed();

@@ -17,7 +17,7 @@ pub mod watch;
 
 pub use disk::{Disk, File, RealDisk};
 pub use executor::{BoxTask, Entered, Executor, Span, TaskId, TimerId, crash_point, enter, mark, span};
-pub use owner::{Owner, OwnerHandle, QueueClosed, spawn_owner};
+pub use owner::{Owner, OwnerHandle, QueueClosed, WeakOwnerHandle, spawn_owner};
 pub use random::{ThreadRng, random_u64, thread_rng};
 pub use runtime::Runtime;
 pub use task::{JoinError, JoinHandle, spawn, spawn_blocking};

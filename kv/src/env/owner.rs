@@ -27,6 +27,27 @@ pub trait Owner: Send + 'static {
     fn finish(&mut self) {}
 }
 
+/// Sends jobs to an owner without keeping it alive. Cheap to clone.
+pub struct WeakOwnerHandle<J> {
+    tx: mpsc::WeakSender<J>,
+}
+
+impl<J> fmt::Debug for WeakOwnerHandle<J> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WeakOwnerHandle").finish_non_exhaustive()
+    }
+}
+
+impl<J: Send + 'static> WeakOwnerHandle<J> {
+    /// As [`OwnerHandle::try_send`]; an owner that has no other handle any more is closed.
+    pub fn try_send(&self, job: J) -> Result<(), Option<J>> {
+        match self.tx.upgrade() {
+            Some(tx) => OwnerHandle { tx }.try_send(job),
+            None => Err(None),
+        }
+    }
+}
+
 /// The owner has ended: it was shut down, or a broken invariant or a disk error stopped it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the owner of this state has stopped")]
@@ -50,6 +71,13 @@ impl<J> fmt::Debug for OwnerHandle<J> {
 }
 
 impl<J: Send + 'static> OwnerHandle<J> {
+    /// A handle that does not keep the owner alive.
+    pub fn downgrade(&self) -> WeakOwnerHandle<J> {
+        WeakOwnerHandle {
+            tx: self.tx.downgrade(),
+        }
+    }
+
     /// Sends a job, waiting for room in the queue. Cancel safe: a dropped future sent nothing.
     pub async fn send(&self, job: J) -> Result<(), QueueClosed> {
         self.tx.send(job).await.map_err(|_| QueueClosed)

@@ -1,113 +1,131 @@
-//! The state as one `apply` sees it: the tables of one write transaction under what the batch has changed.
+//! The state as one `apply` sees it: the state that stands, under what the batch has changed.
 //!
-//! Changes gather in memory, in order, and go to the tables once, sorted, when the batch ends: a key that a
-//! batch writes a hundred times is looked up once and written once. A transaction that is refused is undone
-//! here, and the tables never know of it.
+//! Changes gather here and become part of the newest layer all at once, when the batch ends. A transaction that
+//! is refused is undone here, and nobody else ever knows of it.
 //!
-//! Always: a slot's `now` is the key's record after the last transaction that ended, or inside one, after its
-//! last operation; `before` is that at the start of the transaction that last wrote the key.
+//! Always: a slot's head is the key's after the last transaction that ended; its draft is what the transaction
+//! under way made of the key.
 
+use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
-use redb::{ReadableTable, WriteTransaction};
 
-use super::changes::{ChangeKind, ChangeRows};
-use super::current::{RecordRef, RecordRow};
-use super::error::{StateFile, step, storage};
-use super::sessions::{Sessions, answer_key, session_key};
+use super::error::StateFile;
+use super::head::{Head, Meta};
+use super::layer::{Additions, Found, Held};
+use super::layered::{Item, Layered, Stream, Values};
+use super::sequences;
+use super::sessions::{Forgotten, Sessions, answer_key, session_key};
 use super::tables::Table;
+use super::version::{self, ChangeKind, RecordRef, Version};
 use super::wire::hash_row;
-use super::{history, sequences};
 use crate::fault::Fault;
 use crate::model::{Key, KeyRange, Order, Revision, Sequence, SessionId};
 
-type Rows<'t> = redb::Table<'t, &'static [u8], &'static [u8]>;
+/// A revision behind all others: everything in the layers is seen.
+const NOW: Revision = Revision::new(u64::MAX);
 
 /// A key that the batch has looked at.
 #[derive(Debug)]
 struct Slot {
-    now: Option<RecordRow>,
-    before: Option<RecordRow>,
-    /// The transaction that last wrote it; 0 for none.
-    writer: u64,
-    /// Differs, or may differ, from the table.
-    dirty: bool,
+    /// Its head before the batch.
+    original: Option<Head>,
+    head: Option<Head>,
+    /// The value of `head`, once it was looked at.
+    value: Option<Bytes>,
+    /// What the transaction of this number made of it.
+    draft: Option<(u64, Option<Draft>)>,
+}
+
+/// A record that a transaction under way has made.
+#[derive(Clone, Debug)]
+pub(super) struct Draft {
+    pub(super) meta: Meta,
+    pub(super) value: Bytes,
 }
 
 /// What one `apply` has changed so far.
-pub(super) struct Batch<'t> {
-    file: &'t StateFile,
-    txn: &'t WriteTransaction,
-    current: Rows<'t>,
+pub(super) struct Batch<'s> {
+    state: &'s Layered,
     slots: BTreeMap<Bytes, Slot>,
-    history: Vec<(Vec<u8>, RecordRow)>,
-    changes: Vec<([u8; 12], Vec<u8>)>,
-    /// The last number of each prefix looked at, and whether the batch gave it.
-    counters: BTreeMap<Bytes, (u64, bool)>,
-    /// Answers to be written.
-    answers: BTreeMap<(SessionId, Sequence), Vec<u8>>,
-    /// Answers to be removed from the table, where they are there.
-    forgotten: BTreeSet<(SessionId, Sequence)>,
-    /// Sessions whose row is to be written, or removed where they are no more.
-    sessions: BTreeSet<SessionId>,
+    /// The last number of each prefix looked at: before the batch, and now.
+    counters: BTreeMap<Bytes, (u64, u64)>,
+    additions: Additions,
+    /// The sum of the hashes of all rows, sessions' and heads' that are still to change apart.
+    rows_hash: u128,
+    scratch: Vec<u8>,
 
     /// The number of the transaction under way or ended last.
     writer: u64,
+    /// The revision that it makes, if it changes anything.
+    revision: Revision,
     /// The keys that it wrote, in the order of its first writes.
     touched: Vec<Bytes>,
     /// The counters that it advanced, with what they were.
-    advanced: Vec<(Bytes, (u64, bool))>,
+    advanced: Vec<(Bytes, u64)>,
 }
 
-impl<'t> Batch<'t> {
-    pub(super) fn new(file: &'t StateFile, txn: &'t WriteTransaction) -> Result<Self, Fault> {
-        Ok(Self {
-            file,
-            txn,
-            current: open(file, txn, Table::Current)?,
+impl<'s> Batch<'s> {
+    pub(super) fn new(state: &'s Layered, rows_hash: u128) -> Self {
+        Self {
+            state,
             slots: BTreeMap::new(),
-            history: Vec::new(),
-            changes: Vec::new(),
             counters: BTreeMap::new(),
-            answers: BTreeMap::new(),
-            forgotten: BTreeSet::new(),
-            sessions: BTreeSet::new(),
+            additions: Additions::default(),
+            rows_hash,
+            scratch: Vec::new(),
             writer: 0,
+            revision: Revision::FIRST,
             touched: Vec::new(),
             advanced: Vec::new(),
-        })
+        }
     }
 
-    pub(super) fn file(&self) -> &'t StateFile {
-        self.file
+    pub(super) fn file(&self) -> &'s StateFile {
+        self.state.base.file()
     }
 
     // What a transaction does.
 
-    /// The record of a key now.
-    pub(super) fn get(&mut self, key: &Key) -> Result<Option<RecordRef<'_>>, Fault> {
-        let file = self.file;
-        let slot = load(file, &self.current, &mut self.slots, Bytes::from(key.clone()))?;
-        slot.now
-            .as_ref()
-            .map(RecordRow::record)
-            .transpose()
-            .map_err(|e| file.malformed(&e))
+    /// The record of a key now; without its value, where that is not needed.
+    pub(super) fn get(&mut self, key: &Key, values: Values) -> Result<Option<RecordRef<'_>>, Fault> {
+        let (state, writer, revision) = (self.state, self.writer, self.revision);
+        let slot = self.slot(key)?;
+        let Some(meta) = slot.meta(writer) else {
+            return Ok(None);
+        };
+        if slot.is_draft(writer) {
+            let Some((_, Some(draft))) = &slot.draft else {
+                return Ok(None);
+            };
+            return Ok(Some(RecordRef {
+                meta,
+                mod_revision: revision,
+                value: &draft.value,
+            }));
+        }
+        let Some(head) = &slot.head else { return Ok(None) };
+        if slot.value.is_none() && values == Values::Read {
+            slot.value = Some(state.base.value(head.revision, key.as_bytes())?);
+        }
+        Ok(Some(RecordRef {
+            meta,
+            mod_revision: head.revision,
+            value: slot.value.as_deref().unwrap_or_default(),
+        }))
     }
 
     /// Writes or deletes a key.
-    pub(super) fn set(&mut self, key: &Key, row: Option<RecordRow>) -> Result<(), Fault> {
-        let key = Bytes::from(key.clone());
-        let slot = load(self.file, &self.current, &mut self.slots, key.clone())?;
-        if slot.writer != self.writer {
-            slot.writer = self.writer;
-            slot.before = slot.now.clone();
-            self.touched.push(key);
+    pub(super) fn set(&mut self, key: &Key, draft: Option<Draft>) -> Result<(), Fault> {
+        let writer = self.writer;
+        let slot = self.slot(key)?;
+        let is_first = !slot.is_draft(writer);
+        slot.draft = Some((writer, draft));
+        if is_first {
+            self.touched.push(Bytes::from(key.clone()));
         }
-        slot.now = row;
         Ok(())
     }
 
@@ -116,101 +134,78 @@ impl<'t> Batch<'t> {
         &self,
         range: &KeyRange,
         order: Order,
-        mut visit: impl FnMut(&[u8], RecordRef<'_>) -> ControlFlow<()>,
+        values: Values,
+        visit: impl FnMut(&[u8], RecordRef<'_>) -> ControlFlow<()>,
     ) -> Result<(), Fault> {
         if range.is_empty() {
             return Ok(());
         }
-        let malformed = |e| self.file.malformed(&e);
-        let mut slots = self.slots.range::<[u8], _>(range.bounds());
-        let mut rows = self
-            .current
-            .range::<&[u8]>(range.bounds())
-            .map_err(storage(self.file))?;
-        let mut next_slot = || match order {
-            Order::Ascending => slots.next(),
-            Order::Descending => slots.next_back(),
+        let own = self.slots.range::<[u8], _>(range.bounds());
+        let own: Stream<'_> = match order {
+            Order::Ascending => Box::new(own.filter_map(|(key, slot)| self.own(key, slot))),
+            Order::Descending => Box::new(own.rev().filter_map(|(key, slot)| self.own(key, slot))),
         };
-        let mut next_row = || {
-            let row = match order {
-                Order::Ascending => rows.next(),
-                Order::Descending => rows.next_back(),
-            };
-            row.transpose().map_err(storage(self.file))
-        };
-        let mut slot = next_slot();
-        let mut row = next_row()?;
-        loop {
-            // Which of the two stands first; a slot hides the row of its key.
-            let first = match (&slot, &row) {
-                (None, None) => return Ok(()),
-                (Some(_), None) => std::cmp::Ordering::Less,
-                (None, Some(_)) => std::cmp::Ordering::Greater,
-                (Some((key, _)), Some((row_key, _))) => match order {
-                    Order::Ascending => key[..].cmp(row_key.value()),
-                    Order::Descending => row_key.value().cmp(&key[..]),
-                },
-            };
-            if first.is_le() {
-                if first.is_eq() {
-                    row = next_row()?;
-                }
-                if let Some((key, found)) = slot
-                    && let Some(found) = &found.now
-                    && visit(key, found.record().map_err(malformed)?).is_break()
-                {
-                    return Ok(());
-                }
-                slot = next_slot();
-            } else {
-                if let Some((key, found)) = &row
-                    && visit(key.value(), RecordRef::decode(found.value()).map_err(malformed)?).is_break()
-                {
-                    return Ok(());
-                }
-                row = next_row()?;
+        self.state.scan(range, order, NOW, values, Some(own), visit)
+    }
+
+    /// What the batch itself has made of a key.
+    fn own(&self, key: &Bytes, slot: &Slot) -> Option<Result<(Bytes, Item), Fault>> {
+        let found = if slot.is_draft(self.writer) {
+            let (_, draft) = slot.draft.clone()?;
+            Found {
+                revision: self.revision,
+                meta: draft.as_ref().map(|draft| draft.meta),
+                value: draft.map(|draft| draft.value).unwrap_or_default(),
             }
-        }
+        } else if slot.head != slot.original {
+            let head = slot.head.as_ref()?;
+            Found {
+                revision: head.revision,
+                meta: head.meta,
+                value: slot.value.clone().unwrap_or_default(),
+            }
+        } else {
+            return None;
+        };
+        Some(Ok((key.clone(), Item::Here(found))))
     }
 
     /// Gives the next number of a prefix's sequence.
     pub(super) fn next_number(&mut self, prefix: &Key) -> Result<u64, Fault> {
-        let file = self.file;
         let prefix = Bytes::from(prefix.clone());
         let counter = match self.counters.entry(prefix.clone()) {
             Entry::Occupied(counter) => counter.into_mut(),
             Entry::Vacant(vacant) => {
-                let table = open(file, self.txn, Table::Sequences)?;
-                let row = table.get(&prefix[..]).map_err(storage(file))?;
-                let last = row.map_or(Ok(0), |row| sequences::decode(row.value()));
-                vacant.insert((last.map_err(|e| file.malformed(&e))?, false))
+                let last = self.state.sequence(&prefix)?;
+                vacant.insert((last, last))
             }
         };
-        self.advanced.push((prefix, *counter));
-        let number = counter.0.checked_add(1).ok_or_else(|| {
+        self.advanced.push((prefix, counter.1));
+        counter.1 = counter.1.checked_add(1).ok_or_else(|| {
             Fault::invariant(
                 "a sequence has numbers left",
                 "2^64 numbers were given under one prefix",
             )
         })?;
-        *counter = (number, true);
-        Ok(number)
+        Ok(counter.1)
     }
 
-    /// Begins a transaction. The one before was ended or undone.
-    pub(super) fn begin(&mut self) {
+    /// Begins a transaction, which makes `revision` if it changes anything. The one before was ended or undone.
+    pub(super) fn begin(&mut self, revision: Revision) {
         self.writer += 1;
+        self.revision = revision;
     }
 
-    /// Ends the transaction as `revision`; whether it changed anything.
-    pub(super) fn end(&mut self, revision: Revision) -> Result<bool, Fault> {
+    /// Ends the transaction; whether it changed anything.
+    pub(super) fn end(&mut self) -> Result<bool, Fault> {
         self.advanced.clear();
         if self.touched.is_empty() {
             return Ok(false);
         }
+        let revision = self.revision;
+        let mut changed = false;
         let mut touched = std::mem::take(&mut self.touched);
         touched.sort_unstable();
-        let mut changes = ChangeRows::new(&mut self.changes, revision);
         for key in touched.drain(..) {
             let Some(slot) = self.slots.get_mut(&key) else {
                 return Err(Fault::invariant(
@@ -218,27 +213,37 @@ impl<'t> Batch<'t> {
                     key.escape_ascii().to_string(),
                 ));
             };
-            let before = slot.before.take();
-            let kind = match (&before, &slot.now) {
-                (None, None) => continue,
-                (None, Some(_)) => ChangeKind::Created,
-                (Some(_), None) => ChangeKind::Deleted,
-                (Some(_), Some(now)) => {
-                    let now = now.record().map_err(|e| self.file.malformed(&e))?;
-                    if now.create_revision == revision {
-                        ChangeKind::Created
-                    } else {
-                        ChangeKind::Written
-                    }
-                }
+            let Some((_, draft)) = slot.draft.take() else {
+                continue;
             };
-            slot.dirty = true;
-            changes.push(kind, &key);
-            if let Some(before) = before {
-                self.history.push((history::row_key(&key, revision), before));
-            }
+            let before = slot.head.take();
+            let existed = before.as_ref().is_some_and(|head| head.meta.is_some());
+            let kind = match &draft {
+                None if !existed => {
+                    slot.head = before;
+                    continue;
+                }
+                None => ChangeKind::Deleted,
+                Some(draft) if draft.meta.create_revision == revision => ChangeKind::Created,
+                Some(_) => ChangeKind::Written,
+            };
+            changed = true;
+            let (meta, value) = draft.map_or((None, Bytes::new()), |draft| (Some(draft.meta), draft.value));
+            let head = Head::after(before.as_ref(), revision, meta);
+            let version = Version {
+                kind,
+                meta,
+                link: head.link(before.as_ref()),
+                value: &value,
+            };
+            let row = version.encode();
+            let row_key = version::row_key(revision, &key);
+            let hash = hash_row(&mut self.scratch, Table::Versions, &row_key, &row);
+            self.rows_hash = self.rows_hash.wrapping_add(hash);
+            slot.head = Some(head.clone());
+            slot.value = Some(value);
+            self.additions.versions.push((key, Held { head, row }));
         }
-        let changed = changes.finish();
         self.touched = touched;
         Ok(changed)
     }
@@ -247,167 +252,149 @@ impl<'t> Batch<'t> {
     pub(super) fn undo(&mut self) {
         for key in self.touched.drain(..) {
             if let Some(slot) = self.slots.get_mut(&key) {
-                slot.now = slot.before.take();
-                slot.writer = 0;
+                slot.draft = None;
             }
         }
-        for (prefix, counter) in self.advanced.drain(..).rev() {
-            self.counters.insert(prefix, counter);
+        for (prefix, number) in self.advanced.drain(..).rev() {
+            if let Some(counter) = self.counters.get_mut(&prefix) {
+                counter.1 = number;
+            }
+        }
+    }
+
+    /// The slot of a key, looked up in the state at the first look.
+    fn slot(&mut self, key: &Key) -> Result<&mut Slot, Fault> {
+        match self.slots.entry(Bytes::from(key.clone())) {
+            Entry::Occupied(slot) => Ok(slot.into_mut()),
+            Entry::Vacant(vacant) => {
+                let slot = match self.state.held(key.as_bytes(), NOW) {
+                    Some(held) => {
+                        let found = held.found().map_err(|e| self.state.base.file().malformed(&e))?;
+                        Slot::standing(Some(held.head), Some(found.value))
+                    }
+                    None => Slot::standing(self.state.base.head(key.as_bytes())?, None),
+                };
+                Ok(vacant.insert(slot))
+            }
         }
     }
 
     // What a session does.
 
     /// A remembered answer.
-    pub(super) fn answer(&self, id: SessionId, sequence: Sequence) -> Result<Option<Vec<u8>>, Fault> {
-        if let Some(answer) = self.answers.get(&(id, sequence)) {
-            return Ok(Some(answer.clone()));
+    pub(super) fn answer(&self, id: SessionId, sequence: Sequence) -> Result<Option<Bytes>, Fault> {
+        match self.additions.answers.get(&(id, sequence)) {
+            Some(answer) => Ok(answer.clone()),
+            None => self.state.answer(id, sequence),
         }
-        let table = open(self.file, self.txn, Table::Answers)?;
+    }
+
+    /// Remembers an answer; the hash of its row.
+    pub(super) fn remember(&mut self, id: SessionId, sequence: Sequence, answer: Vec<u8>) -> u128 {
         let key = answer_key(id, sequence);
-        let row = table.get(&key[..]).map_err(storage(self.file))?;
-        Ok(row.map(|row| row.value().to_vec()))
+        let hash = hash_row(&mut self.scratch, Table::Answers, &key, &answer);
+        self.rows_hash = self.rows_hash.wrapping_add(hash);
+        self.additions.answers.insert((id, sequence), Some(answer.into()));
+        hash
     }
 
-    pub(super) fn remember(&mut self, id: SessionId, sequence: Sequence, answer: Vec<u8>) {
-        self.answers.insert((id, sequence), answer);
-    }
-
-    pub(super) fn forget(&mut self, id: SessionId, sequences: impl IntoIterator<Item = Sequence>) {
-        for sequence in sequences {
-            // An answer that came and went within the batch never reaches the table.
-            if self.answers.remove(&(id, sequence)).is_none() {
-                self.forgotten.insert((id, sequence));
+    pub(super) fn forget(&mut self, id: SessionId, forgotten: Forgotten) {
+        for (sequence, hash) in forgotten {
+            self.rows_hash = self.rows_hash.wrapping_sub(hash);
+            // An answer that came and went within the batch never reaches the layer.
+            match self.additions.answers.entry((id, sequence)) {
+                Entry::Occupied(known) if known.get().is_some() => {
+                    known.remove();
+                }
+                Entry::Occupied(_) => {}
+                Entry::Vacant(vacant) => {
+                    vacant.insert(None);
+                }
             }
         }
     }
 
-    /// The session's row will be written or removed.
-    pub(super) fn session_changed(&mut self, id: SessionId) {
-        self.sessions.insert(id);
+    /// A session that was there before has ended: the hash of its row.
+    pub(super) fn session_ended(&mut self, hash: u128) {
+        self.rows_hash = self.rows_hash.wrapping_sub(hash);
     }
 
     // The end.
 
-    /// Writes everything to the tables; the new sum of the rows' hashes.
-    pub(super) fn flush(mut self, sessions: &Sessions, rows_hash: u128) -> Result<u128, Fault> {
-        let (file, txn) = (self.file, self.txn);
-        let mut writer = Writer {
-            file,
-            rows_hash,
-            scratch: Vec::new(),
+    /// What the batch adds to the newest layer, and the new sum of the rows' hashes.
+    pub(super) fn finish(mut self, sessions: &mut Sessions) -> (Additions, u128) {
+        let (mut sum, scratch) = (self.rows_hash, &mut self.scratch);
+        let mut count = |table, key: &[u8], old: Option<&[u8]>, new: Option<&[u8]>| {
+            if let Some(old) = old {
+                sum = sum.wrapping_sub(hash_row(scratch, table, key, old));
+            }
+            if let Some(new) = new {
+                sum = sum.wrapping_add(hash_row(scratch, table, key, new));
+            }
         };
         for (key, slot) in &self.slots {
-            if slot.dirty {
-                let now = slot.now.as_ref().map(RecordRow::bytes);
-                writer.set(Table::Current, &mut self.current, key, now)?;
+            if slot.head == slot.original {
+                continue;
             }
-        }
-        if !self.history.is_empty() {
-            // Keys are distinct: a key ends at most one record in a revision.
-            self.history.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-            let mut table = open(file, txn, Table::History)?;
-            for (key, row) in &self.history {
-                writer.set(Table::History, &mut table, key, Some(row.bytes()))?;
-            }
-        }
-        if !self.changes.is_empty() {
-            let mut table = open(file, txn, Table::Changes)?;
-            for (key, value) in &self.changes {
-                writer.set(Table::Changes, &mut table, key, Some(value))?;
-            }
-        }
-        if self.counters.values().any(|(_, given)| *given) {
-            let mut table = open(file, txn, Table::Sequences)?;
-            for (prefix, (number, given)) in &self.counters {
-                if *given {
-                    let row = sequences::encode(*number);
-                    writer.set(Table::Sequences, &mut table, prefix, Some(&row))?;
+            for (head, is_new) in [(&slot.original, false), (&slot.head, true)] {
+                if let Some(head) = head {
+                    let table = if head.meta.is_some() {
+                        Table::Current
+                    } else {
+                        Table::Deleted
+                    };
+                    let row = head.encode();
+                    let row = Some(&row[..]);
+                    if is_new {
+                        count(table, key, None, row);
+                    } else {
+                        count(table, key, row, None);
+                    }
                 }
             }
         }
-        if !self.sessions.is_empty() {
-            let mut table = open(file, txn, Table::Sessions)?;
-            for id in &self.sessions {
-                let row = sessions.get(*id).map(|session| session.encode());
-                writer.set(Table::Sessions, &mut table, &session_key(*id), row.as_deref())?;
+        for (prefix, (original, now)) in self.counters {
+            if original != now {
+                let (old, new) = (sequences::encode(original), sequences::encode(now));
+                // The row of a sequence that gave no number is not there.
+                let old = (original > 0).then_some(&old[..]);
+                count(Table::Sequences, &prefix, old, Some(&new));
+                self.additions.sequences.push((prefix, now));
             }
         }
-        if !self.answers.is_empty() || !self.forgotten.is_empty() {
-            let mut table = open(file, txn, Table::Answers)?;
-            for (id, sequence) in &self.forgotten {
-                writer.set(Table::Answers, &mut table, &answer_key(*id, *sequence), None)?;
-            }
-            for ((id, sequence), answer) in &self.answers {
-                writer.set(
-                    Table::Answers,
-                    &mut table,
-                    &answer_key(*id, *sequence),
-                    Some(answer),
-                )?;
-            }
+        for id in sessions.take_changed() {
+            let row = sessions.get_mut(id).map(|session| {
+                let row = session.encode();
+                let hash = hash_row(&mut self.scratch, Table::Sessions, &session_key(id), &row);
+                let before = std::mem::replace(&mut session.row_hash, hash);
+                sum = sum.wrapping_add(hash).wrapping_sub(before);
+                row
+            });
+            self.additions.sessions.push((id, row));
         }
-        Ok(writer.rows_hash)
+        (self.additions, sum)
     }
 }
 
-/// Writes rows and keeps the sum of their hashes: what leaves a table is subtracted as it was found there.
-struct Writer<'t> {
-    file: &'t StateFile,
-    rows_hash: u128,
-    scratch: Vec<u8>,
-}
-
-impl Writer<'_> {
-    fn set(
-        &mut self,
-        table: Table,
-        rows: &mut Rows<'_>,
-        key: &[u8],
-        value: Option<&[u8]>,
-    ) -> Result<(), Fault> {
-        let old = match value {
-            Some(value) => {
-                let hash = hash_row(&mut self.scratch, table, key, value);
-                self.rows_hash = self.rows_hash.wrapping_add(hash);
-                rows.insert(key, value)
-            }
-            None => rows.remove(key),
-        };
-        if let Some(old) = old.map_err(storage(self.file))? {
-            let hash = hash_row(&mut self.scratch, table, key, old.value());
-            self.rows_hash = self.rows_hash.wrapping_sub(hash);
+impl Slot {
+    fn standing(head: Option<Head>, value: Option<Bytes>) -> Self {
+        Self {
+            original: head.clone(),
+            head,
+            value,
+            draft: None,
         }
-        Ok(())
     }
-}
 
-fn open<'t>(file: &StateFile, txn: &'t WriteTransaction, table: Table) -> Result<Rows<'t>, Fault> {
-    txn.open_table(table.definition())
-        .map_err(step(file, "opening a table of"))
-}
+    /// Whether the transaction under way has written the key.
+    fn is_draft(&self, writer: u64) -> bool {
+        self.draft.as_ref().is_some_and(|(by, _)| *by == writer)
+    }
 
-/// The slot of a key, read from the table at the first look.
-fn load<'s>(
-    file: &StateFile,
-    current: &Rows<'_>,
-    slots: &'s mut BTreeMap<Bytes, Slot>,
-    key: Bytes,
-) -> Result<&'s mut Slot, Fault> {
-    match slots.entry(key) {
-        Entry::Occupied(slot) => Ok(slot.into_mut()),
-        Entry::Vacant(vacant) => {
-            let row = current.get(&vacant.key()[..]).map_err(storage(file))?;
-            let now = row
-                .map(|row| RecordRow::read(row.value()))
-                .transpose()
-                .map_err(|e| file.malformed(&e))?;
-            Ok(vacant.insert(Slot {
-                now,
-                before: None,
-                writer: 0,
-                dirty: false,
-            }))
+    fn meta(&self, writer: u64) -> Option<Meta> {
+        match &self.draft {
+            Some((by, draft)) if *by == writer => draft.as_ref().map(|draft| draft.meta),
+            _ => self.head.as_ref()?.meta,
         }
     }
 }

@@ -11,10 +11,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 use redb::{Database, Durability, ReadableDatabase, WriteTransaction};
 
 use super::backend::{Backend, Retire};
+use super::base::Base;
 use super::error::{StateFile, step};
+use super::layered::Layered;
 use super::settings::{MachineSettings, ReplicatedLimits};
 use super::system::{self, Membership, Standing};
 use super::tables::{SYSTEM, Table};
+use super::wire::hash_row;
 use super::{MachineOpenError, sessions};
 use crate::env::Disk;
 use crate::fault::Fault;
@@ -37,26 +40,36 @@ pub(super) struct OpenState {
     pub(super) read_bytes_max: u64,
 }
 
-/// The state file that is open now. The lock is held for the few lines that clone or replace the `Arc`.
+/// What readers pin: the state at one moment.
+#[derive(Debug)]
+pub(super) struct Published {
+    pub(super) state: Layered,
+    pub(super) standing: Standing,
+    pub(super) limits: ReplicatedLimits,
+}
+
+/// The state that was published last. The lock is held for the few lines that clone or replace the `Arc`.
 #[derive(Clone, Debug)]
-pub(super) struct Shared(Arc<RwLock<Arc<OpenState>>>);
+pub(super) struct Shared(Arc<RwLock<Arc<Published>>>);
 
 impl Shared {
-    pub(super) fn new(state: Arc<OpenState>) -> Self {
-        Self(Arc::new(RwLock::new(state)))
+    pub(super) fn new(published: Published) -> Self {
+        Self(Arc::new(RwLock::new(Arc::new(published))))
     }
 
-    pub(super) fn get(&self) -> Arc<OpenState> {
+    pub(super) fn get(&self) -> Arc<Published> {
         // A panic cannot leave the Arc half replaced.
-        let state = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(&state)
+        let published = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&published)
     }
 
-    pub(super) fn replace(&self, state: Arc<OpenState>) {
+    pub(super) fn publish(&self, published: Published) {
+        let published = Arc::new(published);
         let mut place = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let replaced = std::mem::replace(&mut *place, state);
+        let replaced = std::mem::replace(&mut *place, published);
         drop(place);
-        replaced.retire.retire();
+        // Outside of the lock: it may be the last that holds a layer, or a file.
+        drop(replaced);
     }
 }
 
@@ -227,7 +240,7 @@ pub(super) fn remove_unfinished(disk: &dyn Disk, dir: &Path) -> Result<(), Machi
 /// Everything that the machine keeps in memory of a state file.
 #[derive(Debug)]
 pub(super) struct Loaded {
-    pub(super) state: Arc<OpenState>,
+    pub(super) base: Base,
     pub(super) system: system::System,
     pub(super) sessions: sessions::Sessions,
 }
@@ -272,17 +285,18 @@ pub(super) fn load(
     }
     let system = system::System::read(file, &table)?;
     let mut all = sessions::Sessions::default();
+    let mut scratch = Vec::new();
     for_each_row(file, &txn, Table::Sessions, |key, value| {
-        all.restore(
-            sessions::read_session_key(key)?,
-            sessions::Session::decode(value)?,
-        );
+        let mut session = sessions::Session::decode(value)?;
+        session.row_hash = hash_row(&mut scratch, Table::Sessions, key, value);
+        all.restore(sessions::read_session_key(key)?, session);
         Ok(())
     })?;
     let mut orphan = false;
-    for_each_row(file, &txn, Table::Answers, |key, _| {
+    for_each_row(file, &txn, Table::Answers, |key, value| {
         let (id, sequence) = sessions::read_answer_key(key)?;
-        orphan |= !all.restore_answer(id, sequence);
+        let hash = hash_row(&mut scratch, Table::Answers, key, value);
+        orphan |= !all.restore_answer(id, sequence, hash);
         Ok(())
     })?;
     if orphan {
@@ -290,7 +304,7 @@ pub(super) fn load(
     }
     drop(txn);
     Ok(Loaded {
-        state: Arc::new(state),
+        base: Base::pin(Arc::new(state))?,
         system,
         sessions: all,
     })

@@ -4,10 +4,14 @@
 
 use std::ops::ControlFlow;
 
-use super::batch::Batch;
-use super::current::{RecordRef, RecordRow};
+use bytes::Bytes;
+
+use super::batch::{Batch, Draft};
+use super::head::Meta;
+use super::layered::Values;
 use super::range::Gathered;
 use super::settings::ReplicatedLimits;
+use super::version::RecordRef;
 use crate::fault::Fault;
 use crate::model::{
     Condition, FailedCondition, Found, Key, KeyRange, KeyTest, LeaseChange, LeaseId, LogIndex, Op, OpResult,
@@ -28,7 +32,7 @@ pub(super) fn execute(
     log_index: LogIndex,
     limits: &ReplicatedLimits,
 ) -> Result<Result<TxnResponse, TxnRefused>, Fault> {
-    batch.begin();
+    batch.begin(revision.next());
     let mut failed = Vec::new();
     let succeeded = txn.guard.evaluate(|index, condition| {
         let found = check(batch, condition)?;
@@ -62,7 +66,7 @@ pub(super) fn execute(
             }
         }
     }
-    let changed = batch.end(revision.next())?;
+    let changed = batch.end()?;
     Ok(Ok(TxnResponse {
         revision: if changed { revision.next() } else { revision },
         log_index,
@@ -76,7 +80,7 @@ pub(super) fn execute(
 fn check(batch: &mut Batch<'_>, condition: &Condition) -> Result<Option<Found>, Fault> {
     match condition {
         Condition::Key { key, test } => {
-            let record = batch.get(key)?;
+            let record = batch.get(key, values_for(test))?;
             Ok(if passes(record, test) {
                 None
             } else {
@@ -91,7 +95,7 @@ fn check_range(batch: &Batch<'_>, range: &KeyRange, test: &RangeTest) -> Result<
     match test {
         RangeTest::Any(test) => {
             let mut any = false;
-            batch.scan(range, Order::Ascending, |_, record| {
+            batch.scan(range, Order::Ascending, values_for(test), |_, record| {
                 any = passes(Some(record), test);
                 if any {
                     ControlFlow::Break(())
@@ -103,7 +107,7 @@ fn check_range(batch: &Batch<'_>, range: &KeyRange, test: &RangeTest) -> Result<
         }
         RangeTest::All(test) => {
             let mut spoiler = None;
-            batch.scan(range, Order::Ascending, |key, record| {
+            batch.scan(range, Order::Ascending, values_for(test), |key, record| {
                 if passes(Some(record), test) {
                     return ControlFlow::Continue(());
                 }
@@ -124,7 +128,7 @@ fn check_range(batch: &Batch<'_>, range: &KeyRange, test: &RangeTest) -> Result<
             // One more than the operand decides each comparison.
             let enough = operand.saturating_add(1);
             let mut count = 0u64;
-            batch.scan(range, Order::Ascending, |_, _| {
+            batch.scan(range, Order::Ascending, Values::Skip, |_, _| {
                 count += 1;
                 if count >= enough {
                     ControlFlow::Break(())
@@ -141,6 +145,18 @@ fn check_range(batch: &Batch<'_>, range: &KeyRange, test: &RangeTest) -> Result<
     }
 }
 
+/// A test reads a value only if it is about one.
+fn values_for(test: &KeyTest) -> Values {
+    match test {
+        KeyTest::Value(..) => Values::Read,
+        KeyTest::Version(..)
+        | KeyTest::CreateRevision(..)
+        | KeyTest::ModRevision(..)
+        | KeyTest::Lease(..)
+        | KeyTest::Exists(_) => Values::Skip,
+    }
+}
+
 /// Whether a key's record, or its absence, passes a test.
 fn passes(record: Option<RecordRef<'_>>, test: &KeyTest) -> bool {
     match test {
@@ -148,12 +164,12 @@ fn passes(record: Option<RecordRef<'_>>, test: &KeyTest) -> bool {
             Some(record) => compare.holds(record.value, &value[..]),
             None => *compare == crate::model::Compare::NotEqual,
         },
-        KeyTest::Version(compare, version) => compare.holds(&record.map_or(0, |r| r.version), version),
+        KeyTest::Version(compare, version) => compare.holds(&record.map_or(0, |r| r.meta.version), version),
         KeyTest::CreateRevision(compare, revision) => {
-            compare.holds(&record.map(|r| r.create_revision), revision)
+            compare.holds(&record.map(|r| r.meta.create_revision), revision)
         }
         KeyTest::ModRevision(compare, revision) => compare.holds(&record.map(|r| r.mod_revision), revision),
-        KeyTest::Lease(compare, lease) => compare.holds(&record.and_then(|r| r.lease), lease),
+        KeyTest::Lease(compare, lease) => compare.holds(&record.and_then(|r| r.meta.lease), lease),
         KeyTest::Exists(exists) => record.is_some() == *exists,
     }
 }
@@ -171,8 +187,8 @@ fn found(record: RecordRef<'_>, test: &KeyTest) -> Found {
 }
 
 /// A branch being run.
-struct Run<'b, 't> {
-    batch: &'b mut Batch<'t>,
+struct Run<'b, 's> {
+    batch: &'b mut Batch<'s>,
     /// The revision that the transaction makes if it changes anything.
     revision: Revision,
     bytes_left: u64,
@@ -189,7 +205,7 @@ impl Run<'_, '_> {
                 lease,
             } => self.put(op, key, value, *mode, *lease),
             Op::Delete { key } => {
-                let existed = self.batch.get(key)?.is_some();
+                let existed = self.batch.get(key, Values::Skip)?.is_some();
                 if existed {
                     self.batch.set(key, None)?;
                 }
@@ -199,14 +215,16 @@ impl Run<'_, '_> {
             }
             Op::DeleteRange { range, limit } => self.delete_range(op, range, *limit),
             Op::Get { key } => {
-                let record = self.batch.get(key)?.map(|record| record.to_record(true));
+                let record = self.batch.get(key, Values::Read)?;
+                let record = record.map(|record| record.to_record(true));
                 let bytes = record.as_ref().map_or(0, |r| key.len() + r.value.len());
                 Ok(self.spend(op, bytes as u64).map(|()| OpResult::Get(record)))
             }
             Op::Range(read) => {
                 let budget = self.bytes_left;
                 let mut gathered = Gathered::new(read, u64::MAX);
-                self.batch.scan(&read.range, read.order, |key, record| {
+                let values = Gathered::values(read);
+                self.batch.scan(&read.range, read.order, values, |key, record| {
                     let flow = gathered.visit(key, record);
                     if gathered.bytes > budget {
                         ControlFlow::Break(())
@@ -254,7 +272,7 @@ impl Run<'_, '_> {
         &mut self,
         op: u32,
         key: &Key,
-        value: &[u8],
+        value: &Bytes,
         mode: PutMode,
         lease: LeaseChange,
     ) -> Result<Ran, Fault> {
@@ -262,25 +280,25 @@ impl Run<'_, '_> {
             // No lease exists yet: none can be granted in this release.
             return Ok(Err(TxnRefused::NoSuchLease { op, lease }));
         }
-        let old = self.batch.get(key)?;
+        let old = self.batch.get(key, Values::Skip)?;
         if old.is_some() && mode == PutMode::OnlyIfAbsent {
             let key = key.clone();
             return Ok(Err(TxnRefused::KeyExists { op, key }));
         }
         let existed = old.is_some();
         let lease = match lease {
-            LeaseChange::Keep => old.and_then(|old| old.lease),
+            LeaseChange::Keep => old.and_then(|old| old.meta.lease),
             LeaseChange::Detach | LeaseChange::Attach(_) => None,
         };
-        let row = written(old, self.revision, lease, value);
-        self.batch.set(key, Some(row))?;
+        let draft = written(old, self.revision, lease, value.clone());
+        self.batch.set(key, Some(draft))?;
         Ok(Ok(OpResult::Put { existed }))
     }
 
     fn delete_range(&mut self, op: u32, range: &KeyRange, limit: u32) -> Result<Ran, Fault> {
         let mut keys = Vec::new();
         let mut over = false;
-        self.batch.scan(range, Order::Ascending, |key, _| {
+        self.batch.scan(range, Order::Ascending, Values::Skip, |key, _| {
             over = keys.len() as u64 >= u64::from(limit);
             if over {
                 return ControlFlow::Break(());
@@ -310,7 +328,7 @@ impl Run<'_, '_> {
         key: &Key,
         change: impl FnOnce(Option<i64>) -> Result<Option<i64>, TxnRefused>,
     ) -> Result<Ran, Fault> {
-        let old = self.batch.get(key)?;
+        let old = self.batch.get(key, Values::Read)?;
         let found = match old {
             None => None,
             Some(record) => match <[u8; 8]>::try_from(record.value) {
@@ -326,13 +344,10 @@ impl Run<'_, '_> {
             Ok(Some(number)) => number,
             Ok(None) => return Ok(Ok(OpResult::Number(found.unwrap_or(0)))),
         };
-        let row = written(
-            old,
-            self.revision,
-            old.and_then(|old| old.lease),
-            &number.to_be_bytes(),
-        );
-        self.batch.set(key, Some(row))?;
+        let lease = old.and_then(|old| old.meta.lease);
+        let value = Bytes::copy_from_slice(&number.to_be_bytes());
+        let draft = written(old, self.revision, lease, value);
+        self.batch.set(key, Some(draft))?;
         Ok(Ok(OpResult::Number(number)))
     }
 
@@ -353,23 +368,19 @@ impl Run<'_, '_> {
 }
 
 /// The record that a write at `revision` makes of what the key held.
-fn written(
-    old: Option<RecordRef<'_>>,
-    revision: Revision,
-    lease: Option<LeaseId>,
-    value: &[u8],
-) -> RecordRow {
+fn written(old: Option<RecordRef<'_>>, revision: Revision, lease: Option<LeaseId>, value: Bytes) -> Draft {
     let (create_revision, version) = match old {
         None => (revision, 1),
         // Written before by the same transaction: one revision is one version.
-        Some(old) if old.mod_revision == revision => (old.create_revision, old.version),
-        Some(old) => (old.create_revision, old.version.saturating_add(1)),
+        Some(old) if old.mod_revision == revision => (old.meta.create_revision, old.meta.version),
+        Some(old) => (old.meta.create_revision, old.meta.version.saturating_add(1)),
     };
-    RecordRow::encode(RecordRef {
-        create_revision,
-        mod_revision: revision,
-        version,
-        lease,
+    Draft {
+        meta: Meta {
+            create_revision,
+            version,
+            lease,
+        },
         value,
-    })
+    }
 }

@@ -1,31 +1,37 @@
-//! The state machine: applies committed entries to one redb file, many entries in one transaction.
+//! The state machine: applies committed entries, and keeps their state in one redb file.
 //!
 //! Called by `raft` with entries in log order; read by whoever holds a [`Reader`]. Knows no clock, no network
 //! and no task: time comes inside the entries, and all methods block, so that an owner thread runs them.
 //!
+//! What entries change gathers in memory, in layers, and goes to the file in checkpoints, many entries in one
+//! durable transaction; readers see the file under the layers.
+//!
 //! Always:
 //! - the same entries make the same state, the same answers and the same hash on every node, however they are
-//!   cut into calls of [`Machine::apply`];
+//!   cut into calls of [`Machine::apply`] and whenever checkpoints are made;
 //! - one transaction that changes something is one revision; none is skipped; a refused one changes nothing;
-//! - what `apply` committed is visible to readers when it returns, and durable after [`Machine::make_durable`];
-//!   after a crash the state is that after some whole call, with its position inside, and the log replays the
+//! - what `apply` did is visible to readers when it returns, and durable after the next checkpoint; after a
+//!   crash the state is that of the last whole checkpoint, with its position inside, and the log replays the
 //!   rest;
 //! - a write that a session retries is answered as the first time, and never executed again;
 //! - the state file's name stands for a whole state file, or for none;
 //! - after a fault the machine does nothing any more but answer that fault.
 //!
-//! Where to start: `execute` runs a transaction on a `batch`, which is what one `apply` has changed so far;
-//! `tables` lists the tables, and each has a file that specifies its rows; `read` and `past` answer readers.
+//! Where to start: `execute` runs a transaction on a `batch`, which is what one `apply` has changed so far, and
+//! which becomes part of a `layer`; `layered` is the state that stands, layers over the `base`, which is the
+//! file; `checkpoint` brings the one into the other; `tables` lists the tables, and each has a file that
+//! specifies its rows; `read` answers readers.
 
 mod backend;
+mod base;
 mod batch;
-mod changes;
-mod current;
+mod checkpoint;
 mod database;
 mod error;
 mod execute;
-mod history;
-mod past;
+mod head;
+mod layer;
+mod layered;
 mod range;
 mod read;
 mod sequences;
@@ -36,6 +42,8 @@ mod system;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod verify;
+mod version;
 mod wire;
 
 use std::io;
@@ -43,11 +51,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use redb::Durability;
 
 use self::batch::Batch;
-use self::database::{FILE_NAME, Loaded, OpenState, Shared};
-use self::error::StateFile;
+pub use self::checkpoint::{Checkpoint, CheckpointEnd};
+use self::database::{FILE_NAME, Loaded, Published, Shared};
+use self::layered::Layered;
 pub use self::read::{Pinned, ReadRefused, Reader, View};
 use self::sessions::Sessions;
 pub use self::settings::{MachineSettings, ReplicatedLimits};
@@ -198,7 +206,7 @@ impl From<MachineOpenError> for Fault {
 
 /// The state machine: the one owner of all writing to the state file. All methods block.
 ///
-/// Dropping it is as a crash of the process: what was not made durable may be lost, and the log replays it.
+/// Dropping it is as a crash of the process: what no checkpoint has written is lost, and the log replays it.
 /// An orderly end calls [`make_durable`](Self::make_durable) first.
 #[derive(Debug)]
 pub struct Machine {
@@ -206,13 +214,11 @@ pub struct Machine {
     dir: PathBuf,
     settings: MachineSettings,
     shared: Shared,
-    state: Arc<OpenState>,
+    state: Layered,
     system: System,
     sessions: Sessions,
     applied: Applied,
-    durable: Option<LogPosition>,
-    bytes_since_durable: u64,
-    entries_since_durable: u64,
+    entries_since_checkpoint: u64,
     /// The fault that ended this machine.
     poison: Option<Fault>,
 }
@@ -260,14 +266,19 @@ impl Machine {
             }
         }
         let Loaded {
-            state,
+            base,
             system,
             sessions,
         } = database::load(&disk, dir, &settings)?;
         if mode == OpenMode::Create && system.standing.position.is_some() {
             return Err(MachineOpenError::Exists { path });
         }
-        let shared = Shared::new(Arc::clone(&state));
+        let state = Layered::of(Arc::new(base));
+        let shared = Shared::new(Published {
+            state: state.clone(),
+            standing: system.standing,
+            limits: system.limits,
+        });
         let machine = Machine {
             disk,
             dir: dir.to_owned(),
@@ -275,11 +286,9 @@ impl Machine {
             shared: shared.clone(),
             state,
             applied: applied(&system),
-            durable: system.standing.position,
             system,
             sessions,
-            bytes_since_durable: 0,
-            entries_since_durable: 0,
+            entries_since_checkpoint: 0,
             poison: None,
         };
         Ok((machine, Reader::new(shared)))
@@ -297,24 +306,29 @@ impl Machine {
 
     /// The last entry whose effects survive a loss of power. The log may be purged up to here and no further.
     pub fn durable(&self) -> Option<LogPosition> {
-        self.durable
+        self.state.base.standing.position
     }
 
-    /// How many bytes of entries were applied since the state was last made durable.
-    pub fn bytes_since_durable(&self) -> u64 {
-        self.bytes_since_durable
+    /// How many bytes of memory hold what was applied since the last checkpoint began, near enough.
+    pub fn bytes_since_checkpoint(&self) -> u64 {
+        self.state.active.bytes()
     }
 
-    /// How many entries were applied since the state was last made durable.
-    pub fn entries_since_durable(&self) -> u64 {
-        self.entries_since_durable
+    /// How many entries were applied since the last checkpoint began.
+    pub fn entries_since_checkpoint(&self) -> u64 {
+        self.entries_since_checkpoint
     }
 
-    /// Applies entries, which follow the last one applied, in one transaction of the file. That none is left
-    /// out is the promise of whoever reads them from the log.
+    /// Whether a checkpoint has begun and not ended.
+    pub fn checkpoint_under_way(&self) -> bool {
+        self.state.frozen.is_some()
+    }
+
+    /// Applies entries, which follow the last one applied, together. That none is left out is the promise of
+    /// whoever reads them from the log. Reads the file where it must, and never writes to it.
     ///
-    /// Readers see the result when this returns; it is durable after the next [`make_durable`](Self::make_durable).
-    /// An entry that cannot be decoded was committed by a broken or a newer release: that is a fault and not a
+    /// Readers see the result when this returns, all of it at once; the next checkpoint makes it durable. An
+    /// entry that cannot be decoded was committed by a broken or a newer release: that is a fault and not a
     /// refusal, nothing of the call is kept, and the node stops.
     pub fn apply(&mut self, entries: Vec<Entry>) -> Result<Vec<EntryOutcome>, Fault> {
         self.healthy()?;
@@ -322,19 +336,59 @@ impl Machine {
         self.remember_fault(outcomes)
     }
 
-    /// Makes everything applied so far durable.
-    pub fn make_durable(&mut self) -> Result<(), Fault> {
+    /// Begins a checkpoint of everything applied so far: [`Checkpoint::write`] may run on any thread while entries
+    /// are applied, and [`end_checkpoint`](Self::end_checkpoint) takes its end. `None` if there is nothing to
+    /// write, or another is under way.
+    pub fn begin_checkpoint(&mut self) -> Option<Checkpoint> {
+        if self.poison.is_some()
+            || self.checkpoint_under_way()
+            || self.durable() == self.system.standing.position
+        {
+            return None;
+        }
+        let layer = std::mem::take(&mut self.state.active);
+        self.state.frozen = Some(Arc::clone(&layer));
+        self.entries_since_checkpoint = 0;
+        self.publish();
+        Some(Checkpoint {
+            state: Arc::clone(&self.state.base.state),
+            layer,
+            standing: self.system.standing,
+            membership: self.system.membership.clone(),
+        })
+    }
+
+    /// Takes the end of a checkpoint. One of a state that a snapshot has replaced meanwhile does not matter, nor
+    /// how it ended.
+    pub fn end_checkpoint(&mut self, end: CheckpointEnd) -> Result<(), Fault> {
         self.healthy()?;
-        if self.entries_since_durable == 0 && self.durable == self.applied.position {
+        if !Arc::ptr_eq(&end.state, &self.state.base.state) {
             return Ok(());
         }
-        let committed = self
-            .state
-            .begin_write(Durability::Immediate)
-            .and_then(|txn| self.state.commit(txn));
-        self.remember_fault(committed)?;
-        self.now_durable();
+        let base = self.remember_fault(end.result)?;
+        self.state.base = Arc::new(base);
+        self.state.frozen = None;
+        self.publish();
         Ok(())
+    }
+
+    /// Makes everything applied so far durable, by a checkpoint here and now. Not while another is under way.
+    pub fn make_durable(&mut self) -> Result<(), Fault> {
+        self.healthy()?;
+        if self.checkpoint_under_way() {
+            return Err(Fault::invariant("one checkpoint at a time", "one is under way"));
+        }
+        match self.begin_checkpoint() {
+            Some(checkpoint) => self.end_checkpoint(checkpoint.write()),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads the whole state, what is in memory included, and computes its hash anew: corruption if it is not
+    /// the one that was kept.
+    pub fn verify_hash(&self) -> Result<StateHash, Fault> {
+        verify::layered(&self.state, self.system.standing.rows_hash)?;
+        Ok(self.applied.state_hash)
     }
 
     /// Replaces the state by a received snapshot. Durable when this returns; readers see the new state then, and
@@ -369,40 +423,34 @@ impl Machine {
         result
     }
 
-    fn now_durable(&mut self) {
-        self.durable = self.applied.position;
-        self.bytes_since_durable = 0;
-        self.entries_since_durable = 0;
+    fn publish(&self) {
+        self.shared.publish(Published {
+            state: self.state.clone(),
+            standing: self.system.standing,
+            limits: self.system.limits,
+        });
     }
 
     fn apply_all(&mut self, entries: Vec<Entry>) -> Result<Vec<EntryOutcome>, Fault> {
         if entries.is_empty() {
             return Ok(Vec::new());
         }
-        let (mut bytes, count) = (0u64, entries.len() as u64);
-        let state = Arc::clone(&self.state);
-        let txn = state.begin_write(Durability::None)?;
+        let count = entries.len() as u64;
+        let mut apply = Apply {
+            batch: Batch::new(&self.state, self.system.standing.rows_hash),
+            system: &mut self.system,
+            sessions: &mut self.sessions,
+        };
         let mut outcomes = Vec::with_capacity(entries.len());
-        {
-            let mut apply = Apply {
-                batch: Batch::new(&state.file, &txn)?,
-                system: &mut self.system,
-                sessions: &mut self.sessions,
-                membership_changed: false,
-            };
-            for entry in entries {
-                bytes += match &entry.payload {
-                    Payload::Blank => 0,
-                    Payload::Proposal(bytes) | Payload::Membership(bytes) => bytes.len() as u64,
-                };
-                outcomes.push(apply.entry(entry)?);
-            }
-            apply.finish(&state.file, &txn)?;
+        for entry in entries {
+            outcomes.push(apply.entry(entry)?);
         }
-        state.commit(txn)?;
+        let (additions, rows_hash) = apply.batch.finish(apply.sessions);
+        self.system.standing.rows_hash = rows_hash;
+        self.state.active.add(additions);
         self.applied = applied(&self.system);
-        self.bytes_since_durable = self.bytes_since_durable.saturating_add(bytes);
-        self.entries_since_durable = self.entries_since_durable.saturating_add(count);
+        self.entries_since_checkpoint = self.entries_since_checkpoint.saturating_add(count);
+        self.publish();
         Ok(outcomes)
     }
 
@@ -423,7 +471,7 @@ impl Machine {
             .sync_dir(&self.dir)
             .map_err(|e| Fault::disk("syncing", self.dir.display(), e))?;
         let Loaded {
-            state,
+            base,
             system,
             sessions,
         } = database::load(&self.disk, &self.dir, &self.settings)?;
@@ -436,9 +484,11 @@ impl Machine {
                 format!("{:?} and {:?}", self.applied, meta),
             ));
         }
-        self.state = Arc::clone(&state);
-        self.shared.replace(state);
-        self.now_durable();
+        // A checkpoint of the old file that is under way fails from here on, which does not matter.
+        self.state.base.state.retire.retire();
+        self.state = Layered::of(Arc::new(base));
+        self.entries_since_checkpoint = 0;
+        self.publish();
         Ok(())
     }
 }
@@ -448,7 +498,7 @@ impl Drop for Machine {
     /// brings about when another machine may have opened the file. What was not made durable is replayed from
     /// the log.
     fn drop(&mut self) {
-        self.state.retire.retire();
+        self.state.base.state.retire.retire();
     }
 }
 
@@ -463,26 +513,13 @@ fn applied(system: &System) -> Applied {
 }
 
 /// One call of [`Machine::apply`] under way.
-struct Apply<'a, 't> {
-    batch: Batch<'t>,
+struct Apply<'a, 's> {
+    batch: Batch<'s>,
     system: &'a mut System,
     sessions: &'a mut Sessions,
-    membership_changed: bool,
 }
 
 impl Apply<'_, '_> {
-    fn finish(self, file: &StateFile, txn: &redb::WriteTransaction) -> Result<(), Fault> {
-        let standing = &mut self.system.standing;
-        standing.rows_hash = self.batch.flush(self.sessions, standing.rows_hash)?;
-        let membership = self.system.membership.as_ref();
-        database::write_standing(
-            file,
-            txn,
-            standing,
-            membership.filter(|_| self.membership_changed),
-        )
-    }
-
     fn entry(&mut self, entry: Entry) -> Result<EntryOutcome, Fault> {
         let last = self.system.standing.position;
         if last.is_some_and(|last| entry.position.index <= last.index || entry.position < last) {
@@ -495,7 +532,6 @@ impl Apply<'_, '_> {
             Payload::Blank => EntryOutcome::Blank,
             Payload::Membership(bytes) => {
                 self.system.membership = Some((entry.position, bytes));
-                self.membership_changed = true;
                 EntryOutcome::Membership
             }
             Payload::Proposal(bytes) => {
@@ -560,10 +596,9 @@ impl Apply<'_, '_> {
         let Some((found, forgotten)) = self.sessions.touch(id, session.answered_below, now) else {
             return Ok(Outcome::Txn(Err(TxnRefused::SessionExpired { session: id })));
         };
-        let known = found.answers.contains(&sequence);
+        let known = found.answers.contains_key(&sequence);
         let was_forgotten = sequence < found.answered_below;
         let unanswered = found.answers.len() as u64;
-        self.batch.session_changed(id);
         self.batch.forget(id, forgotten);
         if was_forgotten {
             return Ok(Outcome::Txn(Err(TxnRefused::SequenceForgotten {
@@ -580,8 +615,8 @@ impl Apply<'_, '_> {
             return Ok(Outcome::Txn(Err(TxnRefused::TooMany { what, limit })));
         }
         let outcome = Outcome::Txn(self.txn(position, txn)?);
-        self.batch.remember(id, sequence, model::encode(&outcome));
-        self.sessions.answered(id, sequence);
+        let hash = self.batch.remember(id, sequence, model::encode(&outcome));
+        self.sessions.answered(id, sequence, hash);
         Ok(outcome)
     }
 
@@ -607,13 +642,12 @@ impl Apply<'_, '_> {
         standing.last_session += 1;
         let id = SessionId::new(standing.last_session);
         self.sessions.open(id, ttl_millis, standing.log_time);
-        self.batch.session_changed(id);
         Ok(id)
     }
 
     fn end_session(&mut self, id: SessionId) {
         if let Some(session) = self.sessions.remove(id) {
-            self.batch.session_changed(id);
+            self.batch.session_ended(session.row_hash);
             self.batch.forget(id, session.answers);
         }
     }

@@ -4,7 +4,8 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
-use super::current::RecordRef;
+use super::layered::Values;
+use super::version::RecordRef;
 use crate::model::{Key, KeyValue, RangeRead};
 
 /// Gathers the answer to a [`RangeRead`].
@@ -31,6 +32,15 @@ impl<'r> Gathered<'r> {
             count: 0,
             more: false,
             bytes: 0,
+        }
+    }
+
+    /// Whether the answer needs values at all.
+    pub(super) fn values(read: &RangeRead) -> Values {
+        if read.keys_only || read.count_only {
+            Values::Skip
+        } else {
+            Values::Read
         }
     }
 

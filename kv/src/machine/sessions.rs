@@ -11,7 +11,8 @@
 //! themselves are read back only for a retry.
 //!
 //! Always: memory says what the tables will say at the end of the batch; `deadlines` holds each session once,
-//! with the deadline that it has.
+//! with the deadline that it has; a session knows the hashes of the rows that it stands for, so that the state's
+//! hash follows without reading them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,15 +26,22 @@ pub(super) struct Session {
     pub(super) deadline: LogTime,
     /// Every answer below this number was forgotten.
     pub(super) answered_below: Sequence,
-    /// The answers remembered.
-    pub(super) answers: BTreeSet<Sequence>,
+    /// The answers remembered, with the hashes of their rows.
+    pub(super) answers: BTreeMap<Sequence, u128>,
+    /// The hash of its row as the state's hash counts it; 0 before the first.
+    pub(super) row_hash: u128,
 }
+
+/// Answers that are remembered no more, with the hashes of their rows.
+pub(super) type Forgotten = BTreeMap<Sequence, u128>;
 
 /// All sessions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sessions {
     sessions: BTreeMap<SessionId, Session>,
     deadlines: BTreeSet<(LogTime, SessionId)>,
+    /// Those whose row is to be written, or removed, at the end of the batch.
+    changed: BTreeSet<SessionId>,
 }
 
 pub(super) fn session_key(id: SessionId) -> [u8; 8] {
@@ -77,7 +85,8 @@ impl Session {
             ttl_millis: row.u64()?,
             deadline: LogTime::from_millis(row.u64()?),
             answered_below: Sequence::new(row.u64()?),
-            answers: BTreeSet::new(),
+            answers: BTreeMap::new(),
+            row_hash: 0,
         };
         row.end()?;
         Ok(session)
@@ -89,8 +98,13 @@ impl Sessions {
         self.sessions.len()
     }
 
-    pub(super) fn get(&self, id: SessionId) -> Option<&Session> {
-        self.sessions.get(&id)
+    pub(super) fn get_mut(&mut self, id: SessionId) -> Option<&mut Session> {
+        self.sessions.get_mut(&id)
+    }
+
+    /// The sessions that were opened, touched or removed since this was asked last.
+    pub(super) fn take_changed(&mut self) -> BTreeSet<SessionId> {
+        std::mem::take(&mut self.changed)
     }
 
     /// Takes in a row of the table, while the file is opened.
@@ -99,11 +113,11 @@ impl Sessions {
         self.sessions.insert(id, session);
     }
 
-    /// Takes in the key of a remembered answer, while the file is opened; whether its session exists.
-    pub(super) fn restore_answer(&mut self, id: SessionId, sequence: Sequence) -> bool {
+    /// Takes in a remembered answer, while the file is opened; whether its session exists.
+    pub(super) fn restore_answer(&mut self, id: SessionId, sequence: Sequence, hash: u128) -> bool {
         self.sessions
             .get_mut(&id)
-            .is_some_and(|session| session.answers.insert(sequence))
+            .is_some_and(|session| session.answers.insert(sequence, hash).is_none())
     }
 
     /// Opens a session.
@@ -112,15 +126,18 @@ impl Sessions {
             ttl_millis,
             deadline: deadline(now, ttl_millis),
             answered_below: Sequence::FIRST,
-            answers: BTreeSet::new(),
+            answers: BTreeMap::new(),
+            row_hash: 0,
         };
         self.restore(id, session);
+        self.changed.insert(id);
     }
 
     /// Ends a session; what it was.
     pub(super) fn remove(&mut self, id: SessionId) -> Option<Session> {
         let session = self.sessions.remove(&id)?;
         self.deadlines.remove(&(session.deadline, id));
+        self.changed.insert(id);
         Some(session)
     }
 
@@ -130,29 +147,30 @@ impl Sessions {
         due.map(|(_, id)| *id).collect()
     }
 
-    /// A write of the session was answered, and the answer is remembered.
-    pub(super) fn answered(&mut self, id: SessionId, sequence: Sequence) {
+    /// A write of the session was answered, and the answer, whose row has this hash, is remembered.
+    pub(super) fn answered(&mut self, id: SessionId, sequence: Sequence, hash: u128) {
         if let Some(session) = self.sessions.get_mut(&id) {
-            session.answers.insert(sequence);
+            session.answers.insert(sequence, hash);
         }
     }
 
     /// Notes a command of the session: its deadline moves, answers that the client has are forgotten.
-    /// Answers the session and the numbers forgotten, or `None` if there is no such session.
+    /// Answers the session and the answers forgotten, or `None` if there is no such session.
     pub(super) fn touch(
         &mut self,
         id: SessionId,
         answered_below: Sequence,
         now: LogTime,
-    ) -> Option<(&Session, BTreeSet<Sequence>)> {
+    ) -> Option<(&Session, Forgotten)> {
         let session = self.sessions.get_mut(&id)?;
+        self.changed.insert(id);
         let deadline = deadline(now, session.ttl_millis);
         if deadline != session.deadline {
             self.deadlines.remove(&(session.deadline, id));
             self.deadlines.insert((deadline, id));
             session.deadline = deadline;
         }
-        let mut forgotten = BTreeSet::new();
+        let mut forgotten = Forgotten::new();
         if answered_below > session.answered_below {
             session.answered_below = answered_below;
             let kept = session.answers.split_off(&answered_below);

@@ -8,12 +8,12 @@ pub(super) type Definition = TableDefinition<'static, &'static [u8], &'static [u
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Table {
     Current,
-    History,
-    Changes,
     Leases,
     Sessions,
     Answers,
     Sequences,
+    Versions,
+    Deleted,
 }
 
 /// Where this node stands: format, applied position, membership, revision, time, hash. Not a replicated
@@ -24,24 +24,25 @@ impl Table {
     /// All of them, in the order in which a snapshot carries them.
     pub(super) const ALL: [Table; 7] = [
         Table::Current,
-        Table::History,
-        Table::Changes,
         Table::Leases,
         Table::Sessions,
         Table::Answers,
         Table::Sequences,
+        Table::Versions,
+        Table::Deleted,
     ];
 
-    /// The byte that stands for the table in hashes and snapshots. Never reused for another.
+    /// The byte that stands for the table in hashes and snapshots. Never reused for another: 2 and 3 were tables
+    /// of format version 1.
     pub(super) const fn tag(self) -> u8 {
         match self {
             Table::Current => 1,
-            Table::History => 2,
-            Table::Changes => 3,
             Table::Leases => 4,
             Table::Sessions => 5,
             Table::Answers => 6,
             Table::Sequences => 7,
+            Table::Versions => 8,
+            Table::Deleted => 9,
         }
     }
 
@@ -52,12 +53,12 @@ impl Table {
     pub(super) const fn definition(self) -> Definition {
         TableDefinition::new(match self {
             Table::Current => "current",
-            Table::History => "history",
-            Table::Changes => "changes",
             Table::Leases => "leases",
             Table::Sessions => "sessions",
             Table::Answers => "answers",
             Table::Sequences => "sequences",
+            Table::Versions => "versions",
+            Table::Deleted => "deleted",
         })
     }
 }

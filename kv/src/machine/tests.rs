@@ -109,7 +109,11 @@ impl Store {
 
     fn verify(&self) {
         let view = self.reader.view().unwrap();
-        assert_eq!(view.verify_hash().unwrap(), self.machine.applied().state_hash);
+        assert_eq!(
+            self.machine.verify_hash().unwrap(),
+            self.machine.applied().state_hash
+        );
+        assert_eq!(view.applied().state_hash, self.machine.applied().state_hash);
         assert_eq!(view.applied().position, self.machine.applied().position);
         assert_eq!(view.applied().revision, self.machine.applied().revision);
     }

@@ -3,6 +3,7 @@
 //! [`RaftNode`] is what the rest of the crate sees: propose, read index, membership, leadership, and what the
 //! metrics say, in the model's words.
 
+mod checkpoints;
 mod log_store;
 mod network;
 mod peers;

@@ -1,45 +1,48 @@
 //! openraft's state machine on [`crate::machine`], which an owner thread holds.
 //!
-//! openraft hands committed entries over and goes on; whatever has come while the owner was busy becomes ONE
-//! database transaction, and the answers leave from the owner's thread. What must see the entries applied
-//! (snapshots, the applied state) goes through the same queue behind them. The owner makes the state durable
-//! within bounds of entries, bytes and time, and always before openraft may purge the log behind it.
+//! openraft hands committed entries over and goes on; whatever has come while the owner was busy is applied
+//! together, and the answers leave from the owner's thread. What must see the entries applied (snapshots, the
+//! applied state) goes through the same queue behind them. The owner begins a checkpoint whenever a bound of
+//! entries, bytes or time is met, and another thread writes it; where that thread is slower than what comes,
+//! openraft waits. The log is purged behind checkpoints only.
 //!
-//! Always: after the first fault nothing touches the state file, every call answers it, and the node stops.
+//! Always: after the first fault nothing is applied, every call answers it, and the node stops.
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use futures_util::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 
+use super::checkpoints::{self, Checkpoints, Ends};
 use super::tap::Tap;
 use super::types::{
     LogId, Membership, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, log_id, position,
 };
-use crate::env::{self, Disk, Owner, OwnerHandle, oneshot, watch};
+use crate::env::{self, Disk, Owner, OwnerHandle, WeakOwnerHandle, oneshot, watch};
 use crate::fault::Fault;
 use crate::machine::{
     Applied, Entry, EntryOutcome, Machine, Payload, Reader, ReceivedSnapshot, SnapshotError, SnapshotSink,
     SnapshotSource,
 };
-use crate::model;
+use crate::model::{self, LogPosition};
 
 /// Entries that one job carries at most: bounds the memory of a replay after a restart.
 const APPLY_ENTRIES_MAX: usize = 4096;
 /// Bytes of proposals after which a job is closed.
-const APPLY_BYTES_MAX: usize = 16 * 1024 * 1024;
+const APPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Jobs that wait for the owner; openraft waits when it is full, so that commits cannot outrun applies.
-const QUEUE: usize = 256;
+const QUEUE: usize = 64;
 
-/// When the state is made durable, at the latest: whichever bound is met first.
+/// When a checkpoint begins, at the latest: whichever bound is met first. While one is being written as much may
+/// gather again, and then what comes waits: the layers take twice the bytes at most, and a transaction.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DurabilityBounds {
-    /// Entries applied since.
+    /// Entries applied since the last one began.
     pub entries: u64,
-    /// Bytes of proposals applied since.
+    /// Bytes of memory that hold what was applied since.
     pub bytes: u64,
 }
 
@@ -47,7 +50,7 @@ impl Default for DurabilityBounds {
     fn default() -> Self {
         Self {
             entries: 100_000,
-            bytes: 128 * 1024 * 1024,
+            bytes: 64 * 1024 * 1024,
         }
     }
 }
@@ -75,6 +78,8 @@ pub(crate) struct StateMachine {
     jobs: OwnerHandle<Job>,
     applied: watch::Receiver<Arc<Applied>>,
     fault: watch::Receiver<Option<Fault>>,
+    /// Whether the owner takes more entries.
+    room: watch::Receiver<bool>,
     reader: Reader,
     disk: Arc<dyn Disk>,
     dir: PathBuf,
@@ -91,8 +96,9 @@ enum Job {
     Applied {
         done: Done<Arc<Applied>>,
     },
+    /// A snapshot of the last checkpoint; `of_all` applied before, once that is in one, or where there was none.
     Snapshot {
-        durable_first: bool,
+        of_all: bool,
         done: Done<Box<SnapshotSource>>,
     },
     Install {
@@ -110,6 +116,8 @@ enum Job {
     Close {
         done: Done<()>,
     },
+    /// A checkpoint has ended: look at the ends.
+    CheckpointEnded,
 }
 
 struct ApplyJob {
@@ -132,6 +140,25 @@ struct MachineOwner {
     applied: watch::Sender<Arc<Applied>>,
     /// The first fault, for everyone who must know.
     fault: watch::Sender<Option<Fault>>,
+    room: watch::Sender<bool>,
+    checkpoints: Checkpoints,
+    ends: Ends,
+    /// Checkpoints that were begun and whose end was not taken.
+    being_written: usize,
+    /// Who waits until what was applied is durable.
+    waiting: Vec<Waiting>,
+    /// Who waits until nothing touches the state file any more.
+    closing: Vec<Done<()>>,
+}
+
+struct Waiting {
+    position: Option<LogPosition>,
+    what: WaitingFor,
+}
+
+enum WaitingFor {
+    Durable(Done<()>),
+    Snapshot(Done<Box<SnapshotSource>>),
 }
 
 enum Effect {
@@ -164,6 +191,16 @@ impl StateMachine {
     ) -> Self {
         let (applied_tx, applied) = watch::channel(Arc::new(machine.applied().clone()));
         let (fault_tx, fault) = watch::channel(None);
+        let (room_tx, room) = watch::channel(true);
+        let ends = Ends::default();
+        let tell: Arc<OnceLock<WeakOwnerHandle<Job>>> = Arc::default();
+        let told = Arc::clone(&tell);
+        let checkpoints = Checkpoints::start(ends.clone(), move || {
+            if let Some(jobs) = told.get() {
+                // Where the queue is full the owner comes by the ends anyway: before the next job that it takes.
+                let _ = jobs.try_send(Job::CheckpointEnded);
+            }
+        });
         let owner = MachineOwner {
             machine: Some(machine),
             reader: reader.clone(),
@@ -173,19 +210,27 @@ impl StateMachine {
             tap,
             applied: applied_tx,
             fault: fault_tx,
+            room: room_tx,
+            checkpoints,
+            ends,
+            being_written: 0,
+            waiting: Vec::new(),
+            closing: Vec::new(),
         };
         let jobs = env::spawn_owner("quorate-apply", QUEUE, QUEUE, owner);
+        let _ = tell.set(jobs.downgrade());
         Self {
             jobs,
             applied,
             fault,
+            room,
             reader,
             disk,
             dir,
         }
     }
 
-    /// What was applied last; changes after the database transaction committed.
+    /// What was applied last; changes once readers see it.
     pub(crate) fn applied(&self) -> watch::Receiver<Arc<Applied>> {
         self.applied.clone()
     }
@@ -222,8 +267,8 @@ impl StateMachine {
         answer.await.unwrap_or(Err(STOPPED))
     }
 
-    async fn snapshot(&self, durable_first: bool) -> Result<Snapshot, Fault> {
-        let source = self.ask(|done| Job::Snapshot { durable_first, done }).await?;
+    async fn snapshot(&self, of_all: bool) -> Result<Snapshot, Fault> {
+        let source = self.ask(|done| Job::Snapshot { of_all, done }).await?;
         let meta = source.meta();
         let meta = SnapshotMeta {
             last_log_id: meta.position.map(log_id),
@@ -240,7 +285,7 @@ impl MachineOwner {
     fn apply(&mut self, entries: Vec<Entry>) -> Result<Vec<EntryOutcome>, Fault> {
         self.healthy()?;
         let count = entries.len();
-        let (bounds, tap) = (self.bounds, self.tap.clone());
+        let tap = self.tap.clone();
         let machine = self.open()?;
         let tapped = tap.map(|tap| (tap, entries.clone()));
         let started = env::now();
@@ -250,23 +295,79 @@ impl MachineOwner {
         }
         metrics::histogram!("quorate_apply_seconds").record(started.elapsed().as_secs_f64());
         metrics::histogram!("quorate_apply_batch_entries").record(count as f64);
-        if machine.entries_since_durable() >= bounds.entries || machine.bytes_since_durable() >= bounds.bytes
-        {
-            self.make_durable()?;
-        }
         Ok(outcomes)
     }
 
-    fn make_durable(&mut self) -> Result<(), Fault> {
-        self.healthy()?;
-        let machine = self.open()?;
-        if machine.durable() == machine.applied().position {
-            return Ok(());
+    /// Takes the ends of checkpoints.
+    fn take_ends(&mut self) {
+        for end in self.ends.take() {
+            self.being_written = self.being_written.saturating_sub(1);
+            let result = self.machine.as_mut().map_or(Ok(()), |m| m.end_checkpoint(end));
+            let _ = self.keep(result);
         }
-        let started = env::now();
-        machine.make_durable()?;
-        metrics::histogram!("quorate_state_sync_seconds").record(started.elapsed().as_secs_f64());
-        Ok(())
+    }
+
+    /// Begins a checkpoint where a bound is met or someone waits for one, and says whether there is room.
+    fn check_bounds(&mut self) {
+        let bounds = self.bounds;
+        let beyond = |machine: &Machine| {
+            machine.entries_since_checkpoint() >= bounds.entries
+                || machine.bytes_since_checkpoint() >= bounds.bytes
+        };
+        // Two are being written only where a snapshot has just replaced the state of the first.
+        if self.being_written < checkpoints::AT_ONCE
+            && let Some(machine) = &mut self.machine
+            && (!self.waiting.is_empty() || beyond(machine))
+            && let Some(checkpoint) = machine.begin_checkpoint()
+        {
+            let sent = self.checkpoints.write(checkpoint);
+            self.being_written += usize::from(sent.is_ok());
+            let _ = self.keep(sent);
+        }
+        let machine = self.machine.as_ref();
+        let is_full = machine.is_some_and(|machine| machine.checkpoint_under_way() && beyond(machine));
+        let has_room = !is_full || self.fault.borrow().is_some();
+        self.room
+            .send_if_modified(|room| std::mem::replace(room, has_room) != has_room);
+    }
+
+    /// Answers those for whom the state is durable enough, or never will be.
+    fn answer_waiting(&mut self, effects: &mut Vec<Effect>) {
+        let fault = self.fault.borrow().clone();
+        let durable = match (&self.machine, fault) {
+            (Some(machine), None) => Ok(machine.durable()),
+            (_, Some(fault)) => Err(fault),
+            (None, None) => Err(STOPPED),
+        };
+        for waiting in std::mem::take(&mut self.waiting) {
+            let result = match &durable {
+                Ok(durable) if *durable < waiting.position => {
+                    self.waiting.push(waiting);
+                    continue;
+                }
+                Ok(_) => Ok(()),
+                Err(fault) => Err(fault.clone()),
+            };
+            effects.push(match waiting.what {
+                WaitingFor::Durable(done) => Effect::Done { result, done },
+                WaitingFor::Snapshot(done) => {
+                    let result = result.and_then(|()| Ok(Box::new(self.reader.snapshot()?)));
+                    let result = self.keep(result);
+                    Effect::Snapshot { result, done }
+                }
+            });
+        }
+        if self.machine.is_none() && self.being_written == 0 {
+            for done in self.closing.drain(..) {
+                effects.push(Effect::Done { result: Ok(()), done });
+            }
+        }
+    }
+
+    /// Has someone wait until everything applied so far is durable.
+    fn wait(&mut self, what: WaitingFor) {
+        let position = self.machine.as_ref().and_then(|m| m.applied().position);
+        self.waiting.push(Waiting { position, what });
     }
 
     fn copy(&mut self, source: &mut SnapshotSource) -> Result<(), Fault> {
@@ -340,6 +441,7 @@ impl Owner for MachineOwner {
 
     fn work(&mut self, batch: &mut Vec<Job>) -> Vec<Effect> {
         let mut effects = Vec::with_capacity(batch.len());
+        self.take_ends();
         let (mut together, mut bytes) = (Vec::new(), 0);
         for job in batch.drain(..) {
             let job = match job {
@@ -363,13 +465,15 @@ impl Owner for MachineOwner {
                     let result = healthy.and_then(|()| Ok(Arc::new(self.open()?.applied().clone())));
                     Effect::AppliedState { result, done }
                 }
-                Job::Snapshot { durable_first, done } => {
-                    let durable = if durable_first {
-                        self.make_durable()
-                    } else {
-                        Ok(())
-                    };
-                    let result = durable.and_then(|()| Ok(Box::new(self.reader.snapshot()?)));
+                Job::Snapshot { of_all, done }
+                    if of_all || self.machine.as_ref().is_some_and(|m| m.durable().is_none()) =>
+                {
+                    self.wait(WaitingFor::Snapshot(done));
+                    continue;
+                }
+                Job::Snapshot { done, .. } => {
+                    let result = self.healthy();
+                    let result = result.and_then(|()| Ok(Box::new(self.reader.snapshot()?)));
                     Effect::Snapshot {
                         result: self.keep(result),
                         done,
@@ -390,25 +494,28 @@ impl Owner for MachineOwner {
                     }
                 }
                 Job::Close { done } => {
+                    // A checkpoint under way fails from here on; the answer waits until it has.
                     self.machine = None;
-                    Effect::Done { result: Ok(()), done }
+                    self.closing.push(done);
+                    continue;
                 }
                 Job::MakeDurable { done } => {
-                    let result = self.make_durable();
-                    Effect::Done {
-                        result: self.keep(result),
-                        done,
-                    }
+                    self.wait(WaitingFor::Durable(done));
+                    continue;
                 }
+                Job::CheckpointEnded => continue,
             });
         }
         self.apply_together(&mut together, &mut effects);
+        // First: a checkpoint that has just ended may be all that someone waits for.
+        self.answer_waiting(&mut effects);
+        self.check_bounds();
         effects
     }
 
     fn publish(&mut self, effects: Vec<Effect>) {
-        // Readers that wait for an index may run as soon as the transaction has committed, so before the
-        // answers: a client that saw its write acknowledged finds it.
+        // Readers that wait for an index may run as soon as they would see it, so before the answers: a client
+        // that saw its write acknowledged finds it.
         if let Some(machine) = &self.machine
             && self.applied.borrow().position != machine.applied().position
         {
@@ -472,6 +579,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 if let Some(fault) = &*self.fault.borrow() {
                     return Err(fault.clone().into());
                 }
+                // Where checkpoints cannot keep up. An owner that has ended says so below.
+                let _ = self.room.wait_for(|room| *room).await;
                 let job = Job::Apply(ApplyJob {
                     entries,
                     responders,
@@ -516,7 +625,7 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        // openraft may purge the log up to this position afterwards, so the state must be durable first.
+        // openraft may purge the log up to this position afterwards; what it has applied is in a checkpoint then.
         Ok(self.snapshot(true).await?)
     }
 }

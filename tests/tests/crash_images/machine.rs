@@ -61,6 +61,7 @@ fn with_snapshot(mut steps: Vec<Step>) -> Vec<Step> {
     for step in &steps[..=replaced] {
         machine.apply(step.entries().to_vec()).unwrap();
     }
+    machine.make_durable().unwrap();
     let mut source = reader.snapshot().unwrap();
     let chunks = std::iter::from_fn(|| source.next_chunk().unwrap()).collect();
     let entries = steps[replaced].entries().to_vec();

@@ -7,13 +7,14 @@ use proptest::sample::select;
 use super::disk::MemoryDisk;
 use super::slow::Slow;
 use super::*;
-use crate::machine::changes::{self, ChangeKind};
+use crate::machine::Checkpoint;
 use crate::machine::database::for_each_row;
 use crate::machine::tables::Table;
+use crate::machine::version::{self, ChangeKind, Version};
 use crate::machine::{Applied, ReplicatedLimits};
 use crate::model::{
     Compare, Condition, Guard, KeyRange, KeyTest, LeaseChange, LeaseId, Op, Order, PutMode, RangeRead,
-    RangeTest, ReadOp, Revision, Sequence, SessionId, SessionRef, StateHash,
+    RangeTest, ReadOp, Revision, Sequence, SessionId, SessionRef,
 };
 
 /// Small limits, so that scripts meet them.
@@ -201,16 +202,63 @@ fn open(disk: &MemoryDisk, mode: OpenMode) -> (Machine, Reader) {
     Machine::open(Arc::new(disk.clone()), dir(), mode, tight()).unwrap()
 }
 
+/// What happens to the checkpoint between two calls of `apply`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Nothing,
+    /// One begins, if none is under way.
+    Begin,
+    /// The one under way is written and ends.
+    End,
+    /// One is made, here and now.
+    Whole,
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    select(vec![
+        Step::Nothing,
+        Step::Nothing,
+        Step::Begin,
+        Step::End,
+        Step::Whole,
+    ])
+}
+
+fn take(step: Step, machine: &mut Machine, under_way: &mut Option<Checkpoint>) {
+    match step {
+        Step::Nothing => {}
+        Step::Begin => {
+            let begun = machine.begin_checkpoint();
+            assert!(begun.is_none() || under_way.is_none(), "one at a time");
+            *under_way = under_way.take().or(begun);
+        }
+        Step::End => {
+            if let Some(checkpoint) = under_way.take() {
+                machine.end_checkpoint(checkpoint.write()).unwrap();
+            }
+        }
+        Step::Whole => {
+            take(Step::End, machine, under_way);
+            machine.make_durable().unwrap();
+            assert_eq!(machine.durable(), machine.applied().position);
+        }
+    }
+}
+
 /// Applies one entry after another: the outcomes, and where the machine stood after each.
-fn one_by_one(entries: &[Entry]) -> (Vec<EntryOutcome>, Vec<Applied>, Reader) {
+fn one_by_one(entries: &[Entry], steps: &[Step]) -> (Vec<EntryOutcome>, Vec<Applied>, Machine, Reader) {
     let (mut machine, reader) = open(&MemoryDisk::default(), OpenMode::Create);
     let mut outcomes = Vec::new();
     let mut standings = Vec::new();
+    let mut under_way = None;
+    let mut steps = steps.iter();
     for entry in entries {
         outcomes.extend(machine.apply(vec![entry.clone()]).unwrap());
         standings.push(machine.applied().clone());
+        let step = steps.next().copied().unwrap_or(Step::Nothing);
+        take(step, &mut machine, &mut under_way);
     }
-    (outcomes, standings, reader)
+    (outcomes, standings, machine, reader)
 }
 
 fn slow_outcomes(entries: &[Entry]) -> (Vec<EntryOutcome>, Slow) {
@@ -229,22 +277,22 @@ fn slow_outcomes(entries: &[Entry]) -> (Vec<EntryOutcome>, Slow) {
     (outcomes, slow)
 }
 
-/// What the table of changes says of each revision.
-fn changes_of(reader: &Reader) -> Vec<(Revision, ChangeKind, Vec<u8>)> {
-    let state = reader.shared.get();
-    let txn = state.begin_read().unwrap();
+/// What the table of versions says of each revision, and the values that they wrote.
+fn changes_of(reader: &Reader) -> Vec<(Revision, ChangeKind, Vec<u8>, Vec<u8>)> {
+    let published = reader.shared.get();
+    let base = &published.state.base;
     let mut found = Vec::new();
-    for_each_row(&state.file, &txn, Table::Changes, |key, value| {
-        let revision = Revision::new(u64::from_be_bytes(*key.first_chunk().unwrap()));
-        let part = changes::read_part(value)?;
-        found.extend(part.into_iter().map(|(kind, key)| (revision, kind, key)));
+    for_each_row(base.file(), &base.txn, Table::Versions, |key, row| {
+        let (revision, key) = version::read_key(key)?;
+        let version = Version::decode(row)?;
+        found.push((revision, version.kind, key.to_vec(), version.value.to_vec()));
         Ok(())
     })
     .unwrap();
     found
 }
 
-fn expected_changes(slow: &Slow) -> Vec<(Revision, ChangeKind, Vec<u8>)> {
+fn expected_changes(slow: &Slow) -> Vec<(Revision, ChangeKind, Vec<u8>, Vec<u8>)> {
     let mut expected = Vec::new();
     for (states, revision) in slow.states.windows(2).zip(2u64..) {
         let (old, new) = (&states[0], &states[1]);
@@ -257,7 +305,8 @@ fn expected_changes(slow: &Slow) -> Vec<(Revision, ChangeKind, Vec<u8>)> {
                 (_, Some(_)) => ChangeKind::Written,
                 (_, None) => ChangeKind::Deleted,
             };
-            expected.push((revision, kind, key.as_bytes().to_vec()));
+            let value = new.get(key).map(|record| record.value.to_vec());
+            expected.push((revision, kind, key.as_bytes().to_vec(), value.unwrap_or_default()));
         }
     }
     expected
@@ -269,9 +318,10 @@ proptest! {
     #[test]
     fn the_machine_answers_as_the_slow_store_does_also_at_every_revision_that_was(
         entries in script(1..14),
+        steps in vec(any_step(), 14),
         reads in vec(any_read(), 6),
     ) {
-        let (outcomes, standings, reader) = one_by_one(&entries);
+        let (outcomes, standings, mut machine, reader) = one_by_one(&entries, &steps);
         let (expected, slow) = slow_outcomes(&entries);
         for ((outcome, expected), entry) in outcomes.iter().zip(&expected).zip(&entries) {
             prop_assert_eq!(outcome, expected, "entry {:?}", entry);
@@ -291,19 +341,31 @@ proptest! {
         }
         let now = view.read(&ops, None).unwrap().unwrap();
         prop_assert_eq!(now, view.read(&ops, Some(slow.revision())).unwrap().unwrap());
-        prop_assert_eq!(view.verify_hash().unwrap(), last.state_hash);
-        prop_assert_eq!(changes_of(&reader), expected_changes(&slow));
+        prop_assert_eq!(machine.verify_hash().unwrap(), last.state_hash);
+        prop_assert_eq!(view.applied().state_hash, last.state_hash);
+
+        // The same once all of it is in the file.
+        if !machine.checkpoint_under_way() {
+            machine.make_durable().unwrap();
+            let stored = reader.view().unwrap();
+            prop_assert_eq!(stored.verify_hash().unwrap(), last.state_hash);
+            for revision in (1..=slow.revision().number()).map(Revision::new) {
+                let found = view.read(&ops, Some(revision)).unwrap().unwrap();
+                prop_assert_eq!(stored.read(&ops, Some(revision)).unwrap().unwrap(), found);
+            }
+            prop_assert_eq!(changes_of(&reader), expected_changes(&slow));
+        }
     }
 
     #[test]
     fn however_entries_are_cut_into_batches_state_answers_and_hash_are_the_same(
         entries in script(1..24),
-        sizes in vec(1usize..9, 24),
+        sizes in vec((1usize..9, any_step()), 24),
     ) {
-        let (outcomes, standings, _) = one_by_one(&entries);
-        let (mut machine, reader) = open(&MemoryDisk::default(), OpenMode::Create);
-        let (mut at, mut found) = (0, Vec::new());
-        for size in sizes {
+        let (outcomes, standings, ..) = one_by_one(&entries, &[]);
+        let (mut machine, _reader) = open(&MemoryDisk::default(), OpenMode::Create);
+        let (mut at, mut found, mut under_way) = (0, Vec::new(), None);
+        for (size, step) in sizes {
             let end = (at + size).min(entries.len());
             if at == end {
                 break;
@@ -311,9 +373,10 @@ proptest! {
             found.extend(machine.apply(entries[at..end].to_vec()).unwrap());
             at = end;
             prop_assert_eq!(machine.applied(), &standings[at - 1]);
+            take(step, &mut machine, &mut under_way);
         }
         prop_assert_eq!(&found, &outcomes[..at]);
-        prop_assert_eq!(reader.view().unwrap().verify_hash().unwrap(), standings[at - 1].state_hash);
+        prop_assert_eq!(machine.verify_hash().unwrap(), standings[at - 1].state_hash);
     }
 
     #[test]
@@ -321,7 +384,7 @@ proptest! {
         entries in script(1..24),
         steps in vec((1usize..6, 0u8..6, any::<u64>()), 24),
     ) {
-        let (_, standings, _) = one_by_one(&entries);
+        let (_, standings, ..) = one_by_one(&entries, &[]);
         let disk = MemoryDisk::default();
         let (mut machine, _reader) = open(&disk, OpenMode::Create);
         let mut at = 0;
@@ -335,7 +398,7 @@ proptest! {
                     prop_assert_eq!(machine.durable(), machine.applied().position);
                 }
                 2 => {
-                    // A restart of the process: it keeps what was durable, and perhaps more.
+                    // A restart of the process: it keeps what was durable.
                     let durable = machine.durable();
                     drop(machine);
                     (machine, _) = open(&disk, OpenMode::Existing);
@@ -363,7 +426,6 @@ proptest! {
         }
         machine.apply(entries[at..].to_vec()).unwrap();
         prop_assert_eq!(machine.applied(), standings.last().unwrap());
-        let hash: StateHash = Reader::new(machine.shared.clone()).view().unwrap().verify_hash().unwrap();
-        prop_assert_eq!(hash, standings.last().unwrap().state_hash);
+        prop_assert_eq!(machine.verify_hash().unwrap(), standings.last().unwrap().state_hash);
     }
 }

@@ -1,0 +1,216 @@
+//! A layer: what was applied since a checkpoint began, in memory, until the next one has written it to the
+//! state file.
+//!
+//! Every version of a key is kept, so that a reader that pinned a revision goes on seeing that revision while
+//! newer ones arrive. One thread adds, any thread reads; the lock is held for a look-up, for a few hundred
+//! keys of a range, or for the insertion of what one `apply` made, and never over I/O.
+//!
+//! Always: the versions of a key stand in the order of their revisions; nothing is removed or changed but the
+//! rows of sessions, answers and sequences, which only the thread that applies reads.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::ops::Bound;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+
+use bytes::Bytes;
+
+use super::head::{Head, Meta};
+use super::sequences;
+use super::sessions::{answer_key, session_key};
+use super::tables::Table;
+use super::version::{self, Version};
+use super::wire::Malformed;
+use crate::model::{Order, Revision, Sequence, SessionId};
+
+/// Bytes that a version takes in memory beside its key and its row: nodes of the trees, and what they hold.
+const OVERHEAD_BYTES: u64 = 256;
+
+/// A version of a key in memory.
+#[derive(Clone, Debug)]
+pub(super) struct Held {
+    pub(super) head: Head,
+    /// Its row of `versions`.
+    pub(super) row: Bytes,
+}
+
+/// What a scan finds of a key.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
+    pub(super) revision: Revision,
+    /// `None`: the key is deleted.
+    pub(super) meta: Option<Meta>,
+    pub(super) value: Bytes,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Layer(RwLock<Content>);
+
+#[derive(Debug, Default)]
+struct Content {
+    keys: BTreeMap<Bytes, Vec<Held>>,
+    /// Sessions whose row changed; `None` where it went.
+    sessions: BTreeMap<SessionId, Option<Vec<u8>>>,
+    /// Answers remembered (`Some`), or forgotten where an older layer or the file may have them.
+    answers: BTreeMap<(SessionId, Sequence), Option<Bytes>>,
+    /// The last number of each sequence that went on.
+    sequences: BTreeMap<Bytes, u64>,
+    bytes: u64,
+}
+
+/// What one `apply` adds to a layer.
+#[derive(Debug, Default)]
+pub(super) struct Additions {
+    /// In the order of revisions.
+    pub(super) versions: Vec<(Bytes, Held)>,
+    pub(super) sessions: Vec<(SessionId, Option<Vec<u8>>)>,
+    pub(super) answers: BTreeMap<(SessionId, Sequence), Option<Bytes>>,
+    pub(super) sequences: Vec<(Bytes, u64)>,
+}
+
+impl Held {
+    /// What the version is, with its value, which shares the row's memory.
+    pub(super) fn found(&self) -> Result<Found, Malformed> {
+        let value = Version::decode(&self.row)?.value;
+        Ok(Found {
+            revision: self.head.revision,
+            meta: self.head.meta,
+            value: self.row.slice_ref(value),
+        })
+    }
+}
+
+impl Layer {
+    fn read(&self) -> RwLockReadGuard<'_, Content> {
+        // A panic in the middle of an insertion would leave versions that no reader has pinned yet.
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds what one `apply` made.
+    pub(super) fn add(&self, additions: Additions) {
+        let mut content = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let content = &mut *content;
+        for (key, held) in additions.versions {
+            content.bytes += (key.len() + held.row.len()) as u64 + OVERHEAD_BYTES;
+            match content.keys.entry(key) {
+                Entry::Occupied(versions) => versions.into_mut().push(held),
+                Entry::Vacant(vacant) => {
+                    // Most keys are written once in a layer's life.
+                    let mut versions = Vec::with_capacity(1);
+                    versions.push(held);
+                    vacant.insert(versions);
+                }
+            }
+        }
+        content.sessions.extend(additions.sessions);
+        for (key, answer) in additions.answers {
+            match (content.answers.entry(key), answer) {
+                (Entry::Occupied(known), None) if known.get().is_some() => {
+                    // It came and went within the layer: no other has heard of it.
+                    known.remove();
+                }
+                (Entry::Occupied(mut known), answer) => {
+                    known.insert(answer);
+                }
+                (Entry::Vacant(vacant), answer) => {
+                    content.bytes += answer.as_ref().map_or(0, Bytes::len) as u64 + OVERHEAD_BYTES;
+                    vacant.insert(answer);
+                }
+            }
+        }
+        content.sequences.extend(additions.sequences);
+    }
+
+    /// Bytes of memory, near enough.
+    pub(super) fn bytes(&self) -> u64 {
+        self.read().bytes
+    }
+
+    /// The newest version of a key at or before `at`.
+    pub(super) fn get(&self, key: &[u8], at: Revision) -> Option<Held> {
+        let content = self.read();
+        let versions = content.keys.get(key)?;
+        versions.iter().rfind(|held| held.head.revision <= at).cloned()
+    }
+
+    /// The next keys of a range that have a version at or before `at`, in order: `count` of them at most; fewer
+    /// only at the range's end.
+    pub(super) fn next_keys(
+        &self,
+        bounds: (Bound<&[u8]>, Bound<&[u8]>),
+        order: Order,
+        at: Revision,
+        count: usize,
+    ) -> Vec<(Bytes, Held)> {
+        let content = self.read();
+        let keys = content.keys.range::<[u8], _>(bounds);
+        let visible = |(key, versions): (&Bytes, &Vec<Held>)| {
+            let held = versions.iter().rfind(|held| held.head.revision <= at)?;
+            Some((key.clone(), held.clone()))
+        };
+        match order {
+            Order::Ascending => keys.filter_map(visible).take(count).collect(),
+            Order::Descending => keys.rev().filter_map(visible).take(count).collect(),
+        }
+    }
+
+    /// An answer, where the layer knows of it: `Some(None)` is one forgotten.
+    pub(super) fn answer(&self, id: SessionId, sequence: Sequence) -> Option<Option<Bytes>> {
+        self.read().answers.get(&(id, sequence)).cloned()
+    }
+
+    /// The last number of a sequence, where it went on.
+    pub(super) fn sequence(&self, prefix: &[u8]) -> Option<u64> {
+        self.read().sequences.get(prefix).copied()
+    }
+
+    /// Visits what a checkpoint writes to a table, or removes, in the order of the rows. For a layer to which
+    /// nothing is added any more: the lock is held meanwhile.
+    pub(super) fn visit_rows<E>(
+        &self,
+        table: Table,
+        mut visit: impl FnMut(&[u8], Option<&[u8]>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let content = self.read();
+        match table {
+            Table::Current | Table::Deleted => {
+                for (key, versions) in &content.keys {
+                    let Some(Held { head, .. }) = versions.last() else {
+                        continue;
+                    };
+                    let here = head.meta.is_some() == (table == Table::Current);
+                    visit(key, here.then(|| head.encode()).as_deref())?;
+                }
+            }
+            Table::Versions => {
+                let all = content.keys.iter();
+                let mut all: Vec<(Revision, &Bytes, &Bytes)> = all
+                    .flat_map(|(key, versions)| versions.iter().map(move |h| (h.head.revision, key, &h.row)))
+                    .collect();
+                all.sort_unstable_by_key(|(revision, key, _)| (*revision, *key));
+                for (revision, key, row) in all {
+                    visit(&version::row_key(revision, key), Some(row))?;
+                }
+            }
+            // No lease can be granted yet.
+            Table::Leases => {}
+            Table::Sessions => {
+                for (id, row) in &content.sessions {
+                    visit(&session_key(*id), row.as_deref())?;
+                }
+            }
+            Table::Answers => {
+                for ((id, sequence), answer) in &content.answers {
+                    visit(&answer_key(*id, *sequence), answer.as_deref())?;
+                }
+            }
+            Table::Sequences => {
+                for (prefix, last) in &content.sequences {
+                    visit(prefix, Some(&sequences::encode(*last)))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
