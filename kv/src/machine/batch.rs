@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::error::StateFile;
 use super::head::{Head, Meta};
 use super::layer::{Additions, Found, Held};
-use super::layered::{Item, Layered, Stream, Values};
+use super::layered::{Item, Layered, NOW, Stream, Values};
 use super::sequences;
 use super::sessions::{Forgotten, Sessions, answer_key, session_key};
 use super::tables::Table;
@@ -24,12 +24,10 @@ use super::wire::hash_row;
 use crate::fault::Fault;
 use crate::model::{Key, KeyRange, Order, Revision, Sequence, SessionId};
 
-/// A revision behind all others: everything in the layers is seen.
-const NOW: Revision = Revision::new(u64::MAX);
-
 /// A key that the batch has looked at.
 #[derive(Debug)]
 struct Slot {
+    key: Bytes,
     /// Its head before the batch.
     original: Option<Head>,
     head: Option<Head>,
@@ -38,6 +36,10 @@ struct Slot {
     /// What the transaction of this number made of it.
     draft: Option<(u64, Option<Draft>)>,
 }
+
+/// A key's place in the batch: looked up once for each operation.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SlotId(usize);
 
 /// A record that a transaction under way has made.
 #[derive(Clone, Debug)]
@@ -49,20 +51,23 @@ pub(super) struct Draft {
 /// What one `apply` has changed so far.
 pub(super) struct Batch<'s> {
     state: &'s Layered,
-    slots: BTreeMap<Bytes, Slot>,
+    slots: Vec<Slot>,
+    /// Where the slot of a key is.
+    places: BTreeMap<Bytes, usize>,
     /// The last number of each prefix looked at: before the batch, and now.
     counters: BTreeMap<Bytes, (u64, u64)>,
     additions: Additions,
     /// The sum of the hashes of all rows, sessions' and heads' that are still to change apart.
     rows_hash: u128,
     scratch: Vec<u8>,
+    row_key: Vec<u8>,
 
     /// The number of the transaction under way or ended last.
     writer: u64,
     /// The revision that it makes, if it changes anything.
     revision: Revision,
-    /// The keys that it wrote, in the order of its first writes.
-    touched: Vec<Bytes>,
+    /// The slots that it wrote, in the order of its first writes.
+    touched: Vec<usize>,
     /// The counters that it advanced, with what they were.
     advanced: Vec<(Bytes, u64)>,
 }
@@ -71,11 +76,13 @@ impl<'s> Batch<'s> {
     pub(super) fn new(state: &'s Layered, rows_hash: u128) -> Self {
         Self {
             state,
-            slots: BTreeMap::new(),
+            slots: Vec::new(),
+            places: BTreeMap::new(),
             counters: BTreeMap::new(),
             additions: Additions::default(),
             rows_hash,
             scratch: Vec::new(),
+            row_key: Vec::new(),
             writer: 0,
             revision: Revision::FIRST,
             touched: Vec::new(),
@@ -89,26 +96,45 @@ impl<'s> Batch<'s> {
 
     // What a transaction does.
 
+    /// Looks a key up, in the state at the first time.
+    pub(super) fn look_up(&mut self, key: &Key) -> Result<SlotId, Fault> {
+        if let Some(place) = self.places.get(key.as_bytes()) {
+            return Ok(SlotId(*place));
+        }
+        let head = self.state.head(key.as_bytes())?;
+        let (key, place) = (Bytes::from(key.clone()), self.slots.len());
+        self.places.insert(key.clone(), place);
+        self.slots.push(Slot {
+            key,
+            original: head.clone(),
+            head,
+            value: None,
+            draft: None,
+        });
+        Ok(SlotId(place))
+    }
+
     /// The record of a key now; without its value, where that is not needed.
-    pub(super) fn get(&mut self, key: &Key, values: Values) -> Result<Option<RecordRef<'_>>, Fault> {
-        let (state, writer, revision) = (self.state, self.writer, self.revision);
-        let slot = self.slot(key)?;
-        let Some(meta) = slot.meta(writer) else {
-            return Ok(None);
-        };
-        if slot.is_draft(writer) {
+    pub(super) fn get(
+        &mut self,
+        SlotId(place): SlotId,
+        values: Values,
+    ) -> Result<Option<RecordRef<'_>>, Fault> {
+        let slot = &mut self.slots[place];
+        if slot.is_draft(self.writer) {
             let Some((_, Some(draft))) = &slot.draft else {
                 return Ok(None);
             };
             return Ok(Some(RecordRef {
-                meta,
-                mod_revision: revision,
+                meta: draft.meta,
+                mod_revision: self.revision,
                 value: &draft.value,
             }));
         }
         let Some(head) = &slot.head else { return Ok(None) };
+        let Some(meta) = head.meta else { return Ok(None) };
         if slot.value.is_none() && values == Values::Read {
-            slot.value = Some(state.base.value(head.revision, key.as_bytes())?);
+            slot.value = Some(self.state.value(head.revision, &slot.key)?);
         }
         Ok(Some(RecordRef {
             meta,
@@ -118,15 +144,12 @@ impl<'s> Batch<'s> {
     }
 
     /// Writes or deletes a key.
-    pub(super) fn set(&mut self, key: &Key, draft: Option<Draft>) -> Result<(), Fault> {
-        let writer = self.writer;
-        let slot = self.slot(key)?;
-        let is_first = !slot.is_draft(writer);
-        slot.draft = Some((writer, draft));
-        if is_first {
-            self.touched.push(Bytes::from(key.clone()));
+    pub(super) fn set(&mut self, SlotId(place): SlotId, draft: Option<Draft>) {
+        let slot = &mut self.slots[place];
+        if !slot.is_draft(self.writer) {
+            self.touched.push(place);
         }
-        Ok(())
+        slot.draft = Some((self.writer, draft));
     }
 
     /// Visits the records of a range, the batch's own writes included, until `visit` breaks.
@@ -140,16 +163,17 @@ impl<'s> Batch<'s> {
         if range.is_empty() {
             return Ok(());
         }
-        let own = self.slots.range::<[u8], _>(range.bounds());
+        let own = self.places.range::<[u8], _>(range.bounds());
         let own: Stream<'_> = match order {
-            Order::Ascending => Box::new(own.filter_map(|(key, slot)| self.own(key, slot))),
-            Order::Descending => Box::new(own.rev().filter_map(|(key, slot)| self.own(key, slot))),
+            Order::Ascending => Box::new(own.filter_map(|(_, place)| self.own(*place))),
+            Order::Descending => Box::new(own.rev().filter_map(|(_, place)| self.own(*place))),
         };
         self.state.scan(range, order, NOW, values, Some(own), visit)
     }
 
     /// What the batch itself has made of a key.
-    fn own(&self, key: &Bytes, slot: &Slot) -> Option<Result<(Bytes, Item), Fault>> {
+    fn own(&self, place: usize) -> Option<Result<(Bytes, Item), Fault>> {
+        let slot = &self.slots[place];
         let found = if slot.is_draft(self.writer) {
             let (_, draft) = slot.draft.clone()?;
             Found {
@@ -167,7 +191,7 @@ impl<'s> Batch<'s> {
         } else {
             return None;
         };
-        Some(Ok((key.clone(), Item::Here(found))))
+        Some(Ok((slot.key.clone(), Item::Here(found))))
     }
 
     /// Gives the next number of a prefix's sequence.
@@ -197,22 +221,18 @@ impl<'s> Batch<'s> {
     }
 
     /// Ends the transaction; whether it changed anything.
-    pub(super) fn end(&mut self) -> Result<bool, Fault> {
+    pub(super) fn end(&mut self) -> bool {
         self.advanced.clear();
         if self.touched.is_empty() {
-            return Ok(false);
+            return false;
         }
         let revision = self.revision;
         let mut changed = false;
         let mut touched = std::mem::take(&mut self.touched);
-        touched.sort_unstable();
-        for key in touched.drain(..) {
-            let Some(slot) = self.slots.get_mut(&key) else {
-                return Err(Fault::invariant(
-                    "a touched key has a slot",
-                    key.escape_ascii().to_string(),
-                ));
-            };
+        touched.sort_unstable_by(|a, b| self.slots[*a].key.cmp(&self.slots[*b].key));
+        self.additions.versions.reserve(touched.len());
+        for place in touched.drain(..) {
+            let slot = &mut self.slots[place];
             let Some((_, draft)) = slot.draft.take() else {
                 continue;
             };
@@ -236,45 +256,28 @@ impl<'s> Batch<'s> {
                 link: head.link(before.as_ref()),
                 value: &value,
             };
-            let row = version.encode();
-            let row_key = version::row_key(revision, &key);
-            let hash = hash_row(&mut self.scratch, Table::Versions, &row_key, &row);
+            let row = version.encode(&mut self.scratch);
+            version::put_row_key(&mut self.row_key, revision, &slot.key);
+            let hash = hash_row(&mut self.scratch, Table::Versions, &self.row_key, &row);
             self.rows_hash = self.rows_hash.wrapping_add(hash);
             slot.head = Some(head.clone());
             slot.value = Some(value);
-            self.additions.versions.push((key, Held { head, row }));
+            self.additions
+                .versions
+                .push((slot.key.clone(), Held { head, row }));
         }
         self.touched = touched;
-        Ok(changed)
+        changed
     }
 
     /// Undoes the transaction.
     pub(super) fn undo(&mut self) {
-        for key in self.touched.drain(..) {
-            if let Some(slot) = self.slots.get_mut(&key) {
-                slot.draft = None;
-            }
+        for place in self.touched.drain(..) {
+            self.slots[place].draft = None;
         }
         for (prefix, number) in self.advanced.drain(..).rev() {
             if let Some(counter) = self.counters.get_mut(&prefix) {
                 counter.1 = number;
-            }
-        }
-    }
-
-    /// The slot of a key, looked up in the state at the first look.
-    fn slot(&mut self, key: &Key) -> Result<&mut Slot, Fault> {
-        match self.slots.entry(Bytes::from(key.clone())) {
-            Entry::Occupied(slot) => Ok(slot.into_mut()),
-            Entry::Vacant(vacant) => {
-                let slot = match self.state.held(key.as_bytes(), NOW) {
-                    Some(held) => {
-                        let found = held.found().map_err(|e| self.state.base.file().malformed(&e))?;
-                        Slot::standing(Some(held.head), Some(found.value))
-                    }
-                    None => Slot::standing(self.state.base.head(key.as_bytes())?, None),
-                };
-                Ok(vacant.insert(slot))
             }
         }
     }
@@ -332,25 +335,23 @@ impl<'s> Batch<'s> {
                 sum = sum.wrapping_add(hash_row(scratch, table, key, new));
             }
         };
-        for (key, slot) in &self.slots {
+        for slot in &self.slots {
             if slot.head == slot.original {
                 continue;
             }
-            for (head, is_new) in [(&slot.original, false), (&slot.head, true)] {
-                if let Some(head) = head {
-                    let table = if head.meta.is_some() {
-                        Table::Current
-                    } else {
-                        Table::Deleted
-                    };
-                    let row = head.encode();
-                    let row = Some(&row[..]);
-                    if is_new {
-                        count(table, key, None, row);
-                    } else {
-                        count(table, key, row, None);
-                    }
-                }
+            let table = |head: &Head| match head.meta {
+                Some(_) => Table::Current,
+                None => Table::Deleted,
+            };
+            if let Some(head) = &slot.original {
+                self.row_key.clear();
+                head.encode_into(&mut self.row_key);
+                count(table(head), &slot.key, Some(&self.row_key), None);
+            }
+            if let Some(head) = &slot.head {
+                self.row_key.clear();
+                head.encode_into(&mut self.row_key);
+                count(table(head), &slot.key, None, Some(&self.row_key));
             }
         }
         for (prefix, (original, now)) in self.counters {
@@ -377,24 +378,8 @@ impl<'s> Batch<'s> {
 }
 
 impl Slot {
-    fn standing(head: Option<Head>, value: Option<Bytes>) -> Self {
-        Self {
-            original: head.clone(),
-            head,
-            value,
-            draft: None,
-        }
-    }
-
     /// Whether the transaction under way has written the key.
     fn is_draft(&self, writer: u64) -> bool {
         self.draft.as_ref().is_some_and(|(by, _)| *by == writer)
-    }
-
-    fn meta(&self, writer: u64) -> Option<Meta> {
-        match &self.draft {
-            Some((by, draft)) if *by == writer => draft.as_ref().map(|draft| draft.meta),
-            _ => self.head.as_ref()?.meta,
-        }
     }
 }

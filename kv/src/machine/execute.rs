@@ -27,7 +27,7 @@ type Ran = Result<OpResult, TxnRefused>;
 /// Runs a transaction on a store that is at `revision`.
 pub(super) fn execute(
     batch: &mut Batch<'_>,
-    txn: &Txn,
+    txn: Txn,
     revision: Revision,
     log_index: LogIndex,
     limits: &ReplicatedLimits,
@@ -48,7 +48,7 @@ pub(super) fn execute(
         failed.clear();
     }
 
-    let ops = if succeeded { &txn.then } else { &txn.otherwise };
+    let ops = if succeeded { txn.then } else { txn.otherwise };
     let mut run = Run {
         batch,
         revision: revision.next(),
@@ -56,7 +56,7 @@ pub(super) fn execute(
         bytes_max: limits.response_bytes_max,
     };
     let mut results = Vec::with_capacity(ops.len());
-    for (index, op) in ops.iter().enumerate() {
+    for (index, op) in ops.into_iter().enumerate() {
         let index = u32::try_from(index).unwrap_or(u32::MAX);
         match run.op(index, op)? {
             Ok(result) => results.push(result),
@@ -66,7 +66,7 @@ pub(super) fn execute(
             }
         }
     }
-    let changed = batch.end()?;
+    let changed = batch.end();
     Ok(Ok(TxnResponse {
         revision: if changed { revision.next() } else { revision },
         log_index,
@@ -80,7 +80,8 @@ pub(super) fn execute(
 fn check(batch: &mut Batch<'_>, condition: &Condition) -> Result<Option<Found>, Fault> {
     match condition {
         Condition::Key { key, test } => {
-            let record = batch.get(key, values_for(test))?;
+            let slot = batch.look_up(key)?;
+            let record = batch.get(slot, values_for(test))?;
             Ok(if passes(record, test) {
                 None
             } else {
@@ -196,34 +197,36 @@ struct Run<'b, 's> {
 }
 
 impl Run<'_, '_> {
-    fn op(&mut self, op: u32, step: &Op) -> Result<Ran, Fault> {
+    fn op(&mut self, op: u32, step: Op) -> Result<Ran, Fault> {
         match step {
             Op::Put {
                 key,
                 value,
                 mode,
                 lease,
-            } => self.put(op, key, value, *mode, *lease),
+            } => self.put(op, &key, value, mode, lease),
             Op::Delete { key } => {
-                let existed = self.batch.get(key, Values::Skip)?.is_some();
+                let slot = self.batch.look_up(&key)?;
+                let existed = self.batch.get(slot, Values::Skip)?.is_some();
                 if existed {
-                    self.batch.set(key, None)?;
+                    self.batch.set(slot, None);
                 }
                 Ok(Ok(OpResult::Deleted {
                     count: u64::from(existed),
                 }))
             }
-            Op::DeleteRange { range, limit } => self.delete_range(op, range, *limit),
+            Op::DeleteRange { range, limit } => self.delete_range(op, &range, limit),
             Op::Get { key } => {
-                let record = self.batch.get(key, Values::Read)?;
+                let slot = self.batch.look_up(&key)?;
+                let record = self.batch.get(slot, Values::Read)?;
                 let record = record.map(|record| record.to_record(true));
                 let bytes = record.as_ref().map_or(0, |r| key.len() + r.value.len());
                 Ok(self.spend(op, bytes as u64).map(|()| OpResult::Get(record)))
             }
             Op::Range(read) => {
                 let budget = self.bytes_left;
-                let mut gathered = Gathered::new(read, u64::MAX);
-                let values = Gathered::values(read);
+                let mut gathered = Gathered::new(&read, u64::MAX);
+                let values = Gathered::values(&read);
                 self.batch.scan(&read.range, read.order, values, |key, record| {
                     let flow = gathered.visit(key, record);
                     if gathered.bytes > budget {
@@ -238,22 +241,22 @@ impl Run<'_, '_> {
                     more: gathered.more,
                 }))
             }
-            Op::Add { key, delta } => self.change_number(op, key, |found| {
+            Op::Add { key, delta } => self.change_number(op, &key, |found| {
                 found
                     .unwrap_or(0)
-                    .checked_add(*delta)
+                    .checked_add(delta)
                     .map(Some)
                     .ok_or(TxnRefused::Overflow {
                         op,
                         found: found.unwrap_or(0),
-                        delta: *delta,
+                        delta,
                     })
             }),
             Op::Max { key, operand } => {
-                self.change_number(op, key, |found| Ok((found < Some(*operand)).then_some(*operand)))
+                self.change_number(op, &key, |found| Ok((found < Some(operand)).then_some(operand)))
             }
             Op::PutSequence { prefix, value } => {
-                let number = self.batch.next_number(prefix)?;
+                let number = self.batch.next_number(&prefix)?;
                 let mut key = prefix.as_bytes().to_vec();
                 key.extend_from_slice(format!("{number:020}").as_bytes());
                 let key = Key::new(key).map_err(|e| {
@@ -272,7 +275,7 @@ impl Run<'_, '_> {
         &mut self,
         op: u32,
         key: &Key,
-        value: &Bytes,
+        value: Bytes,
         mode: PutMode,
         lease: LeaseChange,
     ) -> Result<Ran, Fault> {
@@ -280,7 +283,8 @@ impl Run<'_, '_> {
             // No lease exists yet: none can be granted in this release.
             return Ok(Err(TxnRefused::NoSuchLease { op, lease }));
         }
-        let old = self.batch.get(key, Values::Skip)?;
+        let slot = self.batch.look_up(key)?;
+        let old = self.batch.get(slot, Values::Skip)?;
         if old.is_some() && mode == PutMode::OnlyIfAbsent {
             let key = key.clone();
             return Ok(Err(TxnRefused::KeyExists { op, key }));
@@ -290,8 +294,8 @@ impl Run<'_, '_> {
             LeaseChange::Keep => old.and_then(|old| old.meta.lease),
             LeaseChange::Detach | LeaseChange::Attach(_) => None,
         };
-        let draft = written(old, self.revision, lease, value.clone());
-        self.batch.set(key, Some(draft))?;
+        let draft = written(old, self.revision, lease, value);
+        self.batch.set(slot, Some(draft));
         Ok(Ok(OpResult::Put { existed }))
     }
 
@@ -316,7 +320,8 @@ impl Run<'_, '_> {
                     .file()
                     .corrupt(format!("a row of current has no valid key: {e}"))
             })?;
-            self.batch.set(&key, None)?;
+            let slot = self.batch.look_up(&key)?;
+            self.batch.set(slot, None);
         }
         Ok(Ok(OpResult::Deleted { count }))
     }
@@ -328,7 +333,8 @@ impl Run<'_, '_> {
         key: &Key,
         change: impl FnOnce(Option<i64>) -> Result<Option<i64>, TxnRefused>,
     ) -> Result<Ran, Fault> {
-        let old = self.batch.get(key, Values::Read)?;
+        let slot = self.batch.look_up(key)?;
+        let old = self.batch.get(slot, Values::Read)?;
         let found = match old {
             None => None,
             Some(record) => match <[u8; 8]>::try_from(record.value) {
@@ -347,7 +353,7 @@ impl Run<'_, '_> {
         let lease = old.and_then(|old| old.meta.lease);
         let value = Bytes::copy_from_slice(&number.to_be_bytes());
         let draft = written(old, self.revision, lease, value);
-        self.batch.set(key, Some(draft))?;
+        self.batch.set(slot, Some(draft));
         Ok(Ok(OpResult::Number(number)))
     }
 

@@ -16,6 +16,8 @@
 //! steps, l being the bits of the depth: a read at an old revision takes some 200 look-ups at worst for a key with a
 //! million versions, and writing costs one row in place and one appended.
 
+use std::sync::Arc;
+
 use super::wire::{Malformed, Row, put_varint};
 use crate::model::{LeaseId, Revision};
 
@@ -39,7 +41,7 @@ pub(super) struct Head {
     pub(super) revision: Revision,
     depth: u64,
     /// The revisions of the ancestors, the nearest first.
-    ancestors: Vec<Revision>,
+    ancestors: Arc<[Revision]>,
 }
 
 /// How a version points to older ones of its key.
@@ -59,21 +61,20 @@ impl Head {
                 meta,
                 revision,
                 depth: 0,
-                ancestors: Vec::new(),
+                ancestors: Arc::default(),
             };
         };
         let depth = before.depth + 1;
         // The first ancestor's depth; it and those behind it are `before` or ancestors of `before`.
         let first = depth & before.depth;
         let mut at = before.depth;
-        let known = std::iter::once(before.revision).chain(before.ancestors.iter().copied());
-        let mut ancestors = Vec::with_capacity(depth.count_ones() as usize);
-        for revision in known {
-            if at <= first {
-                ancestors.push(revision);
-            }
-            at &= at.saturating_sub(1);
+        let mut newer = 0;
+        while at > first {
+            newer += 1;
+            at &= at - 1;
         }
+        let known = std::iter::once(before.revision).chain(before.ancestors.iter().copied());
+        let ancestors = known.skip(newer).collect();
         Head {
             meta,
             revision,
@@ -98,7 +99,7 @@ impl Head {
             return None;
         }
         let mut from = self.revision;
-        for ancestor in &self.ancestors {
+        for ancestor in self.ancestors.iter() {
             if *ancestor <= at {
                 return Some(from);
             }
@@ -107,24 +108,29 @@ impl Head {
         None
     }
 
-    pub(super) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(24 + 4 * self.ancestors.len());
+    pub(super) fn encode_into(&self, out: &mut Vec<u8>) {
         match self.meta {
             None => out.push(0),
             Some(meta) => {
                 out.push(EXISTS | if meta.lease.is_some() { HAS_LEASE } else { 0 });
-                put_varint(&mut out, meta.create_revision.number());
-                put_varint(&mut out, meta.version);
+                put_varint(out, meta.create_revision.number());
+                put_varint(out, meta.version);
                 if let Some(lease) = meta.lease {
-                    put_varint(&mut out, lease.number());
+                    put_varint(out, lease.number());
                 }
             }
         }
-        put_varint(&mut out, self.revision.number());
-        put_varint(&mut out, self.depth);
-        for ancestor in &self.ancestors {
-            put_varint(&mut out, ancestor.number());
+        put_varint(out, self.revision.number());
+        put_varint(out, self.depth);
+        for ancestor in self.ancestors.iter() {
+            put_varint(out, ancestor.number());
         }
+    }
+
+    #[cfg(test)]
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.encode_into(&mut out);
         out
     }
 
@@ -167,7 +173,7 @@ impl Head {
             meta,
             revision,
             depth,
-            ancestors,
+            ancestors: ancestors.into(),
         })
     }
 }

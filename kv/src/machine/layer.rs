@@ -127,6 +127,14 @@ impl Layer {
         self.read().bytes
     }
 
+    /// The head of a key as it was at `at`.
+    pub(super) fn head(&self, key: &[u8], at: Revision) -> Option<Head> {
+        let content = self.read();
+        let versions = content.keys.get(key)?;
+        let newest = versions.iter().rfind(|held| held.head.revision <= at)?;
+        Some(newest.head.clone())
+    }
+
     /// The newest version of a key at or before `at`.
     pub(super) fn get(&self, key: &[u8], at: Revision) -> Option<Held> {
         let content = self.read();
@@ -175,12 +183,15 @@ impl Layer {
         let content = self.read();
         match table {
             Table::Current | Table::Deleted => {
+                let mut row = Vec::new();
                 for (key, versions) in &content.keys {
                     let Some(Held { head, .. }) = versions.last() else {
                         continue;
                     };
                     let here = head.meta.is_some() == (table == Table::Current);
-                    visit(key, here.then(|| head.encode()).as_deref())?;
+                    row.clear();
+                    head.encode_into(&mut row);
+                    visit(key, here.then_some(&row[..]))?;
                 }
             }
             Table::Versions => {
@@ -189,8 +200,10 @@ impl Layer {
                     .flat_map(|(key, versions)| versions.iter().map(move |h| (h.head.revision, key, &h.row)))
                     .collect();
                 all.sort_unstable_by_key(|(revision, key, _)| (*revision, *key));
+                let mut row_key = Vec::new();
                 for (revision, key, row) in all {
-                    visit(&version::row_key(revision, key), Some(row))?;
+                    version::put_row_key(&mut row_key, revision, key);
+                    visit(&row_key, Some(row))?;
                 }
             }
             // No lease can be granted yet.

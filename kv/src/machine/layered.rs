@@ -19,6 +19,9 @@ use super::version::RecordRef;
 use crate::fault::Fault;
 use crate::model::{KeyRange, Order, Record, Revision, Sequence, SessionId};
 
+/// A revision behind all others: everything in the layers is seen.
+pub(super) const NOW: Revision = Revision::new(u64::MAX);
+
 /// Keys of a layer that a scan takes at a time.
 const CHUNK_KEYS: usize = 256;
 
@@ -71,6 +74,22 @@ impl Layered {
     /// The newest version of a key at or before `at` among the layers.
     pub(super) fn held(&self, key: &[u8], at: Revision) -> Option<Held> {
         self.layers().find_map(|layer| layer.get(key, at))
+    }
+
+    /// The head of a key now; `None` where it never was.
+    pub(super) fn head(&self, key: &[u8]) -> Result<Option<Head>, Fault> {
+        match self.layers().find_map(|layer| layer.head(key, NOW)) {
+            Some(head) => Ok(Some(head)),
+            None => self.base.head(key),
+        }
+    }
+
+    /// The value that a revision wrote to a key, which still has it.
+    pub(super) fn value(&self, revision: Revision, key: &[u8]) -> Result<Bytes, Fault> {
+        match self.held(key, revision) {
+            Some(held) => Ok(held.found().map_err(|e| self.base.file().malformed(&e))?.value),
+            None => self.base.value(revision, key),
+        }
     }
 
     /// The record of a key at a revision, the base's or a later one.

@@ -556,11 +556,11 @@ impl Apply<'_, '_> {
         let mut outcomes = Vec::with_capacity(proposal.commands.len());
         for command in proposal.commands {
             outcomes.push(match command {
-                Command::Txn { session: None, txn } => Outcome::Txn(self.txn(position, &txn)?),
+                Command::Txn { session: None, txn } => Outcome::Txn(self.txn(position, txn)?),
                 Command::Txn {
                     session: Some(session),
                     txn,
-                } => self.session_txn(position, session, &txn)?,
+                } => self.session_txn(position, session, txn)?,
                 Command::OpenSession { ttl_millis } => Outcome::SessionOpened(self.open_session(ttl_millis)),
                 Command::CloseSession { session } => {
                     self.end_session(session);
@@ -574,7 +574,7 @@ impl Apply<'_, '_> {
     fn txn(
         &mut self,
         position: LogPosition,
-        txn: &Txn,
+        txn: Txn,
     ) -> Result<Result<model::TxnResponse, TxnRefused>, Fault> {
         let System { limits, standing, .. } = &mut *self.system;
         let answer = execute::execute(&mut self.batch, txn, standing.revision, position.index, limits)?;
@@ -589,7 +589,7 @@ impl Apply<'_, '_> {
         &mut self,
         position: LogPosition,
         session: SessionRef,
-        txn: &Txn,
+        txn: Txn,
     ) -> Result<Outcome, Fault> {
         let SessionRef { id, sequence, .. } = session;
         let now = self.system.standing.log_time;

@@ -82,8 +82,17 @@ impl RecordRef<'_> {
 }
 
 impl<'a> Version<'a> {
-    pub(super) fn encode(&self) -> Bytes {
-        let mut out = Vec::with_capacity(40 + self.value.len());
+    /// The row, in memory of exactly its size. `scratch` is a buffer to reuse.
+    pub(super) fn encode(&self, scratch: &mut Vec<u8>) -> Bytes {
+        scratch.clear();
+        self.put_head(scratch);
+        let mut out = Vec::with_capacity(scratch.len() + self.value.len());
+        out.extend_from_slice(scratch);
+        out.extend_from_slice(self.value);
+        out.into()
+    }
+
+    fn put_head(&self, out: &mut Vec<u8>) {
         let lease = self.meta.and_then(|meta| meta.lease);
         let mut flags = self.kind.number();
         if lease.is_some() {
@@ -94,18 +103,16 @@ impl<'a> Version<'a> {
         }
         out.push(flags);
         if let Some(meta) = self.meta {
-            put_varint(&mut out, meta.create_revision.number());
-            put_varint(&mut out, meta.version);
+            put_varint(out, meta.create_revision.number());
+            put_varint(out, meta.version);
             if let Some(lease) = lease {
-                put_varint(&mut out, lease.number());
+                put_varint(out, lease.number());
             }
         }
         if let Some(link) = self.link {
-            put_varint(&mut out, link.previous.number());
-            put_varint(&mut out, link.ancestor.number());
+            put_varint(out, link.previous.number());
+            put_varint(out, link.ancestor.number());
         }
-        out.extend_from_slice(self.value);
-        out.into()
     }
 
     pub(super) fn decode(bytes: &'a [u8]) -> Result<Self, Malformed> {
@@ -156,9 +163,15 @@ impl<'a> Version<'a> {
 /// The row key of the version of `key` that `revision` wrote.
 pub(super) fn row_key(revision: Revision, key: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(8 + key.len());
+    put_row_key(&mut out, revision, key);
+    out
+}
+
+/// The same, into a buffer to reuse.
+pub(super) fn put_row_key(out: &mut Vec<u8>, revision: Revision, key: &[u8]) {
+    out.clear();
     out.extend_from_slice(&revision.number().to_be_bytes());
     out.extend_from_slice(key);
-    out
 }
 
 /// Reads a row key back.
@@ -195,10 +208,10 @@ mod tests {
             });
             let value = if deleted { &[][..] } else { &value[..] };
             let version = Version { kind, meta: (!deleted).then_some(meta), link, value };
-            let row = version.encode();
+            let row = version.encode(&mut Vec::new());
             prop_assert_eq!(Version::decode(&row), Ok(version));
             if let Ok(version) = Version::decode(&garbage) {
-                prop_assert_eq!(&version.encode()[..], &garbage[..]);
+                prop_assert_eq!(&version.encode(&mut Vec::new())[..], &garbage[..]);
             }
         }
 
