@@ -61,7 +61,9 @@ impl Client {
             let result = attempt(transaction.clone())
                 .await
                 .map_err(TransactError::Aborted)?;
-            let response = self.txn(transaction.into_txn()).await?;
+            // The deadline is the caller's for all attempts together.
+            let rest = self.with_deadline(end.since(env::now()));
+            let response = rest.txn(transaction.into_txn()).await?;
             if response.succeeded {
                 return Ok((result, response));
             }

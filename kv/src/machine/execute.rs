@@ -17,6 +17,7 @@ use crate::model::{
     Condition, FailedCondition, Found, Key, KeyRange, KeyTest, LeaseChange, LeaseId, LogIndex, Op, OpResult,
     Order, PutMode, RangeTest, Revision, Txn, TxnRefused, TxnResponse,
 };
+use crate::planted::{self, Bug};
 
 /// A failed condition tells a value of at most so many bytes.
 const FOUND_VALUE_BYTES_MAX: usize = 1024;
@@ -60,6 +61,10 @@ pub(super) fn execute(
         let index = u32::try_from(index).unwrap_or(u32::MAX);
         match run.op(index, op)? {
             Ok(result) => results.push(result),
+            Err(refused) if planted::is(Bug::RefusedTxnInPart) => {
+                batch.end();
+                return Ok(Err(refused));
+            }
             Err(refused) => {
                 batch.undo();
                 return Ok(Err(refused));

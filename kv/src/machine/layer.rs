@@ -96,10 +96,7 @@ impl Layer {
             match content.keys.entry(key) {
                 Entry::Occupied(versions) => versions.into_mut().push(held),
                 Entry::Vacant(vacant) => {
-                    // Most keys are written once in a layer's life.
-                    let mut versions = Vec::with_capacity(1);
-                    versions.push(held);
-                    vacant.insert(versions);
+                    vacant.insert(vec![held]);
                 }
             }
         }

@@ -61,12 +61,13 @@ use self::sessions::Sessions;
 pub use self::settings::{MachineSettings, ReplicatedLimits};
 pub use self::snapshot::{ReceivedSnapshot, SnapshotError, SnapshotMeta, SnapshotSink, SnapshotSource};
 use self::system::System;
-use crate::env::Disk;
+use crate::env::{self, Disk};
 use crate::fault::Fault;
 use crate::model::{
     self, Command, LogPosition, LogTime, Outcome, Proposal, Revision, SessionId, SessionRef, StateHash,
     TooManyOf, Txn, TxnRefused,
 };
+use crate::planted::{self, Bug};
 
 /// An entry to apply.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -397,7 +398,7 @@ impl Machine {
     /// A snapshot that is not ahead of the state is dropped, and the state kept.
     pub fn install(&mut self, received: ReceivedSnapshot) -> Result<(), Fault> {
         self.healthy()?;
-        if received.meta.position <= self.applied.position {
+        if received.meta.position <= self.applied.position && !planted::is(Bug::SnapshotOverwritesNewer) {
             return Ok(());
         }
         let installed = self.replace_state(received);
@@ -446,7 +447,10 @@ impl Machine {
             outcomes.push(apply.entry(entry)?);
         }
         let (additions, rows_hash) = apply.batch.finish(apply.sessions);
-        self.system.standing.rows_hash = rows_hash;
+        self.system.standing.rows_hash = match planted::is(Bug::RandomInApply) {
+            true => rows_hash ^ u128::from(env::random_u64() & 1),
+            false => rows_hash,
+        };
         self.state.active.add(additions);
         self.applied = applied(&self.system);
         self.entries_since_checkpoint = self.entries_since_checkpoint.saturating_add(count);
@@ -606,7 +610,7 @@ impl Apply<'_, '_> {
                 sequence,
             })));
         }
-        if known {
+        if known && !planted::is(Bug::RetryAppliedTwice) {
             return self.first_answer(id, sequence);
         }
         let limit = self.system.limits.unanswered_max;

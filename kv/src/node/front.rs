@@ -16,7 +16,7 @@ use crate::log::Log;
 use crate::model::{CheckedTxn, Command, Consistency, LogIndex, NodeId, ReadOp, Revision, check_reads};
 use crate::planted::{self, Bug};
 use crate::protocol::{Admin, Failure, Request, Response};
-use crate::raft::{MembershipError, Part, RaftNode, ReadIndexError};
+use crate::raft::{MembershipError, Part, RaftNode, RaftState, ReadIndexError};
 
 /// What the front desk needs to know of its node. Cheap to clone.
 #[derive(Clone)]
@@ -187,14 +187,17 @@ impl Front {
                 min_revision,
                 max_lag,
             } => {
+                if let Some(revision) = min_revision {
+                    self.await_applied(|_, current| current >= revision).await?;
+                }
                 if let Some(bound) = max_lag {
-                    let lag = self.raft.lag();
+                    let lag = match self.raft.lag() {
+                        Some(lag) => Some(lag),
+                        None => self.find_out_lag().await,
+                    };
                     if lag.is_none_or(|lag| lag > bound) {
                         return Err(Failure::TooStale { lag });
                     }
-                }
-                if let Some(revision) = min_revision {
-                    self.await_applied(|_, current| current >= revision).await?;
                 }
                 Ok(None)
             }
@@ -203,6 +206,15 @@ impl Front {
                 Ok(Some(revision))
             }
         }
+    }
+
+    /// How long ago this node was level with its leader, where nothing has told so yet since it started or was
+    /// elected: it asks. `None` when nobody answers.
+    async fn find_out_lag(&self) -> Option<Duration> {
+        let asked = env::now();
+        let index = self.raft.read_index().await.ok()?;
+        self.await_applied(|applied, _| applied >= index).await.ok()?;
+        Some(asked.elapsed())
     }
 
     async fn await_applied(
@@ -233,7 +245,7 @@ impl Front {
         let result = match admin {
             Admin::AddLearner { id, address } => self.raft.add_learner(id, address).await,
             Admin::Promote { id } => self.promote(id).await,
-            Admin::Remove { id } => self.raft.remove(id).await,
+            Admin::Remove { id } => self.remove(id).await,
             Admin::MoveLeader { to } => self.move_leader(to).await,
         };
         match result {
@@ -270,17 +282,23 @@ impl Front {
         self.raft.promote(id).await
     }
 
+    /// Removes a member. A leader that is to go hands leadership over first and leaves its removal to the next one:
+    /// it could not lead the second half of the change, after its vote has gone.
+    async fn remove(&self, id: NodeId) -> Result<(), MembershipError> {
+        let state = self.raft.state();
+        if id == self.node && state.role == Part::Leader {
+            self.move_leader(None).await?;
+            let leader = leader_of(&self.raft.state());
+            return Err(MembershipError::NotLeader { leader });
+        }
+        self.raft.remove(id).await
+    }
+
     /// Hands leadership over and waits until the node named leads; without a name, until any other does.
     pub(crate) async fn move_leader(&self, to: Option<NodeId>) -> Result<(), MembershipError> {
         let state = self.raft.state();
         if state.role != Part::Leader {
-            let leader = state.leader.and_then(|id| {
-                state
-                    .members
-                    .iter()
-                    .find(|m| m.id == id)
-                    .map(|m| (id, m.address.clone()))
-            });
+            let leader = leader_of(&state);
             return Err(MembershipError::NotLeader { leader });
         }
         let candidates = state.members.iter().filter(|m| m.voter && m.id != self.node);
@@ -377,6 +395,13 @@ fn took_over(named: Option<NodeId>, chosen: NodeId, leader: Option<NodeId>) -> R
         }
         (Some(_), _) => Ok(()),
     }
+}
+
+/// Who leads, and where it is reached, as far as this node knows.
+fn leader_of(state: &RaftState) -> Option<(NodeId, String)> {
+    let id = state.leader?;
+    let member = state.members.iter().find(|m| m.id == id)?;
+    Some((id, member.address.clone()))
 }
 
 fn entries_behind(last: Option<LogIndex>, matched: Option<LogIndex>) -> u64 {

@@ -482,6 +482,9 @@ async fn keep_durable(machine: StateMachine, interval: Duration) {
     }
 }
 
+/// How long a refused change rests before it is asked for again.
+const FINISH_PAUSE: Duration = Duration::from_millis(100);
+
 /// Finishes a change of voters that a leader began and did not end.
 ///
 /// Such a change goes through a joint configuration, which needs both majorities; a leader that crashed in
@@ -497,15 +500,21 @@ async fn finish_joint(raft: Raft, changing: Arc<Mutex<()>>) {
     };
     loop {
         if unfinished() {
-            let _change = changing.lock().await;
+            let change = changing.lock().await;
             if !unfinished() {
                 continue;
             }
             let nothing_new = ChangeMembers::AddVoterIds(BTreeSet::new());
-            match raft.change_membership(nothing_new, true).await {
+            let finished = raft.change_membership(nothing_new, true).await;
+            drop(change);
+            match finished {
                 Ok(_) => tracing::info!("a joint configuration was finished"),
-                // Another change is on its way, or we lead no more: the next change of the metrics tells.
-                Err(error) => tracing::debug!(%error, "the joint configuration stands"),
+                // Another change is on its way, or we lead no more. A refusal is itself a change of the metrics:
+                // without the pause this would ask again at once, for ever.
+                Err(error) => {
+                    tracing::debug!(%error, "the joint configuration stands");
+                    env::sleep(FINISH_PAUSE).await;
+                }
             }
         }
         if changes.changed().await.is_err() {

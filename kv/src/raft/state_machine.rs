@@ -28,6 +28,7 @@ use crate::machine::{
     SnapshotSource,
 };
 use crate::model::{self, LogPosition};
+use crate::planted::{self, Bug};
 
 /// Entries that one job carries at most: bounds the memory of a replay after a restart.
 const APPLY_ENTRIES_MAX: usize = 4096;
@@ -270,8 +271,12 @@ impl StateMachine {
     async fn snapshot(&self, of_all: bool) -> Result<Snapshot, Fault> {
         let source = self.ask(|done| Job::Snapshot { of_all, done }).await?;
         let meta = source.meta();
+        let claimed = match planted::is(Bug::EarlyPurge) {
+            true => self.applied.borrow().position,
+            false => meta.position,
+        };
         let meta = SnapshotMeta {
-            last_log_id: meta.position.map(log_id),
+            last_log_id: claimed.map(log_id),
             last_membership: stored_membership(meta.membership.as_ref())?,
         };
         Ok(Snapshot {
@@ -626,7 +631,7 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         // openraft may purge the log up to this position afterwards; what it has applied is in a checkpoint then.
-        Ok(self.snapshot(true).await?)
+        Ok(self.snapshot(!planted::is(Bug::EarlyPurge)).await?)
     }
 }
 

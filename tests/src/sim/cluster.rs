@@ -347,6 +347,25 @@ impl Cluster {
             }
         }
         lock(&self.seen).silent.clear();
+        // An error that was injected before may stop a node only now.
+        let cluster = self.clone();
+        self.sim.spawn_local("late stops", async move {
+            for _ in 0..100 {
+                env::sleep(Duration::from_millis(50)).await;
+                cluster.restart_late();
+            }
+        });
+    }
+
+    /// Starts nodes again that stopped after the faults' end, for one from before.
+    fn restart_late(&self) {
+        for number in self.numbers() {
+            let stopped = lock(&self.seen).stopped.get(&number).cloned();
+            if stopped.is_some_and(|fault| fault.contains("injected at")) {
+                self.sim.host(number).kill();
+                self.start(number);
+            }
+        }
     }
 
     fn is_healed(&self) -> bool {

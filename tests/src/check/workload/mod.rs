@@ -332,10 +332,6 @@ impl Worker {
                 Error::OutcomeUnknown(unknown) => Answer::Unknown(unknown.reason),
                 error => Answer::Failed(error),
             },
-            // Whether this attempt or the one before met it is not told.
-            Err(TransactError::Client(error @ (Error::Unavailable { .. } | Error::OutcomeUnknown(_)))) => {
-                Answer::Unknown(error.to_string())
-            }
             Err(TransactError::Client(error)) => Answer::of_error(error),
             Err(other) => Answer::Unknown(other.to_string()),
         };
