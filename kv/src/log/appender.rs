@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::LogSettings;
 use super::crash_points::CrashPoint;
 use super::format::{
-    self, BATCH_HEADER, BatchHeader, Checkpoint, FIRST_BATCH, Head, NO_POSITION, RECORD_HEADER, RecordKind,
+    self, BATCH_HEADER, BatchHeader, Anchor, FIRST_BATCH, Head, NO_POSITION, RECORD_HEADER, RecordKind,
     SECTOR, SegmentHeader, number_only, sector_up,
 };
 use super::segment::{self, Maker, Material, RawFile, Segment, prepare};
@@ -42,7 +42,7 @@ pub(super) struct Appender {
     opening: u32,
     tail: Tail,
     /// As of the last record in the buffer.
-    state: Checkpoint,
+    state: Anchor,
     /// Whether `state.committed` is newer than any record.
     committed_waits: bool,
     /// The batch being gathered; empty, or room for the header and then records.
@@ -73,7 +73,7 @@ pub(super) struct Continue {
     pub next_number: u64,
     pub opening: u32,
     pub tail: Tail,
-    pub state: Checkpoint,
+    pub state: Anchor,
     /// Files that nobody needs.
     pub pool: Vec<RawFile>,
 }

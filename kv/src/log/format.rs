@@ -162,7 +162,7 @@ pub(super) enum RecordKind {
     Clear,
     /// The entries up to the position are gone, behind a snapshot.
     Purge,
-    /// The state of the log at this place, a [`Checkpoint`]: first in each segment and after each opening.
+    /// The state of the log at this place, an [`Anchor`]: first in each segment and after each opening.
     Head,
     /// The log continues in the segment with generation `index`.
     Seal,
@@ -291,7 +291,7 @@ pub(super) fn decode_record(salt: u32, bytes: &[u8]) -> Result<RecordHeader, Bad
 
 /// The log's state at some place of it, so that a reader may start there: the payload of a head record.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Checkpoint {
+pub(super) struct Anchor {
     /// Everything up to it is gone, behind a snapshot.
     pub purged: Option<LogPosition>,
     /// The last entry, or `purged` when there is none.
@@ -310,10 +310,10 @@ pub(super) struct Head {
     /// The generation of the segment before; none for the log's first.
     pub previous: Option<u64>,
     /// The state.
-    pub state: Checkpoint,
+    pub state: Anchor,
 }
 
-impl Checkpoint {
+impl Anchor {
     /// Whether both tell of the same log. What is committed may be told later than it was saved.
     pub fn agrees_with(&self, other: &Self) -> bool {
         self.purged == other.purged && self.last == other.last && self.vote == other.vote

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use self::scan::{Found, Scan, peek, scan};
 use super::appender::{Appender, Continue, Tail};
 use super::crash_points::CrashPoint;
-use super::format::{self, BadHeader, Checkpoint, FIRST_BATCH, SECTOR, SegmentHeader};
+use super::format::{self, BadHeader, Anchor, FIRST_BATCH, SECTOR, SegmentHeader};
 use super::segment::{Named, RawFile, Segment, Unnamed, classify};
 use super::view::{Index, Recovered, Runs};
 use super::{LogOpenError, LogSettings, OpenMode};
@@ -115,7 +115,7 @@ fn write_first_head(segment: &Segment) -> Result<(), LogOpenError> {
     let head = crate::model::encode(&format::Head {
         sequence: 1,
         previous: None,
-        state: Checkpoint::default(),
+        state: Anchor::default(),
     });
     let mut batch = vec![0; format::BATCH_HEADER];
     let kind = format::RecordKind::Head;
@@ -241,8 +241,8 @@ fn recover(
 }
 
 /// A log that should not be there may be there if it never held anything.
-fn refuse_unless_wanted(settings: &LogSettings, dir: &Path, state: &Checkpoint) -> Result<(), LogOpenError> {
-    if settings.mode == OpenMode::Create && *state != Checkpoint::default() {
+fn refuse_unless_wanted(settings: &LogSettings, dir: &Path, state: &Anchor) -> Result<(), LogOpenError> {
+    if settings.mode == OpenMode::Create && *state != Anchor::default() {
         return Err(LogOpenError::NotEmpty {
             dir: dir.to_owned(),
             last: state.last,
@@ -464,7 +464,7 @@ fn missing_segment(after: &Scan, generation: u64, unreadable: &[Unreadable]) -> 
 fn assemble(chain: Vec<Scan>) -> Recovered {
     let mut runs = Runs::default();
     let mut index = Index::default();
-    let mut end = Checkpoint::default();
+    let mut end = Anchor::default();
     for scanned in chain {
         index.roll(scanned.segment.clone());
         for position in scanned.positions() {

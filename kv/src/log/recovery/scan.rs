@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::super::format::{
-    self, BATCH_HEADER, BadRecord, BatchHeader, Checkpoint, FIRST_BATCH, Head, RECORD_HEADER, RecordKind,
+    self, BATCH_HEADER, BadRecord, BatchHeader, Anchor, FIRST_BATCH, Head, RECORD_HEADER, RecordKind,
     SECTOR,
 };
 use super::super::segment::Segment;
@@ -33,9 +33,9 @@ pub(super) struct Scan {
     pub sequence: u64,
     pub previous: Option<u64>,
     /// The log's state before this segment.
-    pub head: Checkpoint,
+    pub head: Anchor,
     /// The log's state after it.
-    pub end: Checkpoint,
+    pub end: Anchor,
     /// The generation of the segment that follows, if this one was ended.
     pub sealed: Option<u64>,
     /// Where the last whole batch ends.

@@ -2,7 +2,7 @@
 
 use super::super::crash_disk::CrashDisk;
 use super::super::format::{
-    BATCH_HEADER, BatchHeader, Checkpoint, FIRST_BATCH, Head, NO_POSITION, RecordKind, SegmentHeader,
+    BATCH_HEADER, BatchHeader, Anchor, FIRST_BATCH, Head, NO_POSITION, RecordKind, SegmentHeader,
     decode_record, encode_record,
 };
 use super::*;
@@ -44,7 +44,7 @@ fn the_bytes_of_a_batch_and_its_records_are_these() {
     let head = crate::model::encode(&Head {
         sequence: 2,
         previous: Some(1),
-        state: Checkpoint {
+        state: Anchor {
             purged: Some(position(4, 5)),
             last: Some(position(4, 300)),
             vote: Some(Bytes::from_static(b"vote")),
