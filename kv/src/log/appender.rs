@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::LogSettings;
 use super::crash_points::CrashPoint;
 use super::format::{
-    self, BATCH_HEADER, BatchHeader, Anchor, FIRST_BATCH, Head, NO_POSITION, RECORD_HEADER, RecordKind,
+    self, Anchor, BATCH_HEADER, BatchHeader, FIRST_BATCH, Head, NO_POSITION, RECORD_HEADER, RecordKind,
     SECTOR, SegmentHeader, number_only, sector_up,
 };
 use super::segment::{self, Maker, Material, RawFile, Segment, prepare};

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use self::scan::{Found, Scan, peek, scan};
 use super::appender::{Appender, Continue, Tail};
 use super::crash_points::CrashPoint;
-use super::format::{self, BadHeader, Anchor, FIRST_BATCH, SECTOR, SegmentHeader};
+use super::format::{self, Anchor, BadHeader, FIRST_BATCH, SECTOR, SegmentHeader};
 use super::segment::{Named, RawFile, Segment, Unnamed, classify};
 use super::view::{Index, Recovered, Runs};
 use super::{LogOpenError, LogSettings, OpenMode};

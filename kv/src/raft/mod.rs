@@ -194,6 +194,7 @@ impl RaftNode {
         let network = NetworkFactory {
             own_id: parts.id.number(),
             transport: Arc::clone(&parts.transport),
+            log: parts.log.clone(),
             stall_max: parts.timing.election_timeout_min,
         };
         let store = LogStore::new(parts.log.clone());

@@ -28,13 +28,16 @@ use super::wire::{
 };
 use crate::env::{self, Owner};
 use crate::fault::Fault;
-use crate::model;
+use crate::log::Log;
+use crate::model::{self, LogPosition};
 
 /// Makes the links to peers.
 #[derive(Clone, Debug)]
 pub(crate) struct NetworkFactory {
     pub(crate) own_id: u64,
     pub(crate) transport: Arc<dyn Transport>,
+    /// What is sent comes from here.
+    pub(crate) log: Log,
     /// How long an append stream may owe an answer before its link counts as dead.
     pub(crate) stall_max: Duration,
 }
@@ -46,6 +49,7 @@ pub(crate) struct Link {
     target: u64,
     peer: Peer,
     transport: Arc<dyn Transport>,
+    log: Log,
     stall_max: Duration,
     /// Heartbeats are appends that travel as control messages.
     heartbeats: bool,
@@ -64,6 +68,7 @@ impl NetworkFactory {
                 address: node.address.clone(),
             },
             transport: Arc::clone(&self.transport),
+            log: self.log.clone(),
             stall_max: self.stall_max,
             heartbeats,
             control: Mutex::new(None),
@@ -125,6 +130,15 @@ fn rpc_error(error: &TransportError) -> RPCError<TypeConfig> {
         }
         _ => RPCError::Network(NetworkError::new(error)),
     }
+}
+
+const PURGED: &str = "what comes next for this peer was purged: it needs a snapshot";
+
+/// Whether a request stands for entries that were purged before they could be read. The log answers none then,
+/// and openraft would repeat the empty request for as long as the stream lives; its end lets it think again.
+fn needs_snapshot(request: &AppendEntriesRequest<TypeConfig>, purged: Option<LogPosition>) -> bool {
+    let next = request.prev_log_id.as_ref().map_or(0, |id| id.index + 1);
+    request.entries.is_empty() && purged.is_some_and(|purged| next <= purged.index.number())
 }
 
 fn unexpected(answer: &ControlResponse) -> RPCError<TypeConfig> {
@@ -219,6 +233,10 @@ impl openraft::RaftNetworkV2<TypeConfig> for Link {
             let Some(first) = input.next().await else {
                 return Ok(Box::pin(stream::empty()) as BoxStream<'s, _>);
             };
+            let log = self.log.clone();
+            if needs_snapshot(&first, log.purged()) {
+                return Err(RPCError::Network(NetworkError::from_string(PURGED)));
+            }
             let mut input = stream::once(std::future::ready(first)).chain(input);
             let ttl = option.soft_ttl().max(self.stall_max);
             let opened = env::timeout(ttl, self.transport.open(&self.peer, Class::Append)).await;
@@ -237,6 +255,11 @@ impl openraft::RaftNetworkV2<TypeConfig> for Link {
             // back-pressure on one never stops the other.
             let sending = async move {
                 while let Some(request) = input.next().await {
+                    if needs_snapshot(&request, log.purged()) {
+                        return Err(TransportError::Broken {
+                            reason: PURGED.to_owned(),
+                        });
+                    }
                     let message = encode_append(&request);
                     counter.fetch_add(1, Ordering::Relaxed);
                     sender.send(message).await?;

@@ -174,6 +174,8 @@ impl Operation for CreateTopics {
         let mut answer = Vec::with_capacity(self.0.len());
         for create in &self.0 {
             if let Some(topic) = existing(image, create) {
+                // Else it might be deleted before the commit, and the answer be of a topic that is gone.
+                pins.topic(topic);
                 answer.push(CreatedTopic {
                     topic: topic.clone(),
                     partitions: image.partitions_of(topic.id).cloned().collect(),

@@ -7,8 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::super::format::{
-    self, BATCH_HEADER, BadRecord, BatchHeader, Anchor, FIRST_BATCH, Head, RECORD_HEADER, RecordKind,
-    SECTOR,
+    self, Anchor, BATCH_HEADER, BadRecord, BatchHeader, FIRST_BATCH, Head, RECORD_HEADER, RecordKind, SECTOR,
 };
 use super::super::segment::Segment;
 use super::super::view::Runs;

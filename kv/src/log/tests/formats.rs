@@ -2,7 +2,7 @@
 
 use super::super::crash_disk::CrashDisk;
 use super::super::format::{
-    BATCH_HEADER, BatchHeader, Anchor, FIRST_BATCH, Head, NO_POSITION, RecordKind, SegmentHeader,
+    Anchor, BATCH_HEADER, BatchHeader, FIRST_BATCH, Head, NO_POSITION, RecordKind, SegmentHeader,
     decode_record, encode_record,
 };
 use super::*;
