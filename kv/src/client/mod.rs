@@ -33,6 +33,8 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// The first pause after a failed attempt; it doubles up to the second, and half of each is drawn at random.
 const BACKOFF_FIRST: Duration = Duration::from_millis(5);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
+/// The longest pause after a conflict.
+const CONFLICT_PAUSE_MAX: Duration = Duration::from_millis(40);
 /// One attempt waits at most this long, so that a node that went silent does not use up the deadline.
 const ATTEMPT_MAX: Duration = Duration::from_secs(3);
 /// Writes of one client that may be under way at once; more wait here, within their deadlines.
@@ -609,15 +611,27 @@ fn unexpected(response: &Response) -> Error {
 #[derive(Debug)]
 struct Backoff {
     next: Duration,
+    max: Duration,
 }
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { next: BACKOFF_FIRST }
+        Self {
+            next: BACKOFF_FIRST,
+            max: BACKOFF_MAX,
+        }
     }
 }
 
 impl Backoff {
+    /// Between conflicts, which are over in a moment: who waits long while others go on at once never gets a turn.
+    fn of_conflicts() -> Self {
+        Self {
+            max: CONFLICT_PAUSE_MAX,
+            ..Self::default()
+        }
+    }
+
     /// Waits before the next attempt; answers false when the deadline leaves no time for one.
     async fn wait(&mut self, setback: &Setback, end: Instant) -> bool {
         let left = end.since(env::now());
@@ -630,7 +644,7 @@ impl Backoff {
         } else {
             half + jitter
         };
-        self.next = (self.next * 2).min(BACKOFF_MAX);
+        self.next = (self.next * 2).min(self.max);
         if pause >= left || left.is_zero() {
             return false;
         }

@@ -52,7 +52,7 @@ impl Client {
         Fut: Future<Output = Result<T, E>>,
     {
         let end = env::now() + self.deadline;
-        let mut pause = Backoff::default();
+        let mut pause = Backoff::of_conflicts();
         loop {
             let transaction = Transaction {
                 client: self.clone(),
