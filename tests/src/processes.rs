@@ -89,6 +89,12 @@ fn has_socket(process: Pid, inode: &str) -> bool {
 }
 
 impl Processes {
+    /// Leaves all files where they are, for whoever looks into a failure; where that is.
+    pub fn keep_files(&mut self) -> &Path {
+        self.dir.disable_cleanup(true);
+        self.dir.path()
+    }
+
     /// Makes certificates and finds addresses for so many nodes, without starting any.
     pub fn prepare(count: u64) -> Result<Self> {
         let cluster = ClusterId::new("processes")?;

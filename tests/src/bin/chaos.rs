@@ -64,10 +64,19 @@ async fn main() -> Result<ExitCode> {
     if !strace {
         eprintln!("strace is missing or may not trace: no disk fails in this run");
     }
+    let mut processes = Processes::prepare(args.nodes)?;
+    let result = run(&args, &mut processes, strace).await;
+    if result.is_err() {
+        let files = processes.keep_files().display();
+        eprintln!("the nodes' files and logs are kept in {files}");
+    }
+    result
+}
+
+async fn run(args: &Args, processes: &mut Processes, strace: bool) -> Result<ExitCode> {
     let begun = Instant::now();
     let end = begun + Duration::from_secs_f64(args.minutes * 60.0);
 
-    let mut processes = Processes::prepare(args.nodes)?;
     let relays = Relays::start(processes.listening(), &processes.pids(), args.seed).await?;
     processes.reach_at(relays.reached().clone());
     for id in processes.ids() {
@@ -79,7 +88,7 @@ async fn main() -> Result<ExitCode> {
 
     let bar = progress_bar();
     let mut nemesis = Nemesis {
-        processes: &mut processes,
+        processes,
         relays: &relays,
         rng: Rng::new(args.seed).fork("nemesis"),
         done: BTreeMap::new(),
