@@ -9,7 +9,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use quorate_kv::Client;
@@ -210,8 +210,14 @@ impl Processes {
             .remove(&id)
             .with_context(|| format!("node {id} does not run"))?;
         // A runner's child is the node; killed alone, the runner would leave it behind.
-        for descendant in children(child.id()) {
-            let _gone_already = kill_process(descendant, Signal::KILL);
+        let descendants = children(child.id());
+        for descendant in &descendants {
+            let _gone_already = kill_process(*descendant, Signal::KILL);
+        }
+        // The runner ends once the node has: only then are the node's port and lock free again.
+        let patience = Instant::now() + Duration::from_secs(5);
+        while !descendants.is_empty() && child.try_wait()?.is_none() && Instant::now() < patience {
+            std::thread::sleep(Duration::from_millis(2));
         }
         child.kill()?;
         child.wait()?;
