@@ -33,8 +33,8 @@ struct Slot {
     head: Option<Head>,
     /// The value of `head`, once it was looked at.
     value: Option<Bytes>,
-    /// What the transaction of this number made of it.
-    draft: Option<(u64, Option<Draft>)>,
+    /// What the transaction under way made of it, a deletion being `None`. Taken at the transaction's end.
+    draft: Option<Option<Draft>>,
 }
 
 /// A key's place in the batch: looked up once for each operation.
@@ -60,11 +60,10 @@ pub(super) struct Batch<'s> {
     /// The sum of the hashes of all rows, sessions' and heads' that are still to change apart.
     rows_hash: u128,
     scratch: Vec<u8>,
-    row_key: Vec<u8>,
+    /// A key or a row under construction.
+    buffer: Vec<u8>,
 
-    /// The number of the transaction under way or ended last.
-    writer: u64,
-    /// The revision that it makes, if it changes anything.
+    /// The revision that the transaction under way makes, if it changes anything.
     revision: Revision,
     /// The slots that it wrote, in the order of its first writes.
     touched: Vec<usize>,
@@ -82,8 +81,7 @@ impl<'s> Batch<'s> {
             additions: Additions::default(),
             rows_hash,
             scratch: Vec::new(),
-            row_key: Vec::new(),
-            writer: 0,
+            buffer: Vec::new(),
             revision: Revision::FIRST,
             touched: Vec::new(),
             advanced: Vec::new(),
@@ -121,11 +119,8 @@ impl<'s> Batch<'s> {
         values: Values,
     ) -> Result<Option<RecordRef<'_>>, Fault> {
         let slot = &mut self.slots[place];
-        if slot.is_draft(self.writer) {
-            let Some((_, Some(draft))) = &slot.draft else {
-                return Ok(None);
-            };
-            return Ok(Some(RecordRef {
+        if let Some(draft) = &slot.draft {
+            return Ok(draft.as_ref().map(|draft| RecordRef {
                 meta: draft.meta,
                 mod_revision: self.revision,
                 value: &draft.value,
@@ -146,10 +141,9 @@ impl<'s> Batch<'s> {
     /// Writes or deletes a key.
     pub(super) fn set(&mut self, SlotId(place): SlotId, draft: Option<Draft>) {
         let slot = &mut self.slots[place];
-        if !slot.is_draft(self.writer) {
+        if slot.draft.replace(draft).is_none() {
             self.touched.push(place);
         }
-        slot.draft = Some((self.writer, draft));
     }
 
     /// Visits the records of a range, the batch's own writes included, until `visit` breaks.
@@ -174,8 +168,7 @@ impl<'s> Batch<'s> {
     /// What the batch itself has made of a key.
     fn own(&self, place: usize) -> Option<Result<(Bytes, Item), Fault>> {
         let slot = &self.slots[place];
-        let found = if slot.is_draft(self.writer) {
-            let (_, draft) = slot.draft.clone()?;
+        let found = if let Some(draft) = slot.draft.clone() {
             Found {
                 revision: self.revision,
                 meta: draft.as_ref().map(|draft| draft.meta),
@@ -216,7 +209,6 @@ impl<'s> Batch<'s> {
 
     /// Begins a transaction, which makes `revision` if it changes anything. The one before was ended or undone.
     pub(super) fn begin(&mut self, revision: Revision) {
-        self.writer += 1;
         self.revision = revision;
     }
 
@@ -233,7 +225,7 @@ impl<'s> Batch<'s> {
         self.additions.versions.reserve(touched.len());
         for place in touched.drain(..) {
             let slot = &mut self.slots[place];
-            let Some((_, draft)) = slot.draft.take() else {
+            let Some(draft) = slot.draft.take() else {
                 continue;
             };
             let before = slot.head.take();
@@ -257,8 +249,8 @@ impl<'s> Batch<'s> {
                 value: &value,
             };
             let row = version.encode(&mut self.scratch);
-            version::put_row_key(&mut self.row_key, revision, &slot.key);
-            let hash = hash_row(&mut self.scratch, Table::Versions, &self.row_key, &row);
+            version::put_row_key(&mut self.buffer, revision, &slot.key);
+            let hash = hash_row(&mut self.scratch, Table::Versions, &self.buffer, &row);
             self.rows_hash = self.rows_hash.wrapping_add(hash);
             slot.head = Some(head.clone());
             slot.value = Some(value);
@@ -327,39 +319,31 @@ impl<'s> Batch<'s> {
     /// What the batch adds to the newest layer, and the new sum of the rows' hashes.
     pub(super) fn finish(mut self, sessions: &mut Sessions) -> (Additions, u128) {
         let (mut sum, scratch) = (self.rows_hash, &mut self.scratch);
-        let mut count = |table, key: &[u8], old: Option<&[u8]>, new: Option<&[u8]>| {
-            if let Some(old) = old {
-                sum = sum.wrapping_sub(hash_row(scratch, table, key, old));
-            }
-            if let Some(new) = new {
-                sum = sum.wrapping_add(hash_row(scratch, table, key, new));
-            }
-        };
-        for slot in &self.slots {
-            if slot.head == slot.original {
-                continue;
-            }
-            let table = |head: &Head| match head.meta {
+        let mut head_hash = |key: &[u8], head: &Option<Head>| {
+            let Some(head) = head else { return 0 };
+            let table = match head.meta {
                 Some(_) => Table::Current,
                 None => Table::Deleted,
             };
-            if let Some(head) = &slot.original {
-                self.row_key.clear();
-                head.encode_into(&mut self.row_key);
-                count(table(head), &slot.key, Some(&self.row_key), None);
-            }
-            if let Some(head) = &slot.head {
-                self.row_key.clear();
-                head.encode_into(&mut self.row_key);
-                count(table(head), &slot.key, None, Some(&self.row_key));
+            self.buffer.clear();
+            head.encode_into(&mut self.buffer);
+            hash_row(scratch, table, key, &self.buffer)
+        };
+        for slot in &self.slots {
+            if slot.head != slot.original {
+                sum = sum.wrapping_sub(head_hash(&slot.key, &slot.original));
+                sum = sum.wrapping_add(head_hash(&slot.key, &slot.head));
             }
         }
+        let mut last_hash = |prefix: &[u8], last| match last {
+            // The row of a sequence that gave no number is not there.
+            0 => 0,
+            last => hash_row(scratch, Table::Sequences, prefix, &sequences::encode(last)),
+        };
         for (prefix, (original, now)) in self.counters {
             if original != now {
-                let (old, new) = (sequences::encode(original), sequences::encode(now));
-                // The row of a sequence that gave no number is not there.
-                let old = (original > 0).then_some(&old[..]);
-                count(Table::Sequences, &prefix, old, Some(&new));
+                sum = sum.wrapping_sub(last_hash(&prefix, original));
+                sum = sum.wrapping_add(last_hash(&prefix, now));
                 self.additions.sequences.push((prefix, now));
             }
         }
@@ -374,12 +358,5 @@ impl<'s> Batch<'s> {
             self.additions.sessions.push((id, row));
         }
         (self.additions, sum)
-    }
-}
-
-impl Slot {
-    /// Whether the transaction under way has written the key.
-    fn is_draft(&self, writer: u64) -> bool {
-        self.draft.as_ref().is_some_and(|(by, _)| *by == writer)
     }
 }

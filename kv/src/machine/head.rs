@@ -32,6 +32,29 @@ pub(super) struct Meta {
     pub(super) lease: Option<LeaseId>,
 }
 
+impl Meta {
+    /// Appends create_revision, version and, where there is one, the lease: whether it follows is in the flags of
+    /// the row.
+    pub(super) fn put(self, out: &mut Vec<u8>) {
+        put_varint(out, self.create_revision.number());
+        put_varint(out, self.version);
+        if let Some(lease) = self.lease {
+            put_varint(out, lease.number());
+        }
+    }
+
+    pub(super) fn read(row: &mut Row<'_>, has_lease: bool) -> Result<Self, Malformed> {
+        Ok(Self {
+            create_revision: Revision::new(row.varint()?),
+            version: row.varint()?,
+            lease: match has_lease {
+                true => Some(LeaseId::new(row.varint()?)),
+                false => None,
+            },
+        })
+    }
+}
+
 /// The newest version of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Head {
@@ -113,11 +136,7 @@ impl Head {
             None => out.push(0),
             Some(meta) => {
                 out.push(EXISTS | if meta.lease.is_some() { HAS_LEASE } else { 0 });
-                put_varint(out, meta.create_revision.number());
-                put_varint(out, meta.version);
-                if let Some(lease) = meta.lease {
-                    put_varint(out, lease.number());
-                }
+                meta.put(out);
             }
         }
         put_varint(out, self.revision.number());
@@ -146,15 +165,7 @@ impl Head {
             if flags & !(EXISTS | HAS_LEASE) != 0 {
                 return Err(Malformed("a head has unknown flags"));
             }
-            Some(Meta {
-                create_revision: Revision::new(row.varint()?),
-                version: row.varint()?,
-                lease: if flags & HAS_LEASE == 0 {
-                    None
-                } else {
-                    Some(LeaseId::new(row.varint()?))
-                },
-            })
+            Some(Meta::read(&mut row, flags & HAS_LEASE != 0)?)
         };
         let revision = Revision::new(row.varint()?);
         let depth = row.varint()?;

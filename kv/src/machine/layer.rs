@@ -128,15 +128,14 @@ impl Layer {
     pub(super) fn head(&self, key: &[u8], at: Revision) -> Option<Head> {
         let content = self.read();
         let versions = content.keys.get(key)?;
-        let newest = versions.iter().rfind(|held| held.head.revision <= at)?;
-        Some(newest.head.clone())
+        Some(newest(versions, at)?.head.clone())
     }
 
     /// The newest version of a key at or before `at`.
     pub(super) fn get(&self, key: &[u8], at: Revision) -> Option<Held> {
         let content = self.read();
         let versions = content.keys.get(key)?;
-        versions.iter().rfind(|held| held.head.revision <= at).cloned()
+        newest(versions, at).cloned()
     }
 
     /// The next keys of a range that have a version at or before `at`, in order: `count` of them at most; fewer
@@ -150,10 +149,8 @@ impl Layer {
     ) -> Vec<(Bytes, Held)> {
         let content = self.read();
         let keys = content.keys.range::<[u8], _>(bounds);
-        let visible = |(key, versions): (&Bytes, &Vec<Held>)| {
-            let held = versions.iter().rfind(|held| held.head.revision <= at)?;
-            Some((key.clone(), held.clone()))
-        };
+        let visible =
+            |(key, versions): (&Bytes, &Vec<Held>)| Some((key.clone(), newest(versions, at)?.clone()));
         match order {
             Order::Ascending => keys.filter_map(visible).take(count).collect(),
             Order::Descending => keys.rev().filter_map(visible).take(count).collect(),
@@ -223,4 +220,9 @@ impl Layer {
         }
         Ok(())
     }
+}
+
+/// The newest of a key's versions at or before `at`.
+fn newest(versions: &[Held], at: Revision) -> Option<&Held> {
+    versions.iter().rfind(|held| held.head.revision <= at)
 }

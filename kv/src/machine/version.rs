@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::head::{Link, Meta};
 use super::wire::{Malformed, Row, put_varint};
-use crate::model::{LeaseId, Record, Revision};
+use crate::model::{Record, Revision};
 
 const KIND: u8 = 3;
 const HAS_LEASE: u8 = 4;
@@ -93,9 +93,8 @@ impl<'a> Version<'a> {
     }
 
     fn put_head(&self, out: &mut Vec<u8>) {
-        let lease = self.meta.and_then(|meta| meta.lease);
         let mut flags = self.kind.number();
-        if lease.is_some() {
+        if self.meta.is_some_and(|meta| meta.lease.is_some()) {
             flags |= HAS_LEASE;
         }
         if self.link.is_some() {
@@ -103,11 +102,7 @@ impl<'a> Version<'a> {
         }
         out.push(flags);
         if let Some(meta) = self.meta {
-            put_varint(out, meta.create_revision.number());
-            put_varint(out, meta.version);
-            if let Some(lease) = lease {
-                put_varint(out, lease.number());
-            }
+            meta.put(out);
         }
         if let Some(link) = self.link {
             put_varint(out, link.previous.number());
@@ -128,15 +123,7 @@ impl<'a> Version<'a> {
             }
             None
         } else {
-            Some(Meta {
-                create_revision: Revision::new(row.varint()?),
-                version: row.varint()?,
-                lease: if flags & HAS_LEASE == 0 {
-                    None
-                } else {
-                    Some(LeaseId::new(row.varint()?))
-                },
-            })
+            Some(Meta::read(&mut row, flags & HAS_LEASE != 0)?)
         };
         let link = if flags & HAS_LINK == 0 {
             None
@@ -188,6 +175,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::model::LeaseId;
 
     proptest! {
         #[test]
