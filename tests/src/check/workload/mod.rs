@@ -189,10 +189,8 @@ impl Worker {
         let id = self.scribe.number();
         let (key, value) = (self.draw.shared(), self.draw.value(id));
         let called = self.scribe.now();
-        let answer = match client.put(key.clone(), value.clone()).await {
-            Ok(revision) => Answer::Written(revision),
-            Err(error) => Answer::of_error(error),
-        };
+        let result = client.put(key.clone(), value.clone()).await;
+        let answer = result.map_or_else(Answer::of_error, Answer::Written);
         self.end("put", id, called, Request::Put { key, value }, answer);
     }
 
@@ -209,19 +207,15 @@ impl Worker {
             .await;
         }
         let called = self.scribe.now();
-        let answer = match client.delete(key.clone()).await {
-            Ok(existed) => Answer::Deleted(existed),
-            Err(error) => Answer::of_error(error),
-        };
+        let result = client.delete(key.clone()).await;
+        let answer = result.map_or_else(Answer::of_error, Answer::Deleted);
         self.end("delete", id, called, Request::Delete { key }, answer);
     }
 
     async fn get(&mut self, client: &Client) {
         let (id, key, called) = (self.scribe.number(), self.draw.shared(), self.scribe.now());
-        let answer = match client.get(key.clone()).await {
-            Ok(record) => Answer::Record(record),
-            Err(error) => Answer::of_error(error),
-        };
+        let result = client.get(key.clone()).await;
+        let answer = result.map_or_else(Answer::of_error, Answer::Record);
         let consistency = Consistency::Linearizable;
         self.end("get", id, called, Request::Get { key, consistency }, answer);
     }
@@ -229,10 +223,8 @@ impl Worker {
     async fn get_with(&mut self, client: &Client) {
         let (key, consistency) = (self.draw.shared(), self.draw.consistency());
         let (id, called) = (self.scribe.number(), self.scribe.now());
-        let answer = match client.get_with(key.clone(), consistency).await {
-            Ok(record) => Answer::Record(record),
-            Err(error) => Answer::of_error(error),
-        };
+        let result = client.get_with(key.clone(), consistency).await;
+        let answer = result.map_or_else(Answer::of_error, Answer::Record);
         self.end("get_with", id, called, Request::Get { key, consistency }, answer);
     }
 
@@ -240,20 +232,16 @@ impl Worker {
         // Small ranges: the answer tells no revision, so each state that it may be of is looked at.
         let range = KeyRange::prefix(*self.draw.random().pick(&["num/", "kv/1", "kv/2"]));
         let (id, called) = (self.scribe.number(), self.scribe.now());
-        let answer = match client.range(range.clone()).await {
-            Ok(result) => Answer::Records(result),
-            Err(error) => Answer::of_error(error),
-        };
+        let result = client.range(range.clone()).await;
+        let answer = result.map_or_else(Answer::of_error, Answer::Records);
         self.end("range", id, called, Request::Range(range), answer);
     }
 
     async fn read(&mut self, client: &Client) {
         let (reads, consistency) = (self.draw.reads(), self.draw.consistency());
         let (id, called) = (self.scribe.number(), self.scribe.now());
-        let answer = match client.read(reads.clone(), consistency).await {
-            Ok(response) => Answer::Read(response),
-            Err(error) => Answer::of_error(error),
-        };
+        let result = client.read(reads.clone(), consistency).await;
+        let answer = result.map_or_else(Answer::of_error, Answer::Read);
         self.end("read", id, called, Request::Read { reads, consistency }, answer);
     }
 
@@ -365,10 +353,7 @@ impl Worker {
             let txn = self.draw.oversized(id, &Limits::default());
             client.txn(tag(txn, id)).await
         };
-        let answer = match result {
-            Ok(response) => Answer::Txn(response),
-            Err(error) => Answer::of_error(error),
-        };
+        let answer = result.map_or_else(Answer::of_error, Answer::Txn);
         // Only its number matters, and that it never ran.
         let request = Request::Txn(tag(Txn::default(), id));
         self.end(
