@@ -47,6 +47,14 @@ impl HostClock {
         since.saturating_add(u64::try_from(ahead).unwrap_or(u64::MAX))
     }
 
+    /// How long this clock must run from `now` on until so much of the simulation's time has passed for certain.
+    pub(super) fn lasting(&self, now: u64, time: Duration) -> Duration {
+        let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let end = self.monotonic(now.saturating_add(time));
+        // Several moments of the simulation may be one of this clock's.
+        end.since(self.monotonic(now)) + Duration::from_nanos(1)
+    }
+
     pub(super) fn wall(&self, now: u64) -> LogTime {
         let shown = WALL_START_MILLIS + (self.monotonic(now).as_nanos() - START) / 1_000_000;
         LogTime::from_millis(shown.saturating_add_signed(self.wall_offset_millis))
@@ -84,6 +92,23 @@ mod tests {
                     when == 12_345 || clock.monotonic(when - 1) < deadline,
                     "rate {rate}, {ahead} ns ahead"
                 );
+            }
+        }
+    }
+
+    /// The story: a disk's time passed by the clock of its host. Where that ran fast, a sync was told done before it was,
+    /// and a loss of power in between took what had been told durable.
+    #[test]
+    fn what_takes_the_simulations_time_is_never_over_early_by_a_hosts_clock() {
+        for rate in [900_000, 999_999, 1_000_000, 1_000_001, 1_100_000] {
+            let mut clock = HostClock::default();
+            clock.set_rate(12_345, rate);
+            for time in [1, 7, 999, 1_000_003, 86_400_000_000_007] {
+                let now = 54_321;
+                let lasting = clock.lasting(now, Duration::from_nanos(time));
+                let over = clock.when(clock.monotonic(now) + lasting);
+                assert!(over >= now + time, "rate {rate}, {time} ns: over at {over}");
+                assert!(over <= now + time + 3, "rate {rate}, {time} ns: over at {over}");
             }
         }
     }

@@ -148,6 +148,8 @@ struct State {
     calls: u64,
     /// After so many more the disk answers nothing but errors.
     calls_left: Option<u64>,
+    /// After so many more syncs of files one fails.
+    syncs_left: Option<u64>,
     profile: DiskProfile,
     random: Rng,
     stats: DiskStats,
@@ -272,6 +274,7 @@ impl SimDisk {
             locks: BTreeSet::new(),
             calls: 0,
             calls_left: None,
+            syncs_left: None,
             profile: DiskProfile::default(),
             random,
             stats: DiskStats::default(),
@@ -722,13 +725,17 @@ impl env::File for SimFile {
         if state.generation != self.disk.generation {
             return Err(off());
         }
+        let issued = self.disk.shared.world.now_charged();
         self.disk.charge_sync(&mut state);
-        let failed = state.random.below(1_000_000) < state.profile.sync_error_per_million;
+        let drawn = state.random.below(1_000_000) < state.profile.sync_error_per_million;
+        let failed = drawn || state.syncs_left == Some(0);
+        state.syncs_left = state.syncs_left.and_then(|left| left.checked_sub(1));
         if failed || injected.is_err() {
             // As Linux does it: what could not be written counts as clean from now on, and no later sync
             // makes it durable.
             state.stats.errors += 1;
-            state.lose_pending_of(self.id);
+            let ended = self.disk.shared.world.now_charged();
+            state.lose_pending_of(self.id, issued, ended);
             drop(state);
             self.disk.record("sync failed", &self.path, 0, 0, 0);
             return injected.and(Err(io::Error::other("the simulated disk failed a sync")));

@@ -624,7 +624,12 @@ impl env::Executor for SimRt {
     }
 
     fn take_disk_charge(&self) -> Duration {
-        self.world.take_charge()
+        let charge = self.world.take_charge();
+        if charge.is_zero() {
+            return charge;
+        }
+        let now = self.world.now();
+        self.with_host(self.here(), |h| h.clock.lasting(now, charge))
     }
 
     fn crash_point(&self, name: &'static str) -> io::Result<()> {

@@ -682,6 +682,96 @@ async fn what_a_failed_sync_left_in_the_page_cache_is_durable_once_the_log_was_o
     }
 }
 
+impl Quiet {
+    /// Does steps one after the other, each made durable before the next, and notes which were; the steps before
+    /// `from` were done before. Ends with the first fault.
+    fn go(&mut self, disk: &CrashDisk, steps: &[Step], from: usize) -> Result<(), Fault> {
+        for (at, step) in steps.iter().enumerate().skip(from) {
+            disk.note(Note::Sent(at + 1));
+            match step {
+                Step::Append(entry) => {
+                    self.shared.view().append(std::slice::from_ref(entry))?;
+                    self.appender.entry(entry.position, &entry.payload)?;
+                }
+                Step::Vote(vote) => {
+                    self.shared.view().set_vote(blob(*vote));
+                    self.appender.vote(blob(*vote))?;
+                }
+                Step::Purge(upto) => {
+                    self.shared.view().purge(*upto);
+                    self.appender.purge(*upto)?;
+                }
+                Step::Committed(_) | Step::Truncate(_) => unreachable!("not in these workloads"),
+            }
+            self.appender.commit()?;
+            let (changes, _, durable) = self.appender.take_changes();
+            let retired = {
+                let mut view = self.shared.view();
+                view.publish(changes, durable);
+                view.retire()
+            };
+            self.appender.recycle(retired);
+            disk.note(Note::Acknowledged(at + 1));
+        }
+        Ok(())
+    }
+}
+
+/// Each sync in turn fails, of batches as of segments that end, are made and headed anew; the process starts again
+/// at once, reads what stands in the page cache only, and goes on; then the power fails.
+#[test]
+fn a_loss_of_power_after_any_sync_failed_and_the_process_started_again_loses_nothing() {
+    /// So many events behind the failed sync are looked at: the opening, and some batches more.
+    const EVENTS: usize = 24;
+    let mut steps = vec![Step::Vote(1)];
+    for round in 0..8 {
+        steps.extend(appends(1, round * 4..(round + 1) * 4, 2000));
+        if round >= 2 {
+            steps.push(Step::Purge(position(1, round * 4 - 5)));
+        }
+    }
+    let outcomes = Model::outcomes(&steps);
+    let (mut failed, mut checked) = (0, 0);
+    loop {
+        let disk = CrashDisk::default();
+        let mut quiet = open_quietly(&disk, &small().create()).expect("a new log");
+        let begun = disk.history().len();
+        disk.fail(Failures {
+            syncs_from: Some(failed),
+            ..Failures::default()
+        });
+        if quiet.go(&disk, &steps, 0).is_ok() {
+            break;
+        }
+        let fault_at = disk.history().len() - 1;
+        assert!(fault_at > begun && matches!(disk.history()[fault_at], Event::SyncFailed { .. }));
+        drop(quiet);
+        disk.fail(Failures::default());
+
+        let mut quiet = open_quietly(&disk, &small()).expect("what the page cache holds");
+        let found = quiet.model().expect("a read");
+        let done = outcomes.iter().rposition(|outcome| outcome.is(&found));
+        let done = done.unwrap_or_else(|| panic!("sync {failed}: found {found:?}"));
+        disk.note(Note::Acknowledged(done));
+        quiet.go(&disk, &steps, done).expect("a disk that works again");
+
+        let mut moment = Moment::default();
+        for (at, event) in disk.history().iter().enumerate() {
+            if (fault_at..fault_at + EVENTS).contains(&at) && !matches!(event, Event::Note(_)) {
+                let bounds = (moment.acknowledged, moment.sent.max(moment.acknowledged));
+                moment.images(Depth::Full, &mut |what, image| {
+                    let what = format!("sync {failed} failed, before event {at}: {what}");
+                    check_image(image, &outcomes, bounds, &what);
+                    checked += 1;
+                });
+            }
+            moment.step(event);
+        }
+        failed += 1;
+    }
+    assert!(failed > 50 && checked > 1000, "{failed} syncs, {checked} images");
+}
+
 /// The story: a batch is torn so that its header is lost and later sectors of it stay. The log is cut there and
 /// goes on with a batch whose records happen to lie where those of the torn one lay. If that one is torn too,
 /// the old sectors must not pass for its own, or the log would hold a command that nobody had appended there.

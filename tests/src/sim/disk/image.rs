@@ -25,6 +25,7 @@ impl DiskImage {
         state.locks.clear();
         state.calls = 0;
         state.calls_left = None;
+        state.syncs_left = None;
         DiskImage(state)
     }
 }
@@ -95,6 +96,25 @@ impl SimDisk {
     /// nothing but errors, and stays as it was for images to be taken of it.
     pub fn stop_after(&self, calls: u64) {
         lock(&self.shared.state).calls_left = Some(calls);
+    }
+
+    /// The sync of a file after so many more fails, and no other.
+    pub fn fail_sync_after(&self, syncs: u64) {
+        lock(&self.shared.state).syncs_left = Some(syncs);
+    }
+
+    /// The process alone dies; what ended it is over. Answers the disk as the next process sees it.
+    pub fn restarted(&self) -> SimDisk {
+        self.crash(PowerLoss::ProcessOnly);
+        let mut state = lock(&self.shared.state);
+        state.calls_left = None;
+        drop(state);
+        self.reopened()
+    }
+
+    /// Whether the sync that was to fail has come.
+    pub fn has_failed_sync(&self) -> bool {
+        lock(&self.shared.state).syncs_left.is_none()
     }
 
     /// How many calls changed something or made it durable.

@@ -1,10 +1,11 @@
 //! What a disk keeps when the power fails.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Entry, FileOp, FileState, Pending, SECTOR, SimDisk, State, write_within};
+use super::{DiskStats, Entry, FileOp, FileState, Pending, SECTOR, SimDisk, State};
 use crate::sim::rng::Rng;
 use crate::sim::world::lock;
 
@@ -193,52 +194,101 @@ impl State {
         }
     }
 
-    /// A sync of this file failed: some of its writes reached the disk, the others never will by themselves.
-    pub(super) fn lose_pending_of(&mut self, id: u64) {
-        self.resolve(id, &|_| Fate::Sectors(500));
+    /// A sync of this file that was issued at `issued` failed at `failed`: of what no sync before it covers, some
+    /// reached the disk, and the others never will by themselves.
+    pub(super) fn lose_pending_of(&mut self, id: u64, issued: u64, failed: u64) {
+        let Some(file) = self.files.get_mut(&id) else {
+            return;
+        };
+        let garbage = is_in(file, &self.profile.garbage_in);
+        let mut durable = file.durable.clone();
+        for pending in std::mem::take(&mut file.pending) {
+            // An owner does all its work at once, so that its earlier syncs may be waiting for their time too.
+            if pending.durable_at.is_some_and(|at| at <= issued) {
+                pending.op.apply(&mut durable);
+                file.pending.push(pending);
+                continue;
+            }
+            let fate = Fate::Sectors(500);
+            for op in remains(
+                &pending.op,
+                fate,
+                &durable,
+                garbage,
+                &mut self.random,
+                &mut self.stats,
+            ) {
+                op.apply(&mut durable);
+                file.pending.push(Pending {
+                    number: pending.number,
+                    at: pending.at,
+                    durable_at: Some(failed.max(pending.at)),
+                    op,
+                });
+            }
+        }
     }
 
     fn resolve(&mut self, id: u64, fate: &dyn Fn(u64) -> Fate) {
         let Some(file) = self.files.get_mut(&id) else {
             return;
         };
-        let garbage = self
-            .profile
-            .garbage_in
-            .iter()
-            .any(|part| file.path.to_string_lossy().contains(part));
+        let garbage = is_in(file, &self.profile.garbage_in);
         for pending in std::mem::take(&mut file.pending) {
             let fate = fate(pending.number);
-            match (&pending.op, fate) {
-                (op, Fate::Keep) => op.apply(&mut file.durable),
-                (FileOp::SetLen(_), Fate::Lose) => self.stats.lengths_lost += 1,
-                (FileOp::SetLen(_), Fate::Sectors(permille)) => {
-                    if self.random.permille(permille) {
-                        pending.op.apply(&mut file.durable);
-                    } else {
-                        self.stats.lengths_lost += 1;
-                    }
-                }
-                (FileOp::Write { bytes, .. }, Fate::Lose) => self.stats.bytes_lost += bytes.len() as u64,
-                (FileOp::Write { offset, bytes }, Fate::Sectors(permille)) => {
-                    let lost = keep_sectors(file, *offset, bytes, permille, garbage, &mut self.random);
-                    self.stats.bytes_lost += lost;
-                    self.stats.writes_torn += u64::from(lost > 0 && lost < bytes.len() as u64);
-                }
+            let (random, stats) = (&mut self.random, &mut self.stats);
+            for op in remains(&pending.op, fate, &file.durable, garbage, random, stats) {
+                op.apply(&mut file.durable);
             }
         }
     }
 }
 
-/// Keeps each sector of a write by itself; answers how many bytes were lost.
+fn is_in(file: &FileState, parts: &[&str]) -> bool {
+    parts
+        .iter()
+        .any(|part| file.path.to_string_lossy().contains(part))
+}
+
+/// What is left of an operation on a file that held `durable` before it.
+fn remains(
+    op: &FileOp,
+    fate: Fate,
+    durable: &[u8],
+    garbage: bool,
+    random: &mut Rng,
+    stats: &mut DiskStats,
+) -> Vec<FileOp> {
+    match (op, fate) {
+        (op, Fate::Keep) => vec![op.clone()],
+        (FileOp::SetLen(_), Fate::Sectors(permille)) if random.permille(permille) => vec![op.clone()],
+        (FileOp::SetLen(_), _) => {
+            stats.lengths_lost += 1;
+            Vec::new()
+        }
+        (FileOp::Write { bytes, .. }, Fate::Lose) => {
+            stats.bytes_lost += bytes.len() as u64;
+            Vec::new()
+        }
+        (FileOp::Write { offset, bytes }, Fate::Sectors(permille)) => {
+            let (kept, lost) = keep_sectors(durable, *offset, bytes, permille, garbage, random);
+            stats.bytes_lost += lost;
+            stats.writes_torn += u64::from(lost > 0 && lost < bytes.len() as u64);
+            kept
+        }
+    }
+}
+
+/// Keeps each sector of a write by itself; answers what is left of it, and how many bytes were lost.
 fn keep_sectors(
-    file: &mut FileState,
+    durable: &[u8],
     offset: u64,
     bytes: &[u8],
     permille: u64,
     garbage: bool,
     random: &mut Rng,
-) -> u64 {
+) -> (Vec<FileOp>, u64) {
+    let mut kept = Vec::new();
     let mut lost = 0;
     let mut done = 0;
     while done < bytes.len() {
@@ -246,27 +296,25 @@ fn keep_sectors(
         let until_sector_ends = (SECTOR - at % SECTOR) as usize;
         let part = &bytes[done..bytes.len().min(done + until_sector_ends)];
         done += part.len();
+        let mut leave = |bytes: Arc<[u8]>| kept.push(FileOp::Write { offset: at, bytes });
         if random.permille(permille) {
-            write_within(&mut file.durable, at, part);
+            leave(part.into());
             continue;
         }
         lost += part.len() as u64;
         // Sectors are written whole: one that is overwritten by what it holds keeps it.
         let from = usize::try_from(at).unwrap_or(usize::MAX);
-        if file.durable.get(from..from.saturating_add(part.len())) == Some(part) {
+        if durable.get(from..from.saturating_add(part.len())) == Some(part) {
             continue;
         }
         // Mostly what was there before; now and then nothing, or anything.
         match garbage.then(|| random.below(8)) {
-            Some(0) => write_within(&mut file.durable, at, &vec![0; part.len()]),
-            Some(1) => {
-                let noise: Vec<u8> = part.iter().map(|_| random.next_u64() as u8).collect();
-                write_within(&mut file.durable, at, &noise);
-            }
+            Some(0) => leave(vec![0; part.len()].into()),
+            Some(1) => leave(part.iter().map(|_| random.next_u64() as u8).collect()),
             _ => {}
         }
     }
-    lost
+    (kept, lost)
 }
 
 impl<T> Pending<T> {
