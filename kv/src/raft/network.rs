@@ -267,7 +267,7 @@ impl openraft::RaftNetworkV2<TypeConfig> for Link {
                 sender.finish().await
             };
             let sending = stream::once(sending)
-                .filter_map(|result| async move { result.err().map(|error| Err(rpc_error(&error))) });
+                .filter_map(|result| async move { result.err().map(|error| Some(Err(rpc_error(&error)))) });
             let answers = Answers {
                 receiver,
                 sent,
@@ -279,12 +279,18 @@ impl openraft::RaftNetworkV2<TypeConfig> for Link {
             let answers = stream::unfold(Some(answers), |answers| async move {
                 let mut answers = answers?;
                 match answers.next().await {
-                    Ok(Some(answer)) => Some((Ok(answer), Some(answers))),
+                    Ok(Some(answer)) => Some((Some(Ok(answer)), Some(answers))),
                     Ok(None) => None,
-                    Err(error) => Some((Err(error), None)),
+                    Err(error) => Some((Some(Err(error)), None)),
                 }
             });
-            Ok(Box::pin(stream::select(Box::pin(answers), Box::pin(sending))) as BoxStream<'s, _>)
+            // It ends with the answers: a peer that gives no more takes no more. Were the input waited for besides,
+            // nothing would be sent to a peer that has started anew until there is a next entry.
+            let answers = answers.chain(stream::once(std::future::ready(None)));
+            let both = stream::select(Box::pin(answers), Box::pin(sending))
+                .take_while(|item| std::future::ready(item.is_some()))
+                .filter_map(std::future::ready);
+            Ok(Box::pin(both) as BoxStream<'s, _>)
         })
     }
 
@@ -495,3 +501,6 @@ impl Owner for ChunkReader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
