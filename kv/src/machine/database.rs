@@ -1,7 +1,7 @@
 //! The state file as an open database, shared between the machine that writes it and whoever reads it.
 //!
 //! Always: whoever holds a read transaction holds the database that it belongs to, so that a replaced file
-//! stays open until its last reader is done.
+//! stays open until its last reader is done; what a file holds when it was opened is durable, and so is its name.
 
 use std::io;
 use std::panic::AssertUnwindSafe;
@@ -120,7 +120,16 @@ pub(super) fn open_database(
     let file = disk.open(path, create).map_err(failed("opening"))?;
     // A process that died may have left writes that the operating system has and the disk has not: what is
     // read below counts as durable, so it must be.
+    //
+    // After a sync that failed this is not enough: what it was about counts as clean, is read, and is written by no
+    // later sync. Such pages may be read here all the same. A commit syncs its pages before the header points to them,
+    // and the header is written anew, and synced, before redb hands the database out: `docs/upstream.md`.
     file.sync_data().map_err(failed("syncing"))?;
+    if !create {
+        // A snapshot may have taken the name, and the process died before that was durable.
+        let dir = path.parent().unwrap_or(Path::new(""));
+        disk.sync_dir(dir).map_err(failed("syncing the directory of"))?;
+    }
     let (backend, retire) = Backend::new(file);
     let mut builder = Database::builder();
     builder.set_cache_size(cache_bytes);

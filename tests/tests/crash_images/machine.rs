@@ -128,7 +128,12 @@ type States = BTreeMap<Option<LogPosition>, StateHash>;
 
 /// Runs a workload until its end, or until the disk fails; answers up to which entry it was made durable.
 fn run(disk: &SimDisk, steps: &[Step], states: &mut States) -> Option<Option<LogPosition>> {
-    let (mut machine, _reader) = open(disk, OpenMode::Create).ok()?;
+    let (machine, _reader) = open(disk, OpenMode::Create).ok()?;
+    Some(go(disk, machine, steps, states))
+}
+
+/// The same on a machine that is open.
+fn go(disk: &SimDisk, mut machine: Machine, steps: &[Step], states: &mut States) -> Option<LogPosition> {
     let mut note = |machine: &Machine| {
         let applied = machine.applied();
         let before = states.insert(applied.position, applied.state_hash);
@@ -153,7 +158,7 @@ fn run(disk: &SimDisk, steps: &[Step], states: &mut States) -> Option<Option<Log
         }
         note(&machine);
     }
-    Some(machine.durable())
+    machine.durable()
 }
 
 /// An image must open with a state that was, whole, and none from before `durable`.
@@ -252,4 +257,141 @@ fn a_state_file_is_found_whole_and_never_without_what_was_durable() {
 fn a_state_file_that_a_snapshot_replaces_is_found_as_the_old_one_or_the_new_one() {
     let images = every_crash(1, with_snapshot(workload(1, 6)));
     assert!(images > 800, "{images} images");
+}
+
+/// What is left of a workload behind an entry.
+fn rest(steps: &[Step], applied: Option<LogPosition>) -> Vec<Step> {
+    let left = |step: &Step| match step {
+        Step::Apply(entries) => {
+            let left = entries.iter().filter(|e| Some(e.position) > applied);
+            Step::Apply(left.cloned().collect())
+        }
+        Step::Install { entries, .. } if entries.last().map(|e| e.position) <= applied => {
+            Step::Apply(Vec::new())
+        }
+        other => other.clone(),
+    };
+    steps.iter().map(left).collect()
+}
+
+/// A process that runs the workload on a new disk until something ends it. Answers the disk as the next process
+/// sees it, and what the first knew to be durable; `None` where it did not come to be, and is begun anew.
+fn ended(disk: &SimDisk, steps: &[Step], states: &mut States) -> Option<(SimDisk, Option<LogPosition>)> {
+    let durable = run(disk, steps, states)?;
+    Some((disk.restarted(), durable))
+}
+
+/// The next process opens what the one before left, all of which counts as durable then, and goes on with the workload
+/// until the disk fails. Answers what it knew to be durable, and how many calls of the disk its opening made.
+fn restart(disk: &SimDisk, steps: &[Step], states: &mut States, story: &str) -> (Option<LogPosition>, u64) {
+    let before = disk.calls();
+    let (machine, _reader) = open(disk, OpenMode::Existing).unwrap_or_else(|e| panic!("{story}: {e}"));
+    let opened = disk.calls() - before;
+    let applied = machine.applied().position;
+    let durable = go(disk, machine, &rest(steps, applied), states);
+    (durable.max(applied), opened)
+}
+
+/// A process ends, another starts on what it left, and the power fails: before each call of the opening, and
+/// before some of those that follow.
+fn every_power_loss_after_a_restart(
+    end: impl Fn(&mut States) -> (SimDisk, Option<LogPosition>),
+    steps: &[Step],
+    states: &mut States,
+    story: &str,
+) -> u64 {
+    let (disk, _) = end(states);
+    let (_, opening) = restart(&disk, steps, states, story);
+    let mut images = 0;
+    for calls in (0..=opening).chain((opening + 3..opening + 24).step_by(3)) {
+        let (disk, mut durable) = end(states);
+        let story = format!("{story}; then power is lost before call {calls}, {opening} open the file");
+        let before = disk.calls();
+        disk.stop_after(calls);
+        if calls < opening {
+            let interrupted = open(&disk, OpenMode::Existing);
+            assert!(interrupted.is_err(), "{story}");
+        } else {
+            (durable, _) = restart(&disk, steps, states, &story);
+        }
+        if disk.calls() < before + calls {
+            break;
+        }
+        for power in [
+            PowerLoss::LoseAll,
+            PowerLoss::KeepAll,
+            PowerLoss::AllButOne,
+            PowerLoss::HeaderOnly,
+        ] {
+            images += 1;
+            let story = format!("{story}, {power:?}");
+            check(
+                &disk.after_drawn_power_loss(power, images),
+                steps,
+                states,
+                durable,
+                &story,
+            );
+        }
+    }
+    images
+}
+
+/// A sync of the state file fails and the process starts again at once. It reads pages that stand in the operating
+/// system's memory only, takes the state for durable, has the log purged behind it, and goes on writing. Then the power
+/// fails. That redb needs no help against it is what this shows: `docs/upstream.md`.
+#[test]
+fn what_a_failed_sync_left_is_durable_once_the_state_file_was_opened_again() {
+    let steps = with_snapshot(workload(1, 6));
+    let (mut states, mut images) = (States::new(), 0);
+    run(&new_disk(0), &steps, &mut states).unwrap();
+    for failing in 0.. {
+        for seed in 0..3 {
+            let disk = new_disk(seed);
+            disk.fail_sync_after(failing);
+            let begun = ended(&disk, &steps, &mut states).is_some();
+            if !disk.has_failed_sync() {
+                assert!(images > 1000, "{images} images of {failing} syncs");
+                return;
+            }
+            let end = |states: &mut States| {
+                let disk = new_disk(seed);
+                disk.fail_sync_after(failing);
+                ended(&disk, &steps, states).expect("it began before")
+            };
+            if begun {
+                let story = format!("sync {failing} of disk {seed} fails");
+                images += every_power_loss_after_a_restart(end, &steps, &mut states, &story);
+            }
+        }
+    }
+}
+
+/// The story: a snapshot had taken the state's name, and the process died before that was durable. The next one took
+/// it for durable, had the log purged behind it, and the power failed: the old state was there again, and the log began
+/// behind its end.
+#[test]
+fn what_the_death_of_a_process_left_is_durable_once_the_state_file_was_opened_again() {
+    let steps = with_snapshot(workload(1, 6));
+    let (mut states, mut images) = (States::new(), 0);
+    run(&new_disk(0), &steps, &mut states).unwrap();
+    for dying in 0.. {
+        let disk = new_disk(0);
+        let before = disk.calls();
+        disk.stop_after(dying);
+        let begun = ended(&disk, &steps, &mut states).is_some();
+        if disk.calls() < before + dying {
+            assert!(images > 1000, "{images} images of {dying} calls");
+            return;
+        }
+        let end = |states: &mut States| {
+            let disk = new_disk(0);
+            disk.stop_after(dying);
+            ended(&disk, &steps, states).expect("it began before")
+        };
+        if begun {
+            let story = format!("the process dies before call {dying}");
+            images += every_power_loss_after_a_restart(end, &steps, &mut states, &story);
+        }
+    }
 }
