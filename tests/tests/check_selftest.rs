@@ -11,7 +11,7 @@ use quorate_kv::model::{
     Command, Consistency, Key, KeyRange, KeyValue, LogIndex, LogPosition, LogTime, NodeId, Op, Outcome,
     Proposal, ReadOp, ReadResult, Record, Revision, StateHash, Term, Txn, TxnRefused, decode, encode,
 };
-use quorate_kv::node::{NodeRole, Status};
+use quorate_kv::node::{LogEvent, NodeRole, Status};
 use quorate_meta::keys::{self, RowKey};
 use quorate_meta::{Epochs, PartitionEpoch, PartitionIndex};
 use quorate_tests::check::ground::Ground;
@@ -20,7 +20,7 @@ use quorate_tests::check::raft::Statuses;
 use quorate_tests::check::rebuild::{Source, rebuild};
 use quorate_tests::check::recording::{Recording, record};
 use quorate_tests::check::taps::{Agreement, TapEvent, TapWhat};
-use quorate_tests::check::{Rule, Violation, judge, metadata, second};
+use quorate_tests::check::{Rule, Violation, judge, membership, metadata, second};
 
 static GOOD: LazyLock<Recording> = LazyLock::new(|| record(7, 600, 5));
 
@@ -282,6 +282,94 @@ fn a_node_that_starts_ahead_of_itself_is_seen() {
         };
     });
     caught("started too far ahead", Rule::DurableStart, &violations);
+}
+
+/// The number of an event of a log that fits.
+fn logged(events: &[TapEvent], fits: impl Fn(&LogEvent) -> bool) -> usize {
+    let found = events
+        .iter()
+        .position(|event| matches!(&event.what, TapWhat::Log(event) if fits(event)));
+    found.expect("such an event of a log")
+}
+
+/// The last time that a node opened its log.
+fn last_opened(events: &[TapEvent]) -> usize {
+    let opened =
+        |event: &TapEvent| matches!(event.what, TapWhat::Log(LogEvent::Opened { last: Some(_), .. }));
+    events.iter().rposition(opened).expect("a node that started anew")
+}
+
+#[test]
+fn a_log_that_lost_what_it_had_told_durable_is_seen() {
+    let found = with_events(|events| {
+        let at = last_opened(events);
+        let TapWhat::Log(LogEvent::Opened { last: Some(last), .. }) = &mut events[at].what else {
+            unreachable!()
+        };
+        last.index = LogIndex::new(last.index.number() - 1);
+    });
+    caught("an entry is gone", Rule::DurableLog, &found);
+    let found = with_events(|events| {
+        let at = last_opened(events);
+        let TapWhat::Log(LogEvent::Opened { vote, last, purged }) = &mut events[at].what else {
+            unreachable!()
+        };
+        (*vote, *last, *purged) = (None, None, None);
+    });
+    caught("an empty log", Rule::DurableLog, &found);
+}
+
+#[test]
+fn a_log_that_forgot_its_vote_or_has_entries_of_a_leader_it_does_not_know_is_seen() {
+    let found = with_events(|events| {
+        let at = last_opened(events);
+        let TapWhat::Log(LogEvent::Opened { vote: Some(vote), .. }) = &mut events[at].what else {
+            unreachable!()
+        };
+        vote.leads = false;
+    });
+    caught("a vote that was not known to lead", Rule::DurableLog, &found);
+    let found = with_events(|events| {
+        let node = events[last_opened(events)].node;
+        let of_this_node =
+            |event: &TapEvent| event.node != node || !matches!(event.what, TapWhat::Log(LogEvent::Voted(_)));
+        events.retain(of_this_node);
+        let at = last_opened(events);
+        let TapWhat::Log(LogEvent::Opened { vote, .. }) = &mut events[at].what else {
+            unreachable!()
+        };
+        *vote = None;
+    });
+    caught("entries without a vote", Rule::DurableLog, &found);
+}
+
+#[test]
+fn an_entry_that_is_told_durable_out_of_turn_is_seen() {
+    let found = with_events(|events| {
+        let at = logged(events, |event| matches!(event, LogEvent::Appending(_)));
+        events.remove(at);
+    });
+    caught("an entry that nobody appended", Rule::DurableLog, &found);
+}
+
+#[test]
+fn a_change_of_voters_that_nobody_finished_is_seen() {
+    let (index, good) = membership::last(&agreement(&GOOD.events))
+        .expect("a membership that can be read")
+        .expect("a membership");
+    assert!(!good.is_joint(), "{good:?}");
+    let mut events = GOOD.events.clone();
+    let joint = (vec![&good.voters[0], &good.voters[0]], &good.members);
+    everywhere(&mut events, index, |entry, _| {
+        let Payload::Membership(bytes) = &entry.payload else {
+            unreachable!()
+        };
+        let body = postcard::to_stdvec(&joint).expect("it can be written");
+        let spoiled = [&bytes[..1], &body].concat();
+        entry.payload = Payload::Membership(spoiled.into());
+    });
+    let found = membership::judge(&agreement(&events));
+    caught("two sets of voters", Rule::NoJointLeft, &found);
 }
 
 #[test]

@@ -226,7 +226,7 @@ fn an_append_is_acknowledged_after_its_sync() {
         ];
         plan(seed, 1, schedule)
     };
-    let rules = [("SameEntries", ""), ("Acknowledged", "")];
+    let rules = [("DurableLog", ""), ("SameEntries", ""), ("Acknowledged", "")];
     let clean = caught_when_on_and_held_when_off(Bug::AckBeforeSync, &rules, stalled);
     let lost = |report: &Report| report.disks.power_losses_with_lost_bytes > 0;
     assert!(clean.iter().any(lost), "no write was under way");
@@ -257,8 +257,9 @@ fn a_vote_is_durable_before_the_entries_of_the_leader_that_it_elected() {
         plan.faulty = ms(4000);
         plan
     };
-    // openraft's own invariant, wherever it looks first, or what follows.
+    // The log's own promise, openraft's invariant, wherever it looks first, or what follows.
     let rules = [
+        ("DurableLog", ""),
         ("panic", "last_log_id"),
         ("SameEntries", ""),
         ("LeadersForward", ""),
@@ -289,7 +290,7 @@ fn a_new_leader_does_not_count_what_it_has_not_synced() {
         }
         plan(seed, 3, schedule)
     };
-    let rules = [("SameEntries", ""), ("Acknowledged", "")];
+    let rules = [("DurableLog", ""), ("SameEntries", ""), ("Acknowledged", "")];
     let clean = caught_when_on_and_held_when_off(Bug::AckBeforeSync, &rules, moves);
     for report in clean {
         assert!(
@@ -462,8 +463,9 @@ fn a_wiped_node_does_not_come_back_under_its_old_id() {
         }
         plan(seed, 3, schedule)
     };
-    // openraft's own invariant, when it looks first.
+    // The log's own promise, or openraft's invariant, when it looks first.
     let rules = [
+        ("DurableLog", "found None"),
         ("panic", "self.committed()"),
         ("SameEntries", ""),
         ("Acknowledged", ""),

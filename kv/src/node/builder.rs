@@ -173,7 +173,7 @@ impl Builder {
         self
     }
 
-    /// Lets a checker hear everything that the node applies; see [`Tap`].
+    /// Lets a checker hear everything that the node applies and that its log promises; see [`Tap`].
     pub fn tap(mut self, tap: Arc<dyn Tap>) -> Self {
         self.tap = Some(tap);
         self

@@ -15,7 +15,7 @@ mod status;
 mod storage;
 mod timing;
 
-pub use crate::raft::Tap;
+pub use crate::raft::{LogEvent, LogVote, Tap};
 pub use builder::{Builder, StartError};
 pub use settings::{InvalidSettings, Settings};
 pub use status::{MemberStatus, NodeRole, Status};

@@ -6,18 +6,20 @@
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 
+use super::tap::{LogEvent, LogVote, Tap};
 use super::types::{
     Entry, EntryPayload, LogId, Membership, ProposalData, TypeConfig, Vote, kind, log_id, position,
 };
 use crate::env;
 use crate::fault::Fault;
 use crate::log::{CrashPoint, Log, LogEntry};
-use crate::model::{self, LogIndex};
+use crate::model::{self, LogIndex, NodeId, Term};
 use crate::planted::{self, Bug};
 
 /// How many bytes of entries one read returns at most, beyond the first entry. Bounds what a lagging
@@ -27,11 +29,43 @@ const READ_BYTES_MAX: usize = 4 * 1024 * 1024;
 #[derive(Clone, Debug)]
 pub(crate) struct LogStore {
     log: Log,
+    tap: Option<Arc<dyn Tap>>,
 }
 
 impl LogStore {
-    pub(crate) fn new(log: Log) -> Self {
-        Self { log }
+    pub(crate) fn new(log: Log, tap: Option<Arc<dyn Tap>>) -> Self {
+        let store = Self { log, tap };
+        store.tell(|| LogEvent::Opened {
+            // One that cannot be read is a fault, which openraft meets when it asks.
+            vote: store
+                .log
+                .vote()
+                .and_then(|bytes| decode_vote(&bytes).ok())
+                .map(told_vote),
+            last: store.log.last(),
+            purged: store.log.purged(),
+        });
+        store
+    }
+
+    fn tell(&self, event: impl FnOnce() -> LogEvent) {
+        if let Some(tap) = &self.tap {
+            tap.log(event());
+        }
+    }
+
+    async fn make_durable(&self, vote: &Vote) -> Result<(), io::Error> {
+        let bytes = model::encode(vote).into();
+        let late = [(Bug::VoteVolatile, 400), (Bug::VoteAfterAppend, 5)];
+        if let Some((_, millis)) = late.into_iter().find(|(bug, _)| planted::is(*bug)) {
+            let log = self.log.clone();
+            env::spawn("late-vote", async move {
+                env::sleep(Duration::from_millis(millis)).await;
+                log.save_vote(bytes).await
+            });
+            return Ok(());
+        }
+        Ok(self.log.save_vote(bytes).await?)
     }
 
     /// Reads `range` whole, in as many steps as its size asks for.
@@ -126,17 +160,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
-        let bytes = model::encode(vote).into();
-        let late = [(Bug::VoteVolatile, 400), (Bug::VoteAfterAppend, 5)];
-        if let Some((_, millis)) = late.into_iter().find(|(bug, _)| planted::is(*bug)) {
-            let log = self.log.clone();
-            env::spawn("late-vote", async move {
-                env::sleep(Duration::from_millis(millis)).await;
-                log.save_vote(bytes).await
-            });
-            return Ok(());
-        }
-        self.log.save_vote(bytes).await?;
+        self.make_durable(vote).await?;
+        self.tell(|| LogEvent::Voted(told_vote(*vote)));
         CrashPoint::VoteSaved.reached()
     }
 
@@ -161,20 +186,29 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let entries = entries.into_iter().map(|entry| encode_entry(&entry)).collect();
+        let entries: Vec<_> = entries.into_iter().map(|entry| encode_entry(&entry)).collect();
+        let last = entries.last().map(|entry| entry.position);
+        if let Some(last) = last {
+            self.tell(|| LogEvent::Appending(last));
+        }
+        let tap = self.tap.clone();
+        let on_durable = move |result: Result<(), Fault>| {
+            if let (Ok(()), Some(tap), Some(last)) = (&result, tap, last) {
+                tap.log(LogEvent::Durable(last));
+            }
+            callback.io_completed(result.map_err(io::Error::from));
+        };
         if planted::is(Bug::AckBeforeSync) {
-            callback.io_completed(Ok(()));
+            on_durable(Ok(()));
             return Ok(self.log.append(entries, Box::new(drop)).await?);
         }
-        let on_durable = Box::new(move |result: Result<(), Fault>| {
-            callback.io_completed(result.map_err(io::Error::from));
-        });
-        Ok(self.log.append(entries, on_durable).await?)
+        Ok(self.log.append(entries, Box::new(on_durable)).await?)
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
         let _span = env::span("raft.truncate");
         let last = last.map(|id| LogIndex::new(id.index));
+        self.tell(|| LogEvent::Truncating(last));
         self.log.truncate_after(last).await?;
         CrashPoint::Truncated.reached()
     }
@@ -183,6 +217,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let _span = env::span("raft.purge");
         CrashPoint::PurgeAsked.reached()?;
         self.log.purge(position(&upto)).await?;
+        self.tell(|| LogEvent::Purged(position(&upto)));
         CrashPoint::Purged.reached()
     }
 }
@@ -218,6 +253,14 @@ pub(crate) fn decode_entry(entry: LogEntry) -> Result<Entry, io::Error> {
         log_id: log_id(entry.position),
         payload,
     })
+}
+
+fn told_vote(vote: Vote) -> LogVote {
+    LogVote {
+        term: Term::new(vote.leader_id.term),
+        node: NodeId::new(vote.leader_id.node_id),
+        leads: vote.committed,
+    }
 }
 
 fn decode_vote(bytes: &[u8]) -> Result<Vote, io::Error> {

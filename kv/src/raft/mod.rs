@@ -18,7 +18,7 @@ mod wire;
 
 pub(crate) use read_index::ReadIndexError;
 pub(crate) use state_machine::{DurabilityBounds, SnapshotData, StateMachine};
-pub use tap::Tap;
+pub use tap::{LogEvent, LogVote, Tap};
 pub(crate) use types::{Member, ProposalData};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -183,6 +183,7 @@ impl RaftNode {
             .validate()
             .map_err(|e| stopped(&e))?;
         let bounds = parts.settings.durability;
+        let tap = parts.tap.clone();
         let machine = StateMachine::start(
             parts.machine,
             parts.reader,
@@ -197,7 +198,7 @@ impl RaftNode {
             log: parts.log.clone(),
             stall_max: parts.timing.election_timeout_min,
         };
-        let store = LogStore::new(parts.log.clone());
+        let store = LogStore::new(parts.log.clone(), tap);
         let started = Raft::new(
             parts.id.number(),
             Arc::new(config),

@@ -42,7 +42,7 @@ fn open(dir: &Path) -> Result<(LogStore, StateMachine), Box<dyn std::error::Erro
         disk,
         state_dir,
     );
-    Ok((LogStore::new(log), machine))
+    Ok((LogStore::new(log, None), machine))
 }
 
 impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Stores {

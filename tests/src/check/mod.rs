@@ -5,9 +5,9 @@
 //! logarithm).
 //!
 //! In reading order: [`model`] says what the store means, [`taps`] gathers what each node applied and lets no
-//! two differ, [`history`] is what callers asked and were told, [`ground`] is the one order of all transactions
+//! two differ, [`ledger`] what each log promised, [`history`] is what callers asked and were told, [`ground`] is the one order of all transactions
 //! (from the taps, or in [`rebuild`] from the answers where there are no taps), [`judge`] holds the two against
-//! each other, [`metadata`] and [`raft`] look at rows and at statuses, and [`second`] asks another checker.
+//! each other, [`metadata`], [`membership`] and [`raft`] look at rows, at members and at statuses, and [`second`] asks another checker.
 //! [`workload`] makes the calls.
 //!
 //! Always: a check never asks the product's own machinery what is right; a broken rule is told with its name and
@@ -16,6 +16,8 @@
 pub mod ground;
 pub mod history;
 pub mod judge;
+pub mod ledger;
+pub mod membership;
 pub mod metadata;
 pub mod model;
 pub mod raft;
@@ -40,6 +42,11 @@ pub enum Rule {
     NoGap,
     /// A node starts no further back than what its log has purged, nor further ahead than it ever was.
     DurableStart,
+    /// What a log told durable, votes before all, is there when its node starts again; no entry is there whose leader
+    /// the vote does not know.
+    DurableLog,
+    /// No change of voters is left in the middle.
+    NoJointLeft,
     /// The product's answer to each entry is the model's.
     Replay,
     /// A write that was acknowledged is in the order, with the answer that its caller got.

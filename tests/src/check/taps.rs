@@ -1,4 +1,4 @@
-//! What each node applied, and that no two nodes differ.
+//! What each node applied, and that no two nodes differ; what its log promised, and that it is kept.
 //!
 //! [`Agreement`] takes events one by one and keeps the cluster's one log, the first account of each entry, against
 //! which every later one is held. [`Taps`] is how nodes feed it while they run.
@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use quorate_kv::machine::{Applied, Entry, EntryOutcome};
 use quorate_kv::model::{LogIndex, LogTime, Revision, StateHash};
-use quorate_kv::node::Tap;
+use quorate_kv::node::{LogEvent, Tap};
 
+use super::ledger::Ledger;
 use super::{Rule, Violation};
 
 /// Something that a node did with its state.
@@ -46,6 +47,8 @@ pub enum TapWhat {
         /// Where it stands now.
         after: Standing,
     },
+    /// Something happened between its Raft and its log.
+    Log(LogEvent),
     /// It said that its log begins behind this entry.
     Purged {
         /// The last entry that is gone.
@@ -107,6 +110,7 @@ pub struct Agreement {
     entries: BTreeMap<LogIndex, Agreed>,
     states: BTreeMap<LogIndex, (Standing, u64)>,
     ways: BTreeMap<u64, Way>,
+    ledgers: BTreeMap<u64, Ledger>,
     violations: Vec<Violation>,
 }
 
@@ -137,6 +141,12 @@ impl Agreement {
                 let way = self.ways.entry(node).or_default();
                 way.last = None;
                 way.starts += 1;
+            }
+            TapWhat::Log(event) => {
+                let ledger = self.ledgers.entry(node).or_default();
+                if let Err(what) = ledger.take(event) {
+                    self.broken(Rule::DurableLog, format!("node {node}: {what}"));
+                }
             }
             TapWhat::Purged { index } => {
                 let way = self.ways.entry(node).or_default();
@@ -346,6 +356,11 @@ impl Taps {
         self.shared().agreement.violations.first().cloned()
     }
 
+    /// Looks at the record so far, which takes in nothing meanwhile.
+    pub fn look<T>(&self, at: impl FnOnce(&Agreement) -> T) -> T {
+        at(&self.shared().agreement)
+    }
+
     /// The record so far.
     pub fn agreement(&self) -> Agreement {
         self.shared().agreement.clone()
@@ -389,5 +404,9 @@ impl Tap for NodeTap {
 
     fn installed(&self, after: &Applied) {
         self.tell(TapWhat::Installed { after: after.into() });
+    }
+
+    fn log(&self, event: LogEvent) {
+        self.tell(TapWhat::Log(event));
     }
 }

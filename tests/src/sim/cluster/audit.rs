@@ -14,7 +14,7 @@ use crate::check::ground::Ground;
 use crate::check::raft::Statuses;
 use crate::check::rebuild::Source;
 use crate::check::taps::{Clock, Taps};
-use crate::check::{Rule, Violation, judge, metadata, second};
+use crate::check::{Rule, Violation, judge, membership, metadata, second};
 use crate::sim::Simulation;
 use crate::sim::world::lock;
 
@@ -116,6 +116,18 @@ async fn wait_until_equal(cluster: &Cluster) -> Result<(), String> {
     }
 }
 
+/// Gives a leader the time to finish a change of voters that another had begun.
+async fn wait_until_settled(cluster: &Cluster) {
+    let end = cluster.sim.now() + RECOVERY_MAX;
+    let is_joint = || {
+        let last = cluster.record.taps.look(membership::last);
+        matches!(last, Ok(Some((_, membership))) if membership.is_joint())
+    };
+    while is_joint() && cluster.sim.now() < end {
+        env::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 fn standing(cluster: &Cluster) -> String {
     let seen = lock(&cluster.seen);
     let tell = |number| match (seen.stopped.get(&number), seen.latest.get(&number)) {
@@ -131,6 +143,7 @@ fn standing(cluster: &Cluster) -> String {
 
 /// Judges everything that the nodes applied and every call.
 pub(super) async fn judge(cluster: &Cluster) -> Result<(), String> {
+    wait_until_settled(cluster).await;
     wait_until_equal(cluster).await?;
     let client = cluster.client("judge").with_deadline(Duration::from_secs(20));
     let (revision, last) = client
@@ -138,7 +151,9 @@ pub(super) async fn judge(cluster: &Cluster) -> Result<(), String> {
         .await
         .map_err(|error| format!("liveness: the judge could not read: {error}"))?;
     let history = cluster.history.borrow().book.history();
-    let (ground, mut violations) = Ground::replay(&cluster.record.taps.agreement());
+    let agreement = cluster.record.taps.agreement();
+    let (ground, mut violations) = Ground::replay(&agreement);
+    violations.extend(membership::judge(&agreement));
     if violations.is_empty() {
         if ground.model.range_at(&KeyRange::all(), revision) != last {
             let what = format!("what is read back at {revision} is not what the order made");
