@@ -77,6 +77,8 @@ crash_points! {
     PurgeAsked = "raft.log.purge_asked",
     /// The purge is durable, and Raft was not told.
     Purged = "raft.log.purged",
+    /// A change of members is applied, and Raft was not told.
+    MembershipApplied = "raft.membership.applied",
 }
 
 impl CrashPoint {

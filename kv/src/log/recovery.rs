@@ -187,13 +187,19 @@ fn recover(
     disk.sync_dir(dir).map_err(disk_error("sync directory", dir))?;
 
     let tail = match &fresh_tail {
-        None => Tail {
-            segment: newest.segment.clone(),
-            sequence: newest.sequence,
-            previous: newest.previous,
-            cursor: newest.cursor,
-            durable: newest.cursor,
-        },
+        None => {
+            let cursor = match planted::is(Bug::TornTailKept) {
+                true => newest.end_of_torn()?,
+                false => newest.cursor,
+            };
+            Tail {
+                segment: newest.segment.clone(),
+                sequence: newest.sequence,
+                previous: newest.previous,
+                cursor,
+                durable: cursor,
+            }
+        }
         Some(segment) => Tail {
             segment: segment.clone(),
             sequence: newest.sequence + 1,
@@ -202,9 +208,7 @@ fn recover(
             durable: FIRST_BATCH,
         },
     };
-    let opening = newest
-        .opening
-        .saturating_add(u32::from(!planted::is(Bug::TornTailKept)));
+    let opening = newest.opening.saturating_add(1);
     let log_id = newest.segment.header.log_id;
     for scanned in &chain {
         segments.remove(&scanned.segment.header.generation);

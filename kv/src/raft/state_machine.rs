@@ -23,6 +23,7 @@ use super::types::{
 };
 use crate::env::{self, Disk, Owner, OwnerHandle, WeakOwnerHandle, oneshot, watch};
 use crate::fault::Fault;
+use crate::log::CrashPoint;
 use crate::machine::{
     Applied, Entry, EntryOutcome, Machine, Payload, Reader, ReceivedSnapshot, SnapshotError, SnapshotSink,
     SnapshotSource,
@@ -297,6 +298,14 @@ impl MachineOwner {
         let outcomes = machine.apply(entries)?;
         if let Some((tap, entries)) = tapped {
             tap.applied(&entries, &outcomes, machine.applied());
+        }
+        if outcomes
+            .iter()
+            .any(|outcome| matches!(outcome, EntryOutcome::Membership))
+        {
+            CrashPoint::MembershipApplied
+                .reached()
+                .map_err(|e| Fault::disk("applying to", "the state", e))?;
         }
         metrics::histogram!("quorate_apply_seconds").record(started.elapsed().as_secs_f64());
         metrics::histogram!("quorate_apply_batch_entries").record(count as f64);

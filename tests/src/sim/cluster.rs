@@ -347,7 +347,7 @@ impl Cluster {
             }
         }
         lock(&self.seen).silent.clear();
-        // An error that was injected before may stop a node only now.
+        // An error from before may stop a node only now.
         let cluster = self.clone();
         self.sim.spawn_local("late stops", async move {
             for _ in 0..100 {
@@ -357,11 +357,14 @@ impl Cluster {
         });
     }
 
-    /// Starts nodes again that stopped after the faults' end, for one from before.
+    /// Starts nodes again that stopped after the faults' end, for one from before: an error that was injected, or a
+    /// disk that had no room.
     fn restart_late(&self) {
-        for number in self.numbers() {
+        let of_a_fault = |told: &String| told.contains("injected at") || told.contains("disk is full");
+        let running = self.fleet.borrow().running();
+        for number in running {
             let stopped = lock(&self.seen).stopped.get(&number).cloned();
-            if stopped.is_some_and(|fault| fault.contains("injected at")) {
+            if stopped.as_ref().is_some_and(of_a_fault) {
                 self.sim.host(number).kill();
                 self.start(number);
             }

@@ -170,6 +170,12 @@ impl Scan {
         Ok(None)
     }
 
+    /// Where the log would go on if a torn batch were left where it is: for the planted bug.
+    pub fn end_of_torn(&self) -> Result<u64, LogOpenError> {
+        let torn = Window::new(&self.segment).batch(self.cursor)?;
+        Ok(torn.map_or(self.cursor, |torn| torn.end()))
+    }
+
     /// Writes what is not proven to be durable once more, as it was read. Does not sync.
     ///
     /// After a sync has failed the operating system may count the pages as clean and still answer reads from

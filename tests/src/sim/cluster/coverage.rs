@@ -65,7 +65,7 @@ pub const REQUIRED_FROM_SEEDS: u64 = 200;
 /// The cells that a campaign must fill.
 ///
 /// Truncating and purging take a few syncs each, so that faults which come by the clock seldom meet them.
-const REQUIRED: [(Kind, &[Phase]); 19] = {
+const REQUIRED: [(Kind, &[Phase]); 20] = {
     use Phase::{FreshLeader, Membership, NoLeader, Replay, Snapshot, Steady, Transfer};
     [
         (Kind::Kill, &[Steady, Membership]),
@@ -84,6 +84,7 @@ const REQUIRED: [(Kind, &[Phase]); 19] = {
         (Kind::ClockJump, &[Steady, Membership]),
         (Kind::AddLearner, &[Steady, Membership, Replay]),
         (Kind::Promote, &[Steady, Membership]),
+        (Kind::PromoteAndLeave, &[Steady]),
         (Kind::Remove, &[Steady, Membership]),
         (Kind::Replace, &[Steady]),
         (Kind::MoveLeader, &[FreshLeader, Steady, Transfer]),

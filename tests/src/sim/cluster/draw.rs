@@ -101,12 +101,33 @@ fn schedule(random: &mut Rng, plan: &Plan, kinds: &[Kind]) -> Vec<FaultEvent> {
     loop {
         at += micros(random, every / 10, every * 2);
         if at >= plan.faulty {
+            schedule.sort_by_key(|event| event.at);
             return schedule;
         }
         let kind = *random.pick(kinds);
         let fault = fault(random, plan, kind);
         let when = random.one_in(4).then(|| *random.pick(&Phase::WORTH_WAITING_FOR));
+        if let Fault::DiskError { target, .. } = fault
+            && kinds.contains(&Kind::PowerLoss)
+            && random.one_in(2)
+        {
+            schedule.push(power_loss_soon(random, plan, at, target));
+        }
         schedule.push(FaultEvent { at, when, fault });
+    }
+}
+
+/// What an error of the disk left in memory alone shows only when the power goes before all is written anew.
+fn power_loss_soon(random: &mut Rng, plan: &Plan, at: Duration, target: Target) -> FaultEvent {
+    FaultEvent {
+        at: at + micros(random, 1_000, 1_000_000),
+        when: None,
+        fault: Fault::PowerLoss {
+            target,
+            reach: Reach::One,
+            loss: *random.pick(&[PowerLoss::Drawn, PowerLoss::LoseAll]),
+            down: down(random, plan),
+        },
     }
 }
 
@@ -199,6 +220,9 @@ fn fault(random: &mut Rng, plan: &Plan, kind: Kind) -> Fault {
         },
         Kind::AddLearner => Fault::AddLearner,
         Kind::Promote => Fault::Promote,
+        Kind::PromoteAndLeave => Fault::PromoteAndLeave {
+            away: Duration::from_secs(*random.pick(&[2, 3_600])),
+        },
         Kind::Remove => Fault::Remove { target },
         Kind::Replace => Fault::Replace { target },
         Kind::MoveLeader => Fault::MoveLeader,

@@ -178,6 +178,12 @@ pub enum Fault {
     AddLearner,
     /// A learner gets a vote.
     Promote,
+    /// A learner is to get a vote; the leader loses power in the middle, and nobody asks again for a while.
+    PromoteAndLeave {
+        /// How long; at most until the faults end, and then for ever.
+        #[serde(rename = "away_micros", with = "micros")]
+        away: Duration,
+    },
     /// A node is taken out of the cluster.
     Remove {
         /// Which; the first of all stays, so that clients find the cluster.
@@ -239,6 +245,7 @@ pub enum Kind {
     ClockJump,
     AddLearner,
     Promote,
+    PromoteAndLeave,
     Remove,
     Replace,
     MoveLeader,
@@ -246,7 +253,7 @@ pub enum Kind {
 
 impl Kind {
     /// All, in the order of the table.
-    pub const ALL: [Kind; 19] = [
+    pub const ALL: [Kind; 20] = [
         Kind::Kill,
         Kind::PowerLoss,
         Kind::Pause,
@@ -263,6 +270,7 @@ impl Kind {
         Kind::ClockJump,
         Kind::AddLearner,
         Kind::Promote,
+        Kind::PromoteAndLeave,
         Kind::Remove,
         Kind::Replace,
         Kind::MoveLeader,
@@ -287,6 +295,7 @@ impl Kind {
             Kind::ClockJump => "clock-jump",
             Kind::AddLearner => "add-learner",
             Kind::Promote => "promote",
+            Kind::PromoteAndLeave => "promote-and-leave",
             Kind::Remove => "remove",
             Kind::Replace => "replace",
             Kind::MoveLeader => "move-leader",
@@ -312,6 +321,7 @@ impl Kind {
             Kind::ClockJump => "a wall clock jumps",
             Kind::AddLearner => "a node on a fresh host joins as a learner",
             Kind::Promote => "a learner gets a vote",
+            Kind::PromoteAndLeave => "a change of voters is left in the middle, its leader down",
             Kind::Remove => "a node is taken out of the cluster",
             Kind::Replace => "a disk is lost, a node under a new id takes the place",
             Kind::MoveLeader => "leadership is handed on",
@@ -364,6 +374,7 @@ impl Fault {
             Fault::ClockJump { .. } => Kind::ClockJump,
             Fault::AddLearner => Kind::AddLearner,
             Fault::Promote => Kind::Promote,
+            Fault::PromoteAndLeave { .. } => Kind::PromoteAndLeave,
             Fault::Remove { .. } => Kind::Remove,
             Fault::Replace { .. } => Kind::Replace,
             Fault::MoveLeader => Kind::MoveLeader,

@@ -139,7 +139,12 @@ fn strike(cluster: &Cluster, number: u64, event: &FaultEvent) {
                 full.capacity = 0;
                 host.disk().set_profile(full);
                 let usual = cluster.plan.disk_profile();
-                later(cluster, *lasts, move |_| host.disk().set_profile(usual));
+                later(cluster, *lasts, move |cluster| {
+                    // All disks were made good when the faults ended.
+                    if !cluster.is_healed() {
+                        host.disk().set_profile(usual);
+                    }
+                });
             }
         }
         Fault::ClockJump { target, by, back } => {
@@ -152,6 +157,7 @@ fn strike(cluster: &Cluster, number: u64, event: &FaultEvent) {
         }
         Fault::AddLearner => cluster.operator.ask(Change::AddLearner),
         Fault::Promote => cluster.operator.ask(Change::Promote),
+        Fault::PromoteAndLeave { away } => cluster.operator.ask(Change::PromoteAndLeave(*away)),
         Fault::Remove { target } => cluster.operator.ask(Change::Remove(*target)),
         Fault::Replace { target } => cluster.operator.ask(Change::Replace(*target)),
         Fault::MoveLeader => cluster.operator.ask(Change::MoveLeader),
@@ -334,8 +340,10 @@ fn start_later(cluster: &Cluster, number: u32) {
     };
     later(cluster, down, move |cluster| {
         cluster.fleet.borrow_mut().starting.remove(&number);
-        // All of them were started when the faults ended.
-        if !cluster.is_healed() && !cluster.sim.host(number).is_alive() {
+        // All of them were started when the faults ended; and a host may have lost its disk meanwhile, whose node must
+        // never come back under its id.
+        let is_wanted = cluster.fleet.borrow().running().contains(&number);
+        if is_wanted && !cluster.is_healed() && !cluster.sim.host(number).is_alive() {
             cluster.start(number);
         }
     });

@@ -1,8 +1,8 @@
 //! Who changes the cluster's members: one change at a time, each to its end, while faults happen.
 //!
 //! Always: a change is asked for again until its outcome is known, so that the voters that the operator
-//! knows are the cluster's; a disk is only lost while the other voters suffice for a quorum; a host that lost
-//! its disk comes back under a new id, if at all.
+//! knows are the cluster's when the next one begins; a disk is only lost while the other voters suffice for a
+//! quorum; a host that lost its disk comes back under a new id, if at all.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -17,6 +17,7 @@ use quorate_kv::planted::{self, Bug};
 use super::fault::{Kind, Target};
 use super::{Cluster, address};
 use crate::sim::world::lock;
+use crate::sim::{CrashAction, PowerLoss};
 
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(4);
@@ -24,6 +25,8 @@ const ATTEMPT: Duration = Duration::from_secs(4);
 const PAUSE: Duration = Duration::from_millis(50);
 /// How long after the faults' end a change that had begun may take.
 const FINISH_MAX: Duration = Duration::from_secs(60);
+/// Where a node has applied a change of members, and nobody was told.
+const JOINT: &str = "raft.membership.applied";
 /// Changes that wait; more are dropped.
 const WAITING_MAX: usize = 4;
 
@@ -32,6 +35,7 @@ const WAITING_MAX: usize = 4;
 pub(super) enum Change {
     AddLearner,
     Promote,
+    PromoteAndLeave(Duration),
     Remove(Target),
     Replace(Target),
     MoveLeader,
@@ -89,15 +93,16 @@ impl Operator {
 async fn carry_out(cluster: &Cluster, change: Change) -> Result<(), String> {
     match change {
         Change::AddLearner => add(cluster, Kind::AddLearner).await.map(drop),
-        Change::Promote => {
-            let learner = {
-                let fleet = cluster.fleet.borrow();
-                fleet.members.difference(&fleet.voters).next().copied()
+        Change::Promote => match learner(cluster) {
+            Some(learner) => promote(cluster, learner, Kind::Promote).await,
+            None => Ok(()),
+        },
+        Change::PromoteAndLeave(away) => {
+            let learner = match learner(cluster) {
+                Some(learner) => learner,
+                None => add(cluster, Kind::AddLearner).await?,
             };
-            match learner {
-                Some(learner) => promote(cluster, learner, Kind::Promote).await,
-                None => Ok(()),
-            }
+            promote_and_leave(cluster, learner, away).await
         }
         Change::Remove(target) => match removable(cluster, target) {
             Some(number) => remove(cluster, number, Kind::Remove).await,
@@ -149,6 +154,41 @@ async fn promote(cluster: &Cluster, number: u32, kind: Kind) -> Result<(), Strin
     repeat(cluster, kind, async |client| client.promote(id).await).await?;
     cluster.fleet.borrow_mut().voters.insert(number);
     Ok(())
+}
+
+/// A member without a vote.
+fn learner(cluster: &Cluster) -> Option<u32> {
+    let fleet = cluster.fleet.borrow();
+    fleet.members.difference(&fleet.voters).next().copied()
+}
+
+/// Asks once, and has the leader lose power when the two sets of voters are in force; then does nothing for a while.
+/// Only the cluster itself can end such a change then.
+async fn promote_and_leave(cluster: &Cluster, number: u32, away: Duration) -> Result<(), String> {
+    let leader = lock(&cluster.seen).leader();
+    if let Some(leader) = leader.filter(|_| !cluster.is_healed()) {
+        cluster
+            .sim
+            .host(leader)
+            .arm(JOINT, 0, CrashAction::SwitchOff(PowerLoss::KeepAll));
+        // Shorter than an election: the client must not find the next leader.
+        let client = cluster
+            .client("operator")
+            .with_deadline(cluster.plan.tuning.heartbeat * 8);
+        let asked = client.promote(NodeId::new(u64::from(number))).await;
+        cluster.tell(format!(
+            "operator: asked once to promote node {number} and left: {asked:?}"
+        ));
+        cluster.watch.took_effect(Kind::PromoteAndLeave);
+        let back = cluster.sim.now() + away;
+        while cluster.sim.now() < back && !cluster.is_healed() {
+            env::sleep(PAUSE).await;
+        }
+        if cluster.is_healed() {
+            return Ok(());
+        }
+    }
+    promote(cluster, number, Kind::Promote).await
 }
 
 async fn remove(cluster: &Cluster, number: u32, kind: Kind) -> Result<(), String> {
