@@ -43,6 +43,7 @@ pub struct Processes {
     reached: BTreeMap<u64, SocketAddr>,
     running: BTreeMap<u64, Child>,
     pids: Pids,
+    killed: u64,
 }
 
 /// Which process a node last ran in: for who sees packets and wants to know whose they are.
@@ -117,6 +118,7 @@ impl Processes {
             listening,
             running: BTreeMap::new(),
             pids: Pids::default(),
+            killed: 0,
         })
     }
 
@@ -221,7 +223,13 @@ impl Processes {
         }
         child.kill()?;
         child.wait()?;
+        self.killed += 1;
         Ok(())
+    }
+
+    /// How many processes were killed.
+    pub fn killed(&self) -> u64 {
+        self.killed
     }
 
     /// Asks a node to stop with SIGTERM, and waits until it has.

@@ -17,7 +17,6 @@ use quorate_meta::{Epochs, PartitionEpoch, PartitionIndex};
 use quorate_tests::check::ground::Ground;
 use quorate_tests::check::history::{Answer, Call, CallId, History, MetaFailure, MetaRequest, Request};
 use quorate_tests::check::raft::Statuses;
-use quorate_tests::check::rebuild::{Source, rebuild};
 use quorate_tests::check::recording::{Recording, record};
 use quorate_tests::check::taps::{Agreement, TapEvent, TapWhat};
 use quorate_tests::check::{Rule, Violation, judge, membership, metadata, second};
@@ -1076,110 +1075,6 @@ fn statuses_that_raft_does_not_allow_are_seen() {
     with_statuses("purged and not applied", Rule::LogOrder, |status, _| {
         status.purged = status.applied.map(LogIndex::next);
     });
-}
-
-// ----- the order rebuilt from answers
-
-async fn rebuilt(calls: &[Call], store: &impl Source) -> (Ground, Vec<Violation>) {
-    rebuild(calls, store).await.expect("the model always answers")
-}
-
-#[tokio::test]
-async fn the_order_is_rebuilt_from_the_answers_alone() {
-    let ground = good_ground();
-    let (again, violations) = rebuilt(&GOOD.history.calls, &ground.model).await;
-    assert_eq!(violations, []);
-    assert_eq!(again.model.revision(), ground.model.revision());
-    assert_eq!(judge::judge(&again, &GOOD.history.calls), []);
-    assert_eq!(
-        metadata::judge(&again, &GOOD.history.calls, &GOOD.history.meta),
-        []
-    );
-}
-
-#[tokio::test]
-async fn writes_that_nobody_was_told_of_are_found_again() {
-    let ground = good_ground();
-    let mut calls = GOOD.history.calls.clone();
-    // Every fifth answer is lost.
-    for (number, call) in calls.iter_mut().enumerate() {
-        if number % 5 == 0
-            && call.request.writes()
-            && matches!(call.answer, Answer::Txn(_) | Answer::Written(_))
-        {
-            call.answer = Answer::Unknown("spoiled".to_owned());
-        }
-    }
-    let (again, violations) = rebuilt(&calls, &ground.model).await;
-    assert_eq!(violations, []);
-    assert_eq!(again.model.range_at(&KeyRange::all(), GOOD.last.0), GOOD.last.1);
-    assert_eq!(judge::judge(&again, &calls), []);
-}
-
-#[tokio::test]
-async fn what_no_order_explains_is_seen_without_taps() {
-    let ground = good_ground();
-    let writes = |call: &Call| matches!(call.answer, Answer::Txn(_)) && is_write(call) && ran(&ground, call);
-
-    // Somebody's write that nobody asked for, or one that ran twice.
-    let mut calls = GOOD.history.calls.clone();
-    let at = calls.iter().rposition(writes).expect("a write");
-    calls.remove(at);
-    caught(
-        "a revision too many",
-        Rule::Once,
-        &rebuilt(&calls, &ground.model).await.1,
-    );
-
-    // An acknowledged write whose revision is somebody else's.
-    let mut calls = GOOD.history.calls.clone();
-    let copy = CallId {
-        client: 99,
-        number: 1,
-    };
-    let mut lost = calls[at].clone();
-    lost.id = copy;
-    if let (Request::Txn(txn), Answer::Txn(response)) = (&mut lost.request, &mut lost.answer) {
-        txn.then = vec![Op::put(Key::try_from("lost").expect("a key"), "lost")];
-        response.results.truncate(1);
-    }
-    calls.push(lost);
-    caught(
-        "a lost write",
-        Rule::Acknowledged,
-        &rebuilt(&calls, &ground.model).await.1,
-    );
-
-    // A store that forgot its last revisions.
-    struct Short<'g>(&'g Ground, Revision);
-    impl Source for Short<'_> {
-        async fn everything(&self, at: Option<Revision>) -> Result<(Revision, Vec<KeyValue>), Error> {
-            self.0.model.everything(Some(at.unwrap_or(self.1))).await
-        }
-    }
-    let short = Short(&ground, Revision::new(ground.model.revision().number() - 3));
-    caught(
-        "forgotten revisions",
-        Rule::Acknowledged,
-        &rebuilt(&GOOD.history.calls, &short).await.1,
-    );
-
-    // A store that holds something else in the end.
-    struct Other<'g>(&'g Ground);
-    impl Source for Other<'_> {
-        async fn everything(&self, at: Option<Revision>) -> Result<(Revision, Vec<KeyValue>), Error> {
-            let (revision, mut all) = self.0.model.everything(at).await?;
-            if at.is_none() {
-                all.pop();
-            }
-            Ok((revision, all))
-        }
-    }
-    caught(
-        "a key that went",
-        Rule::FinalState,
-        &rebuilt(&GOOD.history.calls, &Other(&ground)).await.1,
-    );
 }
 
 // ----- the second opinion

@@ -39,7 +39,7 @@ async fn killed_over_and_over(nodes: u64, seed: u64) -> Result<()> {
     }
     let notes = workload.stop().await?;
     let status = processes.agreement().await?;
-    let verdict = notes.check(&processes.client()?).await?;
+    let verdict = notes.check(&processes.client()?, &|_, _, _| {}).await?;
     println!("{kills} kills, revision {}: {verdict:?}", status.revision);
     ensure!(kills >= 5, "{kills} kills are too few to mean something");
     ensure!(

@@ -1,6 +1,5 @@
 //! Lets a cluster of processes suffer under load, and checks that nothing acknowledged was lost or done twice.
 
-use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -8,16 +7,9 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use quorate_tests::chaos::nemesis::{Action, Nemesis, can_trace};
-use quorate_tests::chaos::proxy::Relays;
-use quorate_tests::chaos::workload::{Verdict, Workload};
+use quorate_tests::chaos::nemesis::{Action, can_trace};
+use quorate_tests::chaos::run::{Event, Plan, Report, run};
 use quorate_tests::processes::Processes;
-use quorate_tests::sim::Rng;
-use serde::Serialize;
-use tokio::time::Instant;
-
-/// Each has its client, hence its session.
-const WORKERS: usize = 6;
 
 /// Real processes under load: killed, paused, restarted, cut off, behind a bad network, on failing disks. In the
 /// end every acknowledged write must be there once, in an order that time allows, and all nodes must be equal.
@@ -38,20 +30,6 @@ struct Args {
     json: bool,
 }
 
-#[derive(Serialize)]
-struct Json {
-    seconds: f64,
-    nodes: u64,
-    seed: u64,
-    actions: BTreeMap<Action, u64>,
-    acknowledged: u64,
-    reads: u64,
-    unknown: u64,
-    unavailable: u64,
-    longest_gap_seconds: f64,
-    revision: u64,
-}
-
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
     let args = Args::parse();
@@ -60,104 +38,85 @@ async fn main() -> Result<ExitCode> {
         "--minutes is more than 0, not {}",
         args.minutes
     );
-    let strace = can_trace();
-    if !strace {
-        eprintln!("strace is missing or may not trace: no disk fails in this run");
+    let plan = Plan {
+        time: Duration::try_from_secs_f64(args.minutes * 60.0)?,
+        seed: args.seed,
+        strace: can_trace(),
+    };
+    let not_done = names(&Action::without(plan.strace));
+    if !not_done.is_empty() {
+        eprintln!("strace is missing or may not trace; this run has no {not_done}");
     }
     let mut processes = Processes::prepare(args.nodes)?;
-    let result = run(&args, &mut processes, strace).await;
-    if result.is_err() {
-        let files = processes.keep_files().display();
-        eprintln!("the nodes' files and logs are kept in {files}");
-    }
-    result
-}
-
-async fn run(args: &Args, processes: &mut Processes, strace: bool) -> Result<ExitCode> {
-    let begun = Instant::now();
-    let end = begun + Duration::from_secs_f64(args.minutes * 60.0);
-
-    let relays = Relays::start(processes.listening(), &processes.pids(), args.seed).await?;
-    processes.reach_at(relays.reached().clone());
-    for id in processes.ids() {
-        processes.start(id)?;
-    }
-    processes.leader().await?;
-    let clients: Result<Vec<_>> = (0..WORKERS).map(|_| processes.client()).collect();
-    let workload = Workload::start(clients?, args.seed);
-
+    let begun = std::time::Instant::now();
     let bar = progress_bar();
-    let mut nemesis = Nemesis {
-        processes,
-        relays: &relays,
-        rng: Rng::new(args.seed).fork("nemesis"),
-        done: BTreeMap::new(),
-        strace,
+    let tell = |event| match event {
+        Event::Acts(what) => {
+            bar.set_message(what.clone());
+            let at = begun.elapsed().as_secs();
+            bar.suspend(|| eprintln!("{at:>5} s  {what}"));
+        }
+        Event::Judges { what, done, all } => {
+            bar.set_message(format!("judging {what}: {done} of {all}"));
+            // For who reads a log: the beginning, and each tenth.
+            if done == 0 || done.is_multiple_of(all.div_ceil(10).max(1)) {
+                let at = begun.elapsed().as_secs();
+                bar.suspend(|| eprintln!("{at:>5} s  judging {what}: {done} of {all}"));
+            }
+        }
     };
-    while Instant::now() < end {
-        let at = begun.elapsed().as_secs();
-        nemesis
-            .act(|what| {
-                bar.set_message(what.to_owned());
-                bar.suspend(|| eprintln!("{at:>5} s  {what}"));
-            })
-            .await?;
-    }
-    let actions = nemesis.done;
+    let result = run(plan, &mut processes, &tell).await;
     bar.finish_and_clear();
-
-    relays.heal();
-    let notes = workload.stop().await?;
-    let status = processes.agreement().await?;
-    let verdict = notes.check(&processes.client()?).await?;
-    for id in processes.ids() {
-        processes.stop(id).await?;
-    }
-    let seconds = begun.elapsed().as_secs_f64();
-    if args.json {
-        let Verdict {
-            acknowledged,
-            reads,
-            unknown,
-            unavailable,
-            longest_gap,
-        } = verdict;
-        let json = Json {
-            seconds,
-            nodes: args.nodes,
-            seed: args.seed,
-            actions,
-            acknowledged,
-            reads,
-            unknown,
-            unavailable,
-            longest_gap_seconds: longest_gap.as_secs_f64(),
-            revision: status.revision.number(),
-        };
-        println!("{}", serde_json::to_string(&json)?);
-    } else {
-        let actions: Vec<String> = actions
-            .iter()
-            .map(|(action, times)| format!("{action} {times}"))
-            .collect();
-        println!(
-            "{seconds:.0} s, {} nodes, seed {}: {}",
-            args.nodes,
-            args.seed,
-            actions.join(", ")
-        );
-        println!(
-            "sound: {} acknowledged writes found once, {} reads explained, {} of unknown outcome at most once, \
-             {} without an answer; the longest wait of a worker was {:.1} s; all nodes equal at revision {}",
-            verdict.acknowledged,
-            verdict.reads,
-            verdict.unknown,
-            verdict.unavailable,
-            verdict.longest_gap.as_secs_f64(),
-            status.revision,
-        );
+    match result {
+        Ok(report) if args.json => println!("{}", serde_json::to_string(&report)?),
+        Ok(report) => print(&report),
+        Err(error) => {
+            let files = processes.keep_files().display();
+            eprintln!("the nodes' files and logs and the history are kept in {files}");
+            return Err(error);
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn print(report: &Report) {
+    let mut table = comfy_table::Table::new();
+    table.load_preset(comfy_table::presets::NOTHING);
+    for (action, times) in &report.actions {
+        table.add_row([action.to_string(), times.to_string()]);
+    }
+    for action in &report.not_done {
+        table.add_row([action.to_string(), "not done".to_owned()]);
+    }
+    println!("{table}\n");
+    println!(
+        "{:.0} s, {:.0} of them judging; {} nodes, seed {}; killed: {} times one node, {} times all at once, \
+         {} processes in all",
+        report.seconds,
+        report.judging_seconds,
+        report.nodes,
+        report.seed,
+        report.kills_of_one,
+        report.kills_of_all,
+        report.processes_killed,
+    );
+    println!(
+        "sound: {} acknowledged writes found once, {} reads explained, {} of unknown outcome at most once, \
+         {} without an answer; another checker agrees on {} keys; the longest wait of a worker was {:.1} s; \
+         all nodes equal at revision {}",
+        report.acknowledged,
+        report.reads,
+        report.unknown,
+        report.unavailable,
+        report.second_opinions,
+        report.longest_gap_seconds,
+        report.revision,
+    );
+}
+
+fn names(actions: &[Action]) -> String {
+    let names: Vec<String> = actions.iter().map(ToString::to_string).collect();
+    names.join(", ")
 }
 
 fn progress_bar() -> ProgressBar {

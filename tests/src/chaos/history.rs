@@ -7,12 +7,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use quorate_kv::Client;
+use quorate_kv::model::Revision;
 
 use crate::check::history::{Answer, History};
 use crate::check::{judge, metadata, rebuild, second};
 
 /// How long the search for an order of one key may take.
 const OPINION_MAX: Duration = Duration::from_secs(5);
+
+/// Hears what is judged, how much of it is done, and how much there is.
+pub type Progress<'p> = &'p (dyn Fn(&'static str, u64, u64) + Sync);
 
 /// What a history came to, when it was found sound.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,13 +36,18 @@ pub struct Sound {
 /// Reads everything back and demands that it is explained; an error lists what is not.
 ///
 /// Nobody else may have written to the store, and nobody may write while this runs.
-pub async fn check(history: &History, client: &Client) -> Result<Sound> {
-    let rebuilt = rebuild::rebuild(&history.calls, client).await;
+pub async fn check(history: &History, client: &Client, tell: Progress<'_>) -> Result<Sound> {
+    let revisions = |done: Revision, all: Revision| tell("revisions", done.number(), all.number());
+    let rebuilt = rebuild::rebuild(&history.calls, client, revisions).await;
     let (ground, mut violations) = rebuilt.context("reading the store back")?;
+    let calls = history.calls.len() as u64;
     if violations.is_empty() {
+        tell("calls", 0, calls);
         violations.extend(judge::judge(&ground, &history.calls));
+        tell("rows of metadata", 0, ground.model.revision().number());
         violations.extend(metadata::judge(&ground, &history.calls, &history.meta));
     }
+    tell("for a second opinion", 0, calls);
     let opinion = second::opinion(&history.calls, OPINION_MAX);
     violations.extend(opinion.violations);
     if !violations.is_empty() {

@@ -40,17 +40,41 @@ pub enum Action {
 }
 
 impl Action {
-    const ALL: [Action; 9] = [
-        Action::Kill,
-        Action::KillAll,
-        Action::Pause,
-        Action::RollingRestart,
-        Action::Isolate,
-        Action::CutOneWay,
-        Action::Storm,
-        Action::SyncFails,
-        Action::SyncSlow,
+    /// What is drawn from, each as often as it stands here in proportion: mostly kills, which take least time, so that
+    /// half an hour sees some hundreds of them.
+    const DRAWN: [(Action, u64); 9] = [
+        (Action::Kill, 15),
+        (Action::KillAll, 3),
+        (Action::Pause, 2),
+        (Action::RollingRestart, 1),
+        (Action::Isolate, 2),
+        (Action::CutOneWay, 2),
+        (Action::Storm, 2),
+        (Action::SyncFails, 1),
+        (Action::SyncSlow, 1),
     ];
+
+    /// What cannot be done without strace.
+    pub fn without(strace: bool) -> Vec<Self> {
+        let all = Self::DRAWN.into_iter().map(|(action, _)| action);
+        all.filter(|action| action.needs_strace() && !strace).collect()
+    }
+
+    fn draw(rng: &mut Rng, strace: bool) -> Self {
+        let not_done = Self::without(strace);
+        let possible = || {
+            let drawn = Self::DRAWN.into_iter();
+            drawn.filter(|(action, _)| !not_done.contains(action))
+        };
+        let mut drawn = rng.below(possible().map(|(_, weight)| weight).sum());
+        for (action, weight) in possible() {
+            match drawn.checked_sub(weight) {
+                Some(rest) => drawn = rest,
+                None => return action,
+            }
+        }
+        Action::Kill
+    }
 
     fn needs_strace(self) -> bool {
         matches!(self, Action::SyncFails | Action::SyncSlow)
@@ -94,11 +118,7 @@ pub struct Nemesis<'a> {
 impl Nemesis<'_> {
     /// Does one thing and undoes it; `tell` hears what, before it happens.
     pub async fn act(&mut self, tell: impl Fn(&str)) -> Result<()> {
-        let possible: Vec<Action> = Action::ALL
-            .into_iter()
-            .filter(|action| self.strace || !action.needs_strace())
-            .collect();
-        let action = *self.rng.pick(&possible);
+        let action = Action::draw(&mut self.rng, self.strace);
         let ids = self.processes.ids();
         let victim = *self.rng.pick(&ids);
         tell(&format!("{action}: node {victim} of {}", ids.len()));
@@ -165,7 +185,7 @@ impl Nemesis<'_> {
         }
         *self.done.entry(action).or_default() += 1;
         self.none_ended(&ids)?;
-        self.linger(200, 2_000).await;
+        self.linger(100, 1_500).await;
         Ok(())
     }
 

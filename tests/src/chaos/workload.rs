@@ -1,5 +1,8 @@
 //! The common workload on real processes: each worker has its clients, hence its sessions.
 
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -8,8 +11,9 @@ use anyhow::Result;
 use quorate_kv::Client;
 use tokio::task::JoinSet;
 
-use super::history::{self, Sound};
+use super::history::{self, Progress, Sound};
 use crate::check::history::History;
+use crate::check::judge::told;
 use crate::check::taps::Clock;
 use crate::check::workload::{Book, Clients, Ended, Style, Worker};
 use crate::sim::Rng;
@@ -48,6 +52,8 @@ pub struct Verdict {
     pub unknown: u64,
     /// Calls that ended without effect: no answer in time.
     pub unavailable: u64,
+    /// Keys for which another checker found an order as well.
+    pub second_opinions: u64,
     /// The longest time that a worker waited for an answer.
     pub longest_gap: Duration,
 }
@@ -75,7 +81,8 @@ impl Workload {
                 lax: main.clone(),
             };
             let random = Rng::new(seed).fork(&format!("worker {number}"));
-            let mut worker = Worker::new(number, style, clients, random, Arc::clone(&clock), book.clone());
+            let worker = Worker::new(number, style, clients, random, Arc::clone(&clock), book.clone());
+            let mut worker = worker.tidy();
             let stop = Arc::clone(&stop);
             workers.spawn(async move {
                 while !stop.load(Ordering::Relaxed) {
@@ -103,19 +110,30 @@ impl Workload {
 
 impl Notes {
     /// Reads everything back and demands that it is explained; an error lists what is not.
-    pub async fn check(&self, client: &Client) -> Result<Verdict> {
+    pub async fn check(&self, client: &Client, tell: Progress<'_>) -> Result<Verdict> {
         let Sound {
             acknowledged,
             reads,
             unknown,
+            second_opinions,
             ..
-        } = history::check(&self.history, client).await?;
+        } = history::check(&self.history, client, tell).await?;
         Ok(Verdict {
             acknowledged,
             reads,
             unknown,
             unavailable: self.unavailable,
+            second_opinions,
             longest_gap: self.longest_gap,
         })
+    }
+
+    /// Writes down every call of the store, one on a line, in the order of the answers.
+    pub fn write(&self, file: &Path) -> Result<()> {
+        let mut file = BufWriter::new(File::create(file)?);
+        for call in &self.history.calls {
+            writeln!(file, "{}", told(call))?;
+        }
+        Ok(file.flush()?)
     }
 }

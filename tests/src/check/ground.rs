@@ -132,6 +132,17 @@ impl Ground {
         });
     }
 
+    /// Says that a place belongs to another call, whose transaction does the same there.
+    pub fn reassign(&mut self, place: usize, call: CallId, txn: Txn) {
+        let run = &mut self.runs[place];
+        if let Some(places) = run.call.and_then(|before| self.calls.get_mut(&before)) {
+            places.retain(|other| *other != place);
+        }
+        self.calls.entry(call).or_default().push(place);
+        run.call = Some(call);
+        run.txn = txn;
+    }
+
     /// Every place at which a call's transaction stands: where it ran, and where it was only met again.
     pub fn of_call(&self, call: CallId) -> impl Iterator<Item = (usize, &Run)> {
         let places = self.calls.get(&call).map_or(&[][..], Vec::as_slice);

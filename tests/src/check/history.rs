@@ -52,7 +52,7 @@ impl CallId {
     }
 
     /// The number in a text that bears one.
-    fn find(text: &[u8]) -> Option<Self> {
+    pub(super) fn find(text: &[u8]) -> Option<Self> {
         let text = &text[..text.len().min(MARK_WITHIN)];
         let start = text.iter().position(|byte| *byte == b'#')? + 1;
         let end = start + text[start..].iter().position(|byte| *byte == b';')?;

@@ -183,6 +183,19 @@ impl Model {
         newest(self.versions(key), revision)
     }
 
+    /// The first key of a range that is there now.
+    pub fn first_within(&self, range: &KeyRange) -> Option<Key> {
+        let (key, _) = within(&self.now, range).next()?;
+        Some(Key::new(key.clone()).expect("it was a key"))
+    }
+
+    /// The next keys of a sequence.
+    pub fn next_of(&self, prefix: &Key, count: u64) -> Vec<Key> {
+        let last = self.sequences.get(prefix.as_bytes()).copied().unwrap_or(0);
+        let numbers = (1..=count).map(|nth| last + nth);
+        numbers.map(|number| sequenced(prefix, number)).collect()
+    }
+
     /// All records of a range as of a revision, ascending.
     pub fn range_at(&self, range: &KeyRange, revision: Revision) -> Vec<KeyValue> {
         let inside = within(&self.keys, range);
@@ -503,6 +516,11 @@ impl Model {
     }
 }
 
+fn sequenced(prefix: &Key, number: u64) -> Key {
+    let key = [prefix.as_bytes(), format!("{number:020}").as_bytes()].concat();
+    Key::new(key).expect("the gate leaves room for the digits")
+}
+
 fn after(time: LogTime, millis: u64) -> LogTime {
     LogTime::from_millis(time.millis().saturating_add(millis))
 }
@@ -738,8 +756,7 @@ impl Attempt<'_> {
                 let last = own.or_else(|| self.model.sequences.get(&prefix_bytes));
                 let next = last.map_or(1, |last| last + 1);
                 self.sequences.insert(prefix_bytes, next);
-                let key = [prefix.as_bytes(), format!("{next:020}").as_bytes()].concat();
-                let key = Key::new(key).expect("the gate leaves room for the digits");
+                let key = sequenced(prefix, next);
                 self.write(&key, value.clone(), false);
                 Ok(OpResult::Sequenced { key })
             }

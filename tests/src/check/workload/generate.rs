@@ -17,6 +17,7 @@ use crate::sim::Rng;
 pub struct Generator {
     random: Rng,
     keys: u64,
+    swept: u32,
     /// Revisions and keys that were met lately, the last one last.
     seen: Vec<Revision>,
     deleted: Vec<(Key, Revision)>,
@@ -25,7 +26,8 @@ pub struct Generator {
 
 /// So much is remembered of what was met.
 const REMEMBERED: usize = 16;
-/// The numbers of a sequence are deleted again, so many at once at most.
+/// The numbers of a sequence are deleted again, so many at once at most. A sequence that grows longer is refused,
+/// and stays.
 const SWEPT: u32 = 64;
 
 /// A key by its name.
@@ -39,10 +41,18 @@ impl Generator {
         Self {
             random,
             keys: keys.max(1),
+            swept: SWEPT,
             seen: Vec::new(),
             deleted: Vec::new(),
             values: Vec::new(),
         }
+    }
+
+    /// The same, where no sequence grows longer than a sweep can take: for runs so long that everything that is left
+    /// would be read more and more often.
+    pub fn tidy(mut self) -> Self {
+        self.swept = u32::MAX;
+        self
     }
 
     /// The stream, for what its owner draws beside.
@@ -183,7 +193,7 @@ impl Generator {
             7 => match self.random.below(3) {
                 0 => Op::DeleteRange {
                     range: KeyRange::prefix(self.sequence().into_bytes()),
-                    limit: SWEPT,
+                    limit: self.swept,
                 },
                 1 => Op::DeleteRange {
                     range: KeyRange::prefix("kv/"),

@@ -89,6 +89,12 @@ impl Worker {
         }
     }
 
+    /// The same, leaving nothing behind that would grow with the length of the run.
+    pub fn tidy(mut self) -> Self {
+        self.draw = self.draw.tidy();
+        self
+    }
+
     /// Pauses, and makes one call (or a few that belong together).
     pub async fn step(&mut self) {
         let pause = self.draw.random().duration(Duration::ZERO, self.style.pause_max);
