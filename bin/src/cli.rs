@@ -99,7 +99,7 @@ Three nodes: make the certificates once (quorate certs init, quorate certs issue
   quorate serve --data-dir D --node-id n --listen 0.0.0.0:7001 --certs C --peers 1=a:7001,2=b:7001,3=c:7001";
 
 /// Flags of `quorate serve`. Taken as text, so that all that is wrong with them and with the file is told at once.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(after_help = SERVE_HELP)]
 pub struct ServeArgs {
     /// The configuration file (TOML)

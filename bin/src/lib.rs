@@ -30,6 +30,10 @@ pub mod member;
 pub mod meta;
 pub mod status;
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
+
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};

@@ -280,6 +280,29 @@ fn decode(file: &Path, bytes: &[u8]) -> Result<Identity, IdentityError> {
         .map_err(|e| corrupt(file, e.to_string()))
 }
 
+/// See [`crate::fuzzing`].
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn decoder() -> crate::fuzzing::Decoder {
+    let sample = Identity {
+        cluster: "orders".to_owned(),
+        node: NodeId::new(7),
+        uuid: Uuid::from_u128(0x1234),
+    };
+    crate::fuzzing::Decoder {
+        name: "identity file",
+        check: |bytes| {
+            if let Ok(identity) = decode(Path::new(IDENTITY_FILE), bytes) {
+                let written = identity.encode();
+                assert!(
+                    written == bytes || written.len() < bytes.len(),
+                    "{bytes:?} is written as {written:?}"
+                );
+            }
+        },
+        samples: vec![sample.encode()],
+    }
+}
+
 fn corrupt(file: &Path, detail: impl Into<String>) -> IdentityError {
     IdentityError::Corrupt {
         file: file.to_owned(),

@@ -37,5 +37,9 @@ mod raft;
 pub mod client;
 pub mod node;
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
+
 pub use client::Client;
 pub use node::Node;

@@ -17,6 +17,10 @@ pub mod memory;
 pub mod quic;
 mod stream;
 
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
+
 pub use backoff::BackoffSettings;
 pub use identity::{ClusterId, Identity, InvalidIdentity, Role};
 pub use stream::{MessageReceiver, MessageSender, Stream, StreamReceiver, StreamSender};

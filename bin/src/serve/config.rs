@@ -163,6 +163,21 @@ pub fn load(args: &ServeArgs) -> Result<Config, Failure> {
     })
 }
 
+/// What [`load`] makes of the text of a file, without flags; `None` for what is no TOML. Names of hosts to listen on
+/// are left out, since they would be looked up.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn read_text(text: &str) -> Option<Result<Config, Vec<String>>> {
+    let mut table: toml::Table = text.parse().ok()?;
+    for key in ["listen", "metrics"] {
+        let text = table.get(key).and_then(Value::as_str);
+        if text.is_some_and(|text| text.parse::<SocketAddr>().is_err()) {
+            table.remove(key);
+        }
+    }
+    let config = read(table, &ServeArgs::default());
+    Some(config.map_err(|faults| faults.iter().map(ToString::to_string).collect()))
+}
+
 fn read(table: toml::Table, args: &ServeArgs) -> Result<Config, Vec<Fault>> {
     let mut keys = Keys::new(table);
     let flags = [

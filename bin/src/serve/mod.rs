@@ -27,6 +27,13 @@ use config::Config;
 
 pub use config::LISTEN;
 
+/// See [`crate::fuzzing`]: `None` for what is no TOML; else the faults, or what the configuration amounts to.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn read_configuration(text: &str) -> Option<Result<String, Vec<String>>> {
+    let config = config::read_text(text)?;
+    Some(config.map(|config| config.report().text()))
+}
+
 /// Runs the command until a signal or a fault ends it.
 pub fn run(args: Box<ServeArgs>, output: Output) -> Result<(), Failure> {
     let config = config::load(&args)?;

@@ -15,3 +15,20 @@ pub(super) fn decode(bytes: &[u8]) -> Result<u64, Malformed> {
     row.end()?;
     Ok(number)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_the_one_form_of_a_number_or_refused(number: u64, bytes in prop::collection::vec(any::<u8>(), 0..12)) {
+            prop_assert_eq!(decode(&encode(number)), Ok(number));
+            if let Ok(number) = decode(&bytes) {
+                prop_assert_eq!(&encode(number)[..], &bytes[..]);
+            }
+        }
+    }
+}

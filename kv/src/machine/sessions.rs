@@ -183,3 +183,40 @@ impl Sessions {
 fn deadline(now: LogTime, ttl_millis: u64) -> LogTime {
     LogTime::from_millis(now.millis().saturating_add(ttl_millis))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn sessions_and_their_keys_read_back(ttl: u64, deadline: u64, below: u64, id: u64, sequence: u64) {
+            let session = Session {
+                ttl_millis: ttl,
+                deadline: LogTime::from_millis(deadline),
+                answered_below: Sequence::new(below),
+                answers: BTreeMap::new(),
+                row_hash: 0,
+            };
+            prop_assert_eq!(Session::decode(&session.encode()), Ok(session));
+            let (id, sequence) = (SessionId::new(id), Sequence::new(sequence));
+            prop_assert_eq!(read_session_key(&session_key(id)), Ok(id));
+            prop_assert_eq!(read_answer_key(&answer_key(id, sequence)), Ok((id, sequence)));
+        }
+
+        #[test]
+        fn any_bytes_are_the_one_form_of_a_row_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+            if let Ok(session) = Session::decode(&bytes) {
+                prop_assert_eq!(session.encode(), bytes.clone());
+            }
+            if let Ok(id) = read_session_key(&bytes) {
+                prop_assert_eq!(&session_key(id)[..], &bytes[..]);
+            }
+            if let Ok((id, sequence)) = read_answer_key(&bytes) {
+                prop_assert_eq!(&answer_key(id, sequence)[..], &bytes[..]);
+            }
+        }
+    }
+}

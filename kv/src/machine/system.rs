@@ -198,3 +198,79 @@ pub(super) fn read_membership(row: &[u8]) -> Result<Membership, Malformed> {
     let position = read_position(&mut row)?.ok_or(Malformed("a membership has no position"))?;
     Ok((position, Bytes::copy_from_slice(row.rest())))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn position() -> impl Strategy<Value = LogPosition> {
+        any::<[u64; 3]>().prop_map(|[term, leader, index]| LogPosition {
+            term: Term::new(term),
+            leader: NodeId::new(leader),
+            index: LogIndex::new(index),
+        })
+    }
+
+    fn standing() -> impl Strategy<Value = Standing> {
+        let numbers = (
+            1..=u64::MAX,
+            1..=u64::MAX,
+            any::<u64>(),
+            any::<u64>(),
+            any::<u128>(),
+        );
+        (prop::option::of(position()), numbers).prop_map(|(position, numbers)| {
+            let (revision, oldest, log_time, last_session, rows_hash) = numbers;
+            Standing {
+                position,
+                revision: Revision::new(revision),
+                oldest: Revision::new(oldest),
+                log_time: LogTime::from_millis(log_time),
+                last_session,
+                rows_hash,
+            }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn rows_read_back_and_a_part_of_one_is_none(
+            standing in standing(), at in position(), membership: Vec<u8>, cut: prop::sample::Index,
+        ) {
+            let row = standing.encode();
+            prop_assert_eq!(Standing::decode(&row), Ok(standing));
+            prop_assert!(Standing::decode(&row[..cut.index(row.len())]).is_err());
+            prop_assert!(Standing::decode(&[&row[..], &[0]].concat()).is_err());
+            let membership = (at, Bytes::from(membership));
+            prop_assert_eq!(read_membership(&membership_row(&membership)), Ok(membership));
+            prop_assert_eq!(read_format(&format_row()), Ok(FORMAT_VERSION));
+        }
+
+        #[test]
+        fn any_bytes_are_the_one_form_of_a_row_or_refused(
+            mut bytes in prop::collection::vec(any::<u8>(), 0..90), first in 0u8..3,
+        ) {
+            // Else hardly any would have a position.
+            if let Some(byte) = bytes.first_mut() {
+                *byte = first;
+            }
+            if let Ok(standing) = Standing::decode(&bytes) {
+                prop_assert_eq!(standing.encode(), bytes.clone());
+            }
+            if let Ok(membership) = read_membership(&bytes) {
+                prop_assert_eq!(membership_row(&membership), bytes.clone());
+            }
+            if let Ok(version) = read_format(&bytes) {
+                prop_assert_eq!(&bytes[8..], &version.to_be_bytes()[..]);
+            }
+            let mut row = Row::new(&bytes);
+            if let Ok(limits) = ReplicatedLimits::decode_from(&mut row) {
+                let mut again = Vec::new();
+                limits.encode_into(&mut again);
+                prop_assert_eq!(&again[..], &bytes[..bytes.len() - row.rest().len()]);
+            }
+        }
+    }
+}

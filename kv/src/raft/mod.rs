@@ -4,6 +4,8 @@
 //! metrics say, in the model's words.
 
 mod checkpoints;
+#[cfg(any(test, feature = "fuzzing"))]
+mod decoders;
 mod log_store;
 mod network;
 mod peers;
@@ -16,6 +18,8 @@ mod tap;
 mod types;
 mod wire;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use decoders::decoders;
 pub(crate) use read_index::ReadIndexError;
 pub(crate) use state_machine::{DurabilityBounds, SnapshotData, StateMachine};
 pub use tap::{LogEvent, LogVote, Tap};

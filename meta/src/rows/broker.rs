@@ -10,7 +10,7 @@ use std::str::FromStr;
 use quorate_kv::model::{Key, LogTime, Record, Revision, decode, encode};
 use serde::{Deserialize, Serialize};
 
-use super::CorruptRow;
+use super::{CorruptReason, CorruptRow};
 use crate::ids::{BrokerEpoch, BrokerId, Incarnation};
 
 /// A registered broker. Its flags are independent of each other: a draining broker may be fenced too.
@@ -133,6 +133,7 @@ const FENCED: u8 = 1;
 const SHUTTING_DOWN: u8 = 2;
 const CORDONED: u8 = 4;
 const DRAINING: u8 = 8;
+const FLAGS: u8 = FENCED | SHUTTING_DOWN | CORDONED | DRAINING;
 
 /// Whether a row's encoding begins an epoch or continues one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,6 +169,9 @@ impl Broker {
     pub(crate) fn decode(key: &Key, id: BrokerId, record: &Record) -> Result<Self, CorruptRow> {
         let stored = decode(&record.value).map_err(|e| CorruptRow::new(key, e))?;
         let Stored::V1(row) = stored;
+        if row.flags & !FLAGS != 0 {
+            return Err(CorruptRow::new(key, CorruptReason::Flags(row.flags)));
+        }
         Ok(Self {
             id,
             epoch: BrokerEpoch::new(row.epoch.unwrap_or(record.mod_revision)),

@@ -5,7 +5,7 @@
 //! `docs/formats/metadata.md` has the bytes.
 //!
 //! Always: a row decodes to what was encoded; a decoded partition's leader, ISR and other sets are subsets of
-//! its replicas by construction, and in the order of the replicas.
+//! its replicas by construction, and in the order of the replicas, which are all different.
 
 mod broker;
 mod partition;
@@ -51,6 +51,17 @@ pub enum CorruptReason {
         /// How many replicas there are.
         replicas: usize,
     },
+    /// A partition has more replicas than there may be, or one broker twice.
+    #[error("its {count} replicas are more than {max}, or name a broker twice")]
+    Replicas {
+        /// How many there are.
+        count: usize,
+        /// How many there may be.
+        max: usize,
+    },
+    /// A broker has flags that this release does not know.
+    #[error("it has unknown flags ({0:#04x})")]
+    Flags(u8),
     /// The name in the row is not a topic's.
     #[error("the name in it is no topic's name")]
     Name,

@@ -124,6 +124,13 @@ impl Partition {
         let stored = decode(&record.value).map_err(|e| CorruptRow::new(key, e))?;
         let Stored::V1(row) = stored;
         let replicas = row.replicas;
+        let count = replicas.len();
+        // Else a set's mask could be read in two ways. So few are compared faster than sorted.
+        let twice = |at: usize| replicas[..at].contains(&replicas[at]);
+        if count > Self::REPLICAS_MAX || (1..count).any(twice) {
+            let max = Self::REPLICAS_MAX;
+            return Err(CorruptRow::new(key, CorruptReason::Replicas { count, max }));
+        }
         let outside = |field, position| {
             CorruptRow::new(
                 key,

@@ -59,3 +59,41 @@ impl<'a> Chunk<'a> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_chunk_reads_back_and_every_damage_is_refused(
+            last: bool, snapshot: u64, number: u32, payload in prop::collection::vec(any::<u8>(), 0..200),
+            at: prop::sample::Index, bits in 1u8..=255, cut: prop::sample::Index, more in 1usize..9,
+        ) {
+            let chunk = Chunk { last, snapshot, number, payload: &payload };
+            let bytes = chunk.encode().to_vec();
+            prop_assert_eq!(Chunk::decode(&bytes), Ok(chunk));
+            let mut flipped = bytes.clone();
+            flipped[at.index(bytes.len())] ^= bits;
+            prop_assert!(Chunk::decode(&flipped).is_err());
+            prop_assert!(Chunk::decode(&bytes[..cut.index(bytes.len())]).is_err());
+            prop_assert!(Chunk::decode(&[&bytes[..], &vec![0; more]].concat()).is_err());
+        }
+
+        #[test]
+        fn bytes_whose_checksum_is_right_are_the_one_form_of_a_chunk_or_refused(
+            mut framed in prop::collection::vec(any::<u8>(), 0..40), version in 0u8..3, flags in 0u8..4,
+        ) {
+            for (byte, value) in framed.iter_mut().zip([version, flags]) {
+                *byte = value;
+            }
+            let checksum = xxh3_64(&framed);
+            let bytes = [&framed[..], &checksum.to_be_bytes()].concat();
+            if let Ok(chunk) = Chunk::decode(&bytes) {
+                prop_assert_eq!(&chunk.encode()[..], &bytes[..]);
+            }
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! The decoders of what nodes send each other and of what openraft keeps in the log; see [`crate::fuzzing`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use openraft::raft::{
+    AppendEntriesRequest, SnapshotResponse, TransferLeaderRequest, VoteRequest, VoteResponse,
+};
+
+use super::log_store::{decode_entry, encode_entry};
+use super::types::{
+    Entry, EntryPayload, LeaderId, LogId, Member, Membership, ProposalData, SnapshotMeta, StoredMembership,
+    TypeConfig, Vote,
+};
+use super::wire::{
+    ControlRequest, ControlResponse, Heartbeat, SnapshotAnswer, SnapshotHeader, decode_append, encode_append,
+};
+use crate::fuzzing::{Decoder, decoder_of};
+use crate::log::LogEntry;
+use crate::model::{LogIndex, LogPosition, LogTime, NodeId, Proposal, Term};
+
+pub(crate) fn decoders() -> Vec<Decoder> {
+    let samples = entries()
+        .into_iter()
+        .map(|entry| encode_entry(&entry).payload.to_vec());
+    vec![
+        decoder_of(
+            "control request",
+            &[
+                ControlRequest::Vote(VoteRequest::new(vote(), Some(log_id(7)))),
+                ControlRequest::PreVote(VoteRequest::new(vote(), None)),
+                ControlRequest::Heartbeat(Heartbeat {
+                    vote: vote(),
+                    prev: Some(log_id(7)),
+                    commit: Some(log_id(6)),
+                }),
+                ControlRequest::TransferLeader(TransferLeaderRequest::new(vote(), 3, Some(log_id(7)))),
+                ControlRequest::ReadIndex,
+            ],
+        ),
+        decoder_of(
+            "control response",
+            &[
+                ControlResponse::Vote(VoteResponse::new(vote(), Some(log_id(7)), true)),
+                ControlResponse::Append(Ok(Some(log_id(9)))),
+                ControlResponse::TransferLeader(Ok(())),
+                ControlResponse::ReadIndex(Some(LogIndex::new(300))),
+                ControlResponse::NotLeader,
+                ControlResponse::Stopped("a full disk".to_owned()),
+            ],
+        ),
+        decoder_of("vote", &[vote()]),
+        decoder_of("membership", &[membership()]),
+        decoder_of(
+            "snapshot header",
+            &[SnapshotHeader {
+                vote: vote(),
+                meta: SnapshotMeta {
+                    last_log_id: Some(log_id(300)),
+                    last_membership: StoredMembership::new(Some(log_id(1)), membership()),
+                },
+            }],
+        ),
+        decoder_of(
+            "snapshot answer",
+            &[
+                SnapshotAnswer::Installed(SnapshotResponse::new(vote())),
+                SnapshotAnswer::Failed("a chunk is corrupt".to_owned()),
+            ],
+        ),
+        Decoder {
+            name: "append message",
+            check: append,
+            samples: vec![
+                encode_append(&request(entries())).to_vec(),
+                encode_append(&request(Vec::new())).to_vec(),
+            ],
+        },
+        Decoder {
+            name: "log entry",
+            check: entry,
+            samples: samples.collect(),
+        },
+    ]
+}
+
+/// Entries are carried as they are, and the message has one form.
+fn append(bytes: &[u8]) {
+    let Ok(request) = decode_append(&Bytes::copy_from_slice(bytes)) else {
+        return;
+    };
+    let written = encode_append(&request);
+    assert!(
+        written.len() <= bytes.len(),
+        "{bytes:?} is written as {written:?}"
+    );
+    match decode_append(&written) {
+        Ok(again) => {
+            assert_eq!(again.entries, request.entries);
+            assert_eq!(encode_append(&again), written);
+        }
+        Err(error) => panic!("{bytes:?} is written as {written:?}, which is refused: {error}"),
+    }
+}
+
+fn entry(bytes: &[u8]) {
+    let position = LogPosition {
+        term: Term::new(1),
+        leader: NodeId::new(1),
+        index: LogIndex::new(1),
+    };
+    let payload = Bytes::copy_from_slice(bytes);
+    let Ok(entry) = decode_entry(LogEntry { position, payload }) else {
+        return;
+    };
+    let written = encode_entry(&entry);
+    assert_eq!(written.position, position);
+    assert!(
+        written.payload.len() <= bytes.len(),
+        "{bytes:?} is written as {written:?}"
+    );
+    match decode_entry(written) {
+        Ok(again) => assert_eq!(again, entry),
+        Err(error) => panic!("{bytes:?} is refused once it was read: {error}"),
+    }
+}
+
+fn vote() -> Vote {
+    Vote {
+        leader_id: LeaderId { term: 3, node_id: 2 },
+        committed: true,
+    }
+}
+
+fn log_id(index: u64) -> LogId {
+    LogId::new(LeaderId { term: 3, node_id: 2 }, index)
+}
+
+fn membership() -> Membership {
+    let member = |id: u64| {
+        let address = format!("node-{id}:7000");
+        (id, Member { address })
+    };
+    let nodes: BTreeMap<u64, Member> = (1..=4).map(member).collect();
+    #[allow(clippy::expect_used, reason = "a sample's voters are all nodes")]
+    Membership::new(vec![BTreeSet::from([1, 2, 3])], nodes).expect("every voter is a node")
+}
+
+fn entries() -> Vec<Entry> {
+    let proposal = Proposal {
+        stamp: LogTime::from_millis(5),
+        commands: Vec::new(),
+    };
+    let payloads = [
+        EntryPayload::Blank,
+        EntryPayload::Normal(ProposalData::encode(&proposal)),
+        EntryPayload::Membership(membership()),
+    ];
+    let entries = (8..).zip(payloads).map(|(index, payload)| Entry {
+        log_id: log_id(index),
+        payload,
+    });
+    entries.collect()
+}
+
+fn request(entries: Vec<Entry>) -> AppendEntriesRequest<TypeConfig> {
+    AppendEntriesRequest {
+        vote: vote(),
+        prev_log_id: Some(log_id(7)),
+        entries,
+        leader_commit: Some(log_id(6)),
+    }
+}
