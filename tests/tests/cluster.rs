@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use quorate_kv::Client;
 use quorate_kv::model::{Consistency, NodeId, ReadOp};
-use quorate_kv::node::{NodeRole, StartError};
+use quorate_kv::node::{NodeRole, StartError, Status};
 use quorate_tests::cluster::{Cluster, fast_settings};
 
 async fn put_range(client: &Client, range: std::ops::Range<u32>) -> Result<()> {
@@ -188,6 +188,36 @@ async fn a_follower_far_behind_gets_a_snapshot_and_agrees() -> Result<()> {
     put_range(&client, 400..410).await?;
     cluster.agreement().await?;
     expect_range(&cluster.node(behind)?.client(), 0..410).await?;
+    cluster.shutdown().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_takes_no_more_of_the_disk_than_it_may_however_few_its_entries_are() -> Result<()> {
+    let mut settings = fast_settings();
+    settings.log_segment_bytes = 64 * 1024;
+    settings.log_bytes_kept = 4 * 64 * 1024;
+    settings.durable_interval = Duration::from_millis(50);
+    let mut cluster = Cluster::start(3, settings).await?;
+    let client = cluster.client()?;
+    let leader = cluster.leader().await?;
+    let behind = (1..=3).find(|id| *id != leader).expect("two others");
+    cluster.abort(behind).await?;
+    // Each takes a fifth of a segment; by entries alone all would be kept.
+    for i in 0..60 {
+        client.put(format!("large/{i:02}"), vec![b'x'; 12 * 1024]).await?;
+    }
+    cluster
+        .wait("a log within its bytes", |statuses| {
+            let within = |s: &Status| {
+                let held = s.last_log.zip(s.purged);
+                held.is_some_and(|(last, purged)| last.number() - purged.number() <= 4 * 5)
+            };
+            (statuses.len() == 2 && statuses.iter().all(within)).then_some(())
+        })
+        .await?;
+    // Who was away finds what is left of the log useless, and gets the state.
+    cluster.start_node(behind).await?;
+    cluster.agreement().await?;
     cluster.shutdown().await
 }
 

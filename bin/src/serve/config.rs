@@ -442,6 +442,7 @@ fn settings(keys: &mut Keys) -> Settings {
         &mut settings.log_entries_kept,
         keys.number("store.log_entries_kept"),
     );
+    set(&mut settings.log_bytes_kept, keys.size("store.log_bytes_kept"));
     set(&mut settings.log_cache_bytes, keys.size("store.log_cache_bytes"));
     set(
         &mut settings.log_segment_bytes,

@@ -340,6 +340,13 @@ impl Log {
         self.shared.view().purged()
     }
 
+    /// The last entry that the newest segments, whose files take `bytes` of disk together at most, do not hold:
+    /// where the log may take no more than that, it is to be purged up to there. None where all of it fits. The
+    /// segment that is being written is counted whole.
+    pub fn beyond(&self, bytes: u64) -> Option<LogIndex> {
+        self.shared.view().beyond(bytes)
+    }
+
     /// The vote that was saved last.
     pub fn vote(&self) -> Option<Bytes> {
         self.shared.view().vote()

@@ -221,6 +221,10 @@ impl View {
         self.purged
     }
 
+    pub fn beyond(&self, bytes: u64) -> Option<LogIndex> {
+        self.index.beyond(bytes).map(LogIndex::new)
+    }
+
     pub fn vote(&self) -> Option<Bytes> {
         self.vote.clone()
     }
@@ -578,6 +582,16 @@ impl Index {
                 indexed.offsets = Vec::new();
             }
         }
+    }
+
+    /// The last entry that is not in the newest segments whose files have `bytes` together at most.
+    fn beyond(&self, bytes: u64) -> Option<u64> {
+        let mut total = 0u64;
+        let beyond = self.segments.iter().rev().find(|indexed| {
+            total = total.saturating_add(indexed.segment.header.bytes);
+            total > bytes && !indexed.is_dead()
+        })?;
+        Some(beyond.end() - 1)
     }
 
     fn retire(&mut self) -> Vec<RawFile> {

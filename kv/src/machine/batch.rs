@@ -19,7 +19,7 @@ use super::layered::{Item, Layered, NOW, Stream, Values};
 use super::sequences;
 use super::sessions::{Forgotten, Sessions, answer_key, session_key};
 use super::tables::Table;
-use super::version::{self, ChangeKind, RecordRef, Version};
+use super::version::RecordRef;
 use super::wire::hash_row;
 use crate::fault::Fault;
 use crate::model::{Key, KeyRange, Order, Revision, Sequence, SessionId};
@@ -28,9 +28,9 @@ use crate::model::{Key, KeyRange, Order, Revision, Sequence, SessionId};
 #[derive(Debug)]
 struct Slot {
     key: Bytes,
-    /// Its head before the batch.
-    original: Option<Head>,
     head: Option<Head>,
+    /// Its head before the batch, once the batch has changed it.
+    original: Option<Option<Head>>,
     /// The value of `head`, once it was looked at.
     value: Option<Bytes>,
     /// What the transaction under way made of it, a deletion being `None`. Taken at the transaction's end.
@@ -92,6 +92,11 @@ impl<'s> Batch<'s> {
         self.state.base.file()
     }
 
+    /// Takes note of an entry whose parts the versions to come are.
+    pub(super) fn entry(&mut self, bytes: &Bytes) {
+        self.additions.entry_bytes += bytes.len() as u64;
+    }
+
     // What a transaction does.
 
     /// Looks a key up, in the state at the first time.
@@ -104,8 +109,8 @@ impl<'s> Batch<'s> {
         self.places.insert(key.clone(), place);
         self.slots.push(Slot {
             key,
-            original: head.clone(),
             head,
+            original: None,
             value: None,
             draft: None,
         });
@@ -174,7 +179,7 @@ impl<'s> Batch<'s> {
                 meta: draft.as_ref().map(|draft| draft.meta),
                 value: draft.map(|draft| draft.value).unwrap_or_default(),
             }
-        } else if slot.head != slot.original {
+        } else if slot.original.is_some() {
             let head = slot.head.as_ref()?;
             Found {
                 revision: head.revision,
@@ -230,33 +235,23 @@ impl<'s> Batch<'s> {
             };
             let before = slot.head.take();
             let existed = before.as_ref().is_some_and(|head| head.meta.is_some());
-            let kind = match &draft {
-                None if !existed => {
-                    slot.head = before;
-                    continue;
-                }
-                None => ChangeKind::Deleted,
-                Some(draft) if draft.meta.create_revision == revision => ChangeKind::Created,
-                Some(_) => ChangeKind::Written,
-            };
+            if draft.is_none() && !existed {
+                slot.head = before;
+                continue;
+            }
             changed = true;
             let (meta, value) = draft.map_or((None, Bytes::new()), |draft| (Some(draft.meta), draft.value));
-            let head = Head::after(before.as_ref(), revision, meta);
-            let version = Version {
-                kind,
-                meta,
-                link: head.link(before.as_ref()),
-                value: &value,
+            let held = Held {
+                head: Head::after(before.as_ref(), revision, meta),
+                previous: before.as_ref().map(|head| head.revision),
+                value,
             };
-            let row = version.encode(&mut self.scratch);
-            version::put_row_key(&mut self.buffer, revision, &slot.key);
-            let hash = hash_row(&mut self.scratch, Table::Versions, &self.buffer, &row);
+            let hash = held.version().hash(&mut self.scratch, revision, &slot.key);
             self.rows_hash = self.rows_hash.wrapping_add(hash);
-            slot.head = Some(head.clone());
-            slot.value = Some(value);
-            self.additions
-                .versions
-                .push((slot.key.clone(), Held { head, row }));
+            slot.original.get_or_insert(before);
+            slot.head = Some(held.head.clone());
+            slot.value = Some(held.value.clone());
+            self.additions.versions.push((slot.key.clone(), held));
         }
         self.touched = touched;
         changed
@@ -330,8 +325,8 @@ impl<'s> Batch<'s> {
             hash_row(scratch, table, key, &self.buffer)
         };
         for slot in &self.slots {
-            if slot.head != slot.original {
-                sum = sum.wrapping_sub(head_hash(&slot.key, &slot.original));
+            if let Some(original) = &slot.original {
+                sum = sum.wrapping_sub(head_hash(&slot.key, original));
                 sum = sum.wrapping_add(head_hash(&slot.key, &slot.head));
             }
         }

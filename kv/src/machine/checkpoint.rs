@@ -6,6 +6,7 @@
 //! Always: the file is at the position of the last checkpoint or at that of this one, whole; the log
 //! replays what a crash took from memory.
 
+use std::ops::Bound;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -68,6 +69,18 @@ impl Checkpoint {
             let mut rows = txn
                 .open_table(table.definition())
                 .map_err(step(file, "opening a table of"))?;
+            if table == Table::Versions {
+                // They all belong behind those that are there: whole pages are made of them.
+                let mut end = rows
+                    .upper_bound_mut(Bound::<&[u8]>::Unbounded)
+                    .map_err(storage(file))?;
+                self.layer.visit_rows(table, |key, row| {
+                    row.map_or(Ok(()), |row| end.insert_before(key, row))
+                        .map_err(storage(file))
+                })?;
+                end.close().map_err(storage(file))?;
+                continue;
+            }
             self.layer.visit_rows(table, |key, row| {
                 match row {
                     Some(row) => rows.insert(key, row).map(drop),

@@ -96,8 +96,12 @@ impl Head {
             newer += 1;
             at &= at - 1;
         }
-        let known = std::iter::once(before.revision).chain(before.ancestors.iter().copied());
-        let ancestors = known.skip(newer).collect();
+        // By number, so that the length is known and one allocation does.
+        let ancestors = (newer..=before.ancestors.len()).map(|at| match at.checked_sub(1) {
+            None => before.revision,
+            Some(at) => before.ancestors[at],
+        });
+        let ancestors = ancestors.collect();
         Head {
             meta,
             revision,
@@ -106,10 +110,10 @@ impl Head {
         }
     }
 
-    /// The pointers of the version that this head stands for, which followed `before`.
-    pub(super) fn link(&self, before: Option<&Head>) -> Option<Link> {
+    /// The pointers of the version that this head stands for, which followed the version of `previous`.
+    pub(super) fn link(&self, previous: Option<Revision>) -> Option<Link> {
         Some(Link {
-            previous: before?.revision,
+            previous: previous?,
             ancestor: *self.ancestors.first()?,
         })
     }
@@ -231,7 +235,7 @@ mod tests {
             let mut head: Option<Head> = None;
             for depth in 0..length {
                 let next = Head::after(head.as_ref(), Revision::new(2 * depth + 2), Some(meta(1, None)));
-                links.push(next.link(head.as_ref()));
+                links.push(next.link(head.as_ref().map(|head| head.revision)));
                 head = Some(next);
             }
             let head = head.unwrap();

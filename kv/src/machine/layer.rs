@@ -7,6 +7,9 @@
 //!
 //! Always: the versions of a key stand in the order of their revisions; nothing is removed or changed but the
 //! rows of sessions, answers and sequences, which only the thread that applies reads.
+//!
+//! Keys and values are slices of the entries that wrote them, and keep them alive, so that applying copies
+//! nothing: the bytes of whole entries are what a layer counts.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -19,19 +22,28 @@ use super::head::{Head, Meta};
 use super::sequences;
 use super::sessions::{answer_key, session_key};
 use super::tables::Table;
-use super::version::{self, Version};
-use super::wire::Malformed;
+use super::version::{self, ChangeKind, Version};
 use crate::model::{Order, Revision, Sequence, SessionId};
 
-/// Bytes that a version takes in memory beside its key and its row: nodes of the trees, and what they hold.
+/// Bytes that a version takes in memory beside the entry that wrote it: nodes of the trees, and what they hold.
 const OVERHEAD_BYTES: u64 = 256;
 
 /// A version of a key in memory.
 #[derive(Clone, Debug)]
 pub(super) struct Held {
     pub(super) head: Head,
-    /// Its row of `versions`.
-    pub(super) row: Bytes,
+    /// The version before, in whatever layer or file.
+    pub(super) previous: Option<Revision>,
+    /// Empty for a deletion.
+    pub(super) value: Bytes,
+}
+
+/// The versions of a key in one layer.
+#[derive(Debug)]
+struct Versions {
+    newest: Held,
+    /// Those before, the oldest first.
+    older: Vec<Held>,
 }
 
 /// What a scan finds of a key.
@@ -49,7 +61,7 @@ pub(super) struct Layer(RwLock<Content>);
 
 #[derive(Debug, Default)]
 struct Content {
-    keys: BTreeMap<Bytes, Vec<Held>>,
+    keys: BTreeMap<Bytes, Versions>,
     /// Sessions whose row changed; `None` where it went.
     sessions: BTreeMap<SessionId, Option<Vec<u8>>>,
     /// Answers remembered (`Some`), or forgotten where an older layer or the file may have them.
@@ -64,20 +76,55 @@ struct Content {
 pub(super) struct Additions {
     /// In the order of revisions.
     pub(super) versions: Vec<(Bytes, Held)>,
+    /// Bytes of the entries whose parts the versions are.
+    pub(super) entry_bytes: u64,
     pub(super) sessions: Vec<(SessionId, Option<Vec<u8>>)>,
     pub(super) answers: BTreeMap<(SessionId, Sequence), Option<Bytes>>,
     pub(super) sequences: Vec<(Bytes, u64)>,
 }
 
 impl Held {
-    /// What the version is, with its value, which shares the row's memory.
-    pub(super) fn found(&self) -> Result<Found, Malformed> {
-        let value = Version::decode(&self.row)?.value;
-        Ok(Found {
+    /// What it is to a reader. The value shares its memory.
+    pub(super) fn found(&self) -> Found {
+        Found {
             revision: self.head.revision,
             meta: self.head.meta,
-            value: self.row.slice_ref(value),
-        })
+            value: self.value.clone(),
+        }
+    }
+
+    /// What it is in `versions`.
+    pub(super) fn version(&self) -> Version<'_> {
+        let kind = match self.head.meta {
+            None => ChangeKind::Deleted,
+            Some(meta) if meta.create_revision == self.head.revision => ChangeKind::Created,
+            Some(_) => ChangeKind::Written,
+        };
+        Version {
+            kind,
+            meta: self.head.meta,
+            link: self.head.link(self.previous),
+            value: &self.value,
+        }
+    }
+}
+
+impl Versions {
+    fn push(&mut self, newer: Held) {
+        self.older.push(std::mem::replace(&mut self.newest, newer));
+    }
+
+    /// The newest at or before `at`.
+    fn at(&self, at: Revision) -> Option<&Held> {
+        if self.newest.head.revision <= at {
+            return Some(&self.newest);
+        }
+        self.older.iter().rfind(|held| held.head.revision <= at)
+    }
+
+    /// All of them, the oldest first.
+    fn all(&self) -> impl Iterator<Item = &Held> {
+        self.older.iter().chain([&self.newest])
     }
 }
 
@@ -91,12 +138,15 @@ impl Layer {
     pub(super) fn add(&self, additions: Additions) {
         let mut content = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let content = &mut *content;
+        content.bytes += additions.entry_bytes + OVERHEAD_BYTES * additions.versions.len() as u64;
         for (key, held) in additions.versions {
-            content.bytes += (key.len() + held.row.len()) as u64 + OVERHEAD_BYTES;
             match content.keys.entry(key) {
                 Entry::Occupied(versions) => versions.into_mut().push(held),
                 Entry::Vacant(vacant) => {
-                    vacant.insert(vec![held]);
+                    vacant.insert(Versions {
+                        newest: held,
+                        older: Vec::new(),
+                    });
                 }
             }
         }
@@ -127,15 +177,13 @@ impl Layer {
     /// The head of a key as it was at `at`.
     pub(super) fn head(&self, key: &[u8], at: Revision) -> Option<Head> {
         let content = self.read();
-        let versions = content.keys.get(key)?;
-        Some(newest(versions, at)?.head.clone())
+        Some(content.keys.get(key)?.at(at)?.head.clone())
     }
 
     /// The newest version of a key at or before `at`.
     pub(super) fn get(&self, key: &[u8], at: Revision) -> Option<Held> {
         let content = self.read();
-        let versions = content.keys.get(key)?;
-        newest(versions, at).cloned()
+        content.keys.get(key)?.at(at).cloned()
     }
 
     /// The next keys of a range that have a version at or before `at`, in order: `count` of them at most; fewer
@@ -150,7 +198,7 @@ impl Layer {
         let content = self.read();
         let keys = content.keys.range::<[u8], _>(bounds);
         let visible =
-            |(key, versions): (&Bytes, &Vec<Held>)| Some((key.clone(), newest(versions, at)?.clone()));
+            |(key, versions): (&Bytes, &Versions)| Some((key.clone(), versions.at(at)?.clone()));
         match order {
             Order::Ascending => keys.filter_map(visible).take(count).collect(),
             Order::Descending => keys.rev().filter_map(visible).take(count).collect(),
@@ -179,9 +227,7 @@ impl Layer {
             Table::Current | Table::Deleted => {
                 let mut row = Vec::new();
                 for (key, versions) in &content.keys {
-                    let Some(Held { head, .. }) = versions.last() else {
-                        continue;
-                    };
+                    let head = &versions.newest.head;
                     let here = head.meta.is_some() == (table == Table::Current);
                     row.clear();
                     head.encode_into(&mut row);
@@ -190,14 +236,15 @@ impl Layer {
             }
             Table::Versions => {
                 let all = content.keys.iter();
-                let mut all: Vec<(Revision, &Bytes, &Bytes)> = all
-                    .flat_map(|(key, versions)| versions.iter().map(move |h| (h.head.revision, key, &h.row)))
-                    .collect();
-                all.sort_unstable_by_key(|(revision, key, _)| (*revision, *key));
-                let mut row_key = Vec::new();
-                for (revision, key, row) in all {
-                    version::put_row_key(&mut row_key, revision, key);
-                    visit(&row_key, Some(row))?;
+                let all = all.flat_map(|(key, versions)| versions.all().map(move |held| (key, held)));
+                let mut all: Vec<(&Bytes, &Held)> = all.collect();
+                all.sort_unstable_by_key(|(key, held)| (held.head.revision, *key));
+                let (mut row_key, mut row) = (Vec::new(), Vec::new());
+                for (key, held) in all {
+                    version::put_row_key(&mut row_key, held.head.revision, key);
+                    row.clear();
+                    held.version().encode_into(&mut row);
+                    visit(&row_key, Some(&row))?;
                 }
             }
             // No lease can be granted yet.
@@ -220,9 +267,4 @@ impl Layer {
         }
         Ok(())
     }
-}
-
-/// The newest of a key's versions at or before `at`.
-fn newest(versions: &[Held], at: Revision) -> Option<&Held> {
-    versions.iter().rfind(|held| held.head.revision <= at)
 }

@@ -87,7 +87,7 @@ impl Layered {
     /// The value that a revision wrote to a key, which still has it.
     pub(super) fn value(&self, revision: Revision, key: &[u8]) -> Result<Bytes, Fault> {
         match self.held(key, revision) {
-            Some(held) => Ok(held.found().map_err(|e| self.base.file().malformed(&e))?.value),
+            Some(held) => Ok(held.value),
             None => self.base.value(revision, key),
         }
     }
@@ -95,7 +95,7 @@ impl Layered {
     /// The record of a key at a revision, the base's or a later one.
     pub(super) fn record(&self, key: &[u8], at: Revision) -> Result<Option<Record>, Fault> {
         if let Some(held) = self.held(key, at) {
-            let found = held.found().map_err(|e| self.base.file().malformed(&e))?;
+            let found = held.found();
             return Ok(record(&found).map(|record| record.to_record(true)));
         }
         self.base.record_at(key, at)
@@ -189,8 +189,7 @@ impl Layered {
                 place = chunk.back().map(|(key, _)| key.clone());
             }
             let (key, held) = chunk.pop_front()?;
-            let found = held.found().map_err(|e| self.base.file().malformed(&e));
-            Some(found.map(|found| (key, Item::Here(found))))
+            Some(Ok((key, Item::Here(held.found()))))
         })
     }
 

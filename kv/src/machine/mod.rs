@@ -539,7 +539,8 @@ impl Apply<'_, '_> {
                 EntryOutcome::Membership
             }
             Payload::Proposal(bytes) => {
-                let proposal: Proposal = model::decode(&bytes).map_err(|e| Fault::Corrupt {
+                self.batch.entry(&bytes);
+                let proposal: Proposal = model::decode_shared(&bytes).map_err(|e| Fault::Corrupt {
                     path: format!("the log entry {}", entry.position),
                     offset: 0,
                     detail: format!("a committed proposal cannot be decoded: {e}"),

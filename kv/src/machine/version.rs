@@ -10,7 +10,8 @@
 use bytes::Bytes;
 
 use super::head::{Link, Meta};
-use super::wire::{Malformed, Row, put_varint};
+use super::tables::Table;
+use super::wire::{Malformed, Row, begin_hash, end_hash, put_varint};
 use crate::model::{Record, Revision};
 
 const KIND: u8 = 3;
@@ -82,14 +83,21 @@ impl RecordRef<'_> {
 }
 
 impl<'a> Version<'a> {
-    /// The row, in memory of exactly its size. `scratch` is a buffer to reuse.
-    pub(super) fn encode(&self, scratch: &mut Vec<u8>) -> Bytes {
-        scratch.clear();
-        self.put_head(scratch);
-        let mut out = Vec::with_capacity(scratch.len() + self.value.len());
-        out.extend_from_slice(scratch);
+    /// Appends the row.
+    pub(super) fn encode_into(&self, out: &mut Vec<u8>) {
+        self.put_head(out);
         out.extend_from_slice(self.value);
-        out.into()
+    }
+
+    /// The hash of the row, under its key.
+    ///
+    /// `scratch` is a buffer to reuse.
+    pub(super) fn hash(&self, scratch: &mut Vec<u8>, revision: Revision, key: &[u8]) -> u128 {
+        begin_hash(scratch, Table::Versions, 8 + key.len());
+        scratch.extend_from_slice(&revision.number().to_be_bytes());
+        scratch.extend_from_slice(key);
+        self.encode_into(scratch);
+        end_hash(scratch)
     }
 
     fn put_head(&self, out: &mut Vec<u8>) {
@@ -175,7 +183,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::machine::wire::hash_row;
     use crate::model::LeaseId;
+
+    fn encode(version: &Version<'_>) -> Vec<u8> {
+        let mut row = Vec::new();
+        version.encode_into(&mut row);
+        row
+    }
 
     proptest! {
         #[test]
@@ -196,10 +211,13 @@ mod tests {
             });
             let value = if deleted { &[][..] } else { &value[..] };
             let version = Version { kind, meta: (!deleted).then_some(meta), link, value };
-            let row = version.encode(&mut Vec::new());
+            let row = encode(&version);
             prop_assert_eq!(Version::decode(&row), Ok(version));
+            let (revision, key) = (Revision::new(create), &garbage[..]);
+            let hash = hash_row(&mut Vec::new(), Table::Versions, &row_key(revision, key), &row);
+            prop_assert_eq!(version.hash(&mut Vec::new(), revision, key), hash);
             if let Ok(version) = Version::decode(&garbage) {
-                prop_assert_eq!(&version.encode(&mut Vec::new())[..], &garbage[..]);
+                prop_assert_eq!(encode(&version), garbage);
             }
         }
 

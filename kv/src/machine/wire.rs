@@ -107,11 +107,21 @@ impl<'a> Row<'a> {
 ///
 /// `scratch` is a buffer to reuse.
 pub(super) fn hash_row(scratch: &mut Vec<u8>, table: Table, key: &[u8], value: &[u8]) -> u128 {
-    scratch.clear();
-    scratch.push(table.tag());
-    scratch.extend_from_slice(&(key.len() as u32).to_be_bytes());
+    begin_hash(scratch, table, key.len());
     scratch.extend_from_slice(key);
     scratch.extend_from_slice(value);
+    end_hash(scratch)
+}
+
+/// Begins the hash of a row that is assembled in place: its key and its value are to be appended.
+pub(super) fn begin_hash(scratch: &mut Vec<u8>, table: Table, key_len: usize) {
+    scratch.clear();
+    scratch.push(table.tag());
+    scratch.extend_from_slice(&(key_len as u32).to_be_bytes());
+}
+
+/// The hash of the row that was assembled.
+pub(super) fn end_hash(scratch: &[u8]) -> u128 {
     xxhash_rust::xxh3::xxh3_128(scratch)
 }
 

@@ -4,8 +4,12 @@
 //! lists each message. Decoding demands that every byte is used, and never allocates beyond the input's
 //! size for what the input only claims.
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use std::cell::RefCell;
+use std::fmt;
+
+use bytes::Bytes;
+use serde::de::{DeserializeOwned, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// The version that this release writes.
 const FORMAT_VERSION: u8 = 1;
@@ -68,6 +72,79 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     } else {
         Err(DecodeError::TrailingBytes { count: rest.len() })
     }
+}
+
+/// The same, without copying keys and values: those of the message share the memory of `bytes`, and keep all of it
+/// alive.
+pub(crate) fn decode_shared<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, DecodeError> {
+    /// Forgets the source, however decoding ends.
+    struct Reset;
+    impl Drop for Reset {
+        fn drop(&mut self) {
+            SOURCE.set(None);
+        }
+    }
+    SOURCE.set(Some(bytes.clone()));
+    let _reset = Reset;
+    decode(bytes)
+}
+
+thread_local! {
+    /// What is being decoded by [`decode_shared`]: serde hands visitors slices, and a slice does not say whose
+    /// memory it is part of.
+    static SOURCE: RefCell<Option<Bytes>> = const { RefCell::new(None) };
+}
+
+/// Bytes of a message that may be a part of its memory.
+#[derive(Debug)]
+pub(super) struct Shared(pub(super) Bytes);
+
+impl<'de> Deserialize<'de> for Shared {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        shared(deserializer).map(Shared)
+    }
+}
+
+/// For `deserialize_with`: bytes that may be a part of the message's memory.
+pub(super) fn shared<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+    struct Slices;
+    impl<'de> Visitor<'de> for Slices {
+        type Value = Bytes;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("bytes")
+        }
+
+        fn visit_borrowed_bytes<E>(self, slice: &'de [u8]) -> Result<Bytes, E> {
+            Ok(SOURCE.with_borrow(|source| match source {
+                Some(source) if is_part(source, slice) => source.slice_ref(slice),
+                _ => Bytes::copy_from_slice(slice),
+            }))
+        }
+
+        fn visit_bytes<E>(self, slice: &[u8]) -> Result<Bytes, E> {
+            Ok(Bytes::copy_from_slice(slice))
+        }
+
+        fn visit_byte_buf<E>(self, bytes: Vec<u8>) -> Result<Bytes, E> {
+            Ok(bytes.into())
+        }
+
+        // Formats for people write bytes as a list of numbers.
+        fn visit_seq<A: SeqAccess<'de>>(self, mut numbers: A) -> Result<Bytes, A::Error> {
+            let mut bytes = Vec::new();
+            while let Some(byte) = numbers.next_element()? {
+                bytes.push(byte);
+            }
+            Ok(bytes.into())
+        }
+    }
+    deserializer.deserialize_bytes(Slices)
+}
+
+fn is_part(whole: &[u8], part: &[u8]) -> bool {
+    let (whole, part) = (whole.as_ptr_range(), part.as_ptr_range());
+    whole.start <= part.start && part.end <= whole.end
 }
 
 /// A vector that postcard appends to without taking it.

@@ -6,12 +6,14 @@ use std::ops::Bound;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::codec::Shared;
+
 /// A value: 0 bytes to 1 MiB by default.
 pub type Value = Bytes;
 
 /// A key: 1 byte to [`Key::BYTES_MAX`], ordered bytewise. A store's [`super::Limits`] may allow less.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "Bytes", into = "Bytes")]
+#[serde(try_from = "Shared", into = "Bytes")]
 pub struct Key(Bytes);
 
 /// Bytes that are no key.
@@ -57,6 +59,13 @@ impl Key {
     /// Gives up the bytes without copying.
     pub fn into_bytes(self) -> Bytes {
         self.0
+    }
+}
+
+impl TryFrom<Shared> for Key {
+    type Error = InvalidKey;
+    fn try_from(bytes: Shared) -> Result<Self, InvalidKey> {
+        Key::new(bytes.0)
     }
 }
 

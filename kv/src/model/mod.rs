@@ -18,6 +18,7 @@ mod txn;
 
 pub(crate) use check::check_reads;
 pub use check::{CheckedTxn, InvalidRead, InvalidTxn, Limits, Place};
+pub(crate) use codec::decode_shared;
 pub use codec::{DecodeError, decode, encode, encode_onto};
 pub use command::{Command, Outcome, Proposal, SessionRef, TooManyOf, TxnRefused};
 pub use guard::{Compare, Condition, FailedCondition, Found, Guard, GuardNode, KeyTest, RangeTest};

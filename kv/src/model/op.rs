@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::codec;
 use super::{Key, KeyRange, KeyValue, LeaseId, RangeRead, Record, Value};
 
 /// One step of a transaction. Steps run in the written order and read the writes of earlier ones.
@@ -12,6 +13,7 @@ pub enum Op {
         /// The key.
         key: Key,
         /// Its new value.
+        #[serde(deserialize_with = "codec::shared")]
         value: Value,
         /// Whether an existing key may be written.
         mode: PutMode,
@@ -59,6 +61,7 @@ pub enum Op {
         /// The prefix: 1 byte to the longest key less 20.
         prefix: Key,
         /// The value.
+        #[serde(deserialize_with = "codec::shared")]
         value: Value,
     },
 }

@@ -154,11 +154,12 @@ proptest! {
             commands: vec![Command::Txn { session: None, txn }, Command::OpenSession { ttl_millis: 5 }],
         };
         let bytes = encode(&proposal);
+        prop_assert_eq!(decode_shared::<Proposal>(&bytes.clone().into()), Ok(proposal.clone()));
         prop_assert_eq!(decode::<Proposal>(&bytes), Ok(proposal));
         let mut damaged = bytes.clone();
         let at = at % bytes.len();
         damaged[at] ^= flip;
-        let _ = decode::<Proposal>(&damaged);
+        prop_assert_eq!(decode_shared::<Proposal>(&damaged.clone().into()), decode(&damaged));
         prop_assert!(decode::<Proposal>(&bytes[..cut % bytes.len()]).is_err());
     }
 
@@ -283,6 +284,27 @@ fn a_read_with_a_long_key_is_refused_with_its_index() {
         check_reads(&many, &small()),
         Err(InvalidRead::TooManyReads { count: 5, limit: 4 })
     );
+}
+
+#[test]
+fn keys_and_values_share_the_memory_of_the_message_where_that_is_asked_for_and_never_after() {
+    let bytes = Bytes::from(encode(&Op::put(key("a key"), "a value")));
+    let is_inside = |part: &[u8]| bytes.as_ptr_range().contains(&part.as_ptr());
+    let inside = |op: Op| match op {
+        Op::Put { key, value, .. } => (is_inside(key.as_bytes()), is_inside(&value)),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(inside(decode_shared(&bytes).unwrap()), (true, true));
+    assert_eq!(inside(decode(&bytes).unwrap()), (false, false));
+    decode_shared::<Op>(&bytes.slice(..3)).unwrap_err();
+    assert_eq!(inside(decode(&bytes).unwrap()), (false, false));
+}
+
+#[test]
+fn a_key_is_read_from_a_format_for_people_too() {
+    let op = Op::put(key("a"), "v");
+    let text = serde_json::to_string(&op).unwrap();
+    assert_eq!(serde_json::from_str::<Op>(&text).unwrap(), op);
 }
 
 #[test]

@@ -44,7 +44,7 @@ async fn read_calls(
                 return;
             };
             OwnedSemaphorePermit::forget(place);
-            let call: Call = match model::decode(&message) {
+            let call: Call = match model::decode_shared(&message) {
                 Ok(call) => call,
                 Err(error) => {
                     tracing::warn!(%error, "a client's message cannot be read; its stream is closed");

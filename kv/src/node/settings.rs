@@ -22,8 +22,13 @@ pub struct Settings {
     /// Entries after which the log may be purged behind a durable state: 1 or more; 50,000 by default. A
     /// follower further behind than this and [`log_entries_kept`](Self::log_entries_kept) gets a snapshot.
     pub snapshot_entries: u64,
-    /// Entries that stay in the log behind that point for followers to catch up from; 100,000 by default.
+    /// Entries that stay in the log behind that point for followers to catch up from; 100,000 by default, and
+    /// fewer where [`log_bytes_kept`](Self::log_bytes_kept) allows no more.
     pub log_entries_kept: u64,
+    /// The disk that the log may take, in bytes of whole segments: two segments at least; 1 GiB by default. More
+    /// is purged each time the state was made durable, so that what is written in one
+    /// [`durable_interval`](Self::durable_interval) comes on top.
+    pub log_bytes_kept: u64,
     /// Memory for recent entries, in bytes; 64 MiB by default.
     pub log_cache_bytes: u64,
     /// The size of a log segment in bytes; 64 MiB by default. Two at least stand on disk.
@@ -51,6 +56,7 @@ impl Default for Settings {
             limits: Limits::default(),
             snapshot_entries: 50_000,
             log_entries_kept: 100_000,
+            log_bytes_kept: 1 << 30,
             log_cache_bytes: log.cache_bytes_max,
             log_segment_bytes: log.segment_bytes,
             state_cache_bytes: MachineSettings::default().cache_bytes,
@@ -117,6 +123,12 @@ impl Settings {
             "64 KiB to 1 TiB",
         );
         range(
+            "log_bytes_kept",
+            self.log_bytes_kept,
+            self.log_segment_bytes.saturating_mul(2)..=u64::MAX,
+            "at least two segments of log_segment_bytes",
+        );
+        range(
             "limits.key_bytes_max",
             self.limits.key_bytes_max as u64,
             1..=32_768,
@@ -147,6 +159,7 @@ impl Settings {
         RaftSettings {
             snapshot_entries: self.snapshot_entries,
             log_entries_kept: self.log_entries_kept,
+            log_bytes_kept: self.log_bytes_kept,
             durability: DurabilityBounds::default(),
             durable_interval: self.durable_interval,
         }
@@ -158,6 +171,7 @@ impl Settings {
 pub(crate) struct RaftSettings {
     pub snapshot_entries: u64,
     pub log_entries_kept: u64,
+    pub log_bytes_kept: u64,
     pub durability: DurabilityBounds,
     pub durable_interval: Duration,
 }

@@ -234,7 +234,13 @@ impl RaftNode {
             "finish-joint",
             tasks.track_future(stop.clone().run_until_cancelled_owned(finisher)),
         );
-        let keeper = keep_durable(machine.clone(), parts.settings.durable_interval);
+        let keeper = keep_durable(
+            machine.clone(),
+            raft.clone(),
+            parts.log.clone(),
+            parts.settings.durable_interval,
+            parts.settings.log_bytes_kept,
+        );
         env::spawn(
             "keep-durable",
             tasks.track_future(stop.clone().run_until_cancelled_owned(keeper)),
@@ -475,15 +481,31 @@ fn membership<T>(
 }
 
 /// Makes the state durable from time to time, so that a restart replays little and the state file's pages
-/// can be used again.
-async fn keep_durable(machine: StateMachine, interval: Duration) {
+/// can be used again; and has the log purged behind it where it takes more of the disk than it may, which
+/// openraft's own policy, by entries, does not see.
+async fn keep_durable(
+    machine: StateMachine,
+    raft: Raft,
+    log: Log,
+    interval: Duration,
+    log_bytes_kept: u64,
+) {
     let mut applied = machine.applied();
-    // Ends when the state machine's owner does.
-    while applied.changed().await.is_ok() {
+    // Ends when the state machine's owner does. What could not be purged yet is tried again: a follower may still
+    // be reading it, or the snapshot before it was not made in time.
+    while log.beyond(log_bytes_kept).is_some() || applied.changed().await.is_ok() {
         env::sleep(interval).await;
         applied.borrow_and_update();
         if machine.make_durable().await.is_err() {
             return;
+        }
+        if let Some(upto) = log.beyond(log_bytes_kept) {
+            tracing::debug!(%upto, log_bytes_kept, "the log takes more of the disk than it may: it is purged");
+            // Purging stops at the last snapshot: first one of what was just made durable.
+            let trigger = raft.trigger();
+            if trigger.snapshot().await.is_err() || trigger.purge_log(upto.number()).await.is_err() {
+                return;
+            }
         }
     }
 }

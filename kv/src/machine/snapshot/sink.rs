@@ -1,10 +1,11 @@
 //! The receiving side: a new state file beside the one in use, filled chunk by chunk.
 
 use std::fmt;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use redb::{Database, Durability, WriteTransaction};
+use redb::{CursorError, Database, Durability, WriteTransaction};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::chunk::Chunk;
@@ -289,20 +290,28 @@ impl SnapshotSink {
         let mut rows = txn
             .open_table(table.definition())
             .map_err(step(&self.file, "opening a table of"))?;
+        let mut end = rows
+            .upper_bound_mut(Bound::<&[u8]>::Unbounded)
+            .map_err(storage(&self.file))?;
         let mut scratch = Vec::new();
         let mut rest = stream;
         while rest.first() == Some(&table.tag()) {
             let Some((key, value, after)) = split_row(&rest[1..]).map_err(corrupt)? else {
                 break;
             };
-            if rows.insert(key, value).map_err(storage(&self.file))?.is_some() {
-                return Err(corrupt(Malformed("a row comes twice")));
+            match end.insert_before(key, value) {
+                Ok(()) => {}
+                Err(CursorError::UnorderedKey) => {
+                    return Err(corrupt(Malformed("a row comes twice, or out of order")));
+                }
+                Err(error) => return Err(storage(&self.file)(error).into()),
             }
             let hash = hash_row(&mut scratch, table, key, value);
             self.rows_hash = self.rows_hash.wrapping_add(hash);
             self.rows += 1;
             rest = after;
         }
+        end.close().map_err(storage(&self.file))?;
         Ok(stream.len() - rest.len())
     }
 
