@@ -14,8 +14,9 @@ use bytes::Bytes;
 
 use super::error::StateFile;
 use super::head::{Head, Meta};
+use super::keys::{Hashed, Keys};
 use super::layer::{Additions, Found, Held};
-use super::layered::{Item, Layered, NOW, Stream, Values};
+use super::layered::{Item, Layered, NOW, Stream, Values, in_chunks};
 use super::sequences;
 use super::sessions::{Forgotten, Sessions, answer_key, session_key};
 use super::tables::Table;
@@ -28,6 +29,8 @@ use crate::model::{Key, KeyRange, Order, Revision, Sequence, SessionId};
 #[derive(Debug)]
 struct Slot {
     key: Bytes,
+    /// The key's.
+    hash: u64,
     head: Option<Head>,
     /// Its head before the batch, once the batch has changed it.
     original: Option<Option<Head>>,
@@ -39,7 +42,7 @@ struct Slot {
 
 /// A key's place in the batch: looked up once for each operation.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct SlotId(usize);
+pub(super) struct SlotId(u32);
 
 /// A record that a transaction under way has made.
 #[derive(Clone, Debug)]
@@ -51,9 +54,9 @@ pub(super) struct Draft {
 /// What one `apply` has changed so far.
 pub(super) struct Batch<'s> {
     state: &'s Layered,
+    /// By the key's place.
     slots: Vec<Slot>,
-    /// Where the slot of a key is.
-    places: BTreeMap<Bytes, usize>,
+    keys: Keys,
     /// The last number of each prefix looked at: before the batch, and now.
     counters: BTreeMap<Bytes, (u64, u64)>,
     additions: Additions,
@@ -66,7 +69,7 @@ pub(super) struct Batch<'s> {
     /// The revision that the transaction under way makes, if it changes anything.
     revision: Revision,
     /// The slots that it wrote, in the order of its first writes.
-    touched: Vec<usize>,
+    touched: Vec<u32>,
     /// The counters that it advanced, with what they were.
     advanced: Vec<(Bytes, u64)>,
 }
@@ -76,7 +79,7 @@ impl<'s> Batch<'s> {
         Self {
             state,
             slots: Vec::new(),
-            places: BTreeMap::new(),
+            keys: Keys::default(),
             counters: BTreeMap::new(),
             additions: Additions::default(),
             rows_hash,
@@ -101,20 +104,21 @@ impl<'s> Batch<'s> {
 
     /// Looks a key up, in the state at the first time.
     pub(super) fn look_up(&mut self, key: &Key) -> Result<SlotId, Fault> {
-        if let Some(place) = self.places.get(key.as_bytes()) {
-            return Ok(SlotId(*place));
+        let hashed = Hashed::new(key.as_bytes());
+        if let Some(place) = self.keys.find(hashed) {
+            return Ok(SlotId(place));
         }
-        let head = self.state.head(key.as_bytes())?;
-        let (key, place) = (Bytes::from(key.clone()), self.slots.len());
-        self.places.insert(key.clone(), place);
+        let head = self.state.head(hashed)?;
+        let key = Bytes::from(key.clone());
         self.slots.push(Slot {
-            key,
+            key: key.clone(),
+            hash: hashed.hash,
             head,
             original: None,
             value: None,
             draft: None,
         });
-        Ok(SlotId(place))
+        Ok(SlotId(self.keys.add(hashed.hash, key)))
     }
 
     /// The record of a key now; without its value, where that is not needed.
@@ -123,7 +127,7 @@ impl<'s> Batch<'s> {
         SlotId(place): SlotId,
         values: Values,
     ) -> Result<Option<RecordRef<'_>>, Fault> {
-        let slot = &mut self.slots[place];
+        let slot = &mut self.slots[place as usize];
         if let Some(draft) = &slot.draft {
             return Ok(draft.as_ref().map(|draft| RecordRef {
                 meta: draft.meta,
@@ -145,7 +149,7 @@ impl<'s> Batch<'s> {
 
     /// Writes or deletes a key.
     pub(super) fn set(&mut self, SlotId(place): SlotId, draft: Option<Draft>) {
-        let slot = &mut self.slots[place];
+        let slot = &mut self.slots[place as usize];
         if slot.draft.replace(draft).is_none() {
             self.touched.push(place);
         }
@@ -162,34 +166,30 @@ impl<'s> Batch<'s> {
         if range.is_empty() {
             return Ok(());
         }
-        let own = self.places.range::<[u8], _>(range.bounds());
-        let own: Stream<'_> = match order {
-            Order::Ascending => Box::new(own.filter_map(|(_, place)| self.own(*place))),
-            Order::Descending => Box::new(own.rev().filter_map(|(_, place)| self.own(*place))),
-        };
+        let own = in_chunks(range, order, |bounds, count| {
+            self.keys.first_of(bounds, order, count, |place| self.own(place))
+        });
+        let own: Stream<'_> = Box::new(own.map(|(key, found)| Ok((key, Item::Here(found)))));
         self.state.scan(range, order, NOW, values, Some(own), visit)
     }
 
     /// What the batch itself has made of a key.
-    fn own(&self, place: usize) -> Option<Result<(Bytes, Item), Fault>> {
-        let slot = &self.slots[place];
-        let found = if let Some(draft) = slot.draft.clone() {
-            Found {
+    fn own(&self, place: u32) -> Option<Found> {
+        let slot = &self.slots[place as usize];
+        if let Some(draft) = slot.draft.clone() {
+            return Some(Found {
                 revision: self.revision,
                 meta: draft.as_ref().map(|draft| draft.meta),
                 value: draft.map(|draft| draft.value).unwrap_or_default(),
-            }
-        } else if slot.original.is_some() {
-            let head = slot.head.as_ref()?;
-            Found {
-                revision: head.revision,
-                meta: head.meta,
-                value: slot.value.clone().unwrap_or_default(),
-            }
-        } else {
-            return None;
-        };
-        Some(Ok((slot.key.clone(), Item::Here(found))))
+            });
+        }
+        slot.original.as_ref()?;
+        let head = slot.head.as_ref()?;
+        Some(Found {
+            revision: head.revision,
+            meta: head.meta,
+            value: slot.value.clone().unwrap_or_default(),
+        })
     }
 
     /// Gives the next number of a prefix's sequence.
@@ -226,10 +226,10 @@ impl<'s> Batch<'s> {
         let revision = self.revision;
         let mut changed = false;
         let mut touched = std::mem::take(&mut self.touched);
-        touched.sort_unstable_by(|a, b| self.slots[*a].key.cmp(&self.slots[*b].key));
+        touched.sort_unstable_by_key(|place| &self.slots[*place as usize].key);
         self.additions.versions.reserve(touched.len());
         for place in touched.drain(..) {
-            let slot = &mut self.slots[place];
+            let slot = &mut self.slots[place as usize];
             let Some(draft) = slot.draft.take() else {
                 continue;
             };
@@ -251,7 +251,7 @@ impl<'s> Batch<'s> {
             slot.original.get_or_insert(before);
             slot.head = Some(held.head.clone());
             slot.value = Some(held.value.clone());
-            self.additions.versions.push((slot.key.clone(), held));
+            self.additions.versions.push((slot.key.clone(), slot.hash, held));
         }
         self.touched = touched;
         changed
@@ -260,7 +260,7 @@ impl<'s> Batch<'s> {
     /// Undoes the transaction.
     pub(super) fn undo(&mut self) {
         for place in self.touched.drain(..) {
-            self.slots[place].draft = None;
+            self.slots[place as usize].draft = None;
         }
         for (prefix, number) in self.advanced.drain(..).rev() {
             if let Some(counter) = self.counters.get_mut(&prefix) {

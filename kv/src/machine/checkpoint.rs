@@ -65,6 +65,7 @@ impl Checkpoint {
         };
         passed("state.checkpoint_begins")?;
         let txn = self.state.begin_write(Durability::Immediate)?;
+        let order = self.layer.order();
         for table in Table::ALL {
             let mut rows = txn
                 .open_table(table.definition())
@@ -74,14 +75,14 @@ impl Checkpoint {
                 let mut end = rows
                     .upper_bound_mut(Bound::<&[u8]>::Unbounded)
                     .map_err(storage(file))?;
-                self.layer.visit_rows(table, |key, row| {
+                self.layer.visit_rows(table, &order, |key, row| {
                     row.map_or(Ok(()), |row| end.insert_before(key, row))
                         .map_err(storage(file))
                 })?;
                 end.close().map_err(storage(file))?;
                 continue;
             }
-            self.layer.visit_rows(table, |key, row| {
+            self.layer.visit_rows(table, &order, |key, row| {
                 match row {
                     Some(row) => rows.insert(key, row).map(drop),
                     None => rows.remove(key).map(drop),

@@ -8,8 +8,8 @@
 //! Always: the versions of a key stand in the order of their revisions; nothing is removed or changed but the
 //! rows of sessions, answers and sequences, which only the thread that applies reads.
 //!
-//! Keys and values are slices of the entries that wrote them, and keep them alive, so that applying copies
-//! nothing: the bytes of whole entries are what a layer counts.
+//! Values are slices of the entries that wrote them, and keep them alive, so that applying copies none: the
+//! bytes of whole entries are what a layer counts.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -19,6 +19,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use bytes::Bytes;
 
 use super::head::{Head, Meta};
+use super::keys::{Hashed, Keys};
 use super::sequences;
 use super::sessions::{answer_key, session_key};
 use super::tables::Table;
@@ -38,14 +39,6 @@ pub(super) struct Held {
     pub(super) value: Bytes,
 }
 
-/// The versions of a key in one layer.
-#[derive(Debug)]
-struct Versions {
-    newest: Held,
-    /// Those before, the oldest first.
-    older: Vec<Held>,
-}
-
 /// What a scan finds of a key.
 #[derive(Clone, Debug)]
 pub(super) struct Found {
@@ -61,7 +54,10 @@ pub(super) struct Layer(RwLock<Content>);
 
 #[derive(Debug, Default)]
 struct Content {
-    keys: BTreeMap<Bytes, Versions>,
+    keys: Keys,
+    /// By the key's place: the number of its newest version.
+    newest: Vec<u32>,
+    versions: Versions,
     /// Sessions whose row changed; `None` where it went.
     sessions: BTreeMap<SessionId, Option<Vec<u8>>>,
     /// Answers remembered (`Some`), or forgotten where an older layer or the file may have them.
@@ -74,8 +70,8 @@ struct Content {
 /// What one `apply` adds to a layer.
 #[derive(Debug, Default)]
 pub(super) struct Additions {
-    /// In the order of revisions.
-    pub(super) versions: Vec<(Bytes, Held)>,
+    /// With the hashes of their keys; in the order of revisions, and in a revision of keys.
+    pub(super) versions: Vec<(Bytes, u64, Held)>,
     /// Bytes of the entries whose parts the versions are.
     pub(super) entry_bytes: u64,
     pub(super) sessions: Vec<(SessionId, Option<Vec<u8>>)>,
@@ -109,22 +105,75 @@ impl Held {
     }
 }
 
+/// Versions in the order of their arrival, by number, in pieces: a vector would be copied whole as it grows.
+#[derive(Debug, Default)]
+struct Versions(Vec<Vec<Kept>>);
+
+/// A version in its layer.
+#[derive(Debug)]
+struct Kept {
+    held: Held,
+    /// The place of its key.
+    place: u32,
+    /// The number of the key's version before, where that is in the layer.
+    older: Option<u32>,
+}
+
 impl Versions {
-    fn push(&mut self, newer: Held) {
-        self.older.push(std::mem::replace(&mut self.newest, newer));
-    }
+    const PIECE: usize = 1024;
 
-    /// The newest at or before `at`.
-    fn at(&self, at: Revision) -> Option<&Held> {
-        if self.newest.head.revision <= at {
-            return Some(&self.newest);
+    /// The number of the version.
+    fn push(&mut self, kept: Kept) -> u32 {
+        if self.0.last().is_none_or(|piece| piece.len() == Self::PIECE) {
+            self.0.push(Vec::with_capacity(Self::PIECE));
         }
-        self.older.iter().rfind(|held| held.head.revision <= at)
+        let before = (self.0.len() - 1) * Self::PIECE;
+        let piece = self.0.last_mut().map_or(0, |piece| {
+            piece.push(kept);
+            piece.len() - 1
+        });
+        (before + piece) as u32
     }
 
-    /// All of them, the oldest first.
-    fn all(&self) -> impl Iterator<Item = &Held> {
-        self.older.iter().chain([&self.newest])
+    fn get(&self, number: u32) -> &Kept {
+        &self.0[number as usize / Self::PIECE][number as usize % Self::PIECE]
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Kept> {
+        self.0.iter().flatten()
+    }
+}
+
+impl Content {
+    fn push(&mut self, key: Bytes, hash: u64, held: Held) {
+        let found = self.keys.find(Hashed { key: &key, hash });
+        let place = found.unwrap_or_else(|| {
+            // A copy, close to the other keys: look-ups compare it, and the entry lies anywhere.
+            self.bytes += key.len() as u64;
+            self.keys.add(hash, Bytes::copy_from_slice(&key))
+        });
+        let older = found.map(|place| self.newest[place as usize]);
+        let number = self.versions.push(Kept { held, place, older });
+        match found {
+            Some(place) => self.newest[place as usize] = number,
+            None => self.newest.push(number),
+        }
+    }
+
+    /// The newest version at or before `at` of the key at a place.
+    fn at(&self, place: u32, at: Revision) -> Option<&Held> {
+        let mut number = self.newest[place as usize];
+        loop {
+            let kept = self.versions.get(number);
+            if kept.held.head.revision <= at {
+                return Some(&kept.held);
+            }
+            number = kept.older?;
+        }
+    }
+
+    fn find(&self, key: Hashed<'_>, at: Revision) -> Option<&Held> {
+        self.at(self.keys.find(key)?, at)
     }
 }
 
@@ -139,16 +188,8 @@ impl Layer {
         let mut content = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let content = &mut *content;
         content.bytes += additions.entry_bytes + OVERHEAD_BYTES * additions.versions.len() as u64;
-        for (key, held) in additions.versions {
-            match content.keys.entry(key) {
-                Entry::Occupied(versions) => versions.into_mut().push(held),
-                Entry::Vacant(vacant) => {
-                    vacant.insert(Versions {
-                        newest: held,
-                        older: Vec::new(),
-                    });
-                }
-            }
+        for (key, hash, held) in additions.versions {
+            content.push(key, hash, held);
         }
         content.sessions.extend(additions.sessions);
         for (key, answer) in additions.answers {
@@ -175,15 +216,13 @@ impl Layer {
     }
 
     /// The head of a key as it was at `at`.
-    pub(super) fn head(&self, key: &[u8], at: Revision) -> Option<Head> {
-        let content = self.read();
-        Some(content.keys.get(key)?.at(at)?.head.clone())
+    pub(super) fn head(&self, key: Hashed<'_>, at: Revision) -> Option<Head> {
+        Some(self.read().find(key, at)?.head.clone())
     }
 
     /// The newest version of a key at or before `at`.
-    pub(super) fn get(&self, key: &[u8], at: Revision) -> Option<Held> {
-        let content = self.read();
-        content.keys.get(key)?.at(at).cloned()
+    pub(super) fn get(&self, key: Hashed<'_>, at: Revision) -> Option<Held> {
+        self.read().find(key, at).cloned()
     }
 
     /// The next keys of a range that have a version at or before `at`, in order: `count` of them at most; fewer
@@ -196,13 +235,9 @@ impl Layer {
         count: usize,
     ) -> Vec<(Bytes, Held)> {
         let content = self.read();
-        let keys = content.keys.range::<[u8], _>(bounds);
-        let visible =
-            |(key, versions): (&Bytes, &Versions)| Some((key.clone(), versions.at(at)?.clone()));
-        match order {
-            Order::Ascending => keys.filter_map(visible).take(count).collect(),
-            Order::Descending => keys.rev().filter_map(visible).take(count).collect(),
-        }
+        content
+            .keys
+            .first_of(bounds, order, count, |place| content.at(place, at).cloned())
     }
 
     /// An answer, where the layer knows of it: `Some(None)` is one forgotten.
@@ -215,33 +250,36 @@ impl Layer {
         self.read().sequences.get(prefix).copied()
     }
 
-    /// Visits what a checkpoint writes to a table, or removes, in the order of the rows. For a layer to which
-    /// nothing is added any more: the lock is held meanwhile.
+    /// The places of all keys, in the order of the keys.
+    pub(super) fn order(&self) -> Vec<u32> {
+        self.read().keys.in_order()
+    }
+
+    /// Visits what a checkpoint writes to a table, or removes, in the order of the rows; `order` is the layer's
+    /// [`order`](Self::order). For a layer to which nothing is added any more: the lock is held meanwhile.
     pub(super) fn visit_rows<E>(
         &self,
         table: Table,
+        order: &[u32],
         mut visit: impl FnMut(&[u8], Option<&[u8]>) -> Result<(), E>,
     ) -> Result<(), E> {
         let content = self.read();
         match table {
             Table::Current | Table::Deleted => {
                 let mut row = Vec::new();
-                for (key, versions) in &content.keys {
-                    let head = &versions.newest.head;
+                for place in order {
+                    let head = &content.versions.get(content.newest[*place as usize]).held.head;
                     let here = head.meta.is_some() == (table == Table::Current);
                     row.clear();
                     head.encode_into(&mut row);
-                    visit(key, here.then_some(&row[..]))?;
+                    visit(content.keys.key(*place), here.then_some(&row[..]))?;
                 }
             }
             Table::Versions => {
-                let all = content.keys.iter();
-                let all = all.flat_map(|(key, versions)| versions.all().map(move |held| (key, held)));
-                let mut all: Vec<(&Bytes, &Held)> = all.collect();
-                all.sort_unstable_by_key(|(key, held)| (held.head.revision, *key));
+                // They came in the order of revisions, and those of a revision in the order of keys.
                 let (mut row_key, mut row) = (Vec::new(), Vec::new());
-                for (key, held) in all {
-                    version::put_row_key(&mut row_key, held.head.revision, key);
+                for Kept { held, place, .. } in content.versions.iter() {
+                    version::put_row_key(&mut row_key, held.head.revision, content.keys.key(*place));
                     row.clear();
                     held.version().encode_into(&mut row);
                     visit(&row_key, Some(&row))?;

@@ -14,6 +14,7 @@ use bytes::Bytes;
 
 use super::base::Base;
 use super::head::Head;
+use super::keys::Hashed;
 use super::layer::{Found, Held, Layer};
 use super::version::RecordRef;
 use crate::fault::Fault;
@@ -22,7 +23,7 @@ use crate::model::{KeyRange, Order, Record, Revision, Sequence, SessionId};
 /// A revision behind all others: everything in the layers is seen.
 pub(super) const NOW: Revision = Revision::new(u64::MAX);
 
-/// Keys of a layer that a scan takes at a time.
+/// Keys that a scan takes at a time of what is in memory.
 const CHUNK_KEYS: usize = 256;
 
 /// See the module. Cheap to clone; a clone stays as it is but for what is added to its newest layer, whose
@@ -73,14 +74,15 @@ impl Layered {
 
     /// The newest version of a key at or before `at` among the layers.
     pub(super) fn held(&self, key: &[u8], at: Revision) -> Option<Held> {
+        let key = Hashed::new(key);
         self.layers().find_map(|layer| layer.get(key, at))
     }
 
     /// The head of a key now; `None` where it never was.
-    pub(super) fn head(&self, key: &[u8]) -> Result<Option<Head>, Fault> {
+    pub(super) fn head(&self, key: Hashed<'_>) -> Result<Option<Head>, Fault> {
         match self.layers().find_map(|layer| layer.head(key, NOW)) {
             Some(head) => Ok(Some(head)),
-            None => self.base.head(key),
+            None => self.base.head(key.key),
         }
     }
 
@@ -117,7 +119,12 @@ impl Layered {
         }
         let mut streams: Vec<Stream<'a>> = over.into_iter().collect();
         for layer in self.layers() {
-            streams.push(Box::new(self.keys_of(layer, range, order, at)));
+            let keys = in_chunks(range, order, move |bounds, count| {
+                layer.next_keys(bounds, order, at, count)
+            });
+            streams.push(Box::new(
+                keys.map(|(key, held)| Ok((key, Item::Here(held.found())))),
+            ));
         }
         let stored = self.base.heads(range, order)?;
         streams.push(Box::new(
@@ -165,34 +172,6 @@ impl Layered {
         Ok(())
     }
 
-    /// The keys of a layer, a chunk at a time, so that its lock is never held while others do I/O.
-    fn keys_of<'a>(
-        &'a self,
-        layer: &'a Layer,
-        range: &'a KeyRange,
-        order: Order,
-        at: Revision,
-    ) -> impl Iterator<Item = Result<(Bytes, Item), Fault>> + 'a {
-        let mut chunk: VecDeque<(Bytes, Held)> = VecDeque::new();
-        let mut place: Option<Bytes> = None;
-        let mut ended = false;
-        std::iter::from_fn(move || {
-            if chunk.is_empty() && !ended {
-                let (start, end) = range.bounds();
-                let bounds = match (&place, order) {
-                    (None, _) => (start, end),
-                    (Some(last), Order::Ascending) => (Bound::Excluded(&last[..]), end),
-                    (Some(last), Order::Descending) => (start, Bound::Excluded(&last[..])),
-                };
-                chunk = layer.next_keys(bounds, order, at, CHUNK_KEYS).into();
-                ended = chunk.len() < CHUNK_KEYS;
-                place = chunk.back().map(|(key, _)| key.clone());
-            }
-            let (key, held) = chunk.pop_front()?;
-            Some(Ok((key, Item::Here(held.found()))))
-        })
-    }
-
     /// A remembered answer.
     pub(super) fn answer(&self, id: SessionId, sequence: Sequence) -> Result<Option<Bytes>, Fault> {
         match self.layers().find_map(|layer| layer.answer(id, sequence)) {
@@ -208,6 +187,32 @@ impl Layered {
             None => self.base.sequence(prefix),
         }
     }
+}
+
+/// The keys of a range, which `next` brings a chunk at a time, so that no lock is held while others do I/O: so many
+/// at most from the bounds on, and fewer only at the range's end.
+pub(super) fn in_chunks<'a, T: 'a>(
+    range: &'a KeyRange,
+    order: Order,
+    next: impl Fn((Bound<&[u8]>, Bound<&[u8]>), usize) -> Vec<(Bytes, T)> + 'a,
+) -> impl Iterator<Item = (Bytes, T)> + 'a {
+    let mut chunk: VecDeque<(Bytes, T)> = VecDeque::new();
+    let mut place: Option<Bytes> = None;
+    let mut ended = false;
+    std::iter::from_fn(move || {
+        if chunk.is_empty() && !ended {
+            let (start, end) = range.bounds();
+            let bounds = match (&place, order) {
+                (None, _) => (start, end),
+                (Some(last), Order::Ascending) => (Bound::Excluded(&last[..]), end),
+                (Some(last), Order::Descending) => (start, Bound::Excluded(&last[..])),
+            };
+            chunk = next(bounds, CHUNK_KEYS).into();
+            ended = chunk.len() < CHUNK_KEYS;
+            place = chunk.back().map(|(key, _)| key.clone());
+        }
+        chunk.pop_front()
+    })
 }
 
 fn record(found: &Found) -> Option<RecordRef<'_>> {

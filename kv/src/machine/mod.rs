@@ -30,6 +30,7 @@ mod database;
 mod error;
 mod execute;
 mod head;
+mod keys;
 mod layer;
 mod layered;
 mod range;

@@ -26,7 +26,7 @@ pub(super) fn layered(state: &Layered, kept: u128) -> Result<(), Fault> {
         let mut changes: BTreeMap<Vec<u8>, Option<Vec<u8>>> = BTreeMap::new();
         let oldest_first = state.frozen.iter().chain([&state.active]);
         for layer in oldest_first {
-            layer.visit_rows(table, |key, row| {
+            layer.visit_rows(table, &layer.order(), |key, row| {
                 changes.insert(key.to_vec(), row.map(<[u8]>::to_vec));
                 Ok::<(), Fault>(())
             })?;

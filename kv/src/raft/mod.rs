@@ -483,13 +483,7 @@ fn membership<T>(
 /// Makes the state durable from time to time, so that a restart replays little and the state file's pages
 /// can be used again; and has the log purged behind it where it takes more of the disk than it may, which
 /// openraft's own policy, by entries, does not see.
-async fn keep_durable(
-    machine: StateMachine,
-    raft: Raft,
-    log: Log,
-    interval: Duration,
-    log_bytes_kept: u64,
-) {
+async fn keep_durable(machine: StateMachine, raft: Raft, log: Log, interval: Duration, log_bytes_kept: u64) {
     let mut applied = machine.applied();
     // Ends when the state machine's owner does. What could not be purged yet is tried again: a follower may still
     // be reading it, or the snapshot before it was not made in time.
