@@ -20,8 +20,6 @@ pub enum Bug {
     TruncateNotDurable,
     /// openraft's leader restore is on, while appends return before their sync.
     LeaderRestore,
-    /// An older snapshot overwrites a newer state.
-    SnapshotOverwritesNewer,
     /// A snapshot lacks the sessions' remembered answers.
     SessionsNotInSnapshot,
     /// A retried write is applied again.
@@ -46,13 +44,12 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 16] = [
+    pub const ALL: [Bug; 15] = [
         Bug::AckBeforeSync,
         Bug::VoteVolatile,
         Bug::VoteAfterAppend,
         Bug::TruncateNotDurable,
         Bug::LeaderRestore,
-        Bug::SnapshotOverwritesNewer,
         Bug::SessionsNotInSnapshot,
         Bug::RetryAppliedTwice,
         Bug::ReadWithoutIndex,
@@ -73,7 +70,6 @@ impl Bug {
             Bug::VoteAfterAppend => "vote-after-append",
             Bug::TruncateNotDurable => "truncate-not-durable",
             Bug::LeaderRestore => "leader-restore",
-            Bug::SnapshotOverwritesNewer => "snapshot-overwrites-newer",
             Bug::SessionsNotInSnapshot => "sessions-not-in-snapshot",
             Bug::RetryAppliedTwice => "retry-applied-twice",
             Bug::ReadWithoutIndex => "read-without-index",
@@ -97,7 +93,6 @@ impl Bug {
             Bug::VoteAfterAppend => "a vote is saved behind appends made after it",
             Bug::TruncateNotDurable => "a truncation is made in memory and never on disk",
             Bug::LeaderRestore => "openraft's leader restore is on",
-            Bug::SnapshotOverwritesNewer => "an older snapshot overwrites a newer state",
             Bug::SessionsNotInSnapshot => "a snapshot lacks the sessions' remembered answers",
             Bug::RetryAppliedTwice => "a retried write is applied again",
             Bug::ReadWithoutIndex => "linearizable reads are served without a read index",
