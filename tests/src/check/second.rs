@@ -15,6 +15,8 @@ use super::{Rule, Violation};
 
 /// The most operations of one key that are searched.
 pub const OPERATIONS_MAX: usize = 60;
+/// The most keys that are searched: of a history with more, every second one, or third, and so on.
+pub const KEYS_MAX: usize = 2_000;
 
 /// One key, as porcupine knows it: a register that may be empty.
 #[derive(Debug, Clone)]
@@ -59,24 +61,25 @@ pub struct Opinion {
 
 /// What was done to each key, in the order of the answers; nothing for a key that has no history of its own.
 #[derive(Debug, Default)]
-struct Projection(BTreeMap<Key, Option<Vec<Timed>>>);
+struct Projection(BTreeMap<Bytes, Option<Vec<Timed>>>);
 
 /// When something was asked, when it was answered, and what it did.
 type Timed = (Duration, Duration, Done);
 
-/// Looks at the first operations of every key.
+/// Looks at the first operations of every key, or of [`KEYS_MAX`] of them.
 pub fn opinion(calls: &[Call], timeout: Duration) -> Opinion {
     let mut projection = Projection::default();
     for call in calls {
         for key in keys_of(call) {
-            projection.0.entry(key).or_insert_with(|| Some(Vec::new()));
+            projection.0.entry(key.into()).or_insert_with(|| Some(Vec::new()));
         }
     }
     for call in calls {
         projection.take(call);
     }
+    let step = projection.0.len().div_ceil(KEYS_MAX).max(1);
     let mut opinion = Opinion::default();
-    for (key, operations) in projection.0 {
+    for (key, operations) in projection.0.into_iter().step_by(step) {
         let Some(mut operations) = operations else {
             opinion.undecided += 1;
             continue;
@@ -112,7 +115,10 @@ pub fn opinion(calls: &[Call], timeout: Duration) -> Opinion {
             CheckResult::Ok => opinion.sound += 1,
             CheckResult::Unknown => opinion.undecided += 1,
             CheckResult::Illegal => {
-                let what = format!("no order explains what was done to {key}: {history:?}");
+                let what = format!(
+                    "no order explains what was done to {}: {history:?}",
+                    key.escape_ascii()
+                );
                 opinion.violations.push(Violation::new(Rule::SecondOpinion, what));
             }
         }
@@ -145,22 +151,22 @@ fn keys_of(call: &Call) -> Vec<Key> {
 
 impl Projection {
     fn done(&mut self, call: &Call, key: &Key, done: Done) {
-        if let Some(Some(operations)) = self.0.get_mut(key) {
+        if let Some(Some(operations)) = self.0.get_mut(key.as_bytes()) {
             operations.push((call.called, call.answered, done));
         }
     }
 
     /// It may have happened, or not: a search would have to try both.
     fn spoil(&mut self, key: &Key) {
-        self.0.insert(key.clone(), None);
+        self.0.insert(key.clone().into(), None);
     }
 
     fn inside(&self, range: &KeyRange) -> Vec<Key> {
-        self.0
-            .keys()
-            .filter(|key| range.contains(key.as_bytes()))
-            .cloned()
-            .collect()
+        if range.is_empty() {
+            return Vec::new();
+        }
+        let inside = self.0.range::<[u8], _>(range.bounds());
+        inside.filter_map(|(key, _)| Key::new(key.clone()).ok()).collect()
     }
 
     fn take(&mut self, call: &Call) {
