@@ -13,65 +13,7 @@ mod model {
 }
 
 #[allow(dead_code)]
-mod machine {
-    #[path = "../../../kv/src/machine/wire.rs"]
-    pub mod wire;
-    #[path = "../../../kv/src/machine/tables.rs"]
-    pub mod tables;
-    #[path = "../../../kv/src/machine/head.rs"]
-    pub mod head;
-    #[path = "../../../kv/src/machine/version.rs"]
-    pub mod version;
-    #[path = "../../../kv/src/machine/sessions.rs"]
-    pub mod sessions;
-    #[path = "../../../kv/src/machine/sequences.rs"]
-    pub mod sequences;
-
-    pub fn head(bytes: &[u8]) {
-        if let Ok(head) = head::Head::decode(bytes) {
-            let mut written = Vec::new();
-            head.encode_into(&mut written);
-            assert_eq!(written, bytes);
-        }
-    }
-
-    pub fn version(bytes: &[u8]) {
-        if let Ok(version) = version::Version::decode(bytes) {
-            assert_eq!(version.encode(&mut Vec::new()), bytes);
-        }
-        if let Ok((revision, key)) = version::read_key(bytes) {
-            assert_eq!(version::row_key(revision, key), bytes);
-        }
-    }
-
-    pub fn session(bytes: &[u8]) {
-        if let Ok(session) = sessions::Session::decode(bytes) {
-            assert_eq!(session.encode(), bytes);
-        }
-        if let Ok(id) = sessions::read_session_key(bytes) {
-            assert_eq!(sessions::session_key(id), bytes);
-        }
-        if let Ok((id, sequence)) = sessions::read_answer_key(bytes) {
-            assert_eq!(sessions::answer_key(id, sequence), bytes);
-        }
-        if let Ok(number) = sequences::decode(bytes) {
-            assert_eq!(sequences::encode(number), bytes);
-        }
-    }
-
-    pub fn varints(bytes: &[u8]) {
-        let mut row = wire::Row::new(bytes);
-        let mut written = Vec::new();
-        while let Ok(number) = row.varint() {
-            wire::put_varint(&mut written, number);
-        }
-        assert!(bytes.starts_with(&written));
-        let mut row = wire::Row::new(bytes);
-        while let Ok(part) = row.sized() {
-            assert!(part.len() < bytes.len());
-        }
-    }
-}
+mod machine;
 
 fuzz_target!(|input: &[u8]| {
     let Some((which, bytes)) = input.split_first() else {
