@@ -4,6 +4,7 @@
 //! Behind the feature `fuzzing`, which no release has. The rows of the state file and the records of the log have
 //! decoders of their own, without this crate's other types; the fuzzer takes these from the source.
 
+use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -42,16 +43,26 @@ pub fn decoders() -> Vec<Decoder> {
 /// What is accepted is encoded in one form, which is read as the same. It is the given bytes, unless these had numbers
 /// that were longer than they need to be, or the nodes of a membership out of order.
 pub(crate) fn message<T: Serialize + DeserializeOwned>(bytes: &[u8]) {
-    let Ok(message) = decode::<T>(bytes) else {
-        return;
-    };
+    one_form(bytes, decode::<T>, encode::<T>);
+}
+
+/// The same of any decoder. Answers what was read, and what was read of the form that was written for it.
+pub(crate) fn one_form<T, E: fmt::Display>(
+    bytes: &[u8],
+    decode: impl Fn(&[u8]) -> Result<T, E>,
+    encode: impl Fn(&T) -> Vec<u8>,
+) -> Option<(T, T)> {
+    let message = decode(bytes).ok()?;
     let written = encode(&message);
     assert!(
         written.len() <= bytes.len(),
         "{bytes:?} is written as {written:?}"
     );
-    match decode::<T>(&written) {
-        Ok(again) => assert_eq!(encode(&again), written, "of {bytes:?}"),
+    match decode(&written) {
+        Ok(again) => {
+            assert_eq!(encode(&again), written, "of {bytes:?}");
+            Some((message, again))
+        }
         Err(error) => panic!("{bytes:?} is written as {written:?}, which is refused: {error}"),
     }
 }

@@ -28,8 +28,7 @@ use crate::model::{Key, KeyRange, Order, Revision, Sequence, SessionId};
 /// A key that the batch has looked at.
 #[derive(Debug)]
 struct Slot {
-    key: Bytes,
-    /// The key's.
+    /// Its key's.
     hash: u64,
     head: Option<Head>,
     /// Its head before the batch, once the batch has changed it.
@@ -109,16 +108,14 @@ impl<'s> Batch<'s> {
             return Ok(SlotId(place));
         }
         let head = self.state.head(hashed)?;
-        let key = Bytes::from(key.clone());
         self.slots.push(Slot {
-            key: key.clone(),
             hash: hashed.hash,
             head,
             original: None,
             value: None,
             draft: None,
         });
-        Ok(SlotId(self.keys.add(hashed.hash, key)))
+        Ok(SlotId(self.keys.add(hashed.hash, key.clone().into())))
     }
 
     /// The record of a key now; without its value, where that is not needed.
@@ -138,7 +135,7 @@ impl<'s> Batch<'s> {
         let Some(head) = &slot.head else { return Ok(None) };
         let Some(meta) = head.meta else { return Ok(None) };
         if slot.value.is_none() && values == Values::Read {
-            slot.value = Some(self.state.value(head.revision, &slot.key)?);
+            slot.value = Some(self.state.value(head.revision, self.keys.key(place))?);
         }
         Ok(Some(RecordRef {
             meta,
@@ -226,10 +223,10 @@ impl<'s> Batch<'s> {
         let revision = self.revision;
         let mut changed = false;
         let mut touched = std::mem::take(&mut self.touched);
-        touched.sort_unstable_by_key(|place| &self.slots[*place as usize].key);
+        touched.sort_unstable_by_key(|place| self.keys.key(*place));
         self.additions.versions.reserve(touched.len());
         for place in touched.drain(..) {
-            let slot = &mut self.slots[place as usize];
+            let (slot, key) = (&mut self.slots[place as usize], self.keys.key(place));
             let Some(draft) = slot.draft.take() else {
                 continue;
             };
@@ -246,12 +243,12 @@ impl<'s> Batch<'s> {
                 previous: before.as_ref().map(|head| head.revision),
                 value,
             };
-            let hash = held.version().hash(&mut self.scratch, revision, &slot.key);
+            let hash = held.version().hash(&mut self.scratch, revision, key);
             self.rows_hash = self.rows_hash.wrapping_add(hash);
             slot.original.get_or_insert(before);
             slot.head = Some(held.head.clone());
             slot.value = Some(held.value.clone());
-            self.additions.versions.push((slot.key.clone(), slot.hash, held));
+            self.additions.versions.push((key.clone(), slot.hash, held));
         }
         self.touched = touched;
         changed
@@ -324,10 +321,11 @@ impl<'s> Batch<'s> {
             head.encode_into(&mut self.buffer);
             hash_row(scratch, table, key, &self.buffer)
         };
-        for slot in &self.slots {
+        for (place, slot) in (0..).zip(&self.slots) {
             if let Some(original) = &slot.original {
-                sum = sum.wrapping_sub(head_hash(&slot.key, original));
-                sum = sum.wrapping_add(head_hash(&slot.key, &slot.head));
+                let key = self.keys.key(place);
+                sum = sum.wrapping_sub(head_hash(key, original));
+                sum = sum.wrapping_add(head_hash(key, &slot.head));
             }
         }
         let mut last_hash = |prefix: &[u8], last| match last {

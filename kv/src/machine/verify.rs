@@ -22,11 +22,12 @@ pub(super) fn layered(state: &Layered, kept: u128) -> Result<(), Fault> {
     let base = &*state.base;
     let mut sum = sum_of_rows(base)?;
     let mut scratch = Vec::new();
+    let oldest_first = state.frozen.iter().chain([&state.active]);
+    let layers: Vec<_> = oldest_first.map(|layer| (layer, layer.order())).collect();
     for table in Table::ALL {
         let mut changes: BTreeMap<Vec<u8>, Option<Vec<u8>>> = BTreeMap::new();
-        let oldest_first = state.frozen.iter().chain([&state.active]);
-        for layer in oldest_first {
-            layer.visit_rows(table, &layer.order(), |key, row| {
+        for (layer, order) in &layers {
+            layer.visit_rows(table, order, |key, row| {
                 changes.insert(key.to_vec(), row.map(<[u8]>::to_vec));
                 Ok::<(), Fault>(())
             })?;

@@ -15,7 +15,7 @@ use super::types::{
 use super::wire::{
     ControlRequest, ControlResponse, Heartbeat, SnapshotAnswer, SnapshotHeader, decode_append, encode_append,
 };
-use crate::fuzzing::{Decoder, decoder_of};
+use crate::fuzzing::{Decoder, decoder_of, one_form};
 use crate::log::LogEntry;
 use crate::model::{LogIndex, LogPosition, LogTime, NodeId, Proposal, Term};
 
@@ -86,20 +86,9 @@ pub(crate) fn decoders() -> Vec<Decoder> {
 
 /// Entries are carried as they are, and the message has one form.
 fn append(bytes: &[u8]) {
-    let Ok(request) = decode_append(&Bytes::copy_from_slice(bytes)) else {
-        return;
-    };
-    let written = encode_append(&request);
-    assert!(
-        written.len() <= bytes.len(),
-        "{bytes:?} is written as {written:?}"
-    );
-    match decode_append(&written) {
-        Ok(again) => {
-            assert_eq!(again.entries, request.entries);
-            assert_eq!(encode_append(&again), written);
-        }
-        Err(error) => panic!("{bytes:?} is written as {written:?}, which is refused: {error}"),
+    let decode = |bytes: &[u8]| decode_append(&Bytes::copy_from_slice(bytes));
+    if let Some((request, again)) = one_form(bytes, decode, |request| encode_append(request).to_vec()) {
+        assert_eq!(again.entries, request.entries);
     }
 }
 
@@ -109,19 +98,17 @@ fn entry(bytes: &[u8]) {
         leader: NodeId::new(1),
         index: LogIndex::new(1),
     };
-    let payload = Bytes::copy_from_slice(bytes);
-    let Ok(entry) = decode_entry(LogEntry { position, payload }) else {
-        return;
+    let decode = |bytes: &[u8]| {
+        let payload = Bytes::copy_from_slice(bytes);
+        decode_entry(LogEntry { position, payload })
     };
-    let written = encode_entry(&entry);
-    assert_eq!(written.position, position);
-    assert!(
-        written.payload.len() <= bytes.len(),
-        "{bytes:?} is written as {written:?}"
-    );
-    match decode_entry(written) {
-        Ok(again) => assert_eq!(again, entry),
-        Err(error) => panic!("{bytes:?} is refused once it was read: {error}"),
+    let encode = |entry: &Entry| {
+        let written = encode_entry(entry);
+        assert_eq!(written.position, position);
+        written.payload.to_vec()
+    };
+    if let Some((entry, again)) = one_form(bytes, decode, encode) {
+        assert_eq!(again, entry);
     }
 }
 
