@@ -530,7 +530,10 @@ fn newest(versions: &[Version], revision: Revision) -> Option<&Record> {
     versions[..older].last()?.record.as_ref()
 }
 
-fn within<'m, T>(map: &'m BTreeMap<Bytes, T>, range: &KeyRange) -> impl Iterator<Item = (&'m Bytes, &'m T)> {
+pub(super) fn within<'m, T>(
+    map: &'m BTreeMap<Bytes, T>,
+    range: &KeyRange,
+) -> impl Iterator<Item = (&'m Bytes, &'m T)> {
     let end = range.end().map(<[u8]>::to_vec);
     let from = map.range::<[u8], _>((Bound::Included(range.start()), Bound::Unbounded));
     from.take_while(move |(key, _)| end.as_ref().is_none_or(|end| key[..] < end[..]))

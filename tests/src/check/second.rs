@@ -11,6 +11,7 @@ use porcupine_rs::{CheckResult, Model, Operation, check_operations_timeout};
 use quorate_kv::model::{Consistency, Key, KeyRange, Op, OpResult, ReadOp, ReadResult};
 
 use super::history::{Answer, Call, Request};
+use super::model::within;
 use super::{Rule, Violation};
 
 /// The most operations of one key that are searched.
@@ -162,11 +163,8 @@ impl Projection {
     }
 
     fn inside(&self, range: &KeyRange) -> Vec<Key> {
-        if range.is_empty() {
-            return Vec::new();
-        }
-        let inside = self.0.range::<[u8], _>(range.bounds());
-        inside.filter_map(|(key, _)| Key::new(key.clone()).ok()).collect()
+        let inside = within(&self.0, range).map(|(key, _)| Key::new(key.clone()));
+        inside.map(|key| key.expect("it was a key")).collect()
     }
 
     fn take(&mut self, call: &Call) {

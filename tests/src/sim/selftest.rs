@@ -28,7 +28,7 @@ pub fn run(sim: &Simulation) -> Result<(), Halt> {
                 });
                 start(&sim, number, rx.clone(), tx.clone());
             }
-            for _ in 0..20 {
+            for _ in 0..25 {
                 env::sleep(random.duration(Duration::from_millis(1), Duration::from_millis(300))).await;
                 let number = random.between(1, 3) as u32;
                 let host = sim.host(number);

@@ -208,6 +208,13 @@ fn a_full_disk_refuses_growth_and_lets_overwrite_and_read() {
     assert_eq!(byte, [3]);
 }
 
+fn fail_every_sync(disk: &SimDisk) {
+    disk.set_profile(DiskProfile {
+        sync_error_per_million: 1_000_000,
+        ..disk.profile()
+    });
+}
+
 #[test]
 fn a_failed_sync_is_not_made_good_by_the_next_one() {
     let mut lost = 0;
@@ -217,10 +224,7 @@ fn a_failed_sync_is_not_made_good_by_the_next_one() {
         file.sync_data().unwrap();
         file.write_all_at(&[1; 512], 0).unwrap();
         let good = disk.profile();
-        disk.set_profile(DiskProfile {
-            sync_error_per_million: 1_000_000,
-            ..good.clone()
-        });
+        fail_every_sync(&disk);
         assert!(file.sync_data().is_err());
         disk.set_profile(good);
         file.sync_data().unwrap();
@@ -241,11 +245,7 @@ fn a_failed_sync_loses_nothing_that_an_earlier_one_covered() {
         file.write_all_at(&[1; 2048], 0).unwrap();
         file.sync_data().unwrap();
         file.write_all_at(&[2; 2048], 2048).unwrap();
-        let good = disk.profile();
-        disk.set_profile(DiskProfile {
-            sync_error_per_million: 1_000_000,
-            ..good
-        });
+        fail_every_sync(&disk);
         assert!(file.sync_data().is_err());
         let bytes = after(&disk, PowerLoss::LoseAll).unwrap();
         assert_eq!(bytes[..2048], [1; 2048], "seed {seed}");
