@@ -160,11 +160,12 @@ fn config(timing: &Timing, settings: &RaftSettings) -> Config {
         max_payload_entries: 1024,
         install_snapshot_timeout: 10 * 60 * 1000,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(settings.snapshot_entries),
-        max_in_snapshot_log_to_keep: settings.log_entries_kept,
+        // Purging is ours alone: openraft takes back what it was asked to purge where its own policy keeps more, and
+        // fails its own check where that is compiled in. See `keep_short` and docs/upstream.md.
+        max_in_snapshot_log_to_keep: u64::MAX,
         replication_lag_threshold: settings
             .snapshot_entries
             .saturating_add(settings.log_entries_kept),
-        purge_batch_size: 256,
         enable_pre_vote: Some(true),
         // Unsafe with an append that returns before its sync: the leader could come back in its old term and
         // reuse the log id of an entry that it lost and others committed. See docs/upstream.md.
@@ -244,6 +245,11 @@ impl RaftNode {
         env::spawn(
             "keep-durable",
             tasks.track_future(stop.clone().run_until_cancelled_owned(keeper)),
+        );
+        let shortener = keep_short(raft.clone(), parts.settings.log_entries_kept);
+        env::spawn(
+            "keep-short",
+            tasks.track_future(stop.clone().run_until_cancelled_owned(shortener)),
         );
         Ok(Self {
             id: parts.id,
@@ -481,10 +487,10 @@ fn membership<T>(
 }
 
 /// Makes the state durable from time to time, so that a restart replays little and the state file's pages
-/// can be used again; and has the log purged behind it where it takes more of the disk than it may, which
-/// openraft's own policy, by entries, does not see.
+/// can be used again; and has the log purged behind it where it takes more of the disk than it may.
 async fn keep_durable(machine: StateMachine, raft: Raft, log: Log, interval: Duration, log_bytes_kept: u64) {
     let mut applied = machine.applied();
+    let mut asked = None;
     // Ends when the state machine's owner does. What could not be purged yet is tried again: a follower may still
     // be reading it, or the snapshot before it was not made in time.
     while log.beyond(log_bytes_kept).is_some() || applied.changed().await.is_ok() {
@@ -493,7 +499,11 @@ async fn keep_durable(machine: StateMachine, raft: Raft, log: Log, interval: Dur
         if machine.make_durable().await.is_err() {
             return;
         }
-        if let Some(upto) = log.beyond(log_bytes_kept) {
+        if asked.is_some_and(|upto| log.purged().is_some_and(|purged| purged.index >= upto)) {
+            env::mark("log.purged_by_bytes");
+        }
+        asked = log.beyond(log_bytes_kept);
+        if let Some(upto) = asked {
             tracing::debug!(%upto, log_bytes_kept, "the log takes more of the disk than it may: it is purged");
             // Purging stops at the last snapshot: first one of what was just made durable.
             let trigger = raft.trigger();
@@ -502,6 +512,39 @@ async fn keep_durable(machine: StateMachine, raft: Raft, log: Log, interval: Dur
             }
         }
     }
+}
+
+/// So many entries are purged at once at least: each purge is a record of the log, and a sync.
+const PURGE_ENTRIES_MIN: u64 = 256;
+
+/// Has the log purged behind each snapshot, but for the entries that are to be kept.
+async fn keep_short(raft: Raft, entries_kept: u64) {
+    let mut changes = raft.metrics();
+    let mut asked = None;
+    loop {
+        let upto = {
+            let metrics = changes.borrow_watched();
+            let index = |id: &Option<types::LogId>| id.as_ref().map(|id| id.index);
+            beyond_kept(index(&metrics.snapshot), index(&metrics.purged), entries_kept)
+        };
+        // What waits for a follower that still reads it is not asked for again.
+        if let Some(upto) = upto.filter(|upto| Some(*upto) > asked) {
+            asked = Some(upto);
+            if raft.trigger().purge_log(upto).await.is_err() {
+                return;
+            }
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The last entry that may go, where that is worth it.
+fn beyond_kept(snapshot: Option<u64>, purged: Option<u64>, entries_kept: u64) -> Option<u64> {
+    let after = |last: Option<u64>| last.map_or(0, |last| last.saturating_add(1));
+    let end = after(snapshot).saturating_sub(entries_kept);
+    (end >= after(purged).saturating_add(PURGE_ENTRIES_MIN)).then(|| end - 1)
 }
 
 /// How long a refused change rests before it is asked for again.
@@ -558,5 +601,24 @@ async fn stop_on_fault(raft: Raft, machine: StateMachine) {
     }
     if let Err(error) = raft.shutdown().await {
         tracing::warn!(%error, "Raft's task did not end well");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_is_purged_behind_a_snapshot_in_strides_and_keeps_what_it_is_to_keep() {
+        // Without a snapshot nothing goes, and with one that is short nothing yet.
+        assert_eq!(beyond_kept(None, None, 0), None);
+        assert_eq!(beyond_kept(Some(PURGE_ENTRIES_MIN - 2), None, 0), None);
+        assert_eq!(
+            beyond_kept(Some(PURGE_ENTRIES_MIN - 1), None, 0),
+            Some(PURGE_ENTRIES_MIN - 1)
+        );
+        assert_eq!(beyond_kept(Some(1_000), Some(600), 100), Some(900));
+        assert_eq!(beyond_kept(Some(1_000), Some(700), 100), None);
+        assert_eq!(beyond_kept(Some(1_000), None, 1_000_000), None);
     }
 }
