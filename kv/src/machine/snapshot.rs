@@ -87,3 +87,70 @@ fn read_head(row: &mut Row<'_>) -> Result<System, Malformed> {
         membership,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::system::tests::system;
+    use super::*;
+
+    fn head_of(system: &System) -> Vec<u8> {
+        let mut out = Vec::new();
+        put_head(&mut out, system);
+        out
+    }
+
+    /// Bytes are no head, or begin with the one form of the head that is read of them.
+    fn one_form(bytes: &[u8]) -> Option<System> {
+        let mut row = Row::new(bytes);
+        let system = read_head(&mut row).ok()?;
+        let used = bytes.len() - row.rest().len();
+        assert_eq!(head_of(&system), bytes[..used], "of {bytes:?}");
+        Some(system)
+    }
+
+    proptest! {
+        #[test]
+        fn a_head_reads_back_and_what_follows_it_is_left(system in system(), follows: Vec<u8>) {
+            let head = head_of(&system);
+            let stream = [&head[..], &follows].concat();
+            let mut row = Row::new(&stream);
+            prop_assert_eq!(read_head(&mut row), Ok(system));
+            prop_assert_eq!(row.rest(), &follows[..]);
+        }
+
+        #[test]
+        fn a_part_of_a_head_is_none_and_a_damaged_one_is_another_or_none(
+            system in system(), cut: prop::sample::Index, at: prop::sample::Index, bits in 1u8..=255,
+        ) {
+            let head = head_of(&system);
+            prop_assert!(read_head(&mut Row::new(&head[..cut.index(head.len())])).is_err());
+            let mut damaged = head.clone();
+            damaged[at.index(head.len())] ^= bits;
+            // The snapshot's tag is the hash of its head, so that another one is not taken for it.
+            prop_assert_ne!(one_form(&damaged), Some(system));
+        }
+
+        #[test]
+        fn any_bytes_are_the_one_form_of_a_head_or_refused(
+            mut bytes in prop::collection::vec(any::<u8>(), 0..200), position in 0u8..3, membership in 0u8..60,
+        ) {
+            // Else hardly any would have the lengths of a head's parts: 49 or 73 bytes, 24, and a membership's.
+            let standing = if position == 1 { 73 } else { 49 };
+            let bearings = [
+                (0, standing),
+                (1, position),
+                (1 + standing, 24),
+                (26 + standing, membership),
+                (27 + standing, 1),
+            ];
+            for (at, value) in bearings {
+                if let Some(byte) = bytes.get_mut(usize::from(at)) {
+                    *byte = value;
+                }
+            }
+            let _system = one_form(&bytes);
+        }
+    }
+}

@@ -200,10 +200,28 @@ pub(super) fn read_membership(row: &[u8]) -> Result<Membership, Malformed> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// All that the table can say.
+    pub(in crate::machine) fn system() -> impl Strategy<Value = System> {
+        let limits = any::<[u64; 3]>().prop_map(|[sessions_max, unanswered_max, response_bytes_max]| {
+            ReplicatedLimits {
+                sessions_max,
+                unanswered_max,
+                response_bytes_max,
+            }
+        });
+        let bytes = prop::collection::vec(any::<u8>(), 0..200).prop_map(Bytes::from);
+        let membership = prop::option::of((position(), bytes));
+        (limits, standing(), membership).prop_map(|(limits, standing, membership)| System {
+            limits,
+            standing,
+            membership,
+        })
+    }
 
     fn position() -> impl Strategy<Value = LogPosition> {
         any::<[u64; 3]>().prop_map(|[term, leader, index]| LogPosition {
