@@ -314,8 +314,11 @@ fn check_chain(
 
 /// The one identity that a certificate names.
 pub(crate) fn identity_in(certificate: &CertificateDer<'_>) -> Result<Identity, String> {
-    let (_, parsed) =
+    let (follows, parsed) =
         X509Certificate::from_der(certificate).map_err(|error| format!("it is malformed: {error}"))?;
+    if !follows.is_empty() {
+        return Err(format!("{} bytes follow it", follows.len()));
+    }
     let names = parsed
         .subject_alternative_name()
         .map_err(|error| format!("its names are malformed: {error}"))?;

@@ -1,9 +1,13 @@
 //! Certificates from the authority to the credentials that a node loads, through files.
 
 use std::path::Path;
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use super::{Authority, CertsError, Credentials, CredentialsError};
+use proptest::prelude::*;
+use rustls::pki_types::CertificateDer;
+
+use super::{Authority, CertsError, Credentials, CredentialsError, identity_in};
 use crate::{ClusterId, Identity};
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -266,4 +270,64 @@ fn a_member_is_no_authority_and_an_authority_no_member() {
 #[test]
 fn ephemeral_credentials_need_no_files() {
     assert_eq!(*Credentials::ephemeral(&node(7)).unwrap().identity(), node(7));
+}
+
+/// An authority's certificate, and the certificate and key that it issued for node 1, as texts.
+static ISSUED: LazyLock<[String; 3]> = LazyLock::new(|| {
+    let directory = tempfile::tempdir().unwrap();
+    filled(directory.path());
+    ["ca.crt", "node-1.crt", "node-1.key"]
+        .map(|file| std::fs::read_to_string(directory.path().join(file)).unwrap())
+});
+
+/// The certificate itself.
+static CERTIFICATE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let [authority, certificate, key] = &*ISSUED;
+    let credentials = Credentials::from_pem(authority, certificate, key).unwrap();
+    credentials.chain[0].to_vec()
+});
+
+/// Bytes name no identity, or one that has its one form as a text.
+fn named(der: &[u8]) -> Option<Identity> {
+    let identity = identity_in(&CertificateDer::from(der)).ok()?;
+    assert_eq!(identity.to_string().parse(), Ok(identity.clone()));
+    Some(identity)
+}
+
+proptest! {
+    #[test]
+    fn a_certificate_that_is_not_whole_and_bytes_that_are_none_name_nobody(
+        cut: prop::sample::Index, follows in prop::collection::vec(any::<u8>(), 1..9), garbage: Vec<u8>,
+    ) {
+        let whole = &CERTIFICATE[..];
+        prop_assert_eq!(named(whole), Some(node(1)));
+        prop_assert_eq!(named(&whole[..cut.index(whole.len())]), None);
+        prop_assert_eq!(named(&[whole, &follows].concat()), None);
+        prop_assert_eq!(named(&garbage), None);
+    }
+
+    /// Whom it names stands in it in plain letters; that they are the authority's words shows the signature alone.
+    #[test]
+    fn a_damaged_certificate_names_someone_in_one_form_or_nobody(
+        damages in prop::collection::vec((any::<prop::sample::Index>(), 1u8..=255), 1..4),
+    ) {
+        let mut damaged = CERTIFICATE.clone();
+        for (at, bits) in damages {
+            let at = at.index(damaged.len());
+            damaged[at] ^= bits;
+        }
+        let _someone = named(&damaged);
+    }
+
+    #[test]
+    fn credentials_whose_certificate_was_changed_are_refused(at: prop::sample::Index, letter in "[A-Za-z0-9+/]") {
+        let [authority, certificate, key] = &*ISSUED;
+        let mut changed = certificate.clone();
+        let at = at.index(changed.len());
+        changed.replace_range(at..=at, &letter);
+        if let Ok(accepted) = Credentials::from_pem(authority, &changed, key) {
+            // The letter was that one, or stood for bits that nothing is made of.
+            prop_assert_eq!(&accepted.chain[0][..], &CERTIFICATE[..]);
+        }
+    }
 }
