@@ -246,6 +246,12 @@ impl MemoryNetwork {
         });
     }
 
+    /// How many messages arrived so far that an earlier life of their sender's place had sent, with the next one
+    /// there already.
+    pub fn late_messages(&self) -> u64 {
+        self.shared.step(|state, _| state.late_messages())
+    }
+
     #[cfg(test)]
     pub(super) fn pipe_count(&self) -> usize {
         self.shared.step(|state, _| state.pipe_count())

@@ -277,6 +277,23 @@ fn nothing_of_an_earlier_life_reaches_the_next() {
     });
 }
 
+/// As over QUIC: what a process sent before it was killed is under way, and who receives it knows of no death yet.
+#[test]
+fn what_a_killed_process_had_sent_arrives_with_its_successor_there_already() {
+    over(millis(20), async |pair| {
+        let (mut opened, mut accepted) = stream(pair, Class::Append).await;
+        opened.sender.send("of the first life".into()).await.unwrap();
+        let _successor = pair.network.transport(node(1), ONE);
+        assert_eq!(
+            accepted.receiver.receive().await,
+            Ok(Some("of the first life".into()))
+        );
+        assert_eq!(pair.network.late_messages(), 1);
+        let ended = accepted.receiver.receive().await;
+        assert!(matches!(ended, Err(TransportError::Broken { .. })), "{ended:?}");
+    });
+}
+
 #[test]
 fn a_crash_is_noticed_by_silence() {
     over(millis(1), async |pair| {

@@ -179,3 +179,65 @@ fn the_successor_of_a_killed_process_ends_its_connections_at_once() {
         drop(successor);
     });
 }
+
+/// Every connection has keys of its own, which its process takes with it: the packets of an earlier life are nothing to
+/// the next one, whenever they come. (What the killed process itself had sent may still arrive at its peers.)
+#[test]
+fn nothing_that_was_sent_to_a_killed_process_reaches_its_successor() {
+    let authority = Authority::create(node(1).cluster).unwrap();
+    let credentials = |id| -> Credentials { authority.credentials(&node(id)).unwrap() };
+    let settings = QuicSettings {
+        keep_alive: Duration::from_millis(50),
+        ..QuicSettings::default()
+    };
+    let killed = credentials(2);
+    let first = tokio::runtime::Runtime::new().unwrap();
+    let second = tokio::runtime::Runtime::new().unwrap();
+    let life =
+        first.block_on(async { QuicTransport::bind(Some(local()), &killed, settings.clone()).unwrap() });
+    let address = life.local_address().unwrap();
+    let peer = Peer {
+        node_id: Some(2),
+        address: address.to_string(),
+    };
+    second.block_on(async {
+        let one = QuicTransport::bind(None, &credentials(1), settings.clone()).unwrap();
+        let mut opened = one.open(&peer, Class::Append).await.unwrap();
+        opened.sender.send("to the first life".into()).await.unwrap();
+        let mut waiting = one.open(&peer, Class::Control).await.unwrap();
+        tokio::task::spawn_blocking(move || {
+            drop(first);
+            drop(life);
+        })
+        .await
+        .unwrap();
+        // Nobody is there: it is sent again and again, to the successor too.
+        opened.sender.send("late".into()).await.unwrap();
+        waiting.sender.send("late".into()).await.unwrap();
+        let successor = QuicTransport::bind(Some(address), &killed, settings.clone()).unwrap();
+        let broken = tokio::time::timeout(DEADLINE, opened.receiver.receive()).await;
+        assert!(
+            matches!(broken, Ok(Err(TransportError::Broken { .. }))),
+            "{broken:?}"
+        );
+        let mut fresh = tokio::time::timeout(DEADLINE, async {
+            loop {
+                if let Ok(fresh) = one.open(&peer, Class::Bulk).await {
+                    return fresh;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await
+        .expect("the successor is reached");
+        fresh.sender.send("to the second life".into()).await.unwrap();
+        // Bulk is what is accepted last, and it is all that there is.
+        let accepted = tokio::time::timeout(DEADLINE, successor.accept()).await;
+        let mut accepted = accepted
+            .expect("the new stream comes")
+            .expect("the successor lives");
+        assert_eq!(accepted.class, Class::Bulk);
+        let message = accepted.stream.receiver.receive().await.unwrap();
+        assert_eq!(message, Some("to the second life".into()));
+    });
+}

@@ -177,6 +177,8 @@ pub(super) struct State {
     dials: BTreeMap<Way, Dial>,
     connections: BTreeMap<ConnectionId, Connection>,
     pipes: BTreeMap<PipeId, Pipe>,
+    /// Messages that arrived when their sender's place had a successor already.
+    late_messages: u64,
 }
 
 impl State {
@@ -190,7 +192,12 @@ impl State {
             dials: BTreeMap::new(),
             connections: BTreeMap::new(),
             pipes: BTreeMap::new(),
+            late_messages: 0,
         }
+    }
+
+    pub(super) fn late_messages(&self) -> u64 {
+        self.late_messages
     }
 
     /// The place of an address, made if it was never named before: links are scripted before nodes start.
@@ -307,6 +314,12 @@ impl State {
     fn lives(&self, end: End) -> bool {
         let place = &self.places[end.place];
         place.incarnation == end.incarnation && place.occupant.is_some()
+    }
+
+    /// Whether a later life has taken an end's place.
+    fn has_successor(&self, end: End) -> bool {
+        let place = &self.places[end.place];
+        place.incarnation > end.incarnation && place.occupant.is_some()
     }
 
     pub(super) fn is_open(&self, place: PlaceId, incarnation: u64) -> bool {

@@ -73,6 +73,7 @@ impl State {
         );
         let (mut horizon, open) = self.horizon(sender, receiver, now);
         let breaks = self.breaks_at(connection, receiving);
+        let is_late = self.has_successor(connection.ends[pipe.sending]);
         if let Some((at, _)) = breaks {
             horizon = horizon.min(at);
         }
@@ -90,6 +91,9 @@ impl State {
         }
         if count > 0 {
             pipe.writable.notify_waiters();
+            if is_late {
+                self.late_messages += count as u64;
+            }
             return Ok(Received::Messages(count));
         }
         if pipe.parcels.is_empty() && pipe.finished.is_some_and(|due| due <= horizon) {
