@@ -118,6 +118,7 @@ fn plan(seed: u64, nodes: u32, schedule: Vec<FaultEvent>) -> Plan {
             heartbeat: ms(20),
             snapshot_entries: 50_000,
             log_entries_kept: 1000,
+            log_bytes_kept: 1 << 30,
             log_cache_bytes: 1 << 20,
             durable_interval: ms(1000),
             proposals_in_flight: 4,

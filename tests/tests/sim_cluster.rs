@@ -37,6 +37,14 @@ fn clusters_keep_what_they_acknowledged_through_the_faults_of_200_seeds() {
         "no snapshot was installed"
     );
     assert!(summary.mark("raft.truncate") > 0, "no log was truncated");
+    assert!(
+        summary.mark("log.purged_by_bytes") > 0,
+        "no log took more of its disk than it may"
+    );
+    assert!(
+        summary.mark("network.late_message") > 0,
+        "no message of a process that was killed came after its successor had started"
+    );
 }
 
 #[test]

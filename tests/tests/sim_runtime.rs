@@ -337,6 +337,39 @@ fn a_sync_counts_only_once_its_time_has_passed_and_an_answer_only_after_it() {
     assert!(some_lost && some_kept);
 }
 
+/// The log's opening starts the owner that prepares segments. It began at the opening's beginning once: a process that
+/// was killed in the middle left a prepared segment of a log that it had not made yet.
+#[test]
+fn what_is_started_in_the_middle_of_blocking_work_begins_when_the_work_has_come_so_far() {
+    for seed in 0..20 {
+        let sim = Simulation::new(seed);
+        sim.block_on(async {
+            let host = sim.host(1);
+            let disk = host.disk();
+            let (tx, mut rx) = mpsc::channel(1);
+            let opening = host.spawn("opens", async move {
+                let began = env::now();
+                let work = env::spawn_blocking(move || {
+                    let writer = start_writer(&disk);
+                    env::spawn("started", async move {
+                        let _ = tx.send(env::now()).await;
+                        drop(writer);
+                    });
+                });
+                work.await.unwrap();
+                (began, env::now())
+            });
+            let (began, ended) = opening.await.unwrap();
+            let started = rx.recv().await.unwrap();
+            assert!(ended > began, "seed {seed}: the disk took no time");
+            // A host's clock is rounded to the nanosecond.
+            let started = started + Duration::from_nanos(1);
+            assert!(started >= ended, "seed {seed}: {started:?}, before {ended:?}");
+        })
+        .unwrap();
+    }
+}
+
 #[test]
 fn an_armed_crash_point_switches_the_host_off_there_and_then() {
     for (point, kept) in [

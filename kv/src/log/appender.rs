@@ -262,6 +262,10 @@ impl Appender {
             .file
             .write_all_at(&self.buffer, self.tail.cursor)
             .and_then(|()| CrashPoint::BatchWritten.reached())
+            .and_then(|()| match padded as u64 > SECTOR {
+                true => CrashPoint::LongBatchWritten.reached(),
+                false => Ok(()),
+            })
             .map_err(|e| Fault::disk("write log", segment.path.display(), e))?;
         segment
             .file

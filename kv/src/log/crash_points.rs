@@ -53,6 +53,8 @@ crash_points! {
     BatchGathered = "log.batch.gathered",
     /// It is written, and not synced.
     BatchWritten = "log.batch.written",
+    /// The same, of a batch that is longer than a sector, so that a loss of power may tear it.
+    LongBatchWritten = "log.batch.long_written",
     /// It is durable, and nobody was told.
     BatchSynced = "log.batch.synced",
     /// A segment has its durable end, and the next one holds nothing.

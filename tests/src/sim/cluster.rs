@@ -25,15 +25,18 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use quorate_kv::env;
+use quorate_kv::identity::IdentityError;
+use quorate_kv::log::LogOpenError;
+use quorate_kv::machine::MachineOpenError;
 use quorate_kv::model::{Limits, LogIndex, Revision, StateHash, Term};
-use quorate_kv::node::{NodeRole, Status};
+use quorate_kv::node::{NodeRole, StartError, Status, StorageError};
 use quorate_kv::{Client, Node};
 use quorate_transport::memory::MemoryNetwork;
 use quorate_transport::{ClusterId, Identity, Transport};
 
 use super::net::{SimClock, Traced};
 use super::world::lock;
-use super::{DiskStats, Event, HostId, Simulation};
+use super::{DiskStats, Event, HostId, PowerLoss, Simulation};
 
 use coverage::Watch;
 use fleet::Fleet;
@@ -122,6 +125,8 @@ fn run_cluster(cluster: &Cluster, sim: &Simulation, plan: &Plan) -> Report {
         Ok(ended) => ended.err(),
         Err(halt) => Some(Failure::of_halt(&halt)),
     };
+    let mut marks = sim.world().marks();
+    marks.insert("network.late_message", cluster.network.late_messages());
     let (time, polls) = (sim.now(), sim.polls());
     let (events, hash) = (sim.world().events(), sim.hash());
     sim.end();
@@ -145,7 +150,7 @@ fn run_cluster(cluster: &Cluster, sim: &Simulation, plan: &Plan) -> Report {
         revision: seen.revision,
         disks: cluster.disk_stats(),
         crash_points: sim.crash_points(),
-        marks: sim.world().marks(),
+        marks,
     }
 }
 
@@ -174,6 +179,8 @@ struct Seen {
     moving_leader: bool,
     /// Nodes that stopped by themselves, and have not been started again.
     stopped: BTreeMap<u32, String>,
+    /// The first node that found its own files to be spoiled.
+    refused: Option<(u32, String)>,
     /// The first rule that was seen broken.
     broken: Option<(u32, String)>,
     term: u64,
@@ -288,7 +295,11 @@ impl Cluster {
         host.spawn("node", async move {
             match builder.start().await {
                 Err(error) => {
-                    lock(&seen).stopped.insert(number, error.to_string());
+                    let mut seen = lock(&seen);
+                    if is_refusal(&error) {
+                        seen.refused.get_or_insert_with(|| (number, error.to_string()));
+                    }
+                    seen.stopped.insert(number, error.to_string());
                 }
                 Ok(node) => loop {
                     let status = node.status();
@@ -360,14 +371,29 @@ impl Cluster {
     /// Starts nodes again that stopped after the faults' end, for one from before: an error that was injected, or a
     /// disk that had no room.
     fn restart_late(&self) {
-        let of_a_fault = |told: &String| told.contains("injected at") || told.contains("disk is full");
         let running = self.fleet.borrow().running();
         for number in running {
             let stopped = lock(&self.seen).stopped.get(&number).cloned();
-            if stopped.as_ref().is_some_and(of_a_fault) {
+            if stopped.is_some_and(|told| is_of_a_fault(&told)) {
                 self.sim.host(number).kill();
                 self.start(number);
             }
+        }
+    }
+
+    /// The power fails everywhere, and comes back at once: whatever anybody was told must be on the disks.
+    fn lose_all_power(&self) {
+        let loss = *self
+            .sim
+            .rng("last power loss")
+            .pick(&[PowerLoss::Drawn, PowerLoss::LoseAll]);
+        self.tell("the power fails everywhere");
+        let running = self.fleet.borrow().running();
+        for number in &running {
+            self.sim.host(*number).power_off(loss);
+        }
+        for number in running {
+            self.start(number);
         }
     }
 
@@ -410,8 +436,11 @@ impl Cluster {
             return Some(violation.to_string());
         }
         let seen = lock(&self.seen);
+        let refused = seen.refused.as_ref();
+        let refused =
+            refused.map(|(number, what)| format!("files: node {number} refuses what it wrote: {what}"));
         let broken = seen.broken.as_ref();
-        broken.map(|(number, what)| format!("node {number}: {what}"))
+        refused.or_else(|| broken.map(|(number, what)| format!("node {number}: {what}")))
     }
 
     fn disk_stats(&self) -> DiskStats {
@@ -491,6 +520,28 @@ impl Seen {
             }
         }
     }
+}
+
+/// Whether a node met what was done to its disk, and nothing else.
+fn is_of_a_fault(told: &str) -> bool {
+    told.contains("injected at") || told.contains("the host crashed at") || told.contains("disk is full")
+}
+
+/// Whether a node found files that no power loss explains. No fault spoils what is durable, so that nothing but the
+/// node itself can have written them.
+fn is_refusal(error: &StartError) -> bool {
+    let StartError::Storage(storage) = error else {
+        return false;
+    };
+    let is_disk = matches!(
+        storage,
+        StorageError::Io { .. }
+            | StorageError::InUse { .. }
+            | StorageError::Identity(IdentityError::Disk { .. })
+            | StorageError::Log(LogOpenError::Disk { .. })
+            | StorageError::State(MachineOpenError::Disk { .. } | MachineOpenError::Fault(_))
+    );
+    !is_disk && !is_of_a_fault(&error.to_string())
 }
 
 /// A line that a terminal can bear: values may be long.

@@ -12,7 +12,7 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
@@ -88,6 +88,8 @@ struct TaskWaker {
     task: u64,
     queued: AtomicBool,
     ready: ReadyQueue,
+    /// Weak: the world holds wakers.
+    world: Weak<World>,
 }
 
 impl Wake for TaskWaker {
@@ -96,6 +98,15 @@ impl Wake for TaskWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
+        // What an owner causes in the middle of its work happens when the work has come so far, not at its beginning:
+        // else a crash in between would leave the effect without its cause.
+        if let Some(world) = self.world.upgrade()
+            && world.is_charging()
+            && world.now_charged() > world.now()
+        {
+            world.wake_at(world.now_charged(), Waker::from(Arc::clone(self)));
+            return;
+        }
         if !self.queued.swap(true, Ordering::Relaxed) {
             lock(&self.ready).push_back(self.task);
         }
@@ -262,6 +273,7 @@ impl SimRt {
             task,
             queued: AtomicBool::new(false),
             ready: Arc::clone(&self.ready),
+            world: Arc::downgrade(&self.world),
         });
         let priority = state.random.next_u64();
         state.tasks.insert(
@@ -391,6 +403,7 @@ impl SimRt {
             task: MAIN,
             queued: AtomicBool::new(false),
             ready: Arc::clone(&self.ready),
+            world: Arc::downgrade(&self.world),
         });
         waker.wake_by_ref();
         let main_waker = Waker::from(Arc::clone(&waker));

@@ -180,6 +180,14 @@ impl World {
         }
     }
 
+    /// Wakes somebody at a moment of the simulation's own clock.
+    pub(super) fn wake_at(&self, at: u64, waker: Waker) {
+        let mut timers = lock(&self.timers);
+        timers.last += 1;
+        let number = timers.last;
+        timers.waiting.insert((at, number), waker);
+    }
+
     /// When the next of these sleeps ends.
     pub(super) fn next_timer(&self) -> Option<u64> {
         lock(&self.timers).waiting.keys().next().map(|(at, _)| *at)

@@ -145,6 +145,10 @@ fn standing(cluster: &Cluster) -> String {
 pub(super) async fn judge(cluster: &Cluster) -> Result<(), String> {
     wait_until_settled(cluster).await;
     wait_until_equal(cluster).await?;
+    // What only a later start would show is shown now.
+    cluster.lose_all_power();
+    wait_until_healthy(cluster).await?;
+    wait_until_equal(cluster).await?;
     let client = cluster.client("judge").with_deadline(Duration::from_secs(20));
     let (revision, last) = client
         .everything(None)

@@ -6,11 +6,11 @@ use quorate_kv::log::CRASH_POINTS;
 
 use super::fault::{Fault, FaultEvent, Kind, Reach, Target};
 use super::phase::Phase;
-use super::plan::{Disks, Links, Plan, Tuning};
+use super::plan::{Disks, LOG_SEGMENT_BYTES, Links, Plan, Tuning};
 use crate::sim::{PowerLoss, Rng};
 
 /// Where a node may crash or suffer an error: the disk's calls, and the steps that the code has named.
-const POINTS: [&str; 8] = [
+const POINTS: [&str; 9] = [
     "disk.write",
     "disk.sync",
     "disk.sync",
@@ -19,7 +19,11 @@ const POINTS: [&str; 8] = [
     "disk.set_len",
     "disk.open",
     "log.*",
+    TEARING,
 ];
+
+/// Where more than a sector is written and not synced: one batch in ten.
+const TEARING: &str = "log.batch.long_written";
 
 /// Rare steps at which a node may crash, but which have no error of their own.
 const SPANS: [&str; 5] = [
@@ -38,6 +42,7 @@ pub(super) fn plan(seed: u64, only: Option<Kind>) -> Plan {
         heartbeat: Duration::from_millis(*random.pick(&[20, 50, 100, 200])),
         snapshot_entries: *random.pick(&[10, 50, 500, 50_000]),
         log_entries_kept: *random.pick(&[0, 5, 100, 1000]),
+        log_bytes_kept: LOG_SEGMENT_BYTES * *random.pick(&[2, 2, 4, 1 << 14]),
         log_cache_bytes: *random.pick(&[0, 4_096, 1 << 20]),
         durable_interval: micros(&mut random, 50_000, 5_000_000),
         proposals_in_flight: *random.pick(&[1, 4, 64]),
@@ -185,17 +190,33 @@ fn fault(random: &mut Rng, plan: &Plan, kind: Kind) -> Fault {
             lasts: cut(random),
         },
         Kind::CrashPoint => {
-            let at_span = random.one_in(3);
+            let point = match random.below(4) {
+                0 => *random.pick(&SPANS),
+                1 => *random.pick(CRASH_POINTS),
+                2 => *random.pick(&POINTS),
+                _ => TEARING,
+            };
+            let (passes, loss) = match point {
+                // What is torn there shows how a log recovers; all or nothing would show what the other points do.
+                TEARING => {
+                    let sectors = PowerLoss::Sectors { kept_permille: 500 };
+                    let torn = [PowerLoss::Prefix, sectors, PowerLoss::Drawn];
+                    (random.below(4), *random.pick(&torn))
+                }
+                point => {
+                    let passes = if SPANS.contains(&point) {
+                        0
+                    } else {
+                        random.below(20)
+                    };
+                    (passes, *random.pick(&[PowerLoss::Drawn, PowerLoss::LoseAll]))
+                }
+            };
             Fault::CrashPoint {
                 target,
-                point: match (at_span, random.one_in(2)) {
-                    (true, _) => *random.pick(&SPANS),
-                    (false, true) => *random.pick(CRASH_POINTS),
-                    (false, false) => *random.pick(&POINTS),
-                }
-                .to_owned(),
-                passes: if at_span { 0 } else { random.below(20) },
-                loss: *random.pick(&[PowerLoss::Drawn, PowerLoss::LoseAll]),
+                point: point.to_owned(),
+                passes,
+                loss,
                 down: down(random, plan),
             }
         }

@@ -16,6 +16,9 @@ use crate::sim::{CrashAction, Host};
 /// How often somebody looks for nodes that fell.
 const ROUND: Duration = Duration::from_millis(20);
 
+/// How often a fault that waits for a phase looks whether it has come: a purge may take less than a millisecond.
+const GLANCE: Duration = Duration::from_micros(300);
+
 /// Lets the faults of the plan happen, for as long as it says.
 pub(super) async fn run(cluster: &Cluster) {
     let end = cluster.sim.now() + cluster.plan.faulty;
@@ -41,7 +44,7 @@ async fn wait(cluster: &Cluster, event: &FaultEvent, end: Duration) {
     let Some(phase) = event.when else { return };
     let patience = end.min(cluster.sim.now() + FaultEvent::PATIENCE);
     while cluster.sim.now() < patience && !cluster.watch.phases().contains(&phase) {
-        env::sleep(Duration::from_millis(1)).await;
+        env::sleep(GLANCE).await;
     }
 }
 

@@ -50,13 +50,19 @@ impl Phase {
         Phase::Transfer,
     ];
 
-    /// Those that are short or rare, for which a fault may be made to wait.
-    pub const WORTH_WAITING_FOR: [Phase; 7] = [
+    /// Those that are short or rare, for which a fault may be made to wait; purging more than once, since it lasts a
+    /// few syncs and is easily missed.
+    pub const WORTH_WAITING_FOR: [Phase; 12] = [
         Phase::NoLeader,
         Phase::Electing,
         Phase::FreshLeader,
         Phase::Membership,
         Phase::Snapshot,
+        Phase::Truncating,
+        Phase::Purging,
+        Phase::Purging,
+        Phase::Purging,
+        Phase::Purging,
         Phase::Replay,
         Phase::Transfer,
     ];

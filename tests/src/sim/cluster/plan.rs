@@ -17,6 +17,9 @@ use super::draw;
 use super::fault::{FaultEvent, Kind};
 use crate::sim::DiskProfile;
 
+/// The shortest segments there are: logs get many of them.
+pub(super) const LOG_SEGMENT_BYTES: u64 = 65_536;
+
 /// A run's parameters and its faults.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -64,6 +67,9 @@ pub struct Tuning {
     pub snapshot_entries: u64,
     /// See [`Settings::log_entries_kept`].
     pub log_entries_kept: u64,
+    /// See [`Settings::log_bytes_kept`]; plans that were written before it was drawn have the usual one.
+    #[serde(default = "usual_log_bytes_kept")]
+    pub log_bytes_kept: u64,
     /// See [`Settings::log_cache_bytes`].
     pub log_cache_bytes: u64,
     /// See [`Settings::durable_interval`].
@@ -255,7 +261,8 @@ impl Plan {
         };
         settings.snapshot_entries = self.tuning.snapshot_entries;
         settings.log_entries_kept = self.tuning.log_entries_kept;
-        settings.log_segment_bytes = 65_536;
+        settings.log_bytes_kept = self.tuning.log_bytes_kept;
+        settings.log_segment_bytes = LOG_SEGMENT_BYTES;
         settings.log_cache_bytes = self.tuning.log_cache_bytes;
         settings.state_cache_bytes = 1 << 20;
         settings.durable_interval = self.tuning.durable_interval;
@@ -286,6 +293,10 @@ impl Plan {
             ..DiskProfile::default()
         }
     }
+}
+
+fn usual_log_bytes_kept() -> u64 {
+    Settings::default().log_bytes_kept
 }
 
 /// The links once all faults have ended.

@@ -19,7 +19,7 @@ pub enum PowerLoss {
     KeepAll,
     /// None of them is kept.
     LoseAll,
-    /// The first so many are kept, the others lost.
+    /// The first so many are kept, and of the next one its first sectors, but not all; the others are lost.
     Prefix,
     /// Each sector of each is kept or lost by itself, as each length and each name.
     Sectors {
@@ -39,7 +39,10 @@ pub enum PowerLoss {
 pub(super) enum Fate {
     Keep,
     Lose,
+    /// Each sector is kept with this likelihood, in thousandths.
     Sectors(u64),
+    /// So many sectors from the front are kept.
+    Front(usize),
 }
 
 impl SimDisk {
@@ -125,6 +128,18 @@ impl State {
             let keep = match power {
                 PowerLoss::ProcessOnly | PowerLoss::Drawn | PowerLoss::KeepAll => true,
                 PowerLoss::LoseAll => false,
+                PowerLoss::Prefix if i == chosen => {
+                    let sectors = match op {
+                        Some(FileOp::Write { offset, bytes }) => sectors(*offset, bytes.len()),
+                        Some(FileOp::SetLen(_)) | None => 0,
+                    };
+                    // What can be torn is.
+                    let kept = match sectors {
+                        0 | 1 => random.index(sectors + 1),
+                        more => 1 + random.index(more - 1),
+                    };
+                    return (*number, Fate::Front(kept));
+                }
                 PowerLoss::Prefix => i < chosen,
                 PowerLoss::AllButOne => i != chosen,
                 PowerLoss::HeaderOnly => match op {
@@ -147,7 +162,7 @@ impl State {
         for pending in std::mem::take(&mut self.pending_names) {
             let kept = match fate(pending.number) {
                 Fate::Keep => true,
-                Fate::Lose => false,
+                Fate::Lose | Fate::Front(_) => false,
                 Fate::Sectors(permille) => self.random.permille(permille),
             };
             if kept {
@@ -270,8 +285,8 @@ fn remains(
             stats.bytes_lost += bytes.len() as u64;
             Vec::new()
         }
-        (FileOp::Write { offset, bytes }, Fate::Sectors(permille)) => {
-            let (kept, lost) = keep_sectors(durable, *offset, bytes, permille, garbage, random);
+        (FileOp::Write { offset, bytes }, Fate::Sectors(_) | Fate::Front(_)) => {
+            let (kept, lost) = keep_sectors(durable, *offset, bytes, fate, garbage, random);
             stats.bytes_lost += lost;
             stats.writes_torn += u64::from(lost > 0 && lost < bytes.len() as u64);
             kept
@@ -279,25 +294,37 @@ fn remains(
     }
 }
 
+/// How many sectors a write touches.
+fn sectors(offset: u64, bytes: usize) -> usize {
+    let end = offset + bytes as u64;
+    (end.div_ceil(SECTOR) - offset / SECTOR) as usize
+}
+
 /// Keeps each sector of a write by itself; answers what is left of it, and how many bytes were lost.
 fn keep_sectors(
     durable: &[u8],
     offset: u64,
     bytes: &[u8],
-    permille: u64,
+    fate: Fate,
     garbage: bool,
     random: &mut Rng,
 ) -> (Vec<FileOp>, u64) {
     let mut kept = Vec::new();
     let mut lost = 0;
     let mut done = 0;
-    while done < bytes.len() {
+    for number in 0..sectors(offset, bytes.len()) {
         let at = offset + done as u64;
         let until_sector_ends = (SECTOR - at % SECTOR) as usize;
         let part = &bytes[done..bytes.len().min(done + until_sector_ends)];
         done += part.len();
         let mut leave = |bytes: Arc<[u8]>| kept.push(FileOp::Write { offset: at, bytes });
-        if random.permille(permille) {
+        let is_kept = match fate {
+            Fate::Keep => true,
+            Fate::Lose => false,
+            Fate::Sectors(permille) => random.permille(permille),
+            Fate::Front(sectors) => number < sectors,
+        };
+        if is_kept {
             leave(part.into());
             continue;
         }

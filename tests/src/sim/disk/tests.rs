@@ -88,6 +88,30 @@ fn a_torn_write_leaves_whole_sectors_of_old_and_new() {
 }
 
 #[test]
+fn a_prefix_ends_within_a_write_that_has_more_than_a_sector() {
+    let mut torn = 0;
+    for seed in 0..40 {
+        let (disk, file) = disk_with_file(seed);
+        file.write_all_at(&[1; 8192], 0).unwrap();
+        file.sync_data().unwrap();
+        file.write_all_at(&[2; 2048], 0).unwrap();
+        file.write_all_at(&[3; 2048], 4096).unwrap();
+        let bytes = after(&disk, PowerLoss::Prefix).unwrap();
+        let kept = |from: usize, by| bytes[from..from + 2048].iter().take_while(|b| **b == by).count();
+        let (first, second) = (kept(0, 2), kept(4096, 3));
+        assert!(
+            first % 512 == 0 && second % 512 == 0,
+            "seed {seed}: {first}, {second}"
+        );
+        assert!(second == 0 || first == 2048, "seed {seed}: {first}, {second}");
+        let changed = bytes.iter().filter(|b| **b != 1).count();
+        assert_eq!(changed, first + second, "seed {seed}");
+        torn += u64::from(changed % 2048 != 0);
+    }
+    assert!(torn > 10, "{torn} of 40");
+}
+
+#[test]
 fn growth_can_be_lost_with_its_bytes_or_kept_without_them() {
     let (mut lost, mut zeros, mut whole) = (0, 0, 0);
     for seed in 0..60 {
