@@ -442,6 +442,8 @@ fn shrink(plan: &Plan, args: &Args) -> anyhow::Result<ExitCode> {
 fn plant_all(args: &Args) -> ExitCode {
     /// From so many starting seeds each bug is looked for.
     const STARTS: u64 = 3;
+    /// Most of the bugs are to be found in so many.
+    const SOON: u64 = 20;
     let seeds_max = args.seeds.end - args.seeds.start;
     let bar = progress(Bug::ALL.len() as u64 * STARTS);
     let mut table = Table::new();
@@ -449,7 +451,7 @@ fn plant_all(args: &Args) -> ExitCode {
         .load_preset(UTF8_FULL_CONDENSED)
         .apply_modifier(UTF8_ROUND_CORNERS);
     table.set_header(["planted bug", "seeds until found", "median", "rule that found it"]);
-    let (mut missed, mut results) = (0, Vec::new());
+    let (mut missed, mut soon, mut results) = (0, 0, Vec::new());
     for bug in Bug::ALL {
         let (mut took, mut rules) = (Vec::new(), BTreeSet::new());
         for start in 0..STARTS {
@@ -468,6 +470,7 @@ fn plant_all(args: &Args) -> ExitCode {
         took.sort_by_key(|seeds| seeds.unwrap_or(u64::MAX));
         let median = took[took.len() / 2];
         missed += u64::from(median.is_none());
+        soon += usize::from(median.is_some_and(|seeds| seeds <= SOON));
         let told = |seeds: &Option<u64>| seeds.map_or(format!("> {seeds_max}"), |n| n.to_string());
         let each: Vec<_> = took.iter().map(told).collect();
         let rules: Vec<_> = rules.into_iter().collect();
@@ -491,16 +494,16 @@ fn plant_all(args: &Args) -> ExitCode {
     if args.json {
         println!(
             "{}",
-            json!({ "seeds_max": seeds_max, "planted": results, "missed": missed })
+            json!({ "seeds_max": seeds_max, "planted": results, "missed": missed, "within_20": soon })
         );
     } else {
         println!("{table}");
         println!(
-            "{missed} of {} planted bugs were missed within {seeds_max} seeds",
+            "{missed} of {} planted bugs were missed within {seeds_max} seeds, {soon} were found within {SOON}, which most must",
             Bug::ALL.len()
         );
     }
-    if missed == 0 {
+    if missed == 0 && soon * 2 > Bug::ALL.len() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
