@@ -42,7 +42,7 @@ pub(crate) use self::crash_points::CrashPoint;
 use self::reader::{ReadJob, Reader};
 use self::segment::Maker;
 use self::view::{Truncation, View};
-use self::writer::{Answer, Job, Writer};
+use self::writer::{Answer, Job, Work, Writer};
 use crate::env::{Disk, OwnerHandle, Semaphore, oneshot, spawn_owner};
 use crate::fault::Fault;
 use crate::model::{LogIndex, LogPosition};
@@ -260,11 +260,17 @@ struct Shared {
     dir: PathBuf,
     /// Held while a job is entered into the view and sent, so that the order of both is one. Taken before
     /// `view`, never after it.
-    order: Mutex<()>,
+    next: Mutex<Next>,
     view: Mutex<View>,
     /// Room in the queue, in units of [`QUEUE_UNIT`]. Held from sending to answering.
     room: Arc<Semaphore>,
     room_max: u32,
+}
+
+/// What goes along with the next job.
+#[derive(Debug, Default)]
+struct Next {
+    committed: Option<Bytes>,
 }
 
 /// What a place in the queue is counted in, and what a job costs at least.
@@ -310,7 +316,7 @@ impl Log {
         let room_max = u32::try_from(settings.queue_bytes_max / QUEUE_UNIT).unwrap_or(u32::MAX);
         let shared = Arc::new(Shared {
             dir: dir.to_owned(),
-            order: Mutex::new(()),
+            next: Mutex::default(),
             view: Mutex::new(View::new(opened.recovered, settings.cache_bytes_max)),
             room: Arc::new(Semaphore::new(room_max as usize)),
             room_max,
@@ -384,11 +390,11 @@ impl Log {
             .sum();
         let room = self.room(bytes).await;
         let refused = {
-            let _order = self.order();
+            let mut next = self.next();
             match self.enter(|view| view.append(&entries)) {
                 Ok(()) => {
                     let answer = Answer::callback(on_durable, room);
-                    return self.send(Job::Append(entries, answer));
+                    return self.send(&mut next, Work::Append(entries), answer);
                 }
                 Err(fault) => fault,
             }
@@ -407,7 +413,7 @@ impl Log {
     pub async fn save_vote(&self, vote: Bytes) -> Result<(), Fault> {
         self.call(vote.len() as u64, |view| {
             view.set_vote(vote.clone());
-            Ok(JobKind::Vote(vote))
+            Ok(Work::Vote(vote))
         })
         .await
     }
@@ -416,17 +422,14 @@ impl Log {
     ///
     /// # Errors
     /// The fault that stopped the log.
-    ///
-    /// # Cancel safety
-    /// Dropped before it returned, nothing is saved.
-    pub async fn save_committed(&self, committed: Bytes) -> Result<(), Fault> {
-        let room = self.room(committed.len() as u64).await;
-        let _order = self.order();
+    pub fn save_committed(&self, committed: Bytes) -> Result<(), Fault> {
+        let mut next = self.next();
         self.enter(|view| {
             view.set_committed(committed.clone());
             Ok(())
         })?;
-        self.send(Job::Committed(committed, room))
+        next.committed = Some(committed);
+        Ok(())
     }
 
     /// Removes the entries after `last`, all of them with `None`; returns when that is durable.
@@ -441,8 +444,8 @@ impl Log {
     pub async fn truncate_after(&self, last: Option<LogIndex>) -> Result<(), Fault> {
         self.call(0, |view| {
             Ok(match view.truncate_after(last)? {
-                Truncation::Nothing => JobKind::Barrier,
-                Truncation::From { index, last } => JobKind::Truncate { from: index, last },
+                Truncation::Nothing => Work::Barrier,
+                Truncation::From { index, last } => Work::Truncate { from: index, last },
             })
         })
         .await
@@ -460,9 +463,9 @@ impl Log {
     pub async fn purge(&self, upto: LogPosition) -> Result<(), Fault> {
         self.call(0, |view| {
             Ok(if view.purge(upto) {
-                JobKind::Purge(upto)
+                Work::Purge(upto)
             } else {
-                JobKind::Barrier
+                Work::Barrier
             })
         })
         .await
@@ -510,7 +513,7 @@ impl Log {
     /// # Errors
     /// The fault that stopped the log before.
     pub async fn close(&self) -> Result<(), Fault> {
-        let closed = self.call(0, |_| Ok(JobKind::Close)).await;
+        let closed = self.call(0, |_| Ok(Work::Close)).await;
         self.maker.stop().await;
         closed
     }
@@ -519,21 +522,14 @@ impl Log {
     async fn call(
         &self,
         bytes: u64,
-        change: impl FnOnce(&mut View) -> Result<JobKind, Fault>,
+        change: impl FnOnce(&mut View) -> Result<Work, Fault>,
     ) -> Result<(), Fault> {
         let room = self.room(bytes).await;
         let (tx, rx) = oneshot::channel();
         {
-            let _order = self.order();
-            let kind = self.enter(change)?;
-            let answer = Answer::reply(tx, room);
-            self.send(match kind {
-                JobKind::Vote(vote) => Job::Vote(vote, answer),
-                JobKind::Truncate { from, last } => Job::Truncate { from, last, answer },
-                JobKind::Purge(upto) => Job::Purge(upto, answer),
-                JobKind::Barrier => Job::Barrier(answer),
-                JobKind::Close => Job::Close(answer),
-            })?;
+            let mut next = self.next();
+            let work = self.enter(change)?;
+            self.send(&mut next, work, Answer::reply(tx, room))?;
         }
         match rx.await {
             Ok(answer) => answer,
@@ -555,11 +551,11 @@ impl Log {
             .ok()
     }
 
-    fn order(&self) -> MutexGuard<'_, ()> {
-        self.shared.order.lock().unwrap_or_else(PoisonError::into_inner)
+    fn next(&self) -> MutexGuard<'_, Next> {
+        self.shared.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the view, unless the log has stopped. With `order` held, and until the job is sent.
+    /// Changes the view, unless the log has stopped. With `next` held, and until the job is sent.
     fn enter<T>(&self, change: impl FnOnce(&mut View) -> Result<T, Fault>) -> Result<T, Fault> {
         let mut view = self.shared.view();
         if let Some(fault) = view.fault() {
@@ -568,7 +564,12 @@ impl Log {
         change(&mut view)
     }
 
-    fn send(&self, job: Job) -> Result<(), Fault> {
+    fn send(&self, next: &mut Next, work: Work, answer: Answer) -> Result<(), Fault> {
+        let job = Job {
+            work,
+            committed: next.committed.take(),
+            answer,
+        };
         self.writer.try_send(job).map_err(|refused| match refused {
             None => self.shared.stopped(),
             Some(_full) => {
@@ -581,19 +582,6 @@ impl Log {
             }
         })
     }
-}
-
-/// A job that is answered by a reply.
-enum JobKind {
-    Vote(Bytes),
-    Truncate {
-        from: u64,
-        last: Option<LogPosition>,
-    },
-    Purge(LogPosition),
-    /// Changes nothing, and is answered in its turn.
-    Barrier,
-    Close,
 }
 
 /// How many reads may wait for the reader thread; beyond it callers wait. Each waiting read costs a struct.

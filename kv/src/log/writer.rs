@@ -19,19 +19,26 @@ use crate::planted::{self, Bug};
 /// A place in the queue.
 pub(super) type Room = Option<tokio::sync::OwnedSemaphorePermit>;
 
-/// What the writer is asked for. `from` and `last` were worked out when the job was sent.
-pub(super) enum Job {
-    Append(Vec<LogEntry>, Answer),
-    Vote(Bytes, Answer),
-    Committed(Bytes, Room),
+/// What the writer is asked for, and who waits for it.
+pub(super) struct Job {
+    pub work: Work,
+    /// What was saved as committed since the job before: it goes along, since it alone is worth no write.
+    pub committed: Option<Bytes>,
+    pub answer: Answer,
+}
+
+/// What a job is. `from` and `last` were worked out when the job was sent.
+pub(super) enum Work {
+    Append(Vec<LogEntry>),
+    Vote(Bytes),
     Truncate {
         from: u64,
         last: Option<LogPosition>,
-        answer: Answer,
     },
-    Purge(LogPosition, Answer),
-    Barrier(Answer),
-    Close(Answer),
+    Purge(LogPosition),
+    /// Changes nothing, and is answered in its turn.
+    Barrier,
+    Close,
 }
 
 /// Who waits for a job, and the place in the queue that is free once it is answered.
@@ -125,46 +132,39 @@ impl Writer {
             None => Ok(()),
         };
         // Every job's answer is taken, also after a failure: all of them are told.
-        for job in batch.drain(..) {
-            let (answer, added) = match job {
-                Job::Append(entries, answer) => {
-                    (answer, failed.clone().and_then(|()| self.entries(&entries)))
-                }
-                Job::Vote(vote, answer) => (answer, failed.clone().and_then(|()| self.appender.vote(vote))),
-                Job::Truncate { answer, .. } if planted::is(Bug::TruncateNotDurable) => {
-                    (answer, failed.clone())
-                }
-                Job::Truncate { from, last, answer } => {
-                    let added = failed.clone().and_then(|()| self.appender.truncate(from, last));
-                    (answer, added)
-                }
-                Job::Purge(upto, answer) => (answer, failed.clone().and_then(|()| self.appender.purge(upto))),
-                Job::Barrier(answer) => (answer, failed.clone()),
-                Job::Committed(committed, _room) => {
-                    self.appender.committed(committed);
-                    continue;
-                }
-                Job::Close(answer) => {
-                    let added = failed.clone().and_then(|()| self.appender.head());
-                    closes.push(answer);
-                    if let Err(fault) = added {
-                        failed = Err(fault);
-                    }
-                    continue;
-                }
+        for Job {
+            work,
+            committed,
+            answer,
+        } in batch.drain(..)
+        {
+            if let Some(committed) = committed {
+                self.appender.committed(committed);
+            }
+            let waits = match &work {
+                Work::Close => &mut *closes,
+                _ => &mut *answers,
             };
-            answers.push(answer);
-            failed = added;
+            waits.push(answer);
+            failed = failed.and_then(|()| self.add(work));
         }
         failed?;
         self.appender.commit()
     }
 
-    fn entries(&mut self, entries: &[LogEntry]) -> Result<(), Fault> {
-        for entry in entries {
-            self.appender.entry(entry.position, &entry.payload)?;
+    /// Adds what a job asks for to the batch.
+    fn add(&mut self, work: Work) -> Result<(), Fault> {
+        match work {
+            Work::Append(entries) => entries
+                .iter()
+                .try_for_each(|entry| self.appender.entry(entry.position, &entry.payload)),
+            Work::Vote(vote) => self.appender.vote(vote),
+            Work::Truncate { .. } if planted::is(Bug::TruncateNotDurable) => Ok(()),
+            Work::Truncate { from, last } => self.appender.truncate(from, last),
+            Work::Purge(upto) => self.appender.purge(upto),
+            Work::Barrier => Ok(()),
+            Work::Close => self.appender.head(),
         }
-        Ok(())
     }
 }
 

@@ -169,8 +169,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let Some(committed) = committed else { return Ok(()) };
         Ok(self
             .log
-            .save_committed(model::encode(&position(&committed)).into())
-            .await?)
+            .save_committed(model::encode(&position(&committed)).into())?)
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {

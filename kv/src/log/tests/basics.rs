@@ -48,7 +48,7 @@ async fn votes_survive_the_recycling_of_the_segments_that_held_them() -> anyhow:
     let dir = tempfile::tempdir()?;
     let log = create(dir.path());
     log.save_vote(Bytes::from_static(b"vote 1")).await?;
-    log.save_committed(Bytes::from_static(b"committed 1")).await?;
+    log.save_committed(Bytes::from_static(b"committed 1"))?;
     for round in 0..40 {
         append(&log, entries(1, round * 100..(round + 1) * 100)).await?;
         log.purge(position(1, round * 100 + 50)).await?;

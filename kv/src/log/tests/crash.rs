@@ -125,7 +125,7 @@ impl Run {
                 }
                 Step::Vote(vote) => acknowledge(self.log.save_vote(blob(*vote)).await),
                 Step::Committed(committed) => {
-                    self.log.save_committed(blob(*committed)).await.expect("room");
+                    self.log.save_committed(blob(*committed)).expect("room");
                 }
                 Step::Truncate(last) => acknowledge(self.log.truncate_after(last.map(index)).await),
                 Step::Purge(upto) => acknowledge(self.log.purge(*upto).await),
@@ -150,7 +150,7 @@ fn open_quietly(disk: &CrashDisk, settings: &LogSettings) -> Result<Quiet, LogOp
     let opened = recovery::open(&disk, &dir(), settings)?;
     let shared = Arc::new(Shared {
         dir: dir(),
-        order: std::sync::Mutex::new(()),
+        next: std::sync::Mutex::default(),
         view: std::sync::Mutex::new(View::new(opened.recovered, 0)),
         room: Arc::new(Semaphore::new(1)),
         room_max: 1,
@@ -614,7 +614,7 @@ async fn after_a_failed_sync_nothing_is_written_and_everything_answers_the_fault
         assert!(matches!(late, Err(Fault::Disk { .. })), "{late:?}");
         for answer in [
             log.save_vote(blob(2)).await,
-            log.save_committed(blob(2)).await,
+            log.save_committed(blob(2)),
             log.truncate_after(None).await,
             log.purge(position(1, 1)).await,
             log.close().await,
