@@ -133,10 +133,7 @@ impl Node {
 
     /// Waits until a fault or a shutdown has ended this node's part. Cancel safe.
     pub async fn stopped(&self) -> Option<String> {
-        self.inner
-            .raft
-            .wait_for(|state| state.role == Part::Stopped)
-            .await;
+        self.inner.raft.ended().await;
         self.inner.raft.state().stopped
     }
 

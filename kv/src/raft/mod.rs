@@ -444,6 +444,18 @@ impl RaftNode {
         }
     }
 
+    /// Waits until this node's part has ended; [`state`](Self::state) says why. Cancel safe.
+    pub(crate) async fn ended(&self) {
+        // Not the metrics: they change several times with every entry, and whoever waits would be woken each time.
+        let (mut fault, mut server) = (self.machine.fault(), self.raft.server_metrics());
+        let core = async { while server.changed().await.is_ok() {} };
+        tokio::select! {
+            biased;
+            _ = fault.wait_for(Option::is_some) => {}
+            () = core => {}
+        }
+    }
+
     /// Makes the state durable, so that the next start replays nothing.
     pub(crate) async fn make_durable(&self) {
         if let Err(fault) = self.machine.make_durable().await {
@@ -555,8 +567,8 @@ const FINISH_PAUSE: Duration = Duration::from_millis(100);
 /// Such a change goes through a joint configuration, which needs both majorities; a leader that crashed in
 /// between leaves it to its successor (Raft, section 6), and openraft leaves it to us.
 async fn finish_joint(raft: Raft, changing: Arc<Mutex<()>>) {
-    let mut changes = raft.metrics();
-    let now = raft.metrics();
+    let mut changes = raft.server_metrics();
+    let now = raft.server_metrics();
     let unfinished = || {
         let metrics = now.borrow_watched();
         let joint = metrics.membership_config.membership().get_joint_config().len() > 1;
@@ -574,11 +586,13 @@ async fn finish_joint(raft: Raft, changing: Arc<Mutex<()>>) {
             drop(change);
             match finished {
                 Ok(_) => tracing::info!("a joint configuration was finished"),
-                // Another change is on its way, or we lead no more. A refusal is itself a change of the metrics:
-                // without the pause this would ask again at once, for ever.
+                Err(RaftError::Fatal(_)) => return,
+                // Another change is on its way, or we lead no more, or a quorum is out of reach: of that, what is
+                // watched may say nothing.
                 Err(error) => {
                     tracing::debug!(%error, "the joint configuration stands");
                     env::sleep(FINISH_PAUSE).await;
+                    continue;
                 }
             }
         }
