@@ -21,12 +21,8 @@ fn local() -> SocketAddr {
 }
 
 /// A node, and a connection to it by hand, of another node.
-async fn by_hand() -> (Arc<QuicTransport>, quinn::Endpoint, quinn::Connection) {
+async fn by_hand(settings: QuicSettings) -> (Arc<QuicTransport>, quinn::Endpoint, quinn::Connection) {
     let authority = Authority::create(node(1).cluster).unwrap();
-    let settings = QuicSettings {
-        message_bytes_max: 1_000,
-        ..QuicSettings::default()
-    };
     let served = authority.credentials(&node(2)).unwrap();
     let transport = QuicTransport::bind(Some(local()), &served, settings.clone()).unwrap();
     let endpoint = endpoint::outgoing(&settings).unwrap();
@@ -49,7 +45,7 @@ async fn refusal_of(connection: &quinn::Connection, beginning: &[u8]) -> (Option
 
 #[tokio::test]
 async fn a_stream_of_an_unknown_version_or_class_is_refused_with_its_code_alone() {
-    let (transport, _endpoint, connection) = by_hand().await;
+    let (transport, _endpoint, connection) = by_hand(QuicSettings::default()).await;
     let version = refusal_of(&connection, &[2, 0]).await;
     assert_eq!(version, (Some(errors::UNKNOWN_VERSION), errors::UNKNOWN_VERSION));
     let class = refusal_of(&connection, &[1, 4]).await;
@@ -67,7 +63,7 @@ async fn a_stream_of_an_unknown_version_or_class_is_refused_with_its_code_alone(
 
 #[tokio::test]
 async fn a_stream_that_ends_inside_a_message_is_broken_after_the_whole_ones() {
-    let (transport, _endpoint, connection) = by_hand().await;
+    let (transport, _endpoint, connection) = by_hand(QuicSettings::default()).await;
     let (mut send, _receive) = connection.open_bi().await.unwrap();
     send.write_all(&[1, 0, 0, 0, 0, 1, b'a', 0, 0, 0, 2, b'b'])
         .await
@@ -84,7 +80,7 @@ async fn a_stream_that_ends_inside_a_message_is_broken_after_the_whole_ones() {
 
 #[tokio::test]
 async fn an_announced_length_over_the_limit_stops_the_stream_with_its_code() {
-    let (transport, _endpoint, connection) = by_hand().await;
+    let (transport, _endpoint, connection) = by_hand(QuicSettings::default()).await;
     let (mut send, _receive) = connection.open_bi().await.unwrap();
     send.write_all(&[1, 0, 0xFF, 0xFF, 0xFF, 0xFF]).await.unwrap();
     let mut incoming = transport.accept().await.unwrap();
@@ -240,4 +236,32 @@ fn nothing_that_was_sent_to_a_killed_process_reaches_its_successor() {
         let message = accepted.stream.receiver.receive().await.unwrap();
         assert_eq!(message, Some("to the second life".into()));
     });
+}
+
+#[tokio::test]
+async fn no_system_call_is_asked_to_carry_more_datagrams_than_fit_into_it() {
+    for datagram_bytes_max in [6_500, 6_551, 65_527] {
+        let settings = QuicSettings {
+            datagram_bytes_max,
+            ..QuicSettings::default()
+        };
+        let (transport, _endpoint, connection) = by_hand(settings).await;
+        let (mut send, _receive) = connection.open_bi().await.unwrap();
+        let burst = vec![7; 256 << 10];
+        let mut message = vec![1, 3];
+        message.extend(u32::try_from(burst.len()).unwrap().to_be_bytes());
+        message.extend(&burst);
+        send.write_all(&message).await.unwrap();
+        let mut incoming = transport.accept().await.unwrap();
+        assert_eq!(
+            incoming.stream.receiver.receive().await.unwrap(),
+            Some(burst.into())
+        );
+        let sent = connection.stats().udp_tx;
+        let together = sent.datagrams > sent.ios;
+        assert!(
+            !together || datagram_bytes_max <= 6_550,
+            "{datagram_bytes_max}: {sent:?}"
+        );
+    }
 }

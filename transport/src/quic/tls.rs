@@ -109,6 +109,8 @@ fn transport(settings: &QuicSettings) -> TransportConfig {
     let mut discovery = MtuDiscoveryConfig::default();
     discovery.upper_bound(settings.datagram_bytes_max);
     config.mtu_discovery_config(Some(discovery));
+    let burst = usize::from(settings.datagram_bytes_max) * DATAGRAMS_A_CALL;
+    config.enable_segmentation_offload(burst <= CALL_BYTES_MAX);
     let mut acknowledgements = AckFrequencyConfig::default();
     acknowledgements.ack_eliciting_threshold(VarInt::from_u32(ACK_EVERY));
     config.ack_frequency_config(Some(acknowledgements));
@@ -117,6 +119,13 @@ fn transport(settings: &QuicSettings) -> TransportConfig {
 
 /// The bytes that leave before the first acknowledgement: half of Linux's default socket buffer.
 const INITIAL_WINDOW: u64 = 96 << 10;
+
+/// How many datagrams quinn hands to the system in one call, for it to cut.
+const DATAGRAMS_A_CALL: usize = 10;
+
+/// What such a call carries: a UDP payload over IPv4. quinn takes the refusal of a larger one for a lost packet, and
+/// would lose it again each time.
+const CALL_BYTES_MAX: usize = 65_507;
 
 /// How many packets may arrive without an acknowledgement being sent at once.
 const ACK_EVERY: u32 = 9;
