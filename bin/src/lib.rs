@@ -7,9 +7,6 @@
 //! Always: what was asked for goes to standard output, everything else to standard error; the exit code says
 //! what became of the request, as `quorate help` lists.
 
-// The futures of a command nest through meta, kv, Raft and QUIC, deeper than the compiler's default.
-#![recursion_limit = "256"]
-
 pub mod cli;
 pub mod failure;
 pub mod output;

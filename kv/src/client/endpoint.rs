@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use quorate_transport::{Class, MessageReceiver, MessageSender, Peer, Stream, Transport};
 
 use crate::env::{self, mpsc, oneshot};
@@ -93,11 +94,11 @@ impl Endpoint {
 
     /// Asks, for at most `deadline`. A dropped call may still be carried out.
     pub(crate) async fn call(&self, request: Request, deadline: Duration) -> Result<Response, CallError> {
-        let answered = async {
-            match self {
-                Endpoint::Local(front) => Ok(front.call(request).await),
-                Endpoint::Remote(remote) => remote.call(request).await,
-            }
+        // In a box: inlined, a node's futures in a client's in an operation's are deeper than the compiler's limit,
+        // and each program that embeds them would have to raise it.
+        let answered: BoxFuture<'_, _> = match self {
+            Endpoint::Local(front) => Box::pin(async { Ok(front.call(request).await) }),
+            Endpoint::Remote(remote) => Box::pin(remote.call(request)),
         };
         match env::timeout(deadline, answered).await {
             Ok(answer) => answer,
