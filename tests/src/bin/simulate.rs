@@ -442,17 +442,22 @@ fn shrink(plan: &Plan, args: &Args) -> anyhow::Result<ExitCode> {
 fn plant_all(args: &Args) -> ExitCode {
     /// From so many starting seeds each bug is looked for.
     const STARTS: u64 = 3;
-    /// Most of the bugs are to be found in so many.
-    const SOON: u64 = 20;
     let seeds_max = args.seeds.end - args.seeds.start;
     let bar = progress(Bug::ALL.len() as u64 * STARTS);
     let mut table = Table::new();
     table
         .load_preset(UTF8_FULL_CONDENSED)
         .apply_modifier(UTF8_ROUND_CORNERS);
-    table.set_header(["planted bug", "seeds until found", "median", "rule that found it"]);
-    let (mut missed, mut soon, mut results) = (0, 0, Vec::new());
+    table.set_header([
+        "planted bug",
+        "seeds until found",
+        "median",
+        "at most",
+        "rule that found it",
+    ]);
+    let (mut missed, mut late, mut results) = (0, 0, Vec::new());
     for bug in Bug::ALL {
+        let median_max = median_max(bug).min(seeds_max);
         let (mut took, mut rules) = (Vec::new(), BTreeSet::new());
         for start in 0..STARTS {
             let first = args.seeds.start + start * seeds_max;
@@ -470,7 +475,7 @@ fn plant_all(args: &Args) -> ExitCode {
         took.sort_by_key(|seeds| seeds.unwrap_or(u64::MAX));
         let median = took[took.len() / 2];
         missed += u64::from(median.is_none());
-        soon += usize::from(median.is_some_and(|seeds| seeds <= SOON));
+        late += u64::from(median.is_some_and(|seeds| seeds > median_max));
         let told = |seeds: &Option<u64>| seeds.map_or(format!("> {seeds_max}"), |n| n.to_string());
         let each: Vec<_> = took.iter().map(told).collect();
         let rules: Vec<_> = rules.into_iter().collect();
@@ -478,15 +483,18 @@ fn plant_all(args: &Args) -> ExitCode {
             "bug": bug.name(),
             "seeds": took,
             "median": median,
+            "median_max": median_max,
             "rules": rules,
         }));
         table.add_row([
             Cell::new(bug),
             Cell::new(each.join(", ")),
             match median {
-                Some(seeds) => Cell::new(seeds),
+                Some(seeds) if seeds <= median_max => Cell::new(seeds),
+                Some(seeds) => Cell::new(seeds).fg(Color::Red),
                 None => Cell::new("MISSED").fg(Color::Red),
             },
+            Cell::new(median_max),
             Cell::new(rules.join(", ")),
         ]);
     }
@@ -494,19 +502,29 @@ fn plant_all(args: &Args) -> ExitCode {
     if args.json {
         println!(
             "{}",
-            json!({ "seeds_max": seeds_max, "planted": results, "missed": missed, "within_20": soon })
+            json!({ "seeds_max": seeds_max, "planted": results, "missed": missed, "late": late })
         );
     } else {
         println!("{table}");
         println!(
-            "{missed} of {} planted bugs were missed within {seeds_max} seeds, {soon} were found within {SOON}, which most must",
+            "{missed} of {} planted bugs were missed within {seeds_max} seeds, {late} took more than they may",
             Bug::ALL.len()
         );
     }
-    if missed == 0 && soon * 2 > Bug::ALL.len() {
+    if missed + late == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
+    }
+}
+
+/// The median of seeds that a bug may take: some twice to three times what it took when this was written (the
+/// table in docs/testing.md), so that a simulator that has become worse at finding it is noticed.
+fn median_max(bug: Bug) -> u64 {
+    match bug {
+        // These take a batch that is torn, or a sync that fails, and then the second start of the same node.
+        Bug::TornTailKept | Bug::SyncErrorIgnored => 80,
+        _ => 20,
     }
 }
 
