@@ -15,6 +15,8 @@ use quorate_transport::certs::Authority;
 use quorate_transport::quic::{QuicSettings, QuicTransport};
 use quorate_transport::{ClusterId, Identity};
 
+use crate::ports::free_address;
+
 /// A cluster and what is needed to start its nodes again.
 #[derive(Debug)]
 pub struct Cluster {
@@ -236,11 +238,4 @@ impl Cluster {
     pub fn data_dir(&self, id: u64) -> std::path::PathBuf {
         self.dir.path().join(id.to_string())
     }
-}
-
-/// A UDP port that is free now, on loopback. Another process may take it before it is bound, in which case
-/// the bind says so.
-fn free_address() -> Result<SocketAddr> {
-    let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
-    Ok(socket.local_addr()?)
 }

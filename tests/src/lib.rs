@@ -6,3 +6,5 @@ pub mod cluster;
 pub mod processes;
 pub mod scenario;
 pub mod sim;
+
+mod ports;

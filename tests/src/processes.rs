@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -20,6 +20,8 @@ use quorate_transport::quic::{QuicSettings, QuicTransport};
 use quorate_transport::{ClusterId, Identity};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::Instant;
+
+use crate::ports::free_address;
 
 /// How long a condition may take to come true: far beyond what is expected, so that only a fault meets it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -108,7 +110,8 @@ impl Processes {
             issued.write(&dir.path().join("certs"))?;
         }
         std::fs::write(dir.path().join("node.toml"), CONFIGURATION)?;
-        let listening = free_addresses(count)?;
+        let listening = (1..=count).map(|id| Ok((id, free_address()?)));
+        let listening = listening.collect::<Result<BTreeMap<_, _>>>()?;
         Ok(Self {
             program: program()?,
             cluster,
@@ -402,16 +405,6 @@ fn children(parent: u32) -> Vec<Pid> {
     list.split_whitespace()
         .filter_map(|pid| Pid::from_raw(pid.parse().ok()?))
         .collect()
-}
-
-/// UDP ports that are free now, all held until all are found.
-pub fn free_addresses(count: u64) -> Result<BTreeMap<u64, SocketAddr>> {
-    let mut sockets = Vec::new();
-    for id in 1..=count {
-        sockets.push((id, UdpSocket::bind("127.0.0.1:0")?));
-    }
-    let address = |(id, socket): &(u64, UdpSocket)| Ok((*id, socket.local_addr()?));
-    sockets.iter().map(address).collect()
 }
 
 /// The server's program, as it stands in the source: built first where cargo runs us, since another package's
