@@ -267,10 +267,8 @@ impl Front {
                 "node {id} is no member; add it as a learner first"
             )));
         };
-        if member.voter {
-            return Ok(());
-        }
-        if state.role == Part::Leader {
+        // One that votes already may do so by an entry that is not committed: it is asked for again, and waited for.
+        if state.role == Part::Leader && !member.voter {
             let lag = entries_behind(state.last_log, member.matched);
             const LAG_MAX: u64 = 1000;
             if lag > LAG_MAX {
