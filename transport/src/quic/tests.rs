@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::{ReadError, VarInt};
+use tokio::runtime::Runtime;
 
 use super::{QuicSettings, QuicTransport, endpoint, errors, tls};
 use crate::certs::{Authority, Credentials};
-use crate::{Class, ClusterId, Identity, Peer, Transport as _, TransportError};
+use crate::{Class, ClusterId, Identity, Peer, Stream, Transport as _, TransportError};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -18,6 +19,14 @@ fn node(id: u64) -> Identity {
 
 fn local() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+/// Messages of at most a thousand bytes.
+fn short_messages() -> QuicSettings {
+    QuicSettings {
+        message_bytes_max: 1_000,
+        ..QuicSettings::default()
+    }
 }
 
 /// A node, and a connection to it by hand, of another node.
@@ -45,7 +54,7 @@ async fn refusal_of(connection: &quinn::Connection, beginning: &[u8]) -> (Option
 
 #[tokio::test]
 async fn a_stream_of_an_unknown_version_or_class_is_refused_with_its_code_alone() {
-    let (transport, _endpoint, connection) = by_hand(QuicSettings::default()).await;
+    let (transport, _endpoint, connection) = by_hand(short_messages()).await;
     let version = refusal_of(&connection, &[2, 0]).await;
     assert_eq!(version, (Some(errors::UNKNOWN_VERSION), errors::UNKNOWN_VERSION));
     let class = refusal_of(&connection, &[1, 4]).await;
@@ -63,7 +72,7 @@ async fn a_stream_of_an_unknown_version_or_class_is_refused_with_its_code_alone(
 
 #[tokio::test]
 async fn a_stream_that_ends_inside_a_message_is_broken_after_the_whole_ones() {
-    let (transport, _endpoint, connection) = by_hand(QuicSettings::default()).await;
+    let (transport, _endpoint, connection) = by_hand(short_messages()).await;
     let (mut send, _receive) = connection.open_bi().await.unwrap();
     send.write_all(&[1, 0, 0, 0, 0, 1, b'a', 0, 0, 0, 2, b'b'])
         .await
@@ -80,7 +89,7 @@ async fn a_stream_that_ends_inside_a_message_is_broken_after_the_whole_ones() {
 
 #[tokio::test]
 async fn an_announced_length_over_the_limit_stops_the_stream_with_its_code() {
-    let (transport, _endpoint, connection) = by_hand(QuicSettings::default()).await;
+    let (transport, _endpoint, connection) = by_hand(short_messages()).await;
     let (mut send, _receive) = connection.open_bi().await.unwrap();
     send.write_all(&[1, 0, 0xFF, 0xFF, 0xFF, 0xFF]).await.unwrap();
     let mut incoming = transport.accept().await.unwrap();
@@ -129,113 +138,124 @@ async fn a_stream_to_an_acceptor_that_does_not_know_its_version_is_refused_by_na
     assert!(reason.contains("version"), "{reason}");
 }
 
+/// A node whose process can be killed, and its peer, which lives on.
+struct Mortal {
+    /// The process: its tasks, and its transport.
+    life: Option<(Runtime, Arc<QuicTransport>)>,
+    credentials: Credentials,
+    settings: QuicSettings,
+    address: SocketAddr,
+    /// Who speaks to it, and how it is found.
+    one: Arc<QuicTransport>,
+    peer: Peer,
+}
+
+impl Mortal {
+    fn born(settings: QuicSettings) -> Self {
+        let authority = Authority::create(node(1).cluster).unwrap();
+        let [first, second] = [1, 2].map(|id| authority.credentials(&node(id)).unwrap());
+        let one = QuicTransport::bind(None, &first, settings.clone()).unwrap();
+        let process = Runtime::new().unwrap();
+        let transport = {
+            let _inside = process.enter();
+            QuicTransport::bind(Some(local()), &second, settings.clone()).unwrap()
+        };
+        let address = transport.local_address().unwrap();
+        Self {
+            life: Some((process, transport)),
+            credentials: second,
+            settings,
+            address,
+            one,
+            peer: Peer {
+                node_id: Some(2),
+                address: address.to_string(),
+            },
+        }
+    }
+
+    /// All its tasks end where they are; then its socket closes, and nothing is sent.
+    async fn kill(&mut self) {
+        let life = self.life.take();
+        tokio::task::spawn_blocking(move || {
+            if let Some((process, transport)) = life {
+                drop(process);
+                drop(transport);
+            }
+        })
+        .await
+        .unwrap();
+    }
+
+    fn successor(&self) -> Arc<QuicTransport> {
+        QuicTransport::bind(Some(self.address), &self.credentials, self.settings.clone()).unwrap()
+    }
+
+    /// A stream to the successor, once it is reached.
+    async fn reach(&self, class: Class) -> Stream {
+        let reached = tokio::time::timeout(DEADLINE, async {
+            loop {
+                if let Ok(stream) = self.one.open(&self.peer, class).await {
+                    return stream;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        reached.await.expect("the successor is reached")
+    }
+}
+
 /// A process that is killed says nothing, and its successor at the same port does not know the connection. It
 /// says so at the first packet, instead of leaving the peer to the idle timeout.
-#[test]
-fn the_successor_of_a_killed_process_ends_its_connections_at_once() {
-    let authority = Authority::create(node(1).cluster).unwrap();
-    let credentials = |id| -> Credentials { authority.credentials(&node(id)).unwrap() };
-    let settings = QuicSettings {
+#[tokio::test(flavor = "multi_thread")]
+async fn the_successor_of_a_killed_process_ends_its_connections_at_once() {
+    let mut mortal = Mortal::born(QuicSettings {
         // Far beyond the deadline: it is not what ends the connection here.
         idle_timeout: Duration::from_secs(600),
         keep_alive: Duration::from_millis(50),
         ..QuicSettings::default()
-    };
-    let killed = credentials(2);
-    let first = tokio::runtime::Runtime::new().unwrap();
-    let second = tokio::runtime::Runtime::new().unwrap();
-    let life =
-        first.block_on(async { QuicTransport::bind(Some(local()), &killed, settings.clone()).unwrap() });
-    let address = life.local_address().unwrap();
-    let peer = Peer {
-        node_id: Some(2),
-        address: address.to_string(),
-    };
-    second.block_on(async {
-        let one = QuicTransport::bind(None, &credentials(1), settings.clone()).unwrap();
-        let mut opened = one.open(&peer, Class::Append).await.unwrap();
-        opened.sender.send("hello".into()).await.unwrap();
-        // All its tasks end where they are; then its socket closes, and nothing is sent.
-        tokio::task::spawn_blocking(move || {
-            drop(first);
-            drop(life);
-        })
-        .await
-        .unwrap();
-        let successor = QuicTransport::bind(Some(address), &killed, settings.clone()).unwrap();
-        let broken = tokio::time::timeout(DEADLINE, opened.receiver.receive()).await;
-        let broken = broken.expect("the successor ends it").unwrap_err();
-        assert!(broken.to_string().contains("restarted"), "{broken}");
-        let reached = tokio::time::timeout(DEADLINE, async {
-            while one.open(&peer, Class::Append).await.is_err() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        });
-        reached.await.expect("the successor is reached");
-        drop(successor);
     });
+    let mut opened = mortal.one.open(&mortal.peer, Class::Append).await.unwrap();
+    opened.sender.send("hello".into()).await.unwrap();
+    mortal.kill().await;
+    let _successor = mortal.successor();
+    let broken = tokio::time::timeout(DEADLINE, opened.receiver.receive()).await;
+    let broken = broken.expect("the successor ends it").unwrap_err();
+    assert!(broken.to_string().contains("restarted"), "{broken}");
+    mortal.reach(Class::Append).await;
 }
 
 /// Every connection has keys of its own, which its process takes with it: the packets of an earlier life are nothing to
 /// the next one, whenever they come. (What the killed process itself had sent may still arrive at its peers.)
-#[test]
-fn nothing_that_was_sent_to_a_killed_process_reaches_its_successor() {
-    let authority = Authority::create(node(1).cluster).unwrap();
-    let credentials = |id| -> Credentials { authority.credentials(&node(id)).unwrap() };
-    let settings = QuicSettings {
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_was_sent_to_a_killed_process_reaches_its_successor() {
+    let mut mortal = Mortal::born(QuicSettings {
         keep_alive: Duration::from_millis(50),
         ..QuicSettings::default()
-    };
-    let killed = credentials(2);
-    let first = tokio::runtime::Runtime::new().unwrap();
-    let second = tokio::runtime::Runtime::new().unwrap();
-    let life =
-        first.block_on(async { QuicTransport::bind(Some(local()), &killed, settings.clone()).unwrap() });
-    let address = life.local_address().unwrap();
-    let peer = Peer {
-        node_id: Some(2),
-        address: address.to_string(),
-    };
-    second.block_on(async {
-        let one = QuicTransport::bind(None, &credentials(1), settings.clone()).unwrap();
-        let mut opened = one.open(&peer, Class::Append).await.unwrap();
-        opened.sender.send("to the first life".into()).await.unwrap();
-        let mut waiting = one.open(&peer, Class::Control).await.unwrap();
-        tokio::task::spawn_blocking(move || {
-            drop(first);
-            drop(life);
-        })
-        .await
-        .unwrap();
-        // Nobody is there: it is sent again and again, to the successor too.
-        opened.sender.send("late".into()).await.unwrap();
-        waiting.sender.send("late".into()).await.unwrap();
-        let successor = QuicTransport::bind(Some(address), &killed, settings.clone()).unwrap();
-        let broken = tokio::time::timeout(DEADLINE, opened.receiver.receive()).await;
-        assert!(
-            matches!(broken, Ok(Err(TransportError::Broken { .. }))),
-            "{broken:?}"
-        );
-        let mut fresh = tokio::time::timeout(DEADLINE, async {
-            loop {
-                if let Ok(fresh) = one.open(&peer, Class::Bulk).await {
-                    return fresh;
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        })
-        .await
-        .expect("the successor is reached");
-        fresh.sender.send("to the second life".into()).await.unwrap();
-        // Bulk is what is accepted last, and it is all that there is.
-        let accepted = tokio::time::timeout(DEADLINE, successor.accept()).await;
-        let mut accepted = accepted
-            .expect("the new stream comes")
-            .expect("the successor lives");
-        assert_eq!(accepted.class, Class::Bulk);
-        let message = accepted.stream.receiver.receive().await.unwrap();
-        assert_eq!(message, Some("to the second life".into()));
     });
+    let mut opened = mortal.one.open(&mortal.peer, Class::Append).await.unwrap();
+    opened.sender.send("to the first life".into()).await.unwrap();
+    let mut waiting = mortal.one.open(&mortal.peer, Class::Control).await.unwrap();
+    mortal.kill().await;
+    // Nobody is there: it is sent again and again, to the successor too.
+    opened.sender.send("late".into()).await.unwrap();
+    waiting.sender.send("late".into()).await.unwrap();
+    let successor = mortal.successor();
+    let broken = tokio::time::timeout(DEADLINE, opened.receiver.receive()).await;
+    assert!(
+        matches!(broken, Ok(Err(TransportError::Broken { .. }))),
+        "{broken:?}"
+    );
+    let mut fresh = mortal.reach(Class::Bulk).await;
+    fresh.sender.send("to the second life".into()).await.unwrap();
+    // Bulk is what is accepted last, and it is all that there is.
+    let accepted = tokio::time::timeout(DEADLINE, successor.accept()).await;
+    let mut accepted = accepted
+        .expect("the new stream comes")
+        .expect("the successor lives");
+    assert_eq!(accepted.class, Class::Bulk);
+    let message = accepted.stream.receiver.receive().await.unwrap();
+    assert_eq!(message, Some("to the second life".into()));
 }
 
 #[tokio::test]

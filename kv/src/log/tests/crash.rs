@@ -125,7 +125,7 @@ impl Run {
                 }
                 Step::Vote(vote) => acknowledge(self.log.save_vote(blob(*vote)).await),
                 Step::Committed(committed) => {
-                    self.log.save_committed(blob(*committed)).expect("room");
+                    self.log.save_committed(blob(*committed)).expect("the log runs");
                 }
                 Step::Truncate(last) => acknowledge(self.log.truncate_after(last.map(index)).await),
                 Step::Purge(upto) => acknowledge(self.log.purge(*upto).await),
