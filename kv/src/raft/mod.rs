@@ -585,7 +585,10 @@ async fn finish_joint(raft: Raft, changing: Arc<Mutex<()>>) {
             let finished = raft.change_membership(nothing_new, true).await;
             drop(change);
             match finished {
-                Ok(_) => tracing::info!("a joint configuration was finished"),
+                Ok(_) => {
+                    env::mark("raft.joint_finished");
+                    tracing::info!("a joint configuration was finished");
+                }
                 Err(RaftError::Fatal(_)) => return,
                 // Another change is on its way, or we lead no more, or a quorum is out of reach: of that, what is
                 // watched may say nothing.

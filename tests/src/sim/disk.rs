@@ -204,19 +204,34 @@ enum NameOp {
 }
 
 impl FileOp {
-    /// Does it to `bytes`; of a write only what lies within the file: what grows it is an operation apart.
+    /// Does it to `bytes`. A write comes behind the growth that made room for it. Where a failed sync has lost that
+    /// growth it grows the file itself, as fdatasync must: a length without which what it wrote cannot be read is
+    /// part of what it makes durable.
     fn apply(&self, bytes: &mut Vec<u8>) {
         match self {
             FileOp::SetLen(len) => bytes.resize(*len as usize, 0),
-            FileOp::Write { offset, bytes: new } => write_within(bytes, *offset, new),
+            FileOp::Write { offset, bytes: new } => {
+                let start = *offset as usize;
+                let end = start + new.len();
+                bytes.resize(bytes.len().max(end), 0);
+                bytes[start..end].copy_from_slice(new);
+            }
         }
     }
-}
 
-fn write_within(bytes: &mut [u8], offset: u64, new: &[u8]) {
-    let start = (offset as usize).min(bytes.len());
-    let end = (start + new.len()).min(bytes.len());
-    bytes[start..end].copy_from_slice(&new[..end - start]);
+    /// What of it lies within a file of `len` bytes.
+    fn within(self, len: usize) -> Option<Self> {
+        let FileOp::Write { offset, bytes } = self else {
+            return Some(self);
+        };
+        let room = len.saturating_sub(offset as usize);
+        let bytes = if bytes.len() > room {
+            bytes[..room].into()
+        } else {
+            bytes
+        };
+        (!bytes.is_empty()).then_some(FileOp::Write { offset, bytes })
+    }
 }
 
 impl NameOp {

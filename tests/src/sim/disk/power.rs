@@ -265,7 +265,8 @@ fn is_in(file: &FileState, parts: &[&str]) -> bool {
         .any(|part| file.path.to_string_lossy().contains(part))
 }
 
-/// What is left of an operation on a file that held `durable` before it.
+/// What is left of an operation on a file that held `durable` before it. What lies beyond its end is lost with the
+/// growth.
 fn remains(
     op: &FileOp,
     fate: Fate,
@@ -274,7 +275,7 @@ fn remains(
     random: &mut Rng,
     stats: &mut DiskStats,
 ) -> Vec<FileOp> {
-    match (op, fate) {
+    let left = match (op, fate) {
         (op, Fate::Keep) => vec![op.clone()],
         (FileOp::SetLen(_), Fate::Sectors(permille)) if random.permille(permille) => vec![op.clone()],
         (FileOp::SetLen(_), _) => {
@@ -291,7 +292,9 @@ fn remains(
             stats.writes_torn += u64::from(lost > 0 && lost < bytes.len() as u64);
             kept
         }
-    }
+    };
+    let within = |op: FileOp| op.within(durable.len());
+    left.into_iter().filter_map(within).collect()
 }
 
 /// How many sectors a write touches.
