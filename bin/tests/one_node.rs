@@ -47,6 +47,17 @@ fn the_command_line_finds_the_node_of_this_machine() {
         .fails(4, &["no node runs on data", "quorate serve --data-dir data"]);
 }
 
+/// They cost a loaded node a fifth of its time: `main.rs`.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_node_uses_no_huge_pages() {
+    let home = Home::new();
+    let server = home.serve_alone();
+    let status = server.kernel_status();
+    let line = status.lines().find(|line| line.starts_with("THP_enabled:"));
+    assert_eq!(line.expect("Linux 5.0 says it"), "THP_enabled:\t0");
+}
+
 #[test]
 fn a_killed_node_leaves_no_note_that_is_believed_and_loses_nothing() {
     let home = Home::new();

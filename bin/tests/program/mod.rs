@@ -193,6 +193,12 @@ impl Server {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
+    /// What the kernel says of its process.
+    #[cfg(target_os = "linux")]
+    pub fn kernel_status(&self) -> String {
+        std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap()
+    }
+
     /// Asks it to stop and waits for it.
     pub fn stop(self) -> ExitStatus {
         self.stop_by(rustix::process::Signal::TERM)
