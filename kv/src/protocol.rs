@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    Command, Consistency, InvalidRead, InvalidTxn, NodeId, Outcome, ReadOp, ReadResponse, Revision,
+    self, Command, Consistency, InvalidRead, InvalidTxn, NodeId, Outcome, ReadOp, ReadResponse, Revision,
 };
 use crate::node::Status;
 
@@ -33,6 +33,7 @@ pub(crate) enum Request {
     Write(Command),
     /// Read, waiting for the state that the consistency asks for at most this long.
     Read {
+        #[serde(deserialize_with = "model::steps")]
         reads: Vec<ReadOp>,
         consistency: Consistency,
         wait: Duration,

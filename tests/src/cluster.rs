@@ -165,12 +165,17 @@ impl Cluster {
 
     /// A client in a process of its own, as far as the cluster can tell.
     pub fn client(&self) -> Result<Client> {
+        self.client_with(self.settings.limits)
+    }
+
+    /// The same with limits of its own.
+    pub fn client_with(&self, limits: Limits) -> Result<Client> {
         let credentials = self
             .authority
             .credentials(&Identity::client(self.name.clone(), "test")?)?;
         let transport = QuicTransport::bind(None, &credentials, QuicSettings::default())?;
         let endpoints = self.members.values().map(ToString::to_string);
-        Ok(Client::connect(endpoints, transport, self.settings.limits))
+        Ok(Client::connect(endpoints, transport, limits))
     }
 
     /// The limits of the store.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use quorate_kv::Client;
-use quorate_kv::model::{Consistency, NodeId, ReadOp};
+use quorate_kv::model::{Consistency, Key, NodeId, Op, ReadOp, Txn};
 use quorate_kv::node::{NodeRole, StartError, Status};
 use quorate_tests::cluster::{Cluster, fast_settings};
 
@@ -235,6 +235,32 @@ async fn every_node_serves_linearizable_reads() -> Result<()> {
             assert!(read.revision >= revision, "node {} read the past", node.id());
         }
     }
+    cluster.shutdown().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_of_more_steps_than_a_node_takes_is_answered_and_ends_nothing() -> Result<()> {
+    let cluster = Cluster::start(1, fast_settings()).await?;
+    let limit = cluster.limits().txn_ops_max;
+    let mut limits = cluster.limits();
+    limits.txn_ops_max = usize::MAX;
+    let client = cluster.client_with(limits)?;
+    client.put("a", "1").await?;
+    let get = |_| ReadOp::Get(Key::try_from("a").unwrap());
+    let reads: Vec<_> = (0..=limit).map(get).collect();
+    let steps = (0..=limit).map(|_| Op::get(Key::try_from("a").unwrap()));
+    for error in [
+        client.read(reads, Consistency::Linearizable).await.unwrap_err(),
+        client.txn(Txn::new(steps)).await.unwrap_err(),
+    ] {
+        let text = error.to_string();
+        assert!(text.contains(&format!("than the limit of {limit}")), "{text}");
+        assert!(!error.is_retryable() && !error.may_have_committed(), "{text}");
+    }
+    // What is within, on the same stream.
+    let reads = (0..limit).map(get).collect();
+    let read = client.read(reads, Consistency::Linearizable).await?;
+    assert_eq!(read.results.len(), limit);
     cluster.shutdown().await
 }
 

@@ -4,11 +4,12 @@
 //! lists each message. Decoding demands that every byte is used, and never allocates beyond the input's
 //! size for what the input only claims.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::marker::PhantomData;
 
 use bytes::Bytes;
-use serde::de::{DeserializeOwned, SeqAccess, Visitor};
+use serde::de::{DeserializeOwned, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// The version that this release writes.
@@ -39,6 +40,12 @@ pub enum DecodeError {
         /// How many.
         count: usize,
     },
+    /// More steps than its receiver takes, however few bytes they need.
+    #[error("the message has more operations, conditions and reads than the limit of {limit}")]
+    TooManySteps {
+        /// The limit.
+        limit: usize,
+    },
 }
 
 /// Encodes a message behind its format version.
@@ -60,18 +67,23 @@ pub fn encode_onto<T: Serialize>(message: &T, buffer: &mut Vec<u8>) {
 
 /// Decodes a message that [`encode`] made.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
-    let (&version, rest) = bytes.split_first().ok_or(DecodeError::Empty)?;
-    if version != FORMAT_VERSION {
-        return Err(DecodeError::UnknownVersion { found: version });
-    }
-    let (message, rest) = postcard::take_from_bytes(rest).map_err(|e| DecodeError::Malformed {
-        reason: e.to_string(),
-    })?;
+    let (message, rest) = decode_front(bytes)?;
     if rest.is_empty() {
         Ok(message)
     } else {
         Err(DecodeError::TrailingBytes { count: rest.len() })
     }
+}
+
+/// Decodes what a message begins with, and answers what follows.
+pub(crate) fn decode_front<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, &[u8]), DecodeError> {
+    let (&version, rest) = bytes.split_first().ok_or(DecodeError::Empty)?;
+    if version != FORMAT_VERSION {
+        return Err(DecodeError::UnknownVersion { found: version });
+    }
+    postcard::take_from_bytes(rest).map_err(|e| DecodeError::Malformed {
+        reason: e.to_string(),
+    })
 }
 
 /// The same, without copying keys and values: those of the message share the memory of `bytes`, and keep all of it
@@ -89,10 +101,75 @@ pub(crate) fn decode_shared<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Dec
     decode(bytes)
 }
 
+/// The same for a message with at most so many operations, conditions and reads together. Each takes a hundred times the
+/// memory of the byte or two that it may have in a message: what is too many is not held first and counted then.
+pub(crate) fn decode_limited<T: DeserializeOwned>(bytes: &Bytes, steps_max: usize) -> Result<T, DecodeError> {
+    /// Lifts the limit, however decoding ends.
+    struct Lift;
+    impl Drop for Lift {
+        fn drop(&mut self) {
+            STEPS.set(Steps::Unlimited);
+        }
+    }
+    STEPS.set(Steps::Left(steps_max));
+    let _lift = Lift;
+    let decoded = decode_shared(bytes);
+    match STEPS.get() {
+        Steps::TooMany => Err(DecodeError::TooManySteps { limit: steps_max }),
+        Steps::Unlimited | Steps::Left(_) => decoded,
+    }
+}
+
+/// What [`decode_limited`] still lets a message have.
+#[derive(Debug, Clone, Copy)]
+enum Steps {
+    Unlimited,
+    Left(usize),
+    TooMany,
+}
+
 thread_local! {
     /// What is being decoded by [`decode_shared`]: serde hands visitors slices, and a slice does not say whose
     /// memory it is part of.
     static SOURCE: RefCell<Option<Bytes>> = const { RefCell::new(None) };
+    /// What the message may still have that is being decoded.
+    static STEPS: Cell<Steps> = const { Cell::new(Steps::Unlimited) };
+}
+
+/// For `deserialize_with`: a sequence whose elements count as steps.
+pub(crate) fn steps<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct Counted<T>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Counted<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a sequence")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Vec<T>, A::Error> {
+            /// What is reserved for what the message only claims.
+            const RESERVED_BYTES_MAX: usize = 64 * 1024;
+            let claimed = elements.size_hint().unwrap_or_default();
+            let mut all = Vec::with_capacity(claimed.min(RESERVED_BYTES_MAX / size_of::<T>().max(1)));
+            while let Some(element) = elements.next_element()? {
+                match STEPS.get() {
+                    Steps::Unlimited => {}
+                    Steps::Left(0) | Steps::TooMany => {
+                        STEPS.set(Steps::TooMany);
+                        return Err(A::Error::custom("too many steps"));
+                    }
+                    Steps::Left(left) => STEPS.set(Steps::Left(left - 1)),
+                }
+                all.push(element);
+            }
+            Ok(all)
+        }
+    }
+    deserializer.deserialize_seq(Counted(PhantomData))
 }
 
 /// Bytes of a message that may be a part of its memory.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::codec;
 use super::{Key, KeyRange, LeaseId, Revision, Value};
 
 /// A tree of all / any / not over conditions, evaluated on the state before the transaction.
@@ -10,6 +11,7 @@ use super::{Key, KeyRange, LeaseId, Revision, Value};
 /// costs nothing. The default guard has no node and always holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Guard {
+    #[serde(deserialize_with = "codec::steps")]
     nodes: Vec<GuardNode>,
 }
 

@@ -18,8 +18,8 @@ mod txn;
 
 pub(crate) use check::check_reads;
 pub use check::{CheckedTxn, InvalidRead, InvalidTxn, Limits, Place};
-pub(crate) use codec::decode_shared;
 pub use codec::{DecodeError, decode, encode, encode_onto};
+pub(crate) use codec::{decode_front, decode_limited, decode_shared, steps};
 pub use command::{Command, Outcome, Proposal, SessionRef, TooManyOf, TxnRefused};
 pub use guard::{Compare, Condition, FailedCondition, Found, Guard, GuardNode, KeyTest, RangeTest};
 pub use ids::{

@@ -286,6 +286,40 @@ fn a_read_with_a_long_key_is_refused_with_its_index() {
     );
 }
 
+/// The story: 32 MiB of guard nodes of one byte took 3 GiB to be read, and were counted, and refused, only then.
+#[test]
+fn a_message_with_more_steps_than_the_limit_is_refused_while_it_is_read() {
+    let read = |message: &Command, limit| decode_limited::<Command>(&encode(message).into(), limit);
+    let txn = Txn::new([Op::get(key("a")), Op::get(key("b"))])
+        .when(Guard::exists(key("a")))
+        .or_else([Op::get(key("c"))]);
+    let steps = 4;
+    let command = Command::Txn { session: None, txn };
+    assert_eq!(read(&command, steps), Ok(command.clone()));
+    let too_many = |limit| Err(DecodeError::TooManySteps { limit });
+    for limit in 0..steps {
+        assert_eq!(read(&command, limit), too_many(limit));
+    }
+    // A limit ends with the message that it was for.
+    assert_eq!(decode(&encode(&command)), Ok(command));
+
+    // `Not`, 32 Mi times: written by hand, since whoever encodes it holds it.
+    const NODES: usize = 32 << 20;
+    let empty = encode(&Command::Txn {
+        session: None,
+        txn: Txn::default(),
+    });
+    let (head, tail) = empty.split_at(empty.len() - 3);
+    let mut bytes = head.to_vec();
+    bytes.extend(postcard::to_allocvec(&NODES).unwrap());
+    bytes.resize(bytes.len() + NODES, 2);
+    bytes.extend(&tail[1..]);
+    let bytes = Bytes::from(bytes);
+    assert_eq!(decode_limited::<Command>(&bytes, 1000), too_many(1000));
+    // What docs/configuration.md says that each takes.
+    assert!(size_of::<Op>() <= 128 && size_of::<GuardNode>() <= 128 && size_of::<ReadOp>() <= 128);
+}
+
 #[test]
 fn keys_and_values_share_the_memory_of_the_message_where_that_is_asked_for_and_never_after() {
     let bytes = Bytes::from(encode(&Op::put(key("a key"), "a value")));

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::codec;
 use super::{FailedCondition, Guard, LogIndex, Op, OpResult, Revision};
 
 /// If `guard` holds, `then`; else `otherwise`. All or nothing, strictly serializable, always.
@@ -10,8 +11,10 @@ pub struct Txn {
     /// Evaluated on the state before the transaction.
     pub guard: Guard,
     /// What runs when the guard holds.
+    #[serde(deserialize_with = "codec::steps")]
     pub then: Vec<Op>,
     /// What runs when it does not.
+    #[serde(deserialize_with = "codec::steps")]
     pub otherwise: Vec<Op>,
 }
 

@@ -10,7 +10,7 @@ use super::front::Front;
 use super::readers::ReadJob;
 use super::reply::ReplyTo;
 use crate::env::{self, Semaphore, mpsc};
-use crate::model::{self, Consistency, ReadOp};
+use crate::model::{self, Consistency, DecodeError, ReadOp};
 use crate::protocol::{Call, Failure, Reply, Request, Response};
 
 /// Calls that one stream may have open; the node reads no further call until one is answered.
@@ -44,9 +44,14 @@ async fn read_calls(
                 return;
             };
             OwnedSemaphorePermit::forget(place);
-            let call: Call = match model::decode_shared(&message) {
+            let call: Call = match model::decode_limited(&message, front.settings.limits.txn_ops_max) {
                 Ok(call) => call,
                 Err(error) => {
+                    if let Some(id) = number_of_too_long(&message, &error) {
+                        let reply = ReplyTo::stream(id, replies.clone());
+                        reply.send(Response::Failed(Failure::Invalid(error.to_string())));
+                        continue;
+                    }
                     tracing::warn!(%error, "a client's message cannot be read; its stream is closed");
                     return;
                 }
@@ -74,6 +79,14 @@ async fn read_calls(
             env::spawn("client-reads", linearizable(front.clone(), reads));
         }
     }
+}
+
+/// The number of a call with too many steps, which is answered: it may well be meant.
+fn number_of_too_long(message: &[u8], error: &DecodeError) -> Option<u64> {
+    if !matches!(error, DecodeError::TooManySteps { .. }) {
+        return None;
+    }
+    model::decode_front(message).ok().map(|(id, _)| id)
 }
 
 /// Reads that arrived together share one confirmation.
