@@ -149,6 +149,12 @@ impl Writer {
             failed = failed.and_then(|()| self.add(work));
         }
         failed?;
+        self.appender.commit()?;
+        if closes.is_empty() {
+            return Ok(());
+        }
+        // In a batch of its own, behind all others: if it rots, nothing that was answered goes with it.
+        self.appender.head()?;
         self.appender.commit()
     }
 
@@ -162,8 +168,7 @@ impl Writer {
             Work::Truncate { .. } if planted::is(Bug::TruncateNotDurable) => Ok(()),
             Work::Truncate { from, last } => self.appender.truncate(from, last),
             Work::Purge(upto) => self.appender.purge(upto),
-            Work::Barrier => Ok(()),
-            Work::Close => self.appender.head(),
+            Work::Barrier | Work::Close => Ok(()),
         }
     }
 }

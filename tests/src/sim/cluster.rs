@@ -179,6 +179,14 @@ struct Seen {
     moving_leader: bool,
     /// Nodes that stopped by themselves, and have not been started again.
     stopped: BTreeMap<u32, String>,
+    /// Nodes that are to stop as planned.
+    asked_to_stop: BTreeSet<u32>,
+    /// Nodes that have, and whose hosts nobody has switched off since.
+    rested: BTreeSet<u32>,
+    /// Nodes in whose files a bit was flipped, and which have not started since.
+    rotten: BTreeSet<u32>,
+    /// What those of them said that refused to start.
+    rot_refused: BTreeMap<u32, String>,
     /// The first node that found its own files to be spoiled.
     refused: Option<(u32, String)>,
     /// The first rule that was seen broken.
@@ -263,6 +271,8 @@ impl Cluster {
             seen.latest.remove(&number);
             seen.silent.remove(&number);
             seen.replaying.remove(&number);
+            seen.asked_to_stop.remove(&number);
+            seen.rested.remove(&number);
         });
     }
 
@@ -296,12 +306,21 @@ impl Cluster {
             match builder.start().await {
                 Err(error) => {
                     let mut seen = lock(&seen);
-                    if is_refusal(&error) {
+                    if is_refusal(&error) && seen.rotten.contains(&number) {
+                        seen.rot_refused.insert(number, error.to_string());
+                    } else if is_refusal(&error) {
                         seen.refused.get_or_insert_with(|| (number, error.to_string()));
                     }
                     seen.stopped.insert(number, error.to_string());
                 }
                 Ok(node) => loop {
+                    // What it has not refused it must be able to live with.
+                    lock(&seen).rotten.remove(&number);
+                    if lock(&seen).asked_to_stop.remove(&number) {
+                        node.shutdown().await;
+                        lock(&seen).rested.insert(number);
+                        return;
+                    }
                     let status = node.status();
                     let stopped = status.role == NodeRole::Stopped;
                     record.status(&status);

@@ -349,8 +349,8 @@ impl SimDisk {
         lock(&self.shared.state).stats
     }
 
-    /// Flips one bit of a file, on the disk itself, as rot does. Answers where, or `None` for an empty or
-    /// unknown file.
+    /// Flips one bit of a file, on the disk itself, as rot does; in a sector with something in it, if there is one. Answers
+    /// where, or `None` for an empty or unknown file.
     pub fn flip_bit(&self, path: &Path) -> Option<u64> {
         let mut state = lock(&self.shared.state);
         let state = &mut *state;
@@ -361,7 +361,21 @@ impl SimDisk {
         if file.durable.is_empty() {
             return None;
         }
-        let at = state.random.index(file.durable.len());
+        let sectors = file.durable.chunks(SECTOR as usize).enumerate();
+        let written: Vec<usize> = sectors
+            .filter(|(_, sector)| sector.iter().any(|byte| *byte != 0))
+            .map(|(number, _)| number * SECTOR as usize)
+            .collect();
+        let at = match written[..] {
+            [] => state.random.index(file.durable.len()),
+            _ => {
+                let start = *state.random.pick(&written);
+                start
+                    + state
+                        .random
+                        .index((file.durable.len() - start).min(SECTOR as usize))
+            }
+        };
         let bit = 1 << state.random.below(8);
         file.durable[at] ^= bit;
         if let Some(byte) = file.live.get_mut(at) {

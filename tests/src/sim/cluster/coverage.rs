@@ -1,7 +1,8 @@
 //! Which faults met the cluster in which phase, counted where they took effect.
 //!
 //! Always: a kill counts when a process died, a loss of power when something was lost, a cut when a message
-//! was held up, an error when a call got it, a change of members when it was acknowledged. A fault that was
+//! was held up, an error when a call got it, a change of members when it was
+//! acknowledged, a flipped bit when a node refused it. A fault that was
 //! planned and met nobody counts nowhere.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -66,7 +67,7 @@ pub const REQUIRED_FROM_SEEDS: u64 = 200;
 ///
 /// Purging takes a few syncs, so that only faults which wait for it meet it; truncating is rare besides, with 30 of them in
 /// 200 seeds, and no fault is sure to.
-const REQUIRED: [(Kind, &[Phase]); 20] = {
+const REQUIRED: [(Kind, &[Phase]); 21] = {
     use Phase::{FreshLeader, Membership, NoLeader, Purging, Replay, Snapshot, Steady, Transfer};
     [
         (Kind::Kill, &[Steady, Membership, Purging]),
@@ -91,6 +92,7 @@ const REQUIRED: [(Kind, &[Phase]); 20] = {
         (Kind::PromoteAndLeave, &[Steady]),
         (Kind::Remove, &[Steady, Membership]),
         (Kind::Replace, &[Steady]),
+        (Kind::BitRot, &[Steady]),
         (Kind::MoveLeader, &[FreshLeader, Steady, Transfer]),
     ]
 };

@@ -246,6 +246,7 @@ fn fault(random: &mut Rng, plan: &Plan, kind: Kind) -> Fault {
         },
         Kind::Remove => Fault::Remove { target },
         Kind::Replace => Fault::Replace { target },
+        Kind::BitRot => Fault::BitRot { target },
         Kind::MoveLeader => Fault::MoveLeader,
     }
 }

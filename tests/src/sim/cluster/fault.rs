@@ -194,6 +194,12 @@ pub enum Fault {
         /// Which.
         target: Target,
     },
+    /// A node stops as planned, and a bit flips in what it left on its disk. It must refuse that or not depend on it; one
+    /// that refuses is replaced, under a new id.
+    BitRot {
+        /// Which.
+        target: Target,
+    },
     /// Leadership is handed on.
     MoveLeader,
 }
@@ -248,12 +254,13 @@ pub enum Kind {
     PromoteAndLeave,
     Remove,
     Replace,
+    BitRot,
     MoveLeader,
 }
 
 impl Kind {
     /// All, in the order of the table.
-    pub const ALL: [Kind; 20] = [
+    pub const ALL: [Kind; 21] = [
         Kind::Kill,
         Kind::PowerLoss,
         Kind::Pause,
@@ -273,6 +280,7 @@ impl Kind {
         Kind::PromoteAndLeave,
         Kind::Remove,
         Kind::Replace,
+        Kind::BitRot,
         Kind::MoveLeader,
     ];
 
@@ -298,6 +306,7 @@ impl Kind {
             Kind::PromoteAndLeave => "promote-and-leave",
             Kind::Remove => "remove",
             Kind::Replace => "replace",
+            Kind::BitRot => "bit-rot",
             Kind::MoveLeader => "move-leader",
         }
     }
@@ -324,6 +333,7 @@ impl Kind {
             Kind::PromoteAndLeave => "a change of voters is left in the middle, its leader down",
             Kind::Remove => "a node is taken out of the cluster",
             Kind::Replace => "a disk is lost, a node under a new id takes the place",
+            Kind::BitRot => "a bit flips on the disk of a node that has stopped, which notices it",
             Kind::MoveLeader => "leadership is handed on",
         }
     }
@@ -377,6 +387,7 @@ impl Fault {
             Fault::PromoteAndLeave { .. } => Kind::PromoteAndLeave,
             Fault::Remove { .. } => Kind::Remove,
             Fault::Replace { .. } => Kind::Replace,
+            Fault::BitRot { .. } => Kind::BitRot,
             Fault::MoveLeader => Kind::MoveLeader,
         }
     }

@@ -163,6 +163,7 @@ fn strike(cluster: &Cluster, number: u64, event: &FaultEvent) {
         Fault::PromoteAndLeave { away } => cluster.operator.ask(Change::PromoteAndLeave(*away)),
         Fault::Remove { target } => cluster.operator.ask(Change::Remove(*target)),
         Fault::Replace { target } => cluster.operator.ask(Change::Replace(*target)),
+        Fault::BitRot { target } => cluster.operator.ask(Change::BitRot(*target)),
         Fault::MoveLeader => cluster.operator.ask(Change::MoveLeader),
     }
 }

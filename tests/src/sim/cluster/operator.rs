@@ -38,6 +38,7 @@ pub(super) enum Change {
     PromoteAndLeave(Duration),
     Remove(Target),
     Replace(Target),
+    BitRot(Target),
     MoveLeader,
 }
 
@@ -108,7 +109,14 @@ async fn carry_out(cluster: &Cluster, change: Change) -> Result<(), String> {
             Some(number) => remove(cluster, number, Kind::Remove).await,
             None => Ok(()),
         },
-        Change::Replace(target) => replace(cluster, target).await,
+        Change::Replace(target) => match replaceable(cluster, target) {
+            Some(number) => replace(cluster, number).await,
+            None => Ok(()),
+        },
+        Change::BitRot(target) => match replaceable(cluster, target) {
+            Some(number) => rot(cluster, number).await,
+            None => Ok(()),
+        },
         Change::MoveLeader => {
             lock(&cluster.seen).moving_leader = true;
             let phases = cluster.watch.phases();
@@ -202,14 +210,15 @@ async fn remove(cluster: &Cluster, number: u32, kind: Kind) -> Result<(), String
     Ok(())
 }
 
-async fn replace(cluster: &Cluster, target: Target) -> Result<(), String> {
-    let Some(number) = removable(cluster, target) else {
-        return Ok(());
-    };
-    let was_voter = cluster.fleet.borrow().voters.contains(&number);
-    if was_voter && cluster.fleet.borrow().voters.len() < 3 {
-        return Ok(());
-    }
+/// Whom a target means, if the others can do without: two voters that have lost one are no majority, and can take no
+/// other in.
+fn replaceable(cluster: &Cluster, target: Target) -> Option<u32> {
+    let number = removable(cluster, target)?;
+    let fleet = cluster.fleet.borrow();
+    (!fleet.voters.contains(&number) || fleet.voters.len() >= 3).then_some(number)
+}
+
+async fn replace(cluster: &Cluster, number: u32) -> Result<(), String> {
     cluster.watch.took_effect(Kind::Replace);
     let host = cluster.sim.host(number);
     if planted::is(Bug::WipedNodeRejoins) {
@@ -220,6 +229,71 @@ async fn replace(cluster: &Cluster, target: Target) -> Result<(), String> {
     cluster.fleet.borrow_mut().gone.insert(number);
     host.kill();
     host.disk().wipe();
+    take_place_of(cluster, number).await
+}
+
+/// How long a node has to stop as planned.
+const STOP_MAX: Duration = Duration::from_secs(5);
+
+/// Has a node stop as planned, flips a bit in one of its files, and waits for what it makes of that.
+///
+/// Of a log that nobody closed the last batch may rot unnoticed (`docs/formats/log.md`), and a majority then miss what was
+/// acknowledged: no log can tell that from a torn write.
+async fn rot(cluster: &Cluster, number: u32) -> Result<(), String> {
+    let phases = cluster.watch.phases();
+    lock(&cluster.seen).asked_to_stop.insert(number);
+    let patience = cluster.sim.now() + STOP_MAX;
+    while !lock(&cluster.seen).rested.contains(&number) {
+        if cluster.sim.now() > patience || cluster.is_healed() {
+            lock(&cluster.seen).asked_to_stop.remove(&number);
+            return Ok(());
+        }
+        env::sleep(PAUSE).await;
+    }
+    let host = cluster.sim.host(number);
+    host.kill_unseen();
+    let mut files = host.disk().files();
+    cluster.sim.rng(&format!("bit rot {number}")).shuffle(&mut files);
+    // The lock has no bytes.
+    let flipped = files.iter().any(|file| host.disk().flip_bit(file).is_some());
+    cluster.start(number);
+    if !flipped {
+        return Ok(());
+    }
+    lock(&cluster.seen).rotten.insert(number);
+    let mut healed_at = None;
+    let refused = loop {
+        let seen = lock(&cluster.seen);
+        if let Some(why) = seen.rot_refused.get(&number).cloned() {
+            break why;
+        }
+        if !seen.rotten.contains(&number) {
+            drop(seen);
+            cluster.tell(format!("operator: node {number} does not need what has rotted"));
+            return Ok(());
+        }
+        let why = seen.stopped.get(&number).cloned();
+        drop(seen);
+        if cluster.is_healed() && cluster.sim.now() > *healed_at.get_or_insert(cluster.sim.now()) + FINISH_MAX
+        {
+            return Err(format!(
+                "liveness: node {number}, in whose files a bit was flipped, neither starts nor refuses them: {why:?}"
+            ));
+        }
+        env::sleep(PAUSE).await;
+    };
+    cluster.tell(format!(
+        "operator: node {number} refuses what has rotted: {refused}"
+    ));
+    cluster.watch.took_effect_in(Kind::BitRot, &phases);
+    cluster.fleet.borrow_mut().gone.insert(number);
+    host.kill_unseen();
+    take_place_of(cluster, number).await
+}
+
+/// Puts a fresh node in the place of one that is gone for good.
+async fn take_place_of(cluster: &Cluster, number: u32) -> Result<(), String> {
+    let was_voter = cluster.fleet.borrow().voters.contains(&number);
     remove(cluster, number, Kind::Remove).await?;
     let fresh = add(cluster, Kind::AddLearner).await?;
     if was_voter {
