@@ -546,8 +546,8 @@ fn is_of_a_fault(told: &str) -> bool {
     told.contains("injected at") || told.contains("the host crashed at") || told.contains("disk is full")
 }
 
-/// Whether a node found files that no power loss explains. No fault spoils what is durable, so that nothing but the
-/// node itself can have written them.
+/// Whether a node found files that no power loss explains. No fault but bit rot spoils what is durable, so that otherwise
+/// nothing but the node itself can have written them.
 fn is_refusal(error: &StartError) -> bool {
     let StartError::Storage(storage) = error else {
         return false;

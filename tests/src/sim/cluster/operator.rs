@@ -241,16 +241,21 @@ const STOP_MAX: Duration = Duration::from_secs(5);
 /// acknowledged: no log can tell that from a torn write.
 async fn rot(cluster: &Cluster, number: u32) -> Result<(), String> {
     let phases = cluster.watch.phases();
+    let host = cluster.sim.host(number);
     lock(&cluster.seen).asked_to_stop.insert(number);
     let patience = cluster.sim.now() + STOP_MAX;
     while !lock(&cluster.seen).rested.contains(&number) {
         if cluster.sim.now() > patience || cluster.is_healed() {
-            lock(&cluster.seen).asked_to_stop.remove(&number);
+            let has_begun = !lock(&cluster.seen).asked_to_stop.remove(&number);
+            // Who fell meanwhile is started by others.
+            if has_begun && host.is_alive() {
+                host.kill_unseen();
+                cluster.start(number);
+            }
             return Ok(());
         }
         env::sleep(PAUSE).await;
     }
-    let host = cluster.sim.host(number);
     host.kill_unseen();
     let mut files = host.disk().files();
     cluster.sim.rng(&format!("bit rot {number}")).shuffle(&mut files);
