@@ -236,11 +236,14 @@ pub fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Ports that nobody has at this moment, all held until all are found.
+/// Ports that nobody has at this moment, all held until all are found: below those that the system gives to any socket
+/// that asks, which would take a node's port while the node is away.
 pub fn free_ports(count: usize) -> Vec<u16> {
-    let sockets: Vec<_> = (0..count)
-        .map(|_| std::net::UdpSocket::bind("127.0.0.1:0").unwrap())
+    let sockets: Vec<_> = (0..1_000)
+        .filter_map(|_| std::net::UdpSocket::bind(("127.0.0.1", rand::random_range(16_384..32_768))).ok())
+        .take(count)
         .collect();
+    assert_eq!(sockets.len(), count, "too few free ports");
     sockets
         .iter()
         .map(|socket| socket.local_addr().unwrap().port())

@@ -65,16 +65,6 @@ pub fn encode_onto<T: Serialize>(message: &T, buffer: &mut Vec<u8>) {
     postcard::to_extend(message, Appending(buffer)).expect("postcard writes any of our types to a vector");
 }
 
-/// Decodes a message that [`encode`] made.
-pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
-    let (message, rest) = decode_front(bytes)?;
-    if rest.is_empty() {
-        Ok(message)
-    } else {
-        Err(DecodeError::TrailingBytes { count: rest.len() })
-    }
-}
-
 /// Decodes what a message begins with, and answers what follows.
 pub(crate) fn decode_front<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, &[u8]), DecodeError> {
     let (&version, rest) = bytes.split_first().ok_or(DecodeError::Empty)?;
@@ -84,6 +74,16 @@ pub(crate) fn decode_front<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, &[u8
     postcard::take_from_bytes(rest).map_err(|e| DecodeError::Malformed {
         reason: e.to_string(),
     })
+}
+
+/// Decodes a message that [`encode`] made.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+    let (message, rest) = decode_front(bytes)?;
+    if rest.is_empty() {
+        Ok(message)
+    } else {
+        Err(DecodeError::TrailingBytes { count: rest.len() })
+    }
 }
 
 /// The same, without copying keys and values: those of the message share the memory of `bytes`, and keep all of it

@@ -475,6 +475,14 @@ impl Seen {
         leads.max_by_key(|(_, s)| s.term).map(|(number, _)| *number)
     }
 
+    /// What a node makes of a bit that was flipped in its files: nothing, or what it says in refusing them.
+    fn verdict_on_rot(&self, number: u32) -> Option<Result<(), String>> {
+        match self.rot_refused.get(&number) {
+            Some(why) => Some(Err(why.clone())),
+            None => (!self.rotten.contains(&number)).then_some(Ok(())),
+        }
+    }
+
     /// Takes a node's account of itself, and compares it with all others at the same entry. Answers what is
     /// worth telling of it.
     fn take(&mut self, number: u32, status: Status) -> Option<String> {

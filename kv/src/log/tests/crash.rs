@@ -494,7 +494,7 @@ fn a_flipped_byte_does_not_take_what_was_written_together_with_the_close() {
     let job = |work| Job {
         work,
         committed: None,
-        answer: Answer::callback(Box::new(|result| drop(result)), None),
+        answer: Answer::callback(Box::new(drop), None),
     };
     let entries: Vec<_> = (0..3).map(|number| entry_of(1, number, 300)).collect();
     let effects = writer.work(&mut vec![

@@ -268,19 +268,17 @@ async fn rot(cluster: &Cluster, number: u32) -> Result<(), String> {
     lock(&cluster.seen).rotten.insert(number);
     let mut healed_at = None;
     let refused = loop {
-        let seen = lock(&cluster.seen);
-        if let Some(why) = seen.rot_refused.get(&number).cloned() {
-            break why;
+        match lock(&cluster.seen).verdict_on_rot(number) {
+            Some(Ok(())) => {
+                cluster.tell(format!("operator: node {number} does not need what has rotted"));
+                return Ok(());
+            }
+            Some(Err(why)) => break why,
+            None => {}
         }
-        if !seen.rotten.contains(&number) {
-            drop(seen);
-            cluster.tell(format!("operator: node {number} does not need what has rotted"));
-            return Ok(());
-        }
-        let why = seen.stopped.get(&number).cloned();
-        drop(seen);
-        if cluster.is_healed() && cluster.sim.now() > *healed_at.get_or_insert(cluster.sim.now()) + FINISH_MAX
-        {
+        let now = cluster.sim.now();
+        if cluster.is_healed() && now > *healed_at.get_or_insert(now) + FINISH_MAX {
+            let why = lock(&cluster.seen).stopped.get(&number).cloned();
             return Err(format!(
                 "liveness: node {number}, in whose files a bit was flipped, neither starts nor refuses them: {why:?}"
             ));
