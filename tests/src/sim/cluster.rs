@@ -183,10 +183,8 @@ struct Seen {
     asked_to_stop: BTreeSet<u32>,
     /// Nodes that have, and whose hosts nobody has switched off since.
     rested: BTreeSet<u32>,
-    /// Nodes in whose files a bit was flipped, and which have not started since.
-    rotten: BTreeSet<u32>,
-    /// What those of them said that refused to start.
-    rot_refused: BTreeMap<u32, String>,
+    /// Nodes in whose files a bit was flipped, and which have not started since; with what those say that refused to.
+    rotten: BTreeMap<u32, Option<String>>,
     /// The first node that found its own files to be spoiled.
     refused: Option<(u32, String)>,
     /// The first rule that was seen broken.
@@ -306,33 +304,38 @@ impl Cluster {
             match builder.start().await {
                 Err(error) => {
                     let mut seen = lock(&seen);
-                    if is_refusal(&error) && seen.rotten.contains(&number) {
-                        seen.rot_refused.insert(number, error.to_string());
-                    } else if is_refusal(&error) {
-                        seen.refused.get_or_insert_with(|| (number, error.to_string()));
+                    if is_refusal(&error) {
+                        match seen.rotten.get_mut(&number) {
+                            Some(refused) => *refused = Some(error.to_string()),
+                            None => {
+                                seen.refused.get_or_insert_with(|| (number, error.to_string()));
+                            }
+                        }
                     }
                     seen.stopped.insert(number, error.to_string());
                 }
-                Ok(node) => loop {
+                Ok(node) => {
                     // What it has not refused it must be able to live with.
                     lock(&seen).rotten.remove(&number);
-                    if lock(&seen).asked_to_stop.remove(&number) {
-                        node.shutdown().await;
-                        lock(&seen).rested.insert(number);
-                        return;
+                    loop {
+                        if lock(&seen).asked_to_stop.remove(&number) {
+                            node.shutdown().await;
+                            lock(&seen).rested.insert(number);
+                            return;
+                        }
+                        let status = node.status();
+                        let stopped = status.role == NodeRole::Stopped;
+                        record.status(&status);
+                        let told = lock(&seen).take(number, status);
+                        if let Some(told) = told {
+                            world.record(HostId(number), Event::Mark(told));
+                        }
+                        if stopped {
+                            return;
+                        }
+                        env::sleep(ROUND).await;
                     }
-                    let status = node.status();
-                    let stopped = status.role == NodeRole::Stopped;
-                    record.status(&status);
-                    let told = lock(&seen).take(number, status);
-                    if let Some(told) = told {
-                        world.record(HostId(number), Event::Mark(told));
-                    }
-                    if stopped {
-                        return;
-                    }
-                    env::sleep(ROUND).await;
-                },
+                }
             }
         });
     }
@@ -473,14 +476,6 @@ impl Seen {
     fn leader(&self) -> Option<u32> {
         let leads = self.latest.iter().filter(|(_, s)| s.role == NodeRole::Leader);
         leads.max_by_key(|(_, s)| s.term).map(|(number, _)| *number)
-    }
-
-    /// What a node makes of a bit that was flipped in its files: nothing, or what it says in refusing them.
-    fn verdict_on_rot(&self, number: u32) -> Option<Result<(), String>> {
-        match self.rot_refused.get(&number) {
-            Some(why) => Some(Err(why.clone())),
-            None => (!self.rotten.contains(&number)).then_some(Ok(())),
-        }
     }
 
     /// Takes a node's account of itself, and compares it with all others at the same entry. Answers what is

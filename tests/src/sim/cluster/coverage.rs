@@ -1,9 +1,8 @@
 //! Which faults met the cluster in which phase, counted where they took effect.
 //!
 //! Always: a kill counts when a process died, a loss of power when something was lost, a cut when a message
-//! was held up, an error when a call got it, a change of members when it was
-//! acknowledged, a flipped bit when a node refused it. A fault that was
-//! planned and met nobody counts nowhere.
+//! was held up, an error when a call got it, a change of members when it was acknowledged, a flipped bit when
+//! a node refused it. A fault that was planned and met nobody counts nowhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};

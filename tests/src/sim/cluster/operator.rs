@@ -235,12 +235,40 @@ async fn replace(cluster: &Cluster, number: u32) -> Result<(), String> {
 /// How long a node has to stop as planned.
 const STOP_MAX: Duration = Duration::from_secs(5);
 
-/// Has a node stop as planned, flips a bit in one of its files, and waits for what it makes of that.
+/// Flips a bit in one of the files of a node that has stopped as planned; one that refuses what it finds is replaced.
 ///
 /// Of a log that nobody closed the last batch may rot unnoticed (`docs/formats/log.md`), and a majority then miss what was
 /// acknowledged: no log can tell that from a torn write.
 async fn rot(cluster: &Cluster, number: u32) -> Result<(), String> {
     let phases = cluster.watch.phases();
+    if !stop(cluster, number).await {
+        return Ok(());
+    }
+    let host = cluster.sim.host(number);
+    let mut files = host.disk().files();
+    cluster.sim.rng(&format!("bit rot {number}")).shuffle(&mut files);
+    // The lock has no bytes.
+    let flipped = files.iter().any(|file| host.disk().flip_bit(file).is_some());
+    cluster.start(number);
+    if !flipped {
+        return Ok(());
+    }
+    lock(&cluster.seen).rotten.insert(number, None);
+    let Some(refused) = refusal_of_rot(cluster, number).await? else {
+        cluster.tell(format!("operator: node {number} does not need what has rotted"));
+        return Ok(());
+    };
+    cluster.tell(format!(
+        "operator: node {number} refuses what has rotted: {refused}"
+    ));
+    cluster.watch.took_effect_in(Kind::BitRot, &phases);
+    cluster.fleet.borrow_mut().gone.insert(number);
+    host.kill_unseen();
+    take_place_of(cluster, number).await
+}
+
+/// Has a node stop as planned, and its host switched off. Answers whether it did in time; if not, it runs on.
+async fn stop(cluster: &Cluster, number: u32) -> bool {
     let host = cluster.sim.host(number);
     lock(&cluster.seen).asked_to_stop.insert(number);
     let patience = cluster.sim.now() + STOP_MAX;
@@ -252,29 +280,23 @@ async fn rot(cluster: &Cluster, number: u32) -> Result<(), String> {
                 host.kill_unseen();
                 cluster.start(number);
             }
-            return Ok(());
+            return false;
         }
         env::sleep(PAUSE).await;
     }
     host.kill_unseen();
-    let mut files = host.disk().files();
-    cluster.sim.rng(&format!("bit rot {number}")).shuffle(&mut files);
-    // The lock has no bytes.
-    let flipped = files.iter().any(|file| host.disk().flip_bit(file).is_some());
-    cluster.start(number);
-    if !flipped {
-        return Ok(());
-    }
-    lock(&cluster.seen).rotten.insert(number);
+    true
+}
+
+/// What a node says in refusing its files, in which a bit was flipped; nothing, once it has started with them.
+async fn refusal_of_rot(cluster: &Cluster, number: u32) -> Result<Option<String>, String> {
     let mut healed_at = None;
-    let refused = loop {
-        match lock(&cluster.seen).verdict_on_rot(number) {
-            Some(Ok(())) => {
-                cluster.tell(format!("operator: node {number} does not need what has rotted"));
-                return Ok(());
-            }
-            Some(Err(why)) => break why,
-            None => {}
+    loop {
+        let standing = lock(&cluster.seen).rotten.get(&number).cloned();
+        match standing {
+            None => return Ok(None),
+            Some(Some(refused)) => return Ok(Some(refused)),
+            Some(None) => {}
         }
         let now = cluster.sim.now();
         if cluster.is_healed() && now > *healed_at.get_or_insert(now) + FINISH_MAX {
@@ -284,14 +306,7 @@ async fn rot(cluster: &Cluster, number: u32) -> Result<(), String> {
             ));
         }
         env::sleep(PAUSE).await;
-    };
-    cluster.tell(format!(
-        "operator: node {number} refuses what has rotted: {refused}"
-    ));
-    cluster.watch.took_effect_in(Kind::BitRot, &phases);
-    cluster.fleet.borrow_mut().gone.insert(number);
-    host.kill_unseen();
-    take_place_of(cluster, number).await
+    }
 }
 
 /// Puts a fresh node in the place of one that is gone for good.
