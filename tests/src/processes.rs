@@ -422,9 +422,9 @@ fn build() -> Result<PathBuf> {
     let ours = std::env::current_exe()?;
     // target/<profile>/scenario, or target/<profile>/deps/processes-0123 for a test.
     let dir = ours.parent().context("a program in no directory")?;
-    let dir = match dir.file_name() {
-        Some(name) if name == "deps" => dir.parent().context("deps in no directory")?,
-        _ => dir,
+    let (dir, tested) = match dir.file_name() {
+        Some(name) if name == "deps" => (dir.parent().context("deps in no directory")?, true),
+        _ => (dir, false),
     };
     let program = dir.join("quorate");
     let Some(cargo) = std::env::var_os("CARGO") else {
@@ -440,24 +440,24 @@ fn build() -> Result<PathBuf> {
         Some(name) => name,
     };
     let target = dir.parent().context("a profile in no directory")?;
+    // A test takes what `cargo test --workspace` has made of the program: alone it has other features, and most of
+    // its dependencies would be built again for them. A measurement takes what a user would get.
+    let what: &[&str] = if tested {
+        &["test", "--workspace", "--no-run", "--test", "one_node"]
+    } else {
+        &["build", "-p", "quorate", "--bin", "quorate"]
+    };
     let built = Command::new(cargo)
-        .args([
-            "build",
-            "--quiet",
-            "--offline",
-            "-p",
-            "quorate",
-            "--bin",
-            "quorate",
-        ])
-        .args(["--profile", profile])
+        .args(what)
+        .args(["--quiet", "--offline", "--profile", profile])
         .arg("--target-dir")
         .arg(target)
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")))
         .status()?;
     ensure!(
         built.success(),
-        "the server's program was not built (cargo build -p quorate): {built}"
+        "the server's program was not built (cargo {}): {built}",
+        what.join(" ")
     );
     Ok(program)
 }

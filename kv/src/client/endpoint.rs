@@ -93,17 +93,30 @@ impl Endpoint {
     }
 
     /// Asks, for at most `deadline`. A dropped call may still be carried out.
-    pub(crate) async fn call(&self, request: Request, deadline: Duration) -> Result<Response, CallError> {
-        // In a box: inlined, a node's futures in a client's in an operation's are deeper than the compiler's limit,
-        // and each program that embeds them would have to raise it.
-        let answered: BoxFuture<'_, _> = match self {
-            Endpoint::Local(front) => Box::pin(async { Ok(front.call(request).await) }),
-            Endpoint::Remote(remote) => Box::pin(remote.call(request)),
-        };
-        match env::timeout(deadline, answered).await {
-            Ok(answer) => answer,
-            Err(env::Elapsed) => Err(CallError::sent("no answer in time")),
+    ///
+    /// A trait object, and not `async`: so a call, and a node behind it, is translated with this crate, once, and not
+    /// again by everyone who awaits it; and it does not add to the depth of the types that the caller's own futures
+    /// are made of, which the compiler bounds.
+    #[inline(never)]
+    pub(crate) fn call(
+        &self,
+        request: Request,
+        deadline: Duration,
+    ) -> BoxFuture<'_, Result<Response, CallError>> {
+        match self {
+            Endpoint::Local(front) => Box::pin(within(deadline, async { Ok(front.call(request).await) })),
+            Endpoint::Remote(remote) => Box::pin(within(deadline, remote.call(request))),
         }
+    }
+}
+
+async fn within(
+    deadline: Duration,
+    call: impl Future<Output = Result<Response, CallError>>,
+) -> Result<Response, CallError> {
+    match env::timeout(deadline, call).await {
+        Ok(answer) => answer,
+        Err(env::Elapsed) => Err(CallError::sent("no answer in time")),
     }
 }
 

@@ -12,7 +12,6 @@ pub use error::{Error, OutcomeUnknown};
 pub use transact::{TransactError, Transaction};
 
 use std::collections::BTreeMap;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -467,11 +466,7 @@ impl Client {
             Err(error) => return (Err(End::Final(error)), false),
         };
         let time = end.since(env::now()).min(ATTEMPT_MAX);
-        // As a trait object: what a call is made of is compiled here, once, and does not add to the depth of
-        // the types that the caller's own futures are made of, which the compiler bounds.
-        let call: Pin<Box<dyn Future<Output = Result<Response, CallError>> + Send + '_>> =
-            Box::pin(endpoint.call(request, time));
-        match call.await {
+        match endpoint.call(request, time).await {
             Ok(Response::Failed(failure)) => self.judge(index, failure),
             Ok(response) => {
                 if to_leader {

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use quorate_transport::{ClusterId, Identity, InvalidIdentity, Transport};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -193,10 +193,15 @@ impl Builder {
 
     /// Starts the node: returns when it serves (alone), or when it takes part in its cluster's elections.
     pub async fn start(self) -> Result<Node, StartError> {
-        // As a trait object, so that the compiler translates the whole of a node with this crate, once, and
-        // not again in every program and test that starts one.
-        let starting: Pin<Box<dyn Future<Output = Result<Node, StartError>> + Send>> = Box::pin(self.begin());
-        starting.await
+        self.starting().await
+    }
+
+    /// The start as a trait object, made in a function that is not `async`: so the compiler translates the whole of
+    /// a node with this crate, once. The body of an `async` function is translated by whoever awaits it, again in
+    /// every program and test that starts a node.
+    #[inline(never)]
+    fn starting(self) -> BoxFuture<'static, Result<Node, StartError>> {
+        Box::pin(self.begin())
     }
 
     async fn begin(self) -> Result<Node, StartError> {

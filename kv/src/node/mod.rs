@@ -29,6 +29,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use quorate_transport::{Class, Transport};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -71,16 +72,16 @@ struct Ending {
 
 impl Ending {
     /// Cuts the node off, ends Raft, closes the files and gives the data directory free. Later callers wait
-    /// for the first.
-    async fn end(&self) {
-        self.done
-            .get_or_init(|| async {
-                self.transport.shutdown().await;
-                self.raft.abort().await;
-                let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
-                drop(lock);
-            })
-            .await;
+    /// for the first. A trait object for the reason of `Builder::starting`.
+    #[inline(never)]
+    fn end(&self) -> BoxFuture<'_, ()> {
+        let ended = self.done.get_or_init(|| async {
+            self.transport.shutdown().await;
+            self.raft.abort().await;
+            let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+            drop(lock);
+        });
+        Box::pin(async { *ended.await })
     }
 }
 
@@ -142,6 +143,16 @@ impl Node {
     /// A leader's departure so costs no election timeout. Each step has its deadline; what did not end in
     /// time is told. Cancel safe, but a stop begun is not undone.
     pub async fn shutdown(&self) -> ShutdownReport {
+        self.shutting_down().await
+    }
+
+    /// A trait object for the reason of `Builder::starting`.
+    #[inline(never)]
+    fn shutting_down(&self) -> BoxFuture<'_, ShutdownReport> {
+        Box::pin(self.end_in_order())
+    }
+
+    async fn end_in_order(&self) -> ShutdownReport {
         let inner = &self.inner;
         let mut report = ShutdownReport::default();
         if inner.raft.state().role == Part::Leader
