@@ -182,10 +182,7 @@ impl Processes {
             }
         };
         // Nothing of the user's own configuration belongs into a test.
-        let variables = std::env::vars_os().map(|(name, _)| name);
-        for name in variables.filter(|name| name.to_string_lossy().starts_with("QUORATE_")) {
-            command.env_remove(name);
-        }
+        remove_variables(&mut command, &["QUORATE_"]);
         command
             .env("QUORATE_RUN_DIR", self.dir.path().join("run"))
             .args(["serve", "--cluster", self.cluster.as_str()])
@@ -398,6 +395,16 @@ impl Drop for Processes {
     }
 }
 
+/// Keeps from a command the variables of ours whose names begin so.
+fn remove_variables(command: &mut Command, prefixes: &[&str]) {
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if prefixes.iter().any(|prefix| text.starts_with(prefix)) {
+            command.env_remove(&name);
+        }
+    }
+}
+
 /// The children of a process.
 fn children(parent: u32) -> Vec<Pid> {
     let path = format!("/proc/{parent}/task/{parent}/children");
@@ -450,22 +457,17 @@ fn build() -> Result<PathBuf> {
     let mut build = Command::new(cargo);
     // What cargo told this test of its own package. Some build scripts ask for variables of these names, and would be run
     // again for others, and all that stands on them built again.
-    let told = [
-        "CARGO_PKG_",
-        "CARGO_MANIFEST_",
-        "CARGO_BIN_",
-        "CARGO_CRATE_",
-        "CARGO_PRIMARY_",
-        "OUT_DIR",
-    ];
-    for (name, _) in std::env::vars_os() {
-        if told
-            .iter()
-            .any(|prefix| name.to_string_lossy().starts_with(prefix))
-        {
-            build.env_remove(name);
-        }
-    }
+    remove_variables(
+        &mut build,
+        &[
+            "CARGO_PKG_",
+            "CARGO_MANIFEST_",
+            "CARGO_BIN_",
+            "CARGO_CRATE_",
+            "CARGO_PRIMARY_",
+            "OUT_DIR",
+        ],
+    );
     let built = build
         .args(what)
         .args(["--quiet", "--offline", "--profile", profile])
