@@ -152,6 +152,6 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// The smoothed round trip to a node, where it was measured.
     fn round_trip(&self, node_id: u64) -> Option<std::time::Duration>;
 
-    /// Ends all streams and refuses new ones.
+    /// Ends all streams, refuses new ones, and gives the local address free.
     async fn shutdown(&self);
 }

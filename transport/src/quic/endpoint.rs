@@ -4,10 +4,11 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
-use quinn::{Endpoint, EndpointConfig, TokioRuntime};
+use quinn::{Endpoint, EndpointConfig, Runtime as _, TokioRuntime};
 use ring::hmac;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::socket::Closable;
 use super::{BindError, QuicSettings, tls};
 use crate::certs::Credentials;
 
@@ -15,16 +16,20 @@ use crate::certs::Credentials;
 /// bulk must fit, or it is lost and sent again.
 const SOCKET_BUFFER: usize = 4 << 20;
 
-/// An endpoint that accepts, at an address.
+/// An endpoint that accepts, at an address, and its socket.
 pub(super) fn listening(
     address: SocketAddr,
     credentials: &Credentials,
     settings: &QuicSettings,
-) -> Result<Endpoint, BindError> {
+) -> Result<(Endpoint, Arc<Closable>), BindError> {
     let server = tls::server(credentials, settings)?;
     let bound = bind(address).and_then(|socket| {
         let config = recognisable(credentials, settings);
-        Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime))
+        let runtime = Arc::new(TokioRuntime);
+        let socket = Arc::new(Closable::new(runtime.wrap_udp_socket(socket)?));
+        let shared = Arc::clone(&socket);
+        Endpoint::new_with_abstract_socket(config, Some(server), shared, runtime)
+            .map(|endpoint| (endpoint, socket))
     });
     bound.map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => BindError::AddressInUse { address },

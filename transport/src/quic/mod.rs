@@ -32,6 +32,7 @@ mod errors;
 mod links;
 mod meters;
 mod settings;
+mod socket;
 mod stream;
 mod tls;
 
@@ -44,6 +45,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -54,9 +56,11 @@ use crate::inbox::Inbox;
 use crate::{Class, Identity, Incoming, Peer, Stream, Transport, TransportError};
 use links::Links;
 use meters::Meters;
+use socket::Closable;
 
-/// A transport over QUIC. [`shutdown`](Transport::shutdown) takes leave of the peers; dropping it without
-/// that closes its connections too, but waits for nobody.
+/// A transport over QUIC. [`shutdown`](Transport::shutdown) takes leave of the peers and gives the address free, for a
+/// successor to take at once, whoever still holds a stream; dropping it without that closes its connections too, but
+/// waits for nobody, and the address is free some time later.
 #[derive(Debug)]
 pub struct QuicTransport {
     shared: Arc<Shared>,
@@ -97,7 +101,7 @@ struct Shared {
     settings: QuicSettings,
     /// Opens connections, from a port of its own.
     outgoing: quinn::Endpoint,
-    listening: Option<quinn::Endpoint>,
+    listening: Option<(quinn::Endpoint, Arc<Closable>)>,
     local_address: Option<SocketAddr>,
     client: RwLock<quinn::ClientConfig>,
     links: Links,
@@ -133,7 +137,7 @@ impl QuicTransport {
             None => None,
         };
         let local_address = match (&listening, listen) {
-            (Some(endpoint), Some(address)) => {
+            (Some((endpoint, _)), Some(address)) => {
                 let bound = endpoint.local_addr();
                 Some(bound.map_err(|error| BindError::Address { address, error })?)
             }
@@ -152,7 +156,7 @@ impl QuicTransport {
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
         });
-        if let Some(endpoint) = listening {
+        if let Some((endpoint, _)) = listening {
             shared.tasks.spawn(acceptor::run(Arc::clone(&shared), endpoint));
         }
         shared.tasks.spawn(meters::report(Arc::clone(&shared)));
@@ -171,7 +175,7 @@ impl QuicTransport {
             });
         }
         let client = tls::client(credentials, &self.shared.settings)?;
-        if let Some(endpoint) = &self.shared.listening {
+        if let Some((endpoint, _)) = &self.shared.listening {
             endpoint.set_server_config(Some(tls::server(credentials, &self.shared.settings)?));
         }
         *self.shared.client.write().unwrap_or_else(PoisonError::into_inner) = client;
@@ -185,7 +189,8 @@ impl Shared {
         self.closing.cancel();
         self.tasks.close();
         self.inbox.close();
-        for endpoint in self.listening.iter().chain([&self.outgoing]) {
+        let listening = self.listening.iter().map(|(endpoint, _)| endpoint);
+        for endpoint in listening.chain([&self.outgoing]) {
             endpoint.close(errors::SHUT_DOWN, b"shut down");
         }
     }
@@ -221,18 +226,22 @@ impl Transport for QuicTransport {
 
     async fn shutdown(&self) {
         self.shared.close();
+        let within = self.shared.settings.shutdown_timeout;
         let drained = async {
             self.shared.tasks.wait().await;
             self.shared.outgoing.wait_idle().await;
-            if let Some(endpoint) = &self.shared.listening {
+            if let Some((endpoint, _)) = &self.shared.listening {
                 endpoint.wait_idle().await;
             }
         };
-        if tokio::time::timeout(self.shared.settings.shutdown_timeout, drained)
-            .await
-            .is_err()
-        {
+        if timeout(within, drained).await.is_err() {
             tracing::debug!(identity = %self.shared.identity, "some peers did not take note of the shutdown in time");
+        }
+        // Only then: taking leave needs it.
+        if let Some((_, socket)) = &self.shared.listening
+            && timeout(within, socket.close()).await.is_err()
+        {
+            tracing::warn!(identity = %self.shared.identity, "the socket is still in use after the shutdown");
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use quinn::{ReadError, VarInt};
 use tokio::runtime::Runtime;
 
-use super::{QuicSettings, QuicTransport, endpoint, errors, tls};
+use super::{BindError, QuicSettings, QuicTransport, endpoint, errors, tls};
 use crate::certs::{Authority, Credentials};
 use crate::{Class, ClusterId, Identity, Peer, Stream, Transport as _, TransportError};
 
@@ -102,7 +102,7 @@ async fn an_announced_length_over_the_limit_stops_the_stream_with_its_code() {
 async fn an_acceptor_that_speaks_a_later_version_of_streams_is_refused() {
     let authority = Authority::create(node(1).cluster).unwrap();
     let settings = QuicSettings::default();
-    let later = endpoint::listening(local(), &authority.credentials(&node(2)).unwrap(), &settings).unwrap();
+    let (later, _socket) = endpoint::listening(local(), &authority.credentials(&node(2)).unwrap(), &settings).unwrap();
     let address = later.local_addr().unwrap().to_string();
     let served = tokio::spawn(async move {
         let connection = later.accept().await.unwrap().await.unwrap();
@@ -256,6 +256,36 @@ async fn nothing_that_was_sent_to_a_killed_process_reaches_its_successor() {
     assert_eq!(accepted.class, Class::Bulk);
     let message = accepted.stream.receiver.receive().await.unwrap();
     assert_eq!(message, Some("to the second life".into()));
+}
+
+/// Whoever still holds the transport or a stream of it, and though nobody has answered its leave: what starts again in
+/// this process finds its address free.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_is_free_once_its_transport_is_shut_down() {
+    for shutdown_timeout in [Duration::from_millis(500), Duration::from_millis(1)] {
+        let mut mortal = Mortal::born(QuicSettings {
+            shutdown_timeout,
+            ..QuicSettings::default()
+        });
+        let mut opened = mortal.one.open(&mortal.peer, Class::Append).await.unwrap();
+        opened.sender.send("hello".into()).await.unwrap();
+        let transport = mortal.life.as_ref().map(|(_, transport)| Arc::clone(transport));
+        let transport = transport.unwrap();
+        let accepted = transport.accept().await.unwrap();
+        transport.shutdown().await;
+        let successor = mortal.successor();
+        let taken = QuicTransport::bind(Some(mortal.address), &mortal.credentials, mortal.settings.clone());
+        assert!(matches!(taken, Err(BindError::AddressInUse { .. })), "{taken:?}");
+        let mut fresh = mortal.reach(Class::Append).await;
+        fresh.sender.send("again".into()).await.unwrap();
+        let mut served = successor.accept().await.unwrap();
+        assert_eq!(
+            served.stream.receiver.receive().await.unwrap(),
+            Some("again".into())
+        );
+        drop((opened, accepted));
+        mortal.kill().await;
+    }
 }
 
 #[tokio::test]
