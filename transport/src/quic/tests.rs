@@ -102,7 +102,8 @@ async fn an_announced_length_over_the_limit_stops_the_stream_with_its_code() {
 async fn an_acceptor_that_speaks_a_later_version_of_streams_is_refused() {
     let authority = Authority::create(node(1).cluster).unwrap();
     let settings = QuicSettings::default();
-    let (later, _socket) = endpoint::listening(local(), &authority.credentials(&node(2)).unwrap(), &settings).unwrap();
+    let (later, _socket) =
+        endpoint::listening(local(), &authority.credentials(&node(2)).unwrap(), &settings).unwrap();
     let address = later.local_addr().unwrap().to_string();
     let served = tokio::spawn(async move {
         let connection = later.accept().await.unwrap().await.unwrap();

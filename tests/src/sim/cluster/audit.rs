@@ -73,6 +73,12 @@ impl Record {
         let of_statuses = || lock(&self.statuses).violations().first().cloned();
         self.taps.broken().or_else(of_statuses)
     }
+
+    /// Whether the members that were applied last are two sets of voters: a change between them is under way.
+    pub(super) fn is_joint(&self) -> bool {
+        let last = self.taps.look(membership::last);
+        matches!(last, Ok(Some((_, membership))) if membership.is_joint())
+    }
 }
 
 /// Waits until the cluster serves writes again and every node has applied the same.
@@ -119,11 +125,7 @@ async fn wait_until_equal(cluster: &Cluster) -> Result<(), String> {
 /// Gives a leader the time to finish a change of voters that another had begun.
 async fn wait_until_settled(cluster: &Cluster) {
     let end = cluster.sim.now() + RECOVERY_MAX;
-    let is_joint = || {
-        let last = cluster.record.taps.look(membership::last);
-        matches!(last, Ok(Some((_, membership))) if membership.is_joint())
-    };
-    while is_joint() && cluster.sim.now() < end {
+    while cluster.record.is_joint() && cluster.sim.now() < end {
         env::sleep(Duration::from_millis(100)).await;
     }
 }

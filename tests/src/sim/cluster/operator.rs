@@ -170,8 +170,8 @@ fn learner(cluster: &Cluster) -> Option<u32> {
     fleet.members.difference(&fleet.voters).next().copied()
 }
 
-/// Asks once, and has the leader lose power when the two sets of voters are in force; then does nothing for a while.
-/// Only the cluster itself can end such a change then.
+/// Asks once, and has the leader lose power when the two sets of voters are in force; then does nothing for a while, and
+/// no more than look on as long as they stay in force. Only the cluster itself can end such a change then.
 async fn promote_and_leave(cluster: &Cluster, number: u32, away: Duration) -> Result<(), String> {
     let leader = lock(&cluster.seen).leader();
     if let Some(leader) = leader.filter(|_| !cluster.is_healed()) {
@@ -189,7 +189,8 @@ async fn promote_and_leave(cluster: &Cluster, number: u32, away: Duration) -> Re
         ));
         cluster.watch.took_effect(Kind::PromoteAndLeave);
         let back = cluster.sim.now() + away;
-        while cluster.sim.now() < back && !cluster.is_healed() {
+        let looks_on = || cluster.sim.now() < back || cluster.record.is_joint();
+        while looks_on() && !cluster.is_healed() {
             env::sleep(PAUSE).await;
         }
         if cluster.is_healed() {
