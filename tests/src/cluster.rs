@@ -88,11 +88,14 @@ impl Cluster {
         Ok(())
     }
 
-    /// Starts a node on its files with a port that the others do not know.
-    pub async fn start_elsewhere(&mut self, id: u64) -> Result<Node, quorate_kv::node::StartError> {
+    /// Starts a node on its files at an address that the others do not know.
+    pub async fn start_elsewhere(
+        &mut self,
+        id: u64,
+        address: SocketAddr,
+    ) -> Result<Node, quorate_kv::node::StartError> {
         let known = self.addresses.get(&id).copied();
         let builder = async {
-            let address = free_address()?;
             self.addresses.insert(id, address);
             Ok::<_, anyhow::Error>(self.builder(id).await?.peers([(id, address.to_string())]))
         }
@@ -100,7 +103,7 @@ impl Cluster {
         if let Some(known) = known {
             self.addresses.insert(id, known);
         }
-        builder.expect("a free port and a certificate").start().await
+        builder.expect("an address and a certificate").start().await
     }
 
     /// Starts a node that waits to be added, and answers its address.

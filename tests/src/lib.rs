@@ -7,4 +7,4 @@ pub mod processes;
 pub mod scenario;
 pub mod sim;
 
-mod ports;
+pub mod ports;

@@ -1,12 +1,14 @@
 //! A real cluster: it forms in any order, survives its leader, moves leadership, changes its members.
 
+use std::net::UdpSocket;
 use std::time::Duration;
 
 use anyhow::Result;
 use quorate_kv::Client;
 use quorate_kv::model::{Consistency, Key, NodeId, Op, ReadOp, Txn};
-use quorate_kv::node::{NodeRole, StartError, Status};
+use quorate_kv::node::{NodeRole, StartError, Status, StorageError};
 use quorate_tests::cluster::{Cluster, fast_settings};
+use quorate_tests::ports::free_address;
 
 async fn put_range(client: &Client, range: std::ops::Range<u32>) -> Result<()> {
     for i in range {
@@ -113,7 +115,7 @@ async fn a_node_that_would_come_back_at_another_address_says_so_and_does_not_sta
     // Started again only after it has heard who belongs to the cluster.
     cluster.agreement().await?;
     cluster.stop(moved).await?;
-    let refused = cluster.start_elsewhere(moved).await;
+    let refused = cluster.start_elsewhere(moved, free_address()?).await;
     let Err(StartError::AddressChanged { id, recorded, given }) = refused else {
         panic!("node {moved} started elsewhere: {refused:?}");
     };
@@ -123,6 +125,19 @@ async fn a_node_that_would_come_back_at_another_address_says_so_and_does_not_sta
     cluster.start_node(moved).await?;
     put_range(&cluster.client()?, 0..5).await?;
     cluster.agreement().await?;
+    cluster.shutdown().await
+}
+
+/// Who supervises a node may try again at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_does_not_start_leaves_its_address_free() -> Result<()> {
+    let mut cluster = Cluster::start(1, fast_settings()).await?;
+    let address = free_address()?;
+    let refused = cluster.start_elsewhere(1, address).await;
+    let Err(StartError::Storage(StorageError::InUse { .. })) = refused else {
+        panic!("two nodes use the same files: {refused:?}");
+    };
+    UdpSocket::bind(address)?;
     cluster.shutdown().await
 }
 

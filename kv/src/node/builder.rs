@@ -65,7 +65,7 @@ impl Default for Builder {
     }
 }
 
-/// A node that was not started. Nothing runs, and no data was changed.
+/// A node that was not started. Nothing runs, its transport is shut down, and no data was changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
@@ -161,7 +161,8 @@ impl Builder {
         self
     }
 
-    /// What carries messages to peers and clients. Its identity must be this node's.
+    /// What carries messages to peers and clients. Its identity must be this node's. It belongs to the node from the
+    /// start on, and is shut down when the node ends or does not start: its address is free then.
     pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
         self.transport = Some(transport);
         self
@@ -201,7 +202,14 @@ impl Builder {
     /// every program and test that starts a node.
     #[inline(never)]
     fn starting(self) -> BoxFuture<'static, Result<Node, StartError>> {
-        Box::pin(self.begin())
+        Box::pin(async {
+            let transport = self.transport.clone();
+            let started = self.begin().await;
+            if let (Err(_), Some(transport)) = (&started, transport) {
+                transport.shutdown().await;
+            }
+            started
+        })
     }
 
     async fn begin(self) -> Result<Node, StartError> {

@@ -127,9 +127,14 @@ impl AsyncUdpSocket for Closable {
 /// One connection's wait for room to send.
 struct Writable {
     socket: Arc<Closable>,
-    /// Holds the socket, so only as long as there is something to wait for. In this order, so that the socket's own
-    /// part is gone before the close is told.
-    waiting: Option<(Pin<Box<dyn UdpPoller>>, Arc<Open>)>,
+    /// Only as long as there is something to wait for, since it holds the socket.
+    waiting: Option<Waiting>,
+}
+
+/// In this order: what holds the socket is gone before the close is told.
+struct Waiting {
+    poller: Pin<Box<dyn UdpPoller>>,
+    _open: Arc<Open>,
 }
 
 impl fmt::Debug for Writable {
@@ -150,10 +155,13 @@ impl UdpPoller for Writable {
             let Some(open) = self.socket.open() else {
                 return Poll::Ready(Ok(()));
             };
-            self.waiting = Some((Arc::clone(&open.socket).create_io_poller(), open));
+            self.waiting = Some(Waiting {
+                poller: Arc::clone(&open.socket).create_io_poller(),
+                _open: open,
+            });
         }
-        if let Some((poller, _)) = &mut self.waiting {
-            let room = ready!(poller.as_mut().poll_writable(cx));
+        if let Some(waiting) = &mut self.waiting {
+            let room = ready!(waiting.poller.as_mut().poll_writable(cx));
             self.waiting = None;
             room?;
         }
