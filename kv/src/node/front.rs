@@ -158,17 +158,30 @@ impl Front {
         check_reads(reads, &self.settings.limits)?;
         match env::timeout(wait, self.await_state(consistency)).await {
             Ok(prepared) => prepared,
-            Err(env::Elapsed) => {
-                let current = self.raft.machine().applied().borrow().revision;
-                Err(match consistency {
-                    Consistency::Linearizable => Failure::NoQuorum,
-                    Consistency::Stale { min_revision, .. } => Failure::NotYet {
-                        asked: min_revision.unwrap_or(current),
-                        current,
-                    },
-                    Consistency::At(asked) => Failure::NotYet { asked, current },
-                })
+            Err(env::Elapsed) => self.state_in_time(consistency),
+        }
+    }
+
+    /// What is said of a state that was waited for long enough. What came at the last moment counts.
+    fn state_in_time(&self, consistency: Consistency) -> Result<Option<Revision>, Failure> {
+        let current = self.raft.machine().applied().borrow().revision;
+        match consistency {
+            Consistency::Linearizable => Err(Failure::NoQuorum),
+            Consistency::Stale {
+                min_revision: Some(asked),
+                ..
             }
+            | Consistency::At(asked)
+                if current < asked =>
+            {
+                Err(Failure::NotYet { asked, current })
+            }
+            // Nobody has told in time how old it is.
+            Consistency::Stale {
+                max_lag: Some(bound), ..
+            } => within(bound, self.raft.lag()).map(|()| None),
+            Consistency::Stale { max_lag: None, .. } => Ok(None),
+            Consistency::At(revision) => Ok(Some(revision)),
         }
     }
 
@@ -195,9 +208,7 @@ impl Front {
                         Some(lag) => Some(lag),
                         None => self.find_out_lag().await,
                     };
-                    if lag.is_none_or(|lag| lag > bound) {
-                        return Err(Failure::TooStale { lag });
-                    }
+                    within(bound, lag)?;
                 }
                 Ok(None)
             }
@@ -379,6 +390,14 @@ impl Front {
             members: members.collect(),
             fault: state.stopped,
         }
+    }
+}
+
+/// Whether a state that was level with the leader's `lag` ago is young enough.
+fn within(bound: Duration, lag: Option<Duration>) -> Result<(), Failure> {
+    match lag {
+        Some(lag) if lag <= bound => Ok(()),
+        lag => Err(Failure::TooStale { lag }),
     }
 }
 
