@@ -24,7 +24,6 @@ pub(super) struct Closable {
     closed: CancellationToken,
     /// The last attempt to send found no room; nobody has found any since.
     full: AtomicBool,
-    segments: Segments,
 }
 
 /// In this order: the address is free before it is said to be.
@@ -34,23 +33,10 @@ struct Open {
     _closed: DropGuard,
 }
 
-/// What the system can do in one call; asked before each packet, and the same for good.
-#[derive(Debug, Clone, Copy)]
-struct Segments {
-    sent_max: usize,
-    received_max: usize,
-    may_fragment: bool,
-}
-
 impl Closable {
     pub(super) fn new(socket: Arc<dyn AsyncUdpSocket>) -> Self {
         let closed = CancellationToken::new();
         Self {
-            segments: Segments {
-                sent_max: socket.max_transmit_segments(),
-                received_max: socket.max_receive_segments(),
-                may_fragment: socket.may_fragment(),
-            },
             open: RwLock::new(Some(Arc::new(Open {
                 socket,
                 _closed: closed.clone().drop_guard(),
@@ -111,16 +97,17 @@ impl AsyncUdpSocket for Closable {
         }
     }
 
+    /// Asked each time: it falls to one when the system refuses several datagrams at once.
     fn max_transmit_segments(&self) -> usize {
-        self.segments.sent_max
+        self.open().map_or(1, |open| open.socket.max_transmit_segments())
     }
 
     fn max_receive_segments(&self) -> usize {
-        self.segments.received_max
+        self.open().map_or(1, |open| open.socket.max_receive_segments())
     }
 
     fn may_fragment(&self) -> bool {
-        self.segments.may_fragment
+        self.open().is_none_or(|open| open.socket.may_fragment())
     }
 }
 
