@@ -283,6 +283,32 @@ fn a_node_that_starts_ahead_of_itself_is_seen() {
     caught("started too far ahead", Rule::DurableStart, &violations);
 }
 
+/// A process of node 1 that ended when its installation of a snapshot had begun, `beyond` entries past the state that
+/// the next one begins from, and was never told to have succeeded.
+fn ended_while_installing(beyond: i64) -> Vec<Violation> {
+    with_events(|events| {
+        let number = applied_by(events, 1, 1);
+        let next = (number + 1..events.len())
+            .find(|n| events[*n].node == 1 && matches!(events[*n].what, TapWhat::Applied { .. }))
+            .expect("it went on");
+        let found = applied(&mut events[next]).0[0].position.index.number() - 1;
+        let (node, at) = (1, events[number].at);
+        let last = Some(LogIndex::new(found.checked_add_signed(beyond).expect("an index")));
+        events[number].what = TapWhat::Installing { last };
+        let what = TapWhat::Started;
+        events.insert(number + 1, TapEvent { node, at, what });
+    })
+}
+
+#[test]
+fn a_process_may_end_with_a_snapshot_installed_and_nobody_told() {
+    assert_eq!(ended_while_installing(0), []);
+    for beyond in [-1, 1] {
+        let violations = ended_while_installing(beyond);
+        caught("found another state", Rule::DurableStart, &violations);
+    }
+}
+
 /// The number of an event of a log that fits.
 fn logged(events: &[TapEvent], fits: impl Fn(&LogEvent) -> bool) -> usize {
     let found = events

@@ -400,6 +400,9 @@ impl MachineOwner {
     fn install(&mut self, received: ReceivedSnapshot) -> Result<(), Fault> {
         let tap = self.tap.clone();
         let machine = self.open()?;
+        if let Some(tap) = &tap {
+            tap.installing(received.meta().position);
+        }
         machine.install(received)?;
         if let Some(tap) = tap {
             tap.installed(machine.applied());

@@ -16,6 +16,11 @@ pub trait Tap: Send + Sync + Debug {
     /// Called before any of them is answered.
     fn applied(&self, entries: &[Entry], outcomes: &[EntryOutcome], after: &Applied);
 
+    /// A received snapshot of the state behind `position` is about to take the state's place.
+    ///
+    /// A process that ends between this and [`installed`](Self::installed) leaves either state to the next one.
+    fn installing(&self, position: Option<LogPosition>);
+
     /// A snapshot took the state's place.
     fn installed(&self, after: &Applied);
 

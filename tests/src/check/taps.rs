@@ -5,13 +5,13 @@
 //!
 //! Always: an entry once in the record never changes; the first rule broken stays the first that is told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use quorate_kv::machine::{Applied, Entry, EntryOutcome};
-use quorate_kv::model::{LogIndex, LogTime, Revision, StateHash};
+use quorate_kv::model::{LogIndex, LogPosition, LogTime, Revision, StateHash};
 use quorate_kv::node::{LogEvent, Tap};
 
 use super::ledger::Ledger;
@@ -41,6 +41,11 @@ pub enum TapWhat {
         outcomes: Vec<EntryOutcome>,
         /// Where it stands behind the last.
         after: Standing,
+    },
+    /// A snapshot is about to take its state's place.
+    Installing {
+        /// The last entry that the snapshot holds.
+        last: Option<LogIndex>,
     },
     /// A snapshot took its state's place.
     Installed {
@@ -94,14 +99,26 @@ pub struct Agreed {
 }
 
 /// One node's way through the log.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 struct Way {
     /// The last entry of this process; `None` until its first event, which tells where it goes on from.
     last: Option<LogIndex>,
     /// The highest entry that it ever stood behind.
     highest: Option<LogIndex>,
+    /// The snapshots beyond that whose installation began: the process may have ended with the new state durable and
+    /// nobody told, so a life may begin exactly there.
+    installing: BTreeSet<LogIndex>,
     purged: Option<LogIndex>,
     starts: u64,
+}
+
+impl Way {
+    /// The node stood behind this entry.
+    fn reached(&mut self, index: Option<LogIndex>) {
+        self.highest = self.highest.max(index);
+        let highest = self.highest;
+        self.installing.retain(|last| Some(*last) > highest);
+    }
 }
 
 /// The one log and all nodes' ways through it.
@@ -152,11 +169,15 @@ impl Agreement {
                 let way = self.ways.entry(node).or_default();
                 way.purged = way.purged.max(Some(*index));
             }
+            TapWhat::Installing { last } => {
+                let way = self.ways.entry(node).or_default();
+                way.installing.extend(last);
+            }
             TapWhat::Installed { after } => {
                 let way = self.ways.entry(node).or_default();
-                let (before, highest) = (way.last, way.highest);
+                let before = way.last;
                 way.last = after.index;
-                way.highest = highest.max(after.index);
+                way.reached(after.index);
                 if before.is_some() && after.index < before {
                     let what =
                         format!("node {node} stood behind {before:?} and installed a snapshot at {after:?}");
@@ -199,9 +220,13 @@ impl Agreement {
             highest,
             purged,
             starts,
+            ..
         } = *way;
+        // The process's first entry tells which state it found.
+        let found = index.number().checked_sub(1).map(LogIndex::new);
+        let may_be_found = found <= highest || found.is_some_and(|found| way.installing.contains(&found));
         way.last = Some(index);
-        way.highest = highest.max(Some(index));
+        way.reached(Some(index));
         match last {
             Some(last) if index == last.next() => {}
             Some(last) => {
@@ -209,8 +234,6 @@ impl Agreement {
                 self.broken(Rule::NoGap, what);
             }
             None => {
-                // The process's first entry tells which state it found.
-                let found = index.number().checked_sub(1).map(LogIndex::new);
                 if found < purged {
                     let what = format!(
                         "node {node} began its life number {starts} behind {found:?}, though its log was purged up to \
@@ -218,7 +241,7 @@ impl Agreement {
                     );
                     self.broken(Rule::DurableStart, what);
                 }
-                if found > highest && highest.is_some() {
+                if !may_be_found && highest.is_some() {
                     let what = format!(
                         "node {node} began its life number {starts} behind {found:?}, and never was further than \
                          {highest:?}"
@@ -400,6 +423,11 @@ impl Tap for NodeTap {
             outcomes: outcomes.to_vec(),
             after: after.into(),
         });
+    }
+
+    fn installing(&self, position: Option<LogPosition>) {
+        let last = position.map(|position| position.index);
+        self.tell(TapWhat::Installing { last });
     }
 
     fn installed(&self, after: &Applied) {
