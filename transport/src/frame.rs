@@ -22,6 +22,9 @@ const LENGTH_BYTES: usize = 4;
 /// is handed on as it is, since there the copy costs more than the write.
 const COPIED_BYTES_MAX: usize = 8 << 10;
 
+/// The memory of a message that has not arrived whole is at most so many times what has arrived of it.
+const GROWTH: usize = 8;
+
 /// A header that we do not understand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum HeaderError {
@@ -130,9 +133,14 @@ impl Decoder {
                 Some(length) => LENGTH_BYTES + length - self.partial.len(),
                 None => LENGTH_BYTES - self.partial.len(),
             };
-            // Grows with what has arrived, twofold at most: an announcement alone takes no memory.
-            self.partial
-                .extend_from_slice(&chunk.split_to(missing.min(chunk.len())));
+            let part = chunk.split_to(missing.min(chunk.len()));
+            // At once for the whole message, where that is not many times what has arrived: an announcement alone takes
+            // no memory, and most messages are allocated once.
+            let arrived = self.partial.len() + part.len();
+            if self.partial.capacity() < arrived {
+                self.partial.reserve(missing.min(GROWTH * arrived));
+            }
+            self.partial.extend_from_slice(&part);
             if let Some(length) = self.length(&self.partial)?
                 && self.partial.len() == LENGTH_BYTES + length
             {

@@ -214,6 +214,13 @@ impl<'s> Batch<'s> {
         self.revision = revision;
     }
 
+    /// Makes room for so many keys to come.
+    pub(super) fn reserve(&mut self, keys: usize) {
+        self.slots.reserve(keys);
+        self.keys.reserve(keys);
+        self.touched.reserve(keys);
+    }
+
     /// Ends the transaction; whether it changed anything.
     pub(super) fn end(&mut self) -> bool {
         self.advanced.clear();

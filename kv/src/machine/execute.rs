@@ -50,6 +50,7 @@ pub(super) fn execute(
     }
 
     let ops = if succeeded { txn.then } else { txn.otherwise };
+    batch.reserve(ops.len());
     let mut run = Run {
         batch,
         revision: revision.next(),

@@ -70,6 +70,12 @@ impl Keys {
         Some(found.place)
     }
 
+    /// Makes room for so many keys to come.
+    pub(super) fn reserve(&mut self, count: usize) {
+        self.keys.reserve(count);
+        self.places.reserve(count, |at| at.hash);
+    }
+
     /// Gives a key that has none the next place.
     pub(super) fn add(&mut self, hash: u64, key: Bytes) -> u32 {
         // A layer has some 100,000 keys, a batch no more than one apply has operations: far below 2^32.
