@@ -4,7 +4,7 @@
 //! durable after [`File::sync_data`] returned `Ok`, names after [`Disk::sync_dir`] of their directory did.
 
 use std::fmt;
-use std::io;
+use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -38,6 +38,15 @@ pub trait File: fmt::Debug + Send + Sync + 'static {
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
     /// Writes all of `buf` at `offset`, growing the file where needed.
     fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()>;
+    /// Writes all of these, one behind the other, from `offset` on, growing the file where needed: as writing each would,
+    /// in fewer calls of the system where it can.
+    fn write_all_vectored_at(&self, bufs: &[&[u8]], mut offset: u64) -> io::Result<()> {
+        for buf in bufs {
+            self.write_all_at(buf, offset)?;
+            offset += buf.len() as u64;
+        }
+        Ok(())
+    }
     /// The file's length in bytes.
     fn len(&self) -> io::Result<u64>;
     /// Whether the file has no bytes.
@@ -49,6 +58,9 @@ pub trait File: fmt::Debug + Send + Sync + 'static {
     /// Makes bytes and length durable (fdatasync).
     fn sync_data(&self) -> io::Result<()>;
 }
+
+/// How many pieces a system takes in one call, at least (IOV_MAX).
+const SLICES_MAX: usize = 1024;
 
 /// The operating system's files.
 #[derive(Debug, Clone, Copy, Default)]
@@ -123,6 +135,26 @@ impl File for RealFile {
 
     fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
         std::os::unix::fs::FileExt::write_all_at(&self.0, buf, offset)
+    }
+
+    fn write_all_vectored_at(&self, bufs: &[&[u8]], mut offset: u64) -> io::Result<()> {
+        let mut slices: Vec<IoSlice<'_>> = bufs.iter().map(|buf| IoSlice::new(buf)).collect();
+        let mut left = &mut slices[..];
+        // Empty ones in front would pass for a disk that takes nothing.
+        IoSlice::advance_slices(&mut left, 0);
+        while !left.is_empty() {
+            let count = left.len().min(SLICES_MAX);
+            match rustix::io::pwritev(&self.0, &left[..count], offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    IoSlice::advance_slices(&mut left, written);
+                    offset += written as u64;
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 
     fn len(&self) -> io::Result<u64> {

@@ -1,6 +1,6 @@
 //! The machine against an independent slow model, through crashes, snapshots and every cut into batches.
 
-mod disk;
+pub(super) mod disk;
 mod exactly_once;
 mod golden;
 mod laws;

@@ -9,7 +9,7 @@ use crate::env::disk::{Disk, File, LockGuard};
 
 /// A disk in memory. Cheap to clone: clones are the same disk.
 #[derive(Debug, Clone, Default)]
-pub(super) struct MemoryDisk(Arc<Mutex<Names>>);
+pub(in crate::machine) struct MemoryDisk(Arc<Mutex<Names>>);
 
 #[derive(Debug, Default)]
 struct Names {
@@ -58,7 +58,7 @@ struct Handle {
 
 impl MemoryDisk {
     /// Loses power: of what was not synced, `survives` says for each change in turn whether it remains.
-    pub(super) fn lose_power(&self, mut survives: impl FnMut() -> bool) {
+    pub(in crate::machine) fn lose_power(&self, mut survives: impl FnMut() -> bool) {
         let mut names = self.0.lock().unwrap();
         names.now = names.durable.clone();
         for file in names.now.values() {
