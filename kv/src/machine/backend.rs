@@ -90,7 +90,6 @@ impl Backend {
     /// Brings all that waits to the file. Readers find it meanwhile where it is.
     fn write_out(&self) -> io::Result<()> {
         let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        self.retired.check()?;
         let pages = {
             let mut gathered = self.gathered();
             if gathered.failed {
@@ -118,6 +117,7 @@ impl Backend {
     fn write_sorted(&self, pages: &Pages) -> io::Result<()> {
         let mut unsynced = 0;
         for run in pages.runs(WRITE_BYTES_MAX) {
+            self.retired.check()?;
             if unsynced >= UNSYNCED_BYTES_MAX {
                 unsynced = 0;
                 self.file.sync_data()?;
@@ -176,6 +176,7 @@ impl StorageBackend for Backend {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.retired.check()?;
         self.write_out()?;
         self.file.sync_data()
     }
