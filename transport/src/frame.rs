@@ -138,7 +138,8 @@ impl Decoder {
             // no memory, and most messages are allocated once.
             let arrived = self.partial.len() + part.len();
             if self.partial.capacity() < arrived {
-                self.partial.reserve(missing.min(GROWTH * arrived));
+                self.partial
+                    .reserve(missing.min(GROWTH * arrived - self.partial.len()));
             }
             self.partial.extend_from_slice(&part);
             if let Some(length) = self.length(&self.partial)?

@@ -50,6 +50,21 @@ struct Gathered {
     failed: bool,
 }
 
+impl Gathered {
+    /// What is here of a range: newer pages hide older ones.
+    fn find(&self, offset: u64, length: usize) -> Held<'_> {
+        match self.waiting.find(offset, length) {
+            Held::Nothing => self.leaving.find(offset, length),
+            found => found,
+        }
+    }
+
+    /// Where in the file the last page ends.
+    fn end(&self) -> u64 {
+        self.waiting.end().max(self.leaving.end())
+    }
+}
+
 /// Ends all writing to a file that another has replaced, so that its closing, which the last reader brings
 /// about on a thread of its own, does no I/O.
 #[derive(Clone, Debug, Default)]
@@ -89,7 +104,7 @@ impl Backend {
 
     /// Brings all that waits to the file. Readers find it meanwhile where it is.
     fn write_out(&self) -> io::Result<()> {
-        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let pages = {
             let mut gathered = self.gathered();
             if gathered.failed {
@@ -100,17 +115,11 @@ impl Backend {
         };
         let written = self.write_sorted(&pages);
         let mut gathered = self.gathered();
-        let left = match &written {
-            Ok(()) => std::mem::take(&mut gathered.leaving),
-            Err(_) => {
-                gathered.failed = true;
-                Arc::default()
-            }
-        };
-        drop(gathered);
-        drop(turn);
-        // Tens of MiB are freed where no reader waits.
-        drop((pages, left));
+        match &written {
+            // Their memory goes with `pages`, after the lock that readers take.
+            Ok(()) => gathered.leaving = Arc::default(),
+            Err(_) => gathered.failed = true,
+        }
         written
     }
 
@@ -131,29 +140,19 @@ impl Backend {
 
 impl StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
-        let end = {
-            let gathered = self.gathered();
-            gathered.waiting.end().max(gathered.leaving.end())
-        };
+        let end = self.gathered().end();
         Ok(self.file.len()?.max(end))
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let in_part = {
             let gathered = self.gathered();
-            match gathered.waiting.find(offset, out.len()) {
-                Held::Nothing => match gathered.leaving.find(offset, out.len()) {
-                    Held::Whole(bytes) => {
-                        out.copy_from_slice(bytes);
-                        return Ok(());
-                    }
-                    found => found.is_part(),
-                },
+            match gathered.find(offset, out.len()) {
                 Held::Whole(bytes) => {
                     out.copy_from_slice(bytes);
                     return Ok(());
                 }
-                Held::Part => true,
+                found => found == Held::Part,
             }
         };
         if !in_part {

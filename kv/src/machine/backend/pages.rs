@@ -33,12 +33,6 @@ pub(super) enum Held<'p> {
     Whole(&'p [u8]),
 }
 
-impl Held<'_> {
-    pub(super) fn is_part(&self) -> bool {
-        matches!(self, Held::Part)
-    }
-}
-
 /// Neighbours.
 pub(super) struct Run<'p> {
     /// Where in the file the first begins.
