@@ -5,43 +5,38 @@ use std::time::Duration;
 /// The batches that count: the latest ones.
 const KEPT: usize = 1024;
 
-/// The times of the latest batches, in a ring of 4 KiB.
+/// The times of the latest batches, in 8 KiB.
+///
+/// Always: `sorted` holds what `latest` holds, in rising order.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Timings {
-    micros: Vec<u32>,
+    /// A ring.
+    latest: Vec<u32>,
+    sorted: Vec<u32>,
     next: usize,
 }
 
 impl Timings {
     pub(super) fn add(&mut self, took: Duration) {
         let micros = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
-        if self.micros.len() < KEPT {
-            self.micros.push(micros);
+        if self.latest.len() < KEPT {
+            self.latest.push(micros);
         } else {
-            self.micros[self.next] = micros;
+            let oldest = std::mem::replace(&mut self.latest[self.next], micros);
+            self.sorted
+                .remove(self.sorted.partition_point(|one| *one < oldest));
         }
+        self.sorted
+            .insert(self.sorted.partition_point(|one| *one < micros), micros);
         self.next = (self.next + 1) % KEPT;
     }
 
-    /// For each `percent`, in rising order, the time that so many of a hundred batches did not exceed; `None`
-    /// before the first batch.
-    ///
-    /// Selects and does not sort: some thousand steps, and cheap enough to ask for at any time.
-    pub(super) fn percentiles<const N: usize>(&self, percents: [usize; N]) -> [Option<Duration>; N] {
-        let mut micros = self.micros.clone();
-        let mut found = [None; N];
-        // What is below a rank that was selected is behind us: the next one is searched in the rest.
-        let mut below = 0;
-        for (found, percent) in found.iter_mut().zip(percents) {
-            let rank = (micros.len() * percent).div_ceil(100).max(1) - 1;
-            if rank >= micros.len() || rank < below {
-                continue;
-            }
-            let (_, nth, _) = micros[below..].select_nth_unstable(rank - below);
-            *found = Some(Duration::from_micros(u64::from(*nth)));
-            below = rank;
-        }
-        found
+    /// The time that so many of a hundred batches did not exceed; `None` before the first batch. Cheap enough to ask
+    /// for at any time.
+    pub(super) fn percentile(&self, percent: usize) -> Option<Duration> {
+        let rank = (self.sorted.len() * percent).div_ceil(100).max(1) - 1;
+        let micros = self.sorted.get(rank)?;
+        Some(Duration::from_micros(u64::from(*micros)))
     }
 }
 
@@ -53,21 +48,25 @@ mod tests {
     fn percentiles_are_those_of_the_latest_batches() {
         let micros = |micros| Some(Duration::from_micros(micros));
         let mut timings = Timings::default();
-        assert_eq!(timings.percentiles([50, 99]), [None, None]);
+        assert_eq!(timings.percentile(50), None);
         timings.add(Duration::from_micros(3));
-        assert_eq!(timings.percentiles([50, 99]), [micros(3), micros(3)]);
+        assert_eq!(timings.percentile(50), micros(3));
+        assert_eq!(timings.percentile(99), micros(3));
         let mut timings = Timings::default();
         for micros in (1..=100).rev() {
             timings.add(Duration::from_micros(micros));
         }
-        assert_eq!(timings.percentiles([50, 99]), [micros(50), micros(99)]);
-        for _ in 0..KEPT {
-            timings.add(Duration::from_micros(7));
+        assert_eq!(timings.percentile(50), micros(50));
+        assert_eq!(timings.percentile(99), micros(99));
+        // In the order of their coming, the old ones no longer count.
+        for nth in 1..=KEPT {
+            timings.add(Duration::from_micros(1_000));
+            let left = 100_usize.saturating_sub((nth + 100).saturating_sub(KEPT));
+            let longest_of_the_old = timings.sorted.iter().filter(|one| **one <= 100).count();
+            assert_eq!(longest_of_the_old, left, "after {nth}");
+            assert_eq!(timings.sorted.len(), (100 + nth).min(KEPT));
         }
-        assert_eq!(
-            timings.percentiles([99]),
-            [micros(7)],
-            "the old ones no longer count"
-        );
+        assert_eq!(timings.percentile(1), micros(1_000));
+        assert_eq!(timings.percentile(99), micros(1_000));
     }
 }

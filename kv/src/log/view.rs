@@ -354,14 +354,13 @@ impl View {
     }
 
     pub fn statistics(&self) -> LogStatistics {
-        let [write_p50, write_p99] = self.timings.percentiles([50, 99]);
         LogStatistics {
             durable: self.durable,
             cache_bytes: self.cache_bytes,
             cache_entries: self.cache.len() as u64,
             segments: self.index.segments.len() as u64,
-            write_p50,
-            write_p99,
+            write_p50: self.timings.percentile(50),
+            write_p99: self.timings.percentile(99),
             ..self.statistics.clone()
         }
     }

@@ -270,8 +270,9 @@ impl State {
             let occupant = &self.places[*to].occupant;
             occupant.as_ref().and_then(Identity::node_id) == Some(node_id)
         };
-        let mut dials = self.dials.iter().filter(|((opener, ..), _)| *opener == place);
-        dials.find_map(|((_, to, _), dial)| if is_node(to) { dial.round_trip } else { None })
+        let from_here = self.dials.range((place, PlaceId::MIN, None)..);
+        let mut from_here = from_here.take_while(|((opener, ..), _)| *opener == place);
+        from_here.find_map(|((_, to, _), dial)| if is_node(to) { dial.round_trip } else { None })
     }
 }
 
