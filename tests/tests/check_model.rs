@@ -140,7 +140,7 @@ fn compare(seed: u64, entries: usize) {
         }
     }
     let view = reader.view().expect("a view");
-    let mut at = Revision::FIRST;
+    let (mut at, mut replay) = (Revision::FIRST, model.replay());
     while at <= model.revision() {
         let mut reads = source.draw.reads();
         reads.push(ReadOp::Range(RangeRead::new(KeyRange::all()).limit(u32::MAX)));
@@ -150,6 +150,11 @@ fn compare(seed: u64, entries: usize) {
             .expect("not refused");
         for (read, found) in reads.iter().zip(found) {
             assert_eq!(found, model.read(read, at), "seed {seed}, {read:?} at {at}");
+            assert_eq!(
+                found,
+                replay.read(read, at),
+                "seed {seed}, {read:?} at {at}, replayed"
+            );
         }
         at = at.next();
     }

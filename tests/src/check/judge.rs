@@ -27,6 +27,7 @@ pub fn judge(ground: &Ground, calls: &[Call]) -> Vec<Violation> {
             judge.read(call);
         }
     }
+    judge.states(calls);
     judge.real_time(calls);
     judge.violations
 }
@@ -231,18 +232,7 @@ impl Judge<'_> {
                 if reads.len() != response.results.len() {
                     self.broken(Rule::PlainAnswer, told(call));
                 }
-                for (read, result) in reads.iter().zip(&response.results) {
-                    let there = self.ground.model.read(read, revision);
-                    if there != *result {
-                        let what = format!(
-                            "{} read {} at {revision}, the state has {} for {read:?}",
-                            told(call),
-                            told_result(result),
-                            told_result(&there)
-                        );
-                        self.broken(Rule::ReadsTheState, what);
-                    }
-                }
+                // What it read, `states` looks at.
             }
             (Request::Get { key, consistency }, Answer::Record(record)) => match consistency {
                 Consistency::At(revision) => {
@@ -281,6 +271,34 @@ impl Judge<'_> {
                 }
             }
             _ => self.broken(Rule::PlainAnswer, told(call)),
+        }
+    }
+
+    /// What each batch of reads was told is what stood at its revision. In the order of revisions, so that the state
+    /// is walked through once.
+    fn states(&mut self, calls: &[Call]) {
+        let mut batches = Vec::new();
+        for call in calls {
+            if let (Request::Read { reads, .. }, Answer::Read(response)) = (&call.request, &call.answer) {
+                batches.push((call, reads, response));
+            }
+        }
+        batches.sort_by_key(|(_, _, response)| response.revision);
+        let mut replay = self.ground.model.replay();
+        for (call, reads, response) in batches {
+            let revision = response.revision;
+            for (read, result) in reads.iter().zip(&response.results) {
+                let there = replay.read(read, revision);
+                if there != *result {
+                    let what = format!(
+                        "{} read {} at {revision}, the state has {} for {read:?}",
+                        told(call),
+                        told_result(result),
+                        told_result(&there)
+                    );
+                    self.broken(Rule::ReadsTheState, what);
+                }
+            }
         }
     }
 

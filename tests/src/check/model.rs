@@ -196,22 +196,35 @@ impl Model {
         numbers.map(|number| sequenced(prefix, number)).collect()
     }
 
-    /// All records of a range as of a revision, ascending.
+    /// All records of a range as of a revision, ascending. Goes through every key that ever was in it.
     pub fn range_at(&self, range: &KeyRange, revision: Revision) -> Vec<KeyValue> {
-        let inside = within(&self.keys, range);
-        let standing = inside.filter_map(|(key, versions)| Some((key, newest(versions, revision)?)));
+        let standing = self.standing(range, revision);
         standing.map(|(key, record)| pair(key, record)).collect()
+    }
+
+    fn standing(
+        &self,
+        range: &KeyRange,
+        revision: Revision,
+    ) -> impl DoubleEndedIterator<Item = (&Bytes, &Record)> {
+        let inside = within(&self.keys, range);
+        inside.filter_map(move |(key, versions)| Some((key, newest(versions, revision)?)))
     }
 
     /// What a read answers at a revision.
     pub fn read(&self, read: &ReadOp, at: Revision) -> ReadResult {
         match read {
             ReadOp::Get(key) => ReadResult::Get(self.at(key, at).cloned()),
-            ReadOp::Range(read) => {
-                let page = page(self.range_at(&read.range, at), read, PAGE_BYTES);
-                let (records, count, more) = (page.records, page.count, page.more);
-                ReadResult::Range { records, count, more }
-            }
+            ReadOp::Range(read) => page(self.standing(&read.range, at), read, PAGE_BYTES).into(),
+        }
+    }
+
+    /// The store as it stood, from its beginning on.
+    pub fn replay(&self) -> Replay<'_> {
+        Replay {
+            model: self,
+            at: Revision::new(0),
+            standing: BTreeMap::new(),
         }
     }
 
@@ -533,10 +546,13 @@ fn newest(versions: &[Version], revision: Revision) -> Option<&Record> {
 pub(super) fn within<'m, T>(
     map: &'m BTreeMap<Bytes, T>,
     range: &KeyRange,
-) -> impl Iterator<Item = (&'m Bytes, &'m T)> {
-    let end = range.end().map(<[u8]>::to_vec);
-    let from = map.range::<[u8], _>((Bound::Included(range.start()), Bound::Unbounded));
-    from.take_while(move |(key, _)| end.as_ref().is_none_or(|end| key[..] < end[..]))
+) -> impl DoubleEndedIterator<Item = (&'m Bytes, &'m T)> {
+    let end = match range.end() {
+        // A range that ends before it starts holds nothing.
+        Some(end) => Bound::Excluded(end.max(range.start())),
+        None => Bound::Unbounded,
+    };
+    map.range::<[u8], _>((Bound::Included(range.start()), end))
 }
 
 fn pair(key: &Bytes, record: &Record) -> KeyValue {
@@ -583,38 +599,92 @@ struct Page {
     bytes: usize,
 }
 
-/// Cuts the records of a range to what was asked for.
-fn page(mut found: Vec<KeyValue>, read: &RangeRead, bytes_max: usize) -> Page {
+impl From<Page> for ReadResult {
+    fn from(page: Page) -> Self {
+        let Page {
+            records, count, more, ..
+        } = page;
+        ReadResult::Range { records, count, more }
+    }
+}
+
+/// Cuts the records of a range, which come ascending, to what was asked for.
+fn page<'r>(
+    found: impl DoubleEndedIterator<Item = (&'r Bytes, &'r Record)>,
+    read: &RangeRead,
+    bytes_max: usize,
+) -> Page {
+    let mut page = Page {
+        records: Vec::new(),
+        count: 0,
+        more: false,
+        bytes: 0,
+    };
     if read.count_only {
-        return Page {
-            records: Vec::new(),
-            count: found.len() as u64,
-            more: false,
-            bytes: 0,
-        };
+        page.count = found.count() as u64;
+        return page;
     }
-    if read.order == Order::Descending {
-        found.reverse();
-    }
-    let (all, mut bytes) = (found.len(), 0);
-    let mut records = Vec::new();
-    for mut one in found {
+    let found: Box<dyn Iterator<Item = _>> = match read.order {
+        Order::Ascending => Box::new(found),
+        Order::Descending => Box::new(found.rev()),
+    };
+    for (key, record) in found {
+        let mut one = pair(key, record);
         if read.keys_only {
             one.record.value = Bytes::new();
         }
         let size = one.key.len() + one.record.value.len();
-        let full = !records.is_empty() && bytes + size > bytes_max;
-        if full || records.len() as u64 == u64::from(read.limit) {
+        let full = page.count > 0 && page.bytes + size > bytes_max;
+        if full || page.count == u64::from(read.limit) {
+            page.more = true;
             break;
         }
-        bytes += size;
-        records.push(one);
+        page.bytes += size;
+        page.count += 1;
+        page.records.push(one);
     }
-    Page {
-        count: records.len() as u64,
-        more: records.len() < all,
-        records,
-        bytes,
+    page
+}
+
+/// The store at one revision after another: a range costs what stood in it, and not what ever was there.
+///
+/// Always: `standing` is what [`Model::at`] says of every key at the revision `at`.
+#[derive(Debug, Clone)]
+pub struct Replay<'m> {
+    model: &'m Model,
+    at: Revision,
+    standing: BTreeMap<Bytes, &'m Record>,
+}
+
+impl Replay<'_> {
+    /// What a read answers at a revision, which is that of the last read or a later one.
+    ///
+    /// # Panics
+    /// For an earlier revision.
+    pub fn read(&mut self, read: &ReadOp, at: Revision) -> ReadResult {
+        self.advance(at);
+        match read {
+            ReadOp::Get(key) => ReadResult::Get(self.model.at(key, at).cloned()),
+            ReadOp::Range(read) => {
+                let standing = within(&self.standing, &read.range);
+                page(standing.map(|(key, record)| (key, *record)), read, PAGE_BYTES).into()
+            }
+        }
+    }
+
+    fn advance(&mut self, to: Revision) {
+        assert!(self.at <= to, "a replay goes back from {} to {to}", self.at);
+        let since = (Bound::Excluded(self.at), Bound::Included(to));
+        for (revision, changed) in self.model.changes.range(since) {
+            for key in changed {
+                let name = Bytes::from(key.clone());
+                match self.model.at(key, *revision) {
+                    Some(record) => self.standing.insert(name, record),
+                    None => self.standing.remove(&name),
+                };
+            }
+        }
+        self.at = to;
     }
 }
 
@@ -635,13 +705,11 @@ impl Attempt<'_> {
         }
     }
 
-    fn range(&self, range: &KeyRange) -> Vec<KeyValue> {
+    fn range(&self, range: &KeyRange) -> BTreeMap<&Bytes, &Record> {
         let mut seen: BTreeMap<&Bytes, Option<&Record>> = BTreeMap::new();
         seen.extend(within(&self.model.now, range).map(|(key, record)| (key, Some(record))));
         seen.extend(within(&self.writes, range).map(|(key, record)| (key, record.as_ref())));
-        let standing = seen
-            .into_iter()
-            .filter_map(|(key, record)| Some(pair(key, record?)));
+        let standing = seen.into_iter().filter_map(|(key, record)| Some((key, record?)));
         standing.collect()
     }
 
@@ -717,14 +785,12 @@ impl Attempt<'_> {
                 Ok(OpResult::Deleted { count })
             }
             Op::DeleteRange { range, limit } => {
-                let found = self.range(range);
+                let found: Vec<Bytes> = self.range(range).into_keys().cloned().collect();
                 let (count, limit) = (found.len() as u64, *limit);
                 if count > u64::from(limit) {
                     return Err(TxnRefused::RangeTooLarge { op: number, limit });
                 }
-                for one in found {
-                    self.erase(&one.key);
-                }
+                self.writes.extend(found.into_iter().map(|key| (key, None)));
                 Ok(OpResult::Deleted { count })
             }
             Op::Get { key } => {
@@ -733,7 +799,7 @@ impl Attempt<'_> {
                 Ok(OpResult::Get(record))
             }
             Op::Range(read) => {
-                let page = page(self.range(&read.range), read, usize::MAX);
+                let page = page(self.range(&read.range).into_iter(), read, usize::MAX);
                 self.spend(number, page.bytes)?;
                 let (records, count, more) = (page.records, page.count, page.more);
                 Ok(OpResult::Range { records, count, more })
