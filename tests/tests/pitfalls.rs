@@ -112,6 +112,8 @@ fn plan(seed: u64, nodes: u32, schedule: Vec<FaultEvent>) -> Plan {
         clients: 3,
         keys: 4,
         pause_max: ms(20),
+        busy_max: Duration::ZERO,
+        rest_max: Duration::ZERO,
         faulty: last + ms(500),
         clock_rates: vec![1_000_000; nodes as usize],
         tuning: Tuning {

@@ -20,6 +20,10 @@ use quorate_tests::sim::cluster::{self, Kind, Phase, Plan, REQUIRED_FROM_SEEDS};
 use quorate_tests::sim::shrink::{self, Effort, Shrunk};
 use serde_json::json;
 
+/// A simulation is a great many small allocations, most of them of tasks and messages that end soon.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Runs seeds of the deterministic simulator: clusters of real nodes in virtual time, with faults from the
 /// seed and a judgement at the end. A seed that fails is printed with the line that repeats it.
 #[derive(Parser)]

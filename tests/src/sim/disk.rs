@@ -144,6 +144,8 @@ struct State {
     /// Numbers all operations of the disk, in the order in which they were issued.
     next_op: u64,
     locks: BTreeSet<PathBuf>,
+    /// Nothing becomes durable before this moment.
+    settles_at: u64,
     /// The calls so far that changed something or made it durable.
     calls: u64,
     /// After so many more the disk answers nothing but errors.
@@ -287,6 +289,7 @@ impl SimDisk {
             next_file: 0,
             next_op: 0,
             locks: BTreeSet::new(),
+            settles_at: u64::MAX,
             calls: 0,
             calls_left: None,
             syncs_left: None,
@@ -473,8 +476,16 @@ impl State {
         self.next_op
     }
 
-    /// Takes over as durable what completed syncs cover.
+    /// A sync covers something, which becomes durable at `done` or later.
+    fn covered(&mut self, done: u64) {
+        self.settles_at = self.settles_at.min(done);
+    }
+
+    /// Takes over as durable what completed syncs cover. Every call of the disk asks for it, few find any.
     fn settle(&mut self, now: u64) {
+        if now < self.settles_at {
+            return;
+        }
         let is_durable = |at: Option<u64>| at.is_some_and(|at| at <= now);
         for file in self.files.values_mut() {
             let durable = file
@@ -494,6 +505,10 @@ impl State {
             }
             !durable
         });
+        let of_files = self.files.values().flat_map(|file| &file.pending);
+        let of_files = of_files.filter_map(|pending| pending.durable_at);
+        let of_names = self.pending_names.iter().filter_map(|pending| pending.durable_at);
+        self.settles_at = of_files.chain(of_names).min().unwrap_or(u64::MAX);
     }
 
     fn file(&mut self, id: u64) -> io::Result<&mut FileState> {
@@ -618,6 +633,7 @@ impl env::Disk for SimDisk {
         }
         self.charge_sync(&mut state);
         let done = self.shared.world.now_charged();
+        state.covered(done);
         for pending in &mut state.pending_names {
             if pending.op.is_in(dir) && pending.durable_at.is_none() {
                 pending.durable_at = Some(done);
@@ -770,6 +786,7 @@ impl env::File for SimFile {
             return injected.and(Err(io::Error::other("the simulated disk failed a sync")));
         }
         let done = self.disk.shared.world.now_charged();
+        state.covered(done);
         for pending in &mut state.file(self.id)?.pending {
             let sooner = pending.durable_at.map_or(done, |before| before.min(done));
             pending.durable_at = Some(sooner.max(pending.at));

@@ -65,6 +65,12 @@ pub(super) fn plan(seed: u64, only: Option<Kind>) -> Plan {
             false => random.between(950_000, 1_050_000),
         })
         .collect();
+    let Pace {
+        pause_max,
+        share,
+        work,
+    } = pace(&mut random);
+    let busy_max = Duration::from_millis(*random.pick(&[500, 2_000, 5_000]));
     let mut plan = Plan {
         version: Plan::VERSION,
         note: String::new(),
@@ -72,16 +78,43 @@ pub(super) fn plan(seed: u64, only: Option<Kind>) -> Plan {
         nodes,
         clients: *random.pick(&[2, 4, 8]),
         keys: *random.pick(&[1, 5, 100]),
-        pause_max: Duration::from_millis(*random.pick(&[5, 50, 200])),
-        faulty: micros(&mut random, 5_000_000, 25_000_000),
+        pause_max,
+        busy_max,
+        rest_max: busy_max * (share - 1),
+        faulty: work * share,
         clock_rates,
         tuning,
         links,
         disks,
         schedule: Vec::new(),
     };
-    plan.schedule = schedule(&mut random, &plan, &kinds);
+    plan.schedule = schedule(&mut random, &plan, &kinds, share);
     plan
+}
+
+/// How densely clients work.
+struct Pace {
+    /// See [`Plan::pause_max`].
+    pause_max: Duration,
+    /// Of so many moments a client works in one.
+    share: u32,
+    /// How long it works, its rests left out.
+    work: Duration,
+}
+
+/// The faster clients work, the more they rest, so that the runs have work of about the same size in them: a run of the
+/// densest kind without rests would take the time of twenty others.
+fn pace(random: &mut Rng) -> Pace {
+    let (pause_max, shares, work) = *random.pick(&[
+        (5, [6, 12, 24], (2_000_000, 5_000_000)),
+        (50, [3, 6, 12], (4_000_000, 12_000_000)),
+        (200, [1, 2, 6], (10_000_000, 25_000_000)),
+    ]);
+    Pace {
+        pause_max: Duration::from_millis(pause_max),
+        share: *random.pick(&shares),
+        work: micros(random, work.0, work.1),
+    }
 }
 
 /// One run in ten has no faults at all, one in ten a single kind, the others about half of all.
@@ -96,12 +129,13 @@ fn kinds(random: &mut Rng, only: Option<Kind>) -> Vec<Kind> {
     }
 }
 
-fn schedule(random: &mut Rng, plan: &Plan, kinds: &[Kind]) -> Vec<FaultEvent> {
+fn schedule(random: &mut Rng, plan: &Plan, kinds: &[Kind], share: u32) -> Vec<FaultEvent> {
     let mut schedule = Vec::new();
     if kinds.is_empty() {
         return schedule;
     }
-    let every = *random.pick(&[300_000, 700_000, 2_000_000]);
+    // Not stretched as far as the rests: more faults happen to a run that is long.
+    let every = *random.pick(&[300_000, 700_000, 2_000_000]) * (2 + u64::from(share)) / 3;
     let mut at = Duration::ZERO;
     loop {
         at += micros(random, every / 10, every * 2);
@@ -111,7 +145,7 @@ fn schedule(random: &mut Rng, plan: &Plan, kinds: &[Kind]) -> Vec<FaultEvent> {
         }
         let kind = *random.pick(kinds);
         let fault = fault(random, plan, kind);
-        let when = random.one_in(4).then(|| *random.pick(&Phase::WORTH_WAITING_FOR));
+        let when = random.one_in(3).then(|| *random.pick(&Phase::WORTH_WAITING_FOR));
         if let Fault::DiskError { target, .. } = fault
             && kinds.contains(&Kind::PowerLoss)
             && random.one_in(2)

@@ -50,13 +50,15 @@ impl Phase {
         Phase::Transfer,
     ];
 
-    /// Those that are short or rare, for which a fault may be made to wait; purging more than once, since it lasts a
-    /// few syncs and is easily missed.
-    pub const WORTH_WAITING_FOR: [Phase; 12] = [
+    /// Those that are short or rare, for which a fault may be made to wait; those more than once that come of writes and
+    /// are over soon, since clients also rest.
+    pub const WORTH_WAITING_FOR: [Phase; 14] = [
         Phase::NoLeader,
         Phase::Electing,
         Phase::FreshLeader,
         Phase::Membership,
+        Phase::Snapshot,
+        Phase::Snapshot,
         Phase::Snapshot,
         Phase::Truncating,
         Phase::Purging,

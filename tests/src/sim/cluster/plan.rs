@@ -40,6 +40,12 @@ pub struct Plan {
     /// How long a client pauses between operations at most.
     #[serde(rename = "pause_max_micros", with = "micros")]
     pub pause_max: Duration,
+    /// How long a client works at most until it rests. Plans that were written before clients rested have none of it.
+    #[serde(default, rename = "busy_max_micros", with = "micros")]
+    pub busy_max: Duration,
+    /// How long it rests then at most, while faults happen; not at all for 0.
+    #[serde(default, rename = "rest_max_micros", with = "micros")]
+    pub rest_max: Duration,
     /// How long clients work before all faults end.
     #[serde(rename = "faulty_micros", with = "micros")]
     pub faulty: Duration,

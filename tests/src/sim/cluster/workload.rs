@@ -10,6 +10,7 @@ use quorate_kv::model::Limits;
 
 use super::Cluster;
 use crate::check::workload::{Book, Clients, Style, Tally, Worker, lax_limits};
+use crate::sim::Rng;
 
 /// All operations of a run.
 #[derive(Debug, Clone, Default)]
@@ -105,15 +106,57 @@ pub(super) fn start(cluster: &Cluster) -> Workers {
         };
         let random = cluster.sim.rng(&format!("worker {number}"));
         let book = cluster.history.borrow().book.clone();
+        let mut pace = Pace::new(cluster, number);
         let mut worker = Worker::new(number, style, clients, random, cluster.record.clock(), book);
         cluster.sim.spawn_local("client", async move {
             while !stop.get() {
+                pace.rest_if_tired().await;
                 worker.step().await;
             }
             running.set(running.get() - 1);
         });
     }
     workers
+}
+
+/// When a client works, and when it rests: what takes time (leases, sessions, checkpoints, a node that comes back late)
+/// meets an idle cluster too, and a run's simulated time is not all spent on calls.
+struct Pace {
+    cluster: Cluster,
+    random: Rng,
+    tired_at: Duration,
+}
+
+impl Pace {
+    /// How often a client that rests looks whether all faults have ended, since then it works without rests.
+    const LOOK: Duration = Duration::from_millis(100);
+
+    fn new(cluster: &Cluster, number: u32) -> Self {
+        let mut pace = Self {
+            cluster: cluster.clone(),
+            random: cluster.sim.rng(&format!("rests of worker {number}")),
+            tired_at: Duration::ZERO,
+        };
+        pace.work();
+        pace
+    }
+
+    fn work(&mut self) {
+        let busy = self.random.duration(Duration::ZERO, self.cluster.plan.busy_max);
+        self.tired_at = self.cluster.sim.now() + busy;
+    }
+
+    async fn rest_if_tired(&mut self) {
+        let rest_max = self.cluster.plan.rest_max;
+        if rest_max.is_zero() || self.cluster.is_healed() || self.cluster.sim.now() < self.tired_at {
+            return;
+        }
+        let until = self.cluster.sim.now() + self.random.duration(Duration::ZERO, rest_max);
+        while !self.cluster.is_healed() && self.cluster.sim.now() < until {
+            env::sleep(Self::LOOK.min(until - self.cluster.sim.now())).await;
+        }
+        self.work();
+    }
 }
 
 impl Cluster {

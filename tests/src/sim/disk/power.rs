@@ -212,6 +212,7 @@ impl State {
     /// A sync of this file that was issued at `issued` failed at `failed`: of what no sync before it covers, some
     /// reached the disk, and the others never will by themselves.
     pub(super) fn lose_pending_of(&mut self, id: u64, issued: u64, failed: u64) {
+        self.covered(failed);
         let Some(file) = self.files.get_mut(&id) else {
             return;
         };
