@@ -201,6 +201,7 @@ impl RaftNode {
             own_id: parts.id.number(),
             transport: Arc::clone(&parts.transport),
             log: parts.log.clone(),
+            applied: machine.applied(),
             stall_max: parts.timing.election_timeout_min,
         };
         let store = LogStore::new(parts.log.clone(), tap);

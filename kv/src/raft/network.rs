@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::{self, Either};
 use futures_util::{Stream, StreamExt, stream};
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
@@ -22,14 +23,15 @@ use openraft::{OptionalSend, RaftNetworkFactory};
 use quorate_transport::{Class, MessageReceiver, Peer, Transport, TransportError};
 
 use super::state_machine::SnapshotData;
-use super::types::{Member, Snapshot, TypeConfig, Vote};
+use super::types::{LogId, Member, Snapshot, TypeConfig, Vote};
 use super::wire::{
     ControlRequest, ControlResponse, Heartbeat, SnapshotAnswer, SnapshotHeader, encode_append,
 };
-use crate::env::{self, Owner};
+use crate::env::{self, Owner, watch};
 use crate::fault::Fault;
 use crate::log::Log;
-use crate::model::{self, LogPosition};
+use crate::machine::Applied;
+use crate::model::{self, LogIndex, LogPosition};
 
 /// Makes the links to peers.
 #[derive(Clone, Debug)]
@@ -38,6 +40,8 @@ pub(crate) struct NetworkFactory {
     pub(crate) transport: Arc<dyn Transport>,
     /// What is sent comes from here.
     pub(crate) log: Log,
+    /// How far the state here has come.
+    pub(crate) applied: watch::Receiver<Arc<Applied>>,
     /// How long an append stream may owe an answer before its link counts as dead.
     pub(crate) stall_max: Duration,
 }
@@ -50,6 +54,7 @@ pub(crate) struct Link {
     peer: Peer,
     transport: Arc<dyn Transport>,
     log: Log,
+    applied: watch::Receiver<Arc<Applied>>,
     stall_max: Duration,
     /// Heartbeats are appends that travel as control messages.
     heartbeats: bool,
@@ -69,6 +74,7 @@ impl NetworkFactory {
             },
             transport: Arc::clone(&self.transport),
             log: self.log.clone(),
+            applied: self.applied.clone(),
             stall_max: self.stall_max,
             heartbeats,
             control: Mutex::new(None),
@@ -132,6 +138,9 @@ fn rpc_error(error: &TransportError) -> RPCError<TypeConfig> {
     }
 }
 
+/// A state machine that is behind, as that of a new leader, does not keep its peers behind.
+const NEWS_HELD_MAX: Duration = Duration::from_millis(1);
+
 const PURGED: &str = "what comes next for this peer was purged: it needs a snapshot";
 
 /// Whether a request stands for entries that were purged before they could be read. The log answers none then,
@@ -139,6 +148,29 @@ const PURGED: &str = "what comes next for this peer was purged: it needs a snaps
 fn needs_snapshot(request: &AppendEntriesRequest<TypeConfig>, purged: Option<LogPosition>) -> bool {
     let next = request.prev_log_id.as_ref().map_or(0, |id| id.index + 1);
     request.entries.is_empty() && purged.is_some_and(|purged| next <= purged.index.number())
+}
+
+/// That an entry is committed is no news for which anybody waits; the answer to whoever wrote it is. Both come of the same
+/// step, and on a busy core the news of all peers would be encrypted and sent before the entry is even applied.
+///
+/// Waits until the entry is applied here and what that made ready has run; or until there is something more to send,
+/// which is returned and goes along; or for [`NEWS_HELD_MAX`].
+async fn hold<S: Stream + Unpin>(
+    committed: Option<&LogId>,
+    applied: &mut watch::Receiver<Arc<Applied>>,
+    input: &mut S,
+) -> Option<Option<S::Item>> {
+    let committed = LogIndex::new(committed?.index);
+    let is_applied = |applied: &Arc<Applied>| applied.position.is_some_and(|at| at.index >= committed);
+    let applying = async {
+        // Of a state machine that has ended there is nothing to wait for.
+        let _ = applied.wait_for(is_applied).await;
+        tokio::task::yield_now().await;
+    };
+    match future::select(pin!(env::timeout(NEWS_HELD_MAX, applying)), input.next()).await {
+        Either::Left(_) => None,
+        Either::Right((following, _)) => Some(following),
+    }
 }
 
 fn unexpected(answer: &ControlResponse) -> RPCError<TypeConfig> {
@@ -233,7 +265,7 @@ impl openraft::RaftNetworkV2<TypeConfig> for Link {
             let Some(first) = input.next().await else {
                 return Ok(Box::pin(stream::empty()) as BoxStream<'s, _>);
             };
-            let log = self.log.clone();
+            let (log, mut applied) = (self.log.clone(), self.applied.clone());
             if needs_snapshot(&first, log.purged()) {
                 return Err(RPCError::Network(NetworkError::from_string(PURGED)));
             }
@@ -254,15 +286,25 @@ impl openraft::RaftNetworkV2<TypeConfig> for Link {
             // Sends until the input ends; yields only its error. Polled together with the answers, so that
             // back-pressure on one never stops the other.
             let sending = async move {
-                while let Some(request) = input.next().await {
+                let mut next = input.next().await;
+                while let Some(request) = next {
                     if needs_snapshot(&request, log.purged()) {
                         return Err(TransportError::Broken {
                             reason: PURGED.to_owned(),
                         });
                     }
+                    let following = if request.entries.is_empty() {
+                        hold(request.leader_commit.as_ref(), &mut applied, &mut input).await
+                    } else {
+                        None
+                    };
                     let message = encode_append(&request);
                     counter.fetch_add(1, Ordering::Relaxed);
                     sender.send(message).await?;
+                    next = match following {
+                        Some(following) => following,
+                        None => input.next().await,
+                    };
                 }
                 sender.finish().await
             };

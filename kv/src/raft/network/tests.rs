@@ -4,6 +4,8 @@ use quorate_transport::{ClusterId, Identity};
 use super::*;
 use crate::env::RealDisk;
 use crate::log::LogSettings;
+use crate::model::{LogTime, NodeId, Revision, StateHash, Term};
+use crate::raft::types::log_id;
 
 /// A transport that bears a node's name and address.
 fn transport(network: &MemoryNetwork, id: u64) -> Arc<MemoryTransport> {
@@ -33,6 +35,7 @@ async fn an_append_stream_ends_when_the_peer_ends_it_though_there_is_nothing_mor
         own_id: 1,
         transport: one,
         log: log.clone(),
+        applied: watch::channel(applied_to(1)).1,
         stall_max: Duration::from_secs(3_600),
     };
     let member = Member {
@@ -61,4 +64,61 @@ async fn an_append_stream_ends_when_the_peer_ends_it_though_there_is_nothing_mor
         "an answer that nobody gave: {answers:?}"
     );
     log.close().await.expect("a close");
+}
+
+fn applied_to(index: u64) -> Arc<Applied> {
+    let position = Some(LogPosition {
+        term: Term::new(1),
+        leader: NodeId::new(1),
+        index: LogIndex::new(index),
+    });
+    Arc::new(Applied {
+        position,
+        membership: None,
+        revision: Revision::FIRST,
+        state_hash: StateHash(0),
+        log_time: LogTime::ZERO,
+    })
+}
+
+fn committed(index: u64) -> LogId {
+    log_id(applied_to(index).position.expect("it is there"))
+}
+
+#[tokio::test]
+async fn news_of_a_commit_waits_until_the_entry_is_applied_here() {
+    let (tx, mut applied) = watch::channel(applied_to(4));
+    let news = committed(5);
+    let mut nothing = stream::pending::<()>();
+    let mut held = pin!(hold(Some(&news), &mut applied, &mut nothing));
+    assert!(
+        futures_util::poll!(&mut held).is_pending(),
+        "entry 5 is not applied"
+    );
+    tx.send_replace(applied_to(5));
+    assert_eq!(held.await, None);
+}
+
+#[tokio::test]
+async fn news_of_a_commit_goes_along_with_what_is_sent_next() {
+    let (_tx, mut applied) = watch::channel(applied_to(4));
+    let news = committed(5);
+    let mut input = stream::iter(["next"]).chain(stream::pending());
+    assert_eq!(
+        hold(Some(&news), &mut applied, &mut input).await,
+        Some(Some("next"))
+    );
+    let mut ended = stream::empty::<()>();
+    assert_eq!(hold(Some(&news), &mut applied, &mut ended).await, Some(None));
+}
+
+#[tokio::test]
+async fn news_of_a_commit_does_not_wait_for_a_state_machine_that_is_behind() {
+    let (_tx, mut applied) = watch::channel(applied_to(4));
+    let news = committed(5);
+    assert_eq!(
+        hold(Some(&news), &mut applied, &mut stream::pending::<()>()).await,
+        None
+    );
+    assert_eq!(hold(None, &mut applied, &mut stream::pending::<()>()).await, None);
 }
