@@ -140,7 +140,7 @@ fn compare(seed: u64, entries: usize) {
         }
     }
     let view = reader.view().expect("a view");
-    let (mut at, mut replay) = (Revision::FIRST, model.replay());
+    let (mut at, mut walk) = (Revision::FIRST, model.walk());
     while at <= model.revision() {
         let mut reads = source.draw.reads();
         reads.push(ReadOp::Range(RangeRead::new(KeyRange::all()).limit(u32::MAX)));
@@ -152,8 +152,8 @@ fn compare(seed: u64, entries: usize) {
             assert_eq!(found, model.read(read, at), "seed {seed}, {read:?} at {at}");
             assert_eq!(
                 found,
-                replay.read(read, at),
-                "seed {seed}, {read:?} at {at}, replayed"
+                walk.read(read, at),
+                "seed {seed}, {read:?} at {at}, walked to"
             );
         }
         at = at.next();

@@ -284,11 +284,11 @@ impl Judge<'_> {
             }
         }
         batches.sort_by_key(|(_, _, response)| response.revision);
-        let mut replay = self.ground.model.replay();
+        let mut walk = self.ground.model.walk();
         for (call, reads, response) in batches {
             let revision = response.revision;
             for (read, result) in reads.iter().zip(&response.results) {
-                let there = replay.read(read, revision);
+                let there = walk.read(read, revision);
                 if there != *result {
                     let what = format!(
                         "{} read {} at {revision}, the state has {} for {read:?}",

@@ -220,8 +220,8 @@ impl Model {
     }
 
     /// The store as it stood, from its beginning on.
-    pub fn replay(&self) -> Replay<'_> {
-        Replay {
+    pub fn walk(&self) -> Walk<'_> {
+        Walk {
             model: self,
             at: Revision::new(0),
             standing: BTreeMap::new(),
@@ -650,13 +650,13 @@ fn page<'r>(
 ///
 /// Always: `standing` is what [`Model::at`] says of every key at the revision `at`.
 #[derive(Debug, Clone)]
-pub struct Replay<'m> {
+pub struct Walk<'m> {
     model: &'m Model,
     at: Revision,
     standing: BTreeMap<Bytes, &'m Record>,
 }
 
-impl Replay<'_> {
+impl Walk<'_> {
     /// What a read answers at a revision, which is that of the last read or a later one.
     ///
     /// # Panics
@@ -673,7 +673,7 @@ impl Replay<'_> {
     }
 
     fn advance(&mut self, to: Revision) {
-        assert!(self.at <= to, "a replay goes back from {} to {to}", self.at);
+        assert!(self.at <= to, "a walk goes back from {} to {to}", self.at);
         let since = (Bound::Excluded(self.at), Bound::Included(to));
         for (revision, changed) in self.model.changes.range(since) {
             for key in changed {

@@ -65,11 +65,11 @@ pub(super) fn plan(seed: u64, only: Option<Kind>) -> Plan {
             false => random.between(950_000, 1_050_000),
         })
         .collect();
-    let Pace {
+    let Density {
         pause_max,
         share,
         work,
-    } = pace(&mut random);
+    } = density(&mut random);
     let busy_max = Duration::from_millis(*random.pick(&[500, 2_000, 5_000]));
     let mut plan = Plan {
         version: Plan::VERSION,
@@ -93,7 +93,7 @@ pub(super) fn plan(seed: u64, only: Option<Kind>) -> Plan {
 }
 
 /// How densely clients work.
-struct Pace {
+struct Density {
     /// See [`Plan::pause_max`].
     pause_max: Duration,
     /// Of so many moments a client works in one.
@@ -104,13 +104,13 @@ struct Pace {
 
 /// The faster clients work, the more they rest, so that the runs have work of about the same size in them: a run of the
 /// densest kind without rests would take the time of twenty others.
-fn pace(random: &mut Rng) -> Pace {
+fn density(random: &mut Rng) -> Density {
     let (pause_max, shares, work) = *random.pick(&[
         (5, [6, 12, 24], (2_000_000, 5_000_000)),
         (50, [3, 6, 12], (4_000_000, 12_000_000)),
         (200, [1, 2, 6], (10_000_000, 25_000_000)),
     ]);
-    Pace {
+    Density {
         pause_max: Duration::from_millis(pause_max),
         share: *random.pick(&shares),
         work: micros(random, work.0, work.1),

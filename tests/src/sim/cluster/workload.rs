@@ -119,7 +119,7 @@ pub(super) fn start(cluster: &Cluster) -> Workers {
     workers
 }
 
-/// When a client works, and when it rests: what takes time (leases, sessions, checkpoints, a node that comes back late)
+/// When a client works, and when it rests: what takes time (elections, checkpoints, a node that comes back late)
 /// meets an idle cluster too, and a run's simulated time is not all spent on calls.
 struct Pace {
     cluster: Cluster,
