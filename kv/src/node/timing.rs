@@ -78,7 +78,7 @@ pub enum InvalidTiming {
     /// A lost heartbeat or two would cost an election.
     #[error(
         "election_timeout_min is {min:?}, which is less than 5 heartbeats of {heartbeat:?}: a few late heartbeats \
-         would cost an election; use at least {:?}", *heartbeat * 5
+         would cost an election; use at least {:?}", heartbeat.saturating_mul(5)
     )]
     TooFewHeartbeats {
         /// The heartbeat given.
@@ -116,7 +116,7 @@ impl Timing {
         if heartbeat < Duration::from_millis(5) {
             return Err(InvalidTiming::TooFast { heartbeat });
         }
-        if min < heartbeat * 5 {
+        if min < heartbeat.saturating_mul(5) {
             return Err(InvalidTiming::TooFewHeartbeats { heartbeat, min });
         }
         if max <= min {
@@ -130,9 +130,10 @@ impl Timing {
     /// A heartbeat's round trip and a vote's sync must fit into the election timeout several times over, or
     /// elections follow from nothing but load.
     pub fn warning(&self, round_trip: Duration, sync_p99: Duration) -> Option<String> {
-        let cost = round_trip + sync_p99;
-        let fits =
-            |timing: &Timing| cost * 10 <= timing.election_timeout_min && round_trip <= timing.heartbeat;
+        let cost = round_trip.saturating_add(sync_p99);
+        let fits = |timing: &Timing| {
+            cost.saturating_mul(10) <= timing.election_timeout_min && round_trip <= timing.heartbeat
+        };
         if fits(self) {
             return None;
         }
@@ -160,6 +161,19 @@ mod tests {
             election_timeout_min: ms(min),
             election_timeout_max: ms(max),
         }
+    }
+
+    #[test]
+    fn a_heartbeat_of_ages_is_refused_in_words() {
+        let timing = Timing {
+            heartbeat: Duration::MAX,
+            ..timing(50, 500, 1_000)
+        };
+        let refused = timing.check().expect_err("no election timeout is that long");
+        assert!(
+            matches!(refused, InvalidTiming::TooFewHeartbeats { .. }),
+            "{refused}"
+        );
     }
 
     #[test]
