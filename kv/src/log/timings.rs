@@ -1,5 +1,6 @@
 //! How long the latest batches took to become durable: enough of them for percentiles, in bounded memory.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 /// The batches that count: the latest ones.
@@ -10,25 +11,26 @@ const KEPT: usize = 1024;
 /// Always: `sorted` holds what `latest` holds, in rising order.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Timings {
-    /// A ring.
-    latest: Vec<u32>,
+    /// The oldest first.
+    latest: VecDeque<u32>,
     sorted: Vec<u32>,
-    next: usize,
 }
 
 impl Timings {
     pub(super) fn add(&mut self, took: Duration) {
         let micros = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
-        if self.latest.len() < KEPT {
-            self.latest.push(micros);
-        } else {
-            let oldest = std::mem::replace(&mut self.latest[self.next], micros);
-            self.sorted
-                .remove(self.sorted.partition_point(|one| *one < oldest));
+        if self.latest.len() == KEPT
+            && let Some(oldest) = self.latest.pop_front()
+        {
+            self.sorted.remove(self.place(oldest));
         }
-        self.sorted
-            .insert(self.sorted.partition_point(|one| *one < micros), micros);
-        self.next = (self.next + 1) % KEPT;
+        self.latest.push_back(micros);
+        self.sorted.insert(self.place(micros), micros);
+    }
+
+    /// Where this time stands in `sorted`, or would.
+    fn place(&self, micros: u32) -> usize {
+        self.sorted.partition_point(|one| *one < micros)
     }
 
     /// The time that so many of a hundred batches did not exceed; `None` before the first batch. Cheap enough to ask

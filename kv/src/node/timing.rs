@@ -78,7 +78,7 @@ pub enum InvalidTiming {
     /// A lost heartbeat or two would cost an election.
     #[error(
         "election_timeout_min is {min:?}, which is less than 5 heartbeats of {heartbeat:?}: a few late heartbeats \
-         would cost an election; use at least {:?}", heartbeat.saturating_mul(5)
+         would cost an election; use at least {:?}", least_election_timeout(*heartbeat)
     )]
     TooFewHeartbeats {
         /// The heartbeat given.
@@ -105,6 +105,11 @@ pub enum InvalidTiming {
     },
 }
 
+/// A few late heartbeats are no reason to stand for election.
+fn least_election_timeout(heartbeat: Duration) -> Duration {
+    heartbeat.saturating_mul(5)
+}
+
 impl Timing {
     /// Checks the rules: `election_timeout_min >= 5 × heartbeat` and `max > min`.
     pub fn check(&self) -> Result<(), InvalidTiming> {
@@ -116,7 +121,7 @@ impl Timing {
         if heartbeat < Duration::from_millis(5) {
             return Err(InvalidTiming::TooFast { heartbeat });
         }
-        if min < heartbeat.saturating_mul(5) {
+        if min < least_election_timeout(heartbeat) {
             return Err(InvalidTiming::TooFewHeartbeats { heartbeat, min });
         }
         if max <= min {

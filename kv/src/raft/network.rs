@@ -4,13 +4,14 @@
 //! Every wait has a deadline: a link that went silent is reported, and openraft comes back to it.
 
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::{self, Either};
+use futures_util::future;
+use futures_util::stream::Peekable;
 use futures_util::{Stream, StreamExt, stream};
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
@@ -153,24 +154,26 @@ fn needs_snapshot(request: &AppendEntriesRequest<TypeConfig>, purged: Option<Log
 /// That an entry is committed is no news for which anybody waits; the answer to whoever wrote it is. Both come of the same
 /// step, and on a busy core the news of all peers would be encrypted and sent before the entry is even applied.
 ///
-/// Waits until the entry is applied here and what that made ready has run; or until there is something more to send,
-/// which is returned and goes along; or for [`NEWS_HELD_MAX`].
+/// Waits until the entry is applied here and what that made ready has run; or until there is something more to send, so
+/// that it goes along; or for [`NEWS_HELD_MAX`].
 async fn hold<S: Stream + Unpin>(
     committed: Option<&LogId>,
     applied: &mut watch::Receiver<Arc<Applied>>,
-    input: &mut S,
-) -> Option<Option<S::Item>> {
-    let committed = LogIndex::new(committed?.index);
+    input: &mut Peekable<S>,
+) {
+    let Some(committed) = committed else { return };
+    let committed = LogIndex::new(committed.index);
     let is_applied = |applied: &Arc<Applied>| applied.position.is_some_and(|at| at.index >= committed);
     let applying = async {
         // Of a state machine that has ended there is nothing to wait for.
         let _ = applied.wait_for(is_applied).await;
         tokio::task::yield_now().await;
     };
-    match future::select(pin!(env::timeout(NEWS_HELD_MAX, applying)), input.next()).await {
-        Either::Left(_) => None,
-        Either::Right((following, _)) => Some(following),
-    }
+    future::select(
+        pin!(env::timeout(NEWS_HELD_MAX, applying)),
+        Pin::new(input).peek(),
+    )
+    .await;
 }
 
 fn unexpected(answer: &ControlResponse) -> RPCError<TypeConfig> {
@@ -224,7 +227,7 @@ impl openraft::RaftNetworkV2<TypeConfig> for Link {
 
     fn stream_append<'s, S>(
         &'s mut self,
-        mut input: S,
+        input: S,
         option: RPCOption,
     ) -> BoxFuture<
         's,
@@ -262,14 +265,14 @@ impl openraft::RaftNetworkV2<TypeConfig> for Link {
         Box::pin(async move {
             // The pause after a failure lies in the input: were it not asked first, a peer that cannot be
             // reached would be tried again at once, and again.
-            let Some(first) = input.next().await else {
+            let mut input = input.peekable();
+            let Some(first) = Pin::new(&mut input).peek().await else {
                 return Ok(Box::pin(stream::empty()) as BoxStream<'s, _>);
             };
             let (log, mut applied) = (self.log.clone(), self.applied.clone());
-            if needs_snapshot(&first, log.purged()) {
+            if needs_snapshot(first, log.purged()) {
                 return Err(RPCError::Network(NetworkError::from_string(PURGED)));
             }
-            let mut input = stream::once(std::future::ready(first)).chain(input);
             let ttl = option.soft_ttl().max(self.stall_max);
             let opened = env::timeout(ttl, self.transport.open(&self.peer, Class::Append)).await;
             let opened = match opened {
@@ -286,25 +289,18 @@ impl openraft::RaftNetworkV2<TypeConfig> for Link {
             // Sends until the input ends; yields only its error. Polled together with the answers, so that
             // back-pressure on one never stops the other.
             let sending = async move {
-                let mut next = input.next().await;
-                while let Some(request) = next {
+                while let Some(request) = input.next().await {
                     if needs_snapshot(&request, log.purged()) {
                         return Err(TransportError::Broken {
                             reason: PURGED.to_owned(),
                         });
                     }
-                    let following = if request.entries.is_empty() {
-                        hold(request.leader_commit.as_ref(), &mut applied, &mut input).await
-                    } else {
-                        None
-                    };
+                    if request.entries.is_empty() {
+                        hold(request.leader_commit.as_ref(), &mut applied, &mut input).await;
+                    }
                     let message = encode_append(&request);
                     counter.fetch_add(1, Ordering::Relaxed);
                     sender.send(message).await?;
-                    next = match following {
-                        Some(following) => following,
-                        None => input.next().await,
-                    };
                 }
                 sender.finish().await
             };

@@ -664,7 +664,8 @@ impl Walk<'_> {
     pub fn read(&mut self, read: &ReadOp, at: Revision) -> ReadResult {
         self.advance(at);
         match read {
-            ReadOp::Get(key) => ReadResult::Get(self.model.at(key, at).cloned()),
+            // A key's versions are found without the walk.
+            ReadOp::Get(_) => self.model.read(read, at),
             ReadOp::Range(read) => {
                 let standing = within(&self.standing, &read.range);
                 page(standing.map(|(key, record)| (key, *record)), read, PAGE_BYTES).into()
