@@ -144,6 +144,10 @@ pub struct ServeArgs {
     /// Worker threads for the network and for clients; as many as processors by default
     #[arg(long, env = "QUORATE_WORKERS", value_name = "N")]
     pub workers: Option<String>,
+    /// With one worker thread: how long it looks for the next datagram before it sleeps; 500us by default, 0s is not at
+    /// all
+    #[arg(long, env = "QUORATE_BUSY_POLL", value_name = "TIME")]
+    pub busy_poll: Option<String>,
     /// Check the configuration, say what it amounts to, and end
     #[arg(long)]
     pub check: bool,

@@ -20,7 +20,7 @@ mod tests {
 
     /// Keys that there are and keys that there are not, with values of every kind, in and out of their bounds.
     fn line() -> impl Strategy<Value = String> {
-        const KEYS: [&str; 26] = [
+        const KEYS: [&str; 27] = [
             "data_dir",
             "cluster",
             "node_id",
@@ -30,6 +30,7 @@ mod tests {
             "certs",
             "metrics",
             "workers",
+            "busy_poll",
             "peers.1",
             "peers.18446744073709551616",
             "log.level",

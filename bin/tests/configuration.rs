@@ -33,6 +33,25 @@ fn a_configuration_is_refused_with_all_its_faults_at_once() {
 }
 
 #[test]
+fn only_a_node_with_one_worker_thread_can_be_told_to_look_for_datagrams_and_not_for_long() {
+    let home = Home::new();
+    home.line("serve --data-dir data --workers 2 --busy-poll 200us").fails(
+        2,
+        &["--busy-poll (busy_poll): it needs one worker thread, and there would be 2: set workers = 1, or leave it out"],
+    );
+    home.line("serve --data-dir data --workers 1 --busy-poll 1s")
+        .fails(
+            2,
+            &["--busy-poll (busy_poll): 1s is too long; it must be at most 10ms"],
+        );
+    let shown = |line: &str| home.line(line).ok().text();
+    let checked = shown("serve --data-dir data --workers 1 --busy-poll 200us --check");
+    assert!(checked.contains("busy_poll  200µs"), "{checked}");
+    let checked = shown("serve --data-dir data --workers 2 --check");
+    assert!(checked.contains("busy_poll  off"), "{checked}");
+}
+
+#[test]
 fn a_node_needs_a_data_directory() {
     Home::new()
         .line("serve")

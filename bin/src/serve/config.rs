@@ -5,9 +5,11 @@
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use quorate_kv::node::{InvalidSettings, Profile, Settings};
 use quorate_transport::ClusterId;
+use quorate_transport::quic::BUSY_POLL_MAX;
 use serde::Serialize;
 use toml::Value;
 
@@ -19,6 +21,10 @@ use crate::output::Report;
 
 /// Where a node listens when nothing is said: this machine alone reaches it.
 pub const LISTEN: &str = "127.0.0.1:7001";
+
+/// How long a node's one worker thread looks for the next datagram when nothing is said: a sync of a fast disk, and the
+/// hops around it.
+const BUSY_POLL: Duration = Duration::from_micros(500);
 
 /// A checked configuration.
 #[derive(Debug)]
@@ -43,6 +49,8 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// Worker threads.
     pub workers: Option<usize>,
+    /// How long a worker thread looks for the next datagram before it sleeps.
+    pub busy_poll: Duration,
     /// What is logged.
     pub logging: Logging,
     /// The node's settings.
@@ -62,6 +70,7 @@ pub struct ConfigReport {
     certs: Option<PathBuf>,
     metrics: Option<SocketAddr>,
     workers: Option<usize>,
+    busy_poll: Duration,
     settings: Settings,
 }
 
@@ -79,6 +88,7 @@ impl Config {
             certs: self.certs.clone(),
             metrics: self.metrics,
             workers: self.workers,
+            busy_poll: self.busy_poll,
             settings: self.settings.clone(),
         }
     }
@@ -117,6 +127,13 @@ impl Report for ConfigReport {
                     self.workers.map(|workers| workers.to_string()),
                     "as many as processors",
                 ),
+            ),
+            (
+                "busy_poll",
+                match self.busy_poll {
+                    Duration::ZERO => "off".to_owned(),
+                    time => format!("{time:?}"),
+                },
             ),
             (
                 "timing",
@@ -192,6 +209,7 @@ fn read(table: toml::Table, args: &ServeArgs) -> Result<Config, Vec<Fault>> {
         ("log.level", "--log", &args.log),
         ("log.format", "--log-format", &args.log_format),
         ("workers", "--workers", &args.workers),
+        ("busy_poll", "--busy-poll", &args.busy_poll),
     ];
     for (key, flag, value) in flags {
         keys.flag(key, flag, value.as_ref());
@@ -232,6 +250,8 @@ fn read(table: toml::Table, args: &ServeArgs) -> Result<Config, Vec<Fault>> {
     {
         keys.fault("workers", format!("{number} is outside 1 to 1,024"));
     }
+    let workers = workers.and_then(|number| usize::try_from(number).ok());
+    let busy_poll = busy_poll(&mut keys, workers);
     let logging = logging(&mut keys);
     let settings = settings(&mut keys);
 
@@ -279,7 +299,8 @@ fn read(table: toml::Table, args: &ServeArgs) -> Result<Config, Vec<Fault>> {
             join,
             certs,
             metrics,
-            workers: workers.and_then(|w| usize::try_from(w).ok()),
+            workers,
+            busy_poll,
             logging,
             settings,
         }),
@@ -371,6 +392,31 @@ fn address(keys: &mut Keys, key: &str, text: &str) -> Option<SocketAddr> {
             );
             None
         }
+    }
+}
+
+/// A thread that looks for datagrams takes up to a processor: by default only where the log and the state have another.
+fn busy_poll(keys: &mut Keys, workers: Option<usize>) -> Duration {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = workers.unwrap_or(processors);
+    match keys.duration("busy_poll") {
+        None if workers == 1 && processors > 1 => BUSY_POLL,
+        None => Duration::ZERO,
+        Some(time) if time > BUSY_POLL_MAX => {
+            keys.fault(
+                "busy_poll",
+                format!("{time:?} is too long; it must be at most {BUSY_POLL_MAX:?}"),
+            );
+            Duration::ZERO
+        }
+        Some(time) if workers > 1 && !time.is_zero() => {
+            keys.fault(
+                "busy_poll",
+                format!("it needs one worker thread, and there would be {workers}: set workers = 1, or leave it out"),
+            );
+            Duration::ZERO
+        }
+        Some(time) => time,
     }
 }
 

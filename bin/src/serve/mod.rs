@@ -57,7 +57,11 @@ async fn serve(config: Config, output: Output) -> Result<(), Failure> {
         metrics::install(address)?;
         tracing::info!(%address, "metrics are offered under /metrics");
     }
-    let transport = QuicTransport::bind(Some(config.listen), &credentials, QuicSettings::default())?;
+    let quic = QuicSettings {
+        busy_poll: config.busy_poll,
+        ..QuicSettings::default()
+    };
+    let transport = QuicTransport::bind(Some(config.listen), &credentials, quic)?;
     let mut builder = Node::builder()
         .data_dir(&config.data_dir)
         .cluster(config.cluster.as_str())

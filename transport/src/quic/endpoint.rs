@@ -4,7 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
-use quinn::{Endpoint, EndpointConfig, Runtime as _, TokioRuntime};
+use quinn::{Endpoint, EndpointConfig, Runtime};
 use ring::hmac;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -21,14 +21,14 @@ pub(super) fn listening(
     address: SocketAddr,
     credentials: &Credentials,
     settings: &QuicSettings,
+    runtime: &Arc<dyn Runtime>,
 ) -> Result<(Endpoint, Arc<Closable>), BindError> {
     let server = tls::server(credentials, settings)?;
     let bound = bind(address).and_then(|socket| {
         let config = recognisable(credentials, settings);
-        let runtime = Arc::new(TokioRuntime);
         let socket = Arc::new(Closable::new(runtime.wrap_udp_socket(socket)?));
         let shared = Arc::clone(&socket);
-        Endpoint::new_with_abstract_socket(config, Some(server), shared, runtime)
+        Endpoint::new_with_abstract_socket(config, Some(server), shared, Arc::clone(runtime))
             .map(|endpoint| (endpoint, socket))
     });
     bound.map_err(|error| match error.kind() {
@@ -38,14 +38,14 @@ pub(super) fn listening(
 }
 
 /// An endpoint that only opens, from any address: for both families where the system has both.
-pub(super) fn outgoing(settings: &QuicSettings) -> Result<Endpoint, BindError> {
+pub(super) fn outgoing(settings: &QuicSettings, runtime: &Arc<dyn Runtime>) -> Result<Endpoint, BindError> {
     let both = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
     let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
     let socket = bind(both).or_else(|_| bind(v4));
     let bound = socket.and_then(|socket| {
         let mut config = EndpointConfig::default();
         payloads(&mut config, settings);
-        Endpoint::new(config, None, socket, Arc::new(TokioRuntime))
+        Endpoint::new(config, None, socket, Arc::clone(runtime))
     });
     bound.map_err(|error| BindError::Address { address: v4, error })
 }

@@ -26,6 +26,7 @@
 //! | `quorate_transport_round_trip_seconds` | `node` | smoothed round trip to a node, set every five seconds |
 
 mod acceptor;
+mod busy_poll;
 mod connect;
 mod endpoint;
 mod errors;
@@ -49,7 +50,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use settings::{InvalidSettings, QuicSettings};
+pub use settings::{BUSY_POLL_MAX, InvalidSettings, QuicSettings};
 
 use crate::certs::Credentials;
 use crate::inbox::Inbox;
@@ -131,9 +132,10 @@ impl QuicTransport {
     ) -> Result<Arc<Self>, BindError> {
         settings.check()?;
         let client = tls::client(credentials, &settings)?;
-        let outgoing = endpoint::outgoing(&settings)?;
+        let (runtime, look) = busy_poll::runtime(settings.busy_poll);
+        let outgoing = endpoint::outgoing(&settings, &runtime)?;
         let listening = match listen {
-            Some(address) => Some(endpoint::listening(address, credentials, &settings)?),
+            Some(address) => Some(endpoint::listening(address, credentials, &settings, &runtime)?),
             None => None,
         };
         let local_address = match (&listening, listen) {
@@ -158,6 +160,12 @@ impl QuicTransport {
         });
         if let Some((endpoint, _)) = listening {
             shared.tasks.spawn(acceptor::run(Arc::clone(&shared), endpoint));
+        }
+        if let Some(look) = look {
+            let closing = shared.closing.clone();
+            shared
+                .tasks
+                .spawn(async move { closing.run_until_cancelled(look).await });
         }
         shared.tasks.spawn(meters::report(Arc::clone(&shared)));
         Ok(Arc::new(Self { shared }))

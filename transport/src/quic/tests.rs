@@ -7,7 +7,7 @@ use std::time::Duration;
 use quinn::{ReadError, VarInt};
 use tokio::runtime::Runtime;
 
-use super::{BindError, QuicSettings, QuicTransport, endpoint, errors, tls};
+use super::{BindError, QuicSettings, QuicTransport, busy_poll, endpoint, errors, tls};
 use crate::certs::{Authority, Credentials};
 use crate::{Class, ClusterId, Identity, Peer, Stream, Transport as _, TransportError};
 
@@ -34,7 +34,8 @@ async fn by_hand(settings: QuicSettings) -> (Arc<QuicTransport>, quinn::Endpoint
     let authority = Authority::create(node(1).cluster).unwrap();
     let served = authority.credentials(&node(2)).unwrap();
     let transport = QuicTransport::bind(Some(local()), &served, settings.clone()).unwrap();
-    let endpoint = endpoint::outgoing(&settings).unwrap();
+    let (runtime, _) = busy_poll::runtime(Duration::ZERO);
+    let endpoint = endpoint::outgoing(&settings, &runtime).unwrap();
     let config = tls::client(&authority.credentials(&node(1)).unwrap(), &settings).unwrap();
     let address = transport.local_address().unwrap();
     let connecting = endpoint.connect_with(config, address, tls::SERVER_NAME).unwrap();
@@ -102,8 +103,14 @@ async fn an_announced_length_over_the_limit_stops_the_stream_with_its_code() {
 async fn an_acceptor_that_speaks_a_later_version_of_streams_is_refused() {
     let authority = Authority::create(node(1).cluster).unwrap();
     let settings = QuicSettings::default();
-    let (later, _socket) =
-        endpoint::listening(local(), &authority.credentials(&node(2)).unwrap(), &settings).unwrap();
+    let (runtime, _) = busy_poll::runtime(Duration::ZERO);
+    let (later, _socket) = endpoint::listening(
+        local(),
+        &authority.credentials(&node(2)).unwrap(),
+        &settings,
+        &runtime,
+    )
+    .unwrap();
     let address = later.local_addr().unwrap().to_string();
     let served = tokio::spawn(async move {
         let connection = later.accept().await.unwrap().await.unwrap();

@@ -1,6 +1,7 @@
 //! One suite for every implementation of the transport: what the contract promises, over QUIC and in memory.
 //!
-//! Each test is written once, against a [`World`], and runs over both.
+//! Each test is written once, against a [`World`], and runs over all: QUIC whose threads sleep, QUIC whose one thread
+//! looks for datagrams, and memory.
 
 mod contract;
 mod memory_world;
@@ -11,10 +12,10 @@ mod world;
 
 /// Every test of the contract, over one world.
 macro_rules! suite {
-    ($module:ident, $world:expr, [$($test:ident),* $(,)?]) => {
+    ($module:ident, $workers:literal, $world:expr, [$($test:ident),* $(,)?]) => {
         mod $module {
             $(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                #[tokio::test(flavor = "multi_thread", worker_threads = $workers)]
                 async fn $test() {
                     let deadline = std::time::Duration::from_secs(60);
                     let test = crate::contract::$test($world);
@@ -28,8 +29,9 @@ macro_rules! suite {
 /// The same tests over every world.
 macro_rules! over_all {
     ($($test:ident),* $(,)?) => {
-        suite!(quic, crate::quic_world::QuicWorld::new(), [$($test),*]);
-        suite!(memory, crate::memory_world::MemoryWorld::new(), [$($test),*]);
+        suite!(quic, 2, crate::quic_world::QuicWorld::new(), [$($test),*]);
+        suite!(quic_busy_polling, 1, crate::quic_world::QuicWorld::busy_polling(), [$($test),*]);
+        suite!(memory, 2, crate::memory_world::MemoryWorld::new(), [$($test),*]);
     };
 }
 

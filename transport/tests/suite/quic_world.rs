@@ -19,6 +19,7 @@ pub struct QuicWorld {
     authorities: BTreeMap<String, Authority>,
     places: BTreeMap<u64, SocketAddr>,
     relays: BTreeMap<u64, Relay>,
+    settings: QuicSettings,
 }
 
 pub fn settings() -> QuicSettings {
@@ -43,7 +44,15 @@ impl QuicWorld {
             authorities: BTreeMap::from([(CLUSTER.to_owned(), authority)]),
             places: BTreeMap::new(),
             relays: BTreeMap::new(),
+            settings: settings(),
         }
+    }
+
+    /// Where the runtime's one thread looks for datagrams.
+    pub fn busy_polling() -> Self {
+        let mut world = Self::new();
+        world.settings.busy_poll = Duration::from_millis(1);
+        world
     }
 
     fn authority(&mut self, cluster: &ClusterId) -> &Authority {
@@ -66,7 +75,7 @@ impl World for QuicWorld {
     async fn start(&mut self, identity: Identity) -> Arc<dyn Transport> {
         let credentials = self.authority(&identity.cluster).credentials(&identity).unwrap();
         let Role::Node(id) = identity.role else {
-            return QuicTransport::bind(None, &credentials, settings()).unwrap();
+            return QuicTransport::bind(None, &credentials, self.settings.clone()).unwrap();
         };
         let place = self.place(id);
         if let Entry::Vacant(entry) = self.relays.entry(id) {
@@ -74,7 +83,7 @@ impl World for QuicWorld {
         }
         // The earlier life's socket is closed by its tasks, which may take a moment.
         loop {
-            match QuicTransport::bind(Some(place), &credentials, settings()) {
+            match QuicTransport::bind(Some(place), &credentials, self.settings.clone()) {
                 Ok(transport) => return transport,
                 Err(quorate_transport::quic::BindError::AddressInUse { .. }) => {
                     tokio::time::sleep(Duration::from_millis(5)).await;
