@@ -57,6 +57,9 @@ pub trait File: fmt::Debug + Send + Sync + 'static {
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Makes bytes and length durable (fdatasync).
     fn sync_data(&self) -> io::Result<()>;
+    /// Tells the system that it need not keep in memory what is durable of the file. What is read later comes from the
+    /// disk, so this is for bytes that are not about to be read.
+    fn drop_cached(&self) {}
 }
 
 /// How many pieces a system takes in one call, at least (IOV_MAX).
@@ -167,5 +170,11 @@ impl File for RealFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
+    }
+
+    fn drop_cached(&self) {
+        // A system that keeps it all the same is slower, not wrong.
+        #[cfg(target_os = "linux")]
+        let _ = rustix::fs::fadvise(&self.0, 0, None, rustix::fs::Advice::DontNeed);
     }
 }

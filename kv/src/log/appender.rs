@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::LogSettings;
 use super::crash_points::CrashPoint;
 use super::format::{
-    self, Anchor, BATCH_HEADER, BatchHeader, FIRST_BATCH, Head, NO_POSITION, RECORD_HEADER, RecordKind,
+    self, Anchor, BATCH_HEADER, BatchHeader, FIRST_BATCH, Head, NO_POSITION, PAGE, RECORD_HEADER, RecordKind,
     SECTOR, SegmentHeader, number_only, sector_up,
 };
 use super::segment::{self, Maker, Material, RawFile, Segment, prepare};
@@ -257,7 +257,9 @@ impl Appender {
             .map_err(|e| Fault::disk("write log", segment.path.display(), e))?;
         header.encode(segment.salt, &mut self.buffer);
         let padded = sector_up(self.buffer.len() as u64) as usize;
-        self.buffer.resize(padded, 0);
+        let next = self.tail.cursor + padded as u64;
+        self.buffer
+            .resize((self.write_end(next) - self.tail.cursor) as usize, 0);
         segment
             .file
             .write_all_at(&self.buffer, self.tail.cursor)
@@ -279,7 +281,7 @@ impl Appender {
             })
             .and_then(|()| CrashPoint::BatchSynced.reached())
             .map_err(|e| Fault::disk("sync log", segment.path.display(), e))?;
-        self.tail.cursor += padded as u64;
+        self.tail.cursor = next;
         self.tail.durable = self.tail.cursor;
         self.written.bytes += padded as u64;
         self.written.syncs += 1;
@@ -287,6 +289,16 @@ impl Appender {
         self.buffer.clear();
         self.buffer.shrink_to(BUFFER_BYTES_KEPT);
         Ok(())
+    }
+
+    /// Up to where a batch is written that ends at `next`: where it enters a page, to that page's end, with zeros. The
+    /// system, which forgot the page once it was zeroed, would else have to read what is not written of it.
+    fn write_end(&self, next: u64) -> u64 {
+        let entered = self.tail.cursor.next_multiple_of(PAGE);
+        if next <= entered {
+            return next;
+        }
+        next.next_multiple_of(PAGE).min(self.tail.segment.header.bytes)
     }
 
     /// Ends the segment and starts the next, which has room for a record of `payload_bytes`.

@@ -159,6 +159,9 @@ fn zero(file: &dyn File, bytes: u64) -> io::Result<()> {
         unsynced += step;
         if unsynced >= ZERO_SYNC_BYTES {
             file.sync_data()?;
+            // A segment full of them in the system's memory would serve nobody: what is written over them covers
+            // whole pages.
+            file.drop_cached();
             unsynced = 0;
         }
     }

@@ -38,6 +38,8 @@ pub(super) struct Backend {
     gathered: Mutex<Gathered>,
     /// Held by who brings pages to the file, so that those that came first leave first.
     turn: Mutex<()>,
+    /// What redb keeps of the file in memory. A file no longer than that is held there, and not by the system too.
+    cache_bytes: u64,
 }
 
 /// What redb wrote and the file has not got.
@@ -86,13 +88,15 @@ impl Retire {
 }
 
 impl Backend {
-    pub(super) fn new(file: Arc<dyn File>) -> (Self, Retire) {
+    /// The file, of which redb keeps so many bytes in memory.
+    pub(super) fn new(file: Arc<dyn File>, cache_bytes: u64) -> (Self, Retire) {
         let retired = Retire::default();
         let backend = Self {
             file,
             retired: retired.clone(),
             gathered: Mutex::default(),
             turn: Mutex::default(),
+            cache_bytes,
         };
         (backend, retired)
     }
@@ -129,10 +133,18 @@ impl Backend {
             self.retired.check()?;
             if unsynced >= UNSYNCED_BYTES_MAX {
                 unsynced = 0;
-                self.file.sync_data()?;
+                self.sync()?;
             }
             self.file.write_all_vectored_at(&run.pages, run.offset)?;
             unsynced += run.bytes;
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()?;
+        if self.file.len()? <= self.cache_bytes {
+            self.file.drop_cached();
         }
         Ok(())
     }
@@ -177,7 +189,7 @@ impl StorageBackend for Backend {
     fn sync_data(&self) -> io::Result<()> {
         self.retired.check()?;
         self.write_out()?;
-        self.file.sync_data()
+        self.sync()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
@@ -212,6 +224,7 @@ mod tests {
     use crate::machine::tests::disk::MemoryDisk;
 
     const UNIT: u64 = 16;
+    const CACHE: u64 = 1 << 20;
 
     fn file() -> (MemoryDisk, Arc<dyn File>) {
         let disk = MemoryDisk::default();
@@ -251,7 +264,7 @@ mod tests {
             steps in proptest::collection::vec(step(), 0..60),
         ) {
             let (disk, opened) = file();
-            let (mut backend, _) = Backend::new(opened);
+            let (mut backend, _) = Backend::new(opened, CACHE);
             let (mut now, mut durable) = (Vec::new(), Vec::new());
             for step in steps {
                 match step {
@@ -274,7 +287,7 @@ mod tests {
                         let file = disk.open(Path::new("/pages"), false).unwrap();
                         // Pages that overlapped, or reached beyond a new end, left before a sync; that took them nowhere.
                         prop_assert_eq!(&content(&*file), &durable);
-                        backend = Backend::new(file).0;
+                        backend = Backend::new(file, CACHE).0;
                         now = durable.clone();
                     }
                 }
@@ -291,11 +304,22 @@ mod tests {
         }
     }
 
-    /// A file that takes so many more writes.
+    /// A file that takes so many more writes, and counts how often the system was to forget it.
     #[derive(Debug)]
     struct Failing {
         file: Arc<dyn File>,
         writes_left: AtomicUsize,
+        drops: AtomicUsize,
+    }
+
+    impl Failing {
+        fn after(writes: usize) -> Arc<Self> {
+            Arc::new(Self {
+                file: file().1,
+                writes_left: AtomicUsize::new(writes),
+                drops: AtomicUsize::new(0),
+            })
+        }
     }
 
     impl File for Failing {
@@ -317,14 +341,16 @@ mod tests {
         fn sync_data(&self) -> io::Result<()> {
             self.file.sync_data()
         }
+        fn drop_cached(&self) {
+            self.drops.fetch_add(1, Ordering::SeqCst);
+        }
     }
 
     #[test]
     fn after_a_write_that_failed_nothing_is_promised_and_all_is_still_read() {
-        let (_, file) = file();
+        let file = Failing::after(1);
         file.set_len(64).unwrap();
-        let writes_left = AtomicUsize::new(1);
-        let (backend, _) = Backend::new(Arc::new(Failing { file, writes_left }));
+        let (backend, _) = Backend::new(file, CACHE);
         backend.write(16, b"one").unwrap();
         backend.write(32, b"two").unwrap();
         let failed = backend.sync_data().unwrap_err();
@@ -340,9 +366,23 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_redb_holds_whole_is_not_held_by_the_system_too_and_a_longer_one_is() {
+        let file = Failing::after(usize::MAX);
+        let (backend, _) = Backend::new(file.clone(), CACHE);
+        let drops = || file.drops.load(Ordering::SeqCst);
+        backend.write(CACHE - 4, b"last").unwrap();
+        assert_eq!(drops(), 0, "nothing is durable yet");
+        backend.sync_data().unwrap();
+        assert_eq!(drops(), 1);
+        backend.write(CACHE, b"more").unwrap();
+        backend.sync_data().unwrap();
+        assert_eq!(drops(), 1);
+    }
+
+    #[test]
     fn no_more_gathers_than_the_bound() {
         let (_, file) = file();
-        let (backend, _) = Backend::new(Arc::clone(&file));
+        let (backend, _) = Backend::new(Arc::clone(&file), CACHE);
         let page = vec![7; 3 << 20];
         for number in 0..30 {
             backend.write(number * page.len() as u64, &page).unwrap();
@@ -357,7 +397,7 @@ mod tests {
     #[test]
     fn nothing_leaves_for_a_file_that_was_replaced() {
         let (_, file) = file();
-        let (backend, retire) = Backend::new(Arc::clone(&file));
+        let (backend, retire) = Backend::new(Arc::clone(&file), CACHE);
         backend.write(0, b"late").unwrap();
         retire.retire();
         assert!(backend.write(8, b"later").is_err());
@@ -369,7 +409,7 @@ mod tests {
     #[test]
     fn what_waits_is_in_the_file_once_it_is_closed() {
         let (_, file) = file();
-        let (backend, _) = Backend::new(Arc::clone(&file));
+        let (backend, _) = Backend::new(Arc::clone(&file), CACHE);
         backend.write(0, b"at last").unwrap();
         assert_eq!(content(&*file), b"");
         backend.close().unwrap();

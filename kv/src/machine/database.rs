@@ -130,7 +130,7 @@ pub(super) fn open_database(
         let dir = path.parent().unwrap_or(Path::new(""));
         disk.sync_dir(dir).map_err(failed("syncing the directory of"))?;
     }
-    let (backend, retire) = Backend::new(file);
+    let (backend, retire) = Backend::new(file, cache_bytes as u64);
     let mut builder = Database::builder();
     builder.set_cache_size(cache_bytes);
     builder.set_check_integrity_on_open(verify && !create);

@@ -796,4 +796,21 @@ impl env::File for SimFile {
         self.disk.record("sync", &self.path, 0, 0, 0);
         Ok(())
     }
+
+    /// What a failed sync lost is then found to be lost.
+    fn drop_cached(&self) {
+        let Ok(mut state) = self.disk.look() else {
+            return;
+        };
+        let Ok(file) = state.file(self.id) else {
+            return;
+        };
+        let length = file.live.len();
+        file.live.clone_from(&file.durable);
+        for pending in &file.pending {
+            pending.op.apply(&mut file.live);
+        }
+        // The length is no page.
+        file.live.resize(length, 0);
+    }
 }

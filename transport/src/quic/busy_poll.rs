@@ -259,12 +259,12 @@ mod tests {
             .map(|count| after(&vec![SHORT; count]).window.as_micros())
             .collect();
         assert_eq!(windows, [0, 50, 100, 200, 400, 400, 400]);
-        assert_eq!(after(&vec![MAX; 9]).window, MAX);
+        assert_eq!(after(&[MAX; 9]).window, MAX);
     }
 
     #[test]
     fn what_comes_too_seldom_to_be_looked_for_ends_the_looking() {
-        let mut attention = after(&vec![SHORT; 4]);
+        let mut attention = after(&[SHORT; 4]);
         let mut windows = Vec::new();
         for _ in 0..5 {
             attention.came(LONG);
@@ -275,14 +275,14 @@ mod tests {
 
     #[test]
     fn a_look_ends_when_nothing_came_for_its_length() {
-        let attention = after(&vec![SHORT; 4]);
+        let attention = after(&[SHORT; 4]);
         assert!(attention.looks(LONG, Duration::from_micros(399)));
         assert!(!attention.looks(LONG, Duration::from_micros(400)));
     }
 
     #[test]
     fn nobody_looks_while_other_threads_want_the_processors_and_the_rests_grow_until_they_do_not() {
-        let mut attention = after(&vec![SHORT; 4]);
+        let mut attention = after(&[SHORT; 4]);
         let mut now = Duration::from_secs(1);
         attention.gave_way(now, now + CROWDED / 2);
         assert!(attention.looks(now, Duration::ZERO), "a short turn of others");

@@ -1,6 +1,7 @@
 //! Appending, reading, truncating, purging; and all of it again after opening.
 
 use super::*;
+use crate::log::crash_disk::{CrashDisk, Event};
 
 #[tokio::test]
 async fn what_was_appended_is_read_before_and_after_opening_again() -> anyhow::Result<()> {
@@ -166,5 +167,49 @@ async fn a_log_is_made_once_and_then_must_be_there() -> anyhow::Result<()> {
         Err(LogOpenError::NotEmpty { .. })
     ));
     open(small())?;
+    Ok(())
+}
+
+/// Else the system would read from the disk, while somebody waits for the write, what is not written of the page.
+#[tokio::test]
+async fn a_page_is_written_whole_by_the_write_that_enters_it() -> anyhow::Result<()> {
+    const PAGE: u64 = 4096;
+    let disk = CrashDisk::default();
+    let settings = LogSettings {
+        // Not a whole number of pages.
+        segment_bytes: SMALL + 512,
+        ..LogSettings::default()
+    };
+    let log = Log::open(Arc::new(disk.clone()), Path::new("/log"), settings.create())?;
+    log.maker.idle().await;
+    let made = disk.history().len();
+    for (number, bytes) in (0..200).zip([40, 300, 3_000, 9_000, 10, 512, 1_900].into_iter().cycle()) {
+        append(&log, vec![entry_of(1, number, bytes)]).await?;
+    }
+    log.close().await?;
+    let (mut within, mut entering) = (0, 0);
+    for event in disk.history().into_iter().skip(made) {
+        let Event::Write { offset, bytes, .. } = event else {
+            continue;
+        };
+        // Zeros and headers are the maker's.
+        if offset == 0 {
+            continue;
+        }
+        let end = offset + bytes.len() as u64;
+        if end <= offset.next_multiple_of(PAGE) {
+            within += 1;
+        } else {
+            entering += 1;
+            assert!(
+                end.is_multiple_of(PAGE) || end == SMALL + 512,
+                "{offset} to {end}"
+            );
+        }
+    }
+    assert!(
+        within > 50 && entering > 50,
+        "{within} within a page, {entering} into another"
+    );
     Ok(())
 }

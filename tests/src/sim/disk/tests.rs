@@ -257,6 +257,31 @@ fn a_failed_sync_is_not_made_good_by_the_next_one() {
     assert!((5..25).contains(&lost), "{lost} of 30");
 }
 
+#[test]
+fn what_a_failed_sync_lost_is_read_until_the_system_forgets_it_and_never_after() {
+    let mut lost = 0;
+    for seed in 0..30 {
+        let (disk, file) = disk_with_file(seed);
+        file.write_all_at(&[0; 512], 0).unwrap();
+        file.sync_data().unwrap();
+        file.write_all_at(&[1; 512], 0).unwrap();
+        fail_every_sync(&disk);
+        assert!(file.sync_data().is_err());
+        let mut read = [7; 512];
+        file.read_exact_at(&mut read, 0).unwrap();
+        assert_eq!(read, [1; 512]);
+        // What is not durable yet is not forgotten.
+        file.write_all_at(&[2; 512], 512).unwrap();
+        file.drop_cached();
+        file.read_exact_at(&mut read, 512).unwrap();
+        assert_eq!(read, [2; 512]);
+        file.read_exact_at(&mut read, 0).unwrap();
+        lost += u64::from(read == [0; 512]);
+        assert_eq!(after(&disk, PowerLoss::KeepAll).unwrap()[..512], read);
+    }
+    assert!((5..25).contains(&lost), "{lost} of 30");
+}
+
 /// The story: an owner does several syncs within one piece of work, whose disk time passes afterwards. When the last
 /// of them failed, what the earlier ones had covered was lost too, which no disk does; a log and a state file were
 /// then found corrupt that were not.
