@@ -17,6 +17,12 @@ use crate::reach::Reached;
 
 const CLUSTER: &str = "bench";
 
+/// Below those that the system gives to sockets that ask for any (from 32,768 on under Linux): the load's own socket
+/// could else take a node's port before the node does.
+const PORTS: std::ops::Range<u16> = 16_384..32_768;
+/// After so many tries what the system says is believed.
+const PORT_ATTEMPTS_MAX: u32 = 1_000;
+
 /// How long the nodes may take to elect a leader, and to stop.
 const START_MAX: Duration = Duration::from_secs(30);
 const STOP_MAX: Duration = Duration::from_secs(10);
@@ -148,10 +154,17 @@ impl Drop for Processes {
 
 /// Ports that nobody has at the moment, all held until all are found.
 fn free_addresses(count: u64) -> std::io::Result<Vec<SocketAddr>> {
-    let sockets: Result<Vec<UdpSocket>, _> = (0..count)
-        .map(|_| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)))
-        .collect();
-    sockets?.iter().map(UdpSocket::local_addr).collect()
+    let mut sockets = Vec::new();
+    let mut attempts = 0;
+    while (sockets.len() as u64) < count {
+        attempts += 1;
+        match UdpSocket::bind((Ipv4Addr::LOCALHOST, rand::random_range(PORTS))) {
+            Ok(socket) => sockets.push(socket),
+            Err(error) if attempts >= PORT_ATTEMPTS_MAX => return Err(error),
+            Err(_) => {}
+        }
+    }
+    sockets.iter().map(UdpSocket::local_addr).collect()
 }
 
 /// The nodes share the machine's processors; each needs at least one thread.

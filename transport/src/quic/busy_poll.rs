@@ -114,9 +114,9 @@ struct Attention {
     max: Duration,
     /// How long a look is now; zero, or from [`WINDOW_FIRST`] to `max`.
     window: Duration,
-    /// The last rest's length, and its end.
+    /// How long the last rest was to be, and until when nobody looks.
     rest: Duration,
-    rested_at: Duration,
+    rests_until: Duration,
 }
 
 impl Attention {
@@ -125,7 +125,7 @@ impl Attention {
             max,
             window: Duration::ZERO,
             rest: Duration::ZERO,
-            rested_at: Duration::ZERO,
+            rests_until: Duration::ZERO,
         }
     }
 
@@ -147,15 +147,15 @@ impl Attention {
             return;
         }
         // Again soon after the last rest: it was too short.
-        let again = from.saturating_sub(self.rested_at) < self.rest;
+        let again = from.saturating_sub(self.rests_until) < self.rest;
         self.rest = if again { self.rest * 2 } else { REST_FIRST };
         self.rest = self.rest.min(REST_MAX);
-        self.rested_at = until + self.rest;
+        self.rests_until = until + self.rest;
     }
 
     /// Whether to go on looking, when nothing has come for `idle`.
     fn looks(&self, now: Duration, idle: Duration) -> bool {
-        idle < self.window && now >= self.rested_at
+        idle < self.window && now >= self.rests_until
     }
 }
 
