@@ -145,7 +145,8 @@ fn the_limits_that_are_exceeded_are_all_there_are() {
 
 #[test]
 fn a_run_calls_everything_that_is_listed_and_gets_answers() {
-    let tallies = record(11, 800, 5).book.tallies();
+    // The rarest of them, `delete_topics`, is answered six times on average.
+    let tallies = record(11, 2_400, 5).book.tallies();
     let listed = CLIENT.iter().chain(&META).chain(&["transact"]);
     // Clients are made by whoever runs the workload.
     let never: Vec<&str> = listed
