@@ -169,8 +169,9 @@ fn free_addresses(count: u64) -> std::io::Result<Vec<SocketAddr>> {
 
 /// The nodes share the machine's processors; each needs at least one thread.
 fn workers(nodes: u64) -> usize {
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    processors.div_ceil(usize::try_from(nodes).unwrap_or(1)).max(1)
+    crate::processors()
+        .div_ceil(usize::try_from(nodes).unwrap_or(1))
+        .max(1)
 }
 
 fn spawn(

@@ -397,7 +397,7 @@ fn address(keys: &mut Keys, key: &str, text: &str) -> Option<SocketAddr> {
 
 /// A thread that looks for datagrams takes up to a processor: by default only where the log and the state have another.
 fn busy_poll(keys: &mut Keys, workers: Option<usize>) -> Duration {
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let processors = crate::processors();
     let workers = workers.unwrap_or(processors);
     match keys.duration("busy_poll") {
         None if workers == 1 && processors > 1 => BUSY_POLL,

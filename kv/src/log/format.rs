@@ -13,13 +13,13 @@ use crate::model::{LogIndex, LogPosition, NodeId, Term};
 
 /// The format that this release writes and reads.
 pub(super) const FORMAT_VERSION: u32 = 1;
-/// Where the first batch of a segment starts: the header has a page of its own, so that writing the header
-/// anew never touches a page that holds records.
-pub(super) const FIRST_BATCH: u64 = 4096;
-/// Batches start at multiples of this, so that writing one never touches a sector that holds durable bytes.
-pub(super) const SECTOR: u64 = 512;
 /// What the system keeps of a file in memory, and brings to the disk, as one.
 pub(super) const PAGE: u64 = 4096;
+/// Where the first batch of a segment starts: the header has a page of its own, so that writing the header
+/// anew never touches a page that holds records.
+pub(super) const FIRST_BATCH: u64 = PAGE;
+/// Batches start at multiples of this, so that writing one never touches a sector that holds durable bytes.
+pub(super) const SECTOR: u64 = 512;
 /// The length of a batch's header.
 pub(super) const BATCH_HEADER: usize = 48;
 /// The length of a record's header.

@@ -172,6 +172,16 @@ struct FileState {
     pending: Vec<Pending<FileOp>>,
 }
 
+impl FileState {
+    /// From now on reads find what is durable, changed by what is pending, and nothing else.
+    fn reread(&mut self) {
+        self.live.clone_from(&self.durable);
+        for pending in &self.pending {
+            pending.op.apply(&mut self.live);
+        }
+    }
+}
+
 /// An operation that is not known to be durable.
 #[derive(Debug, Clone)]
 struct Pending<T> {
@@ -806,10 +816,7 @@ impl env::File for SimFile {
             return;
         };
         let length = file.live.len();
-        file.live.clone_from(&file.durable);
-        for pending in &file.pending {
-            pending.op.apply(&mut file.live);
-        }
+        file.reread();
         // The length is no page.
         file.live.resize(length, 0);
     }

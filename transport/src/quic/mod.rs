@@ -163,9 +163,7 @@ impl QuicTransport {
         }
         if let Some(look) = look {
             let closing = shared.closing.clone();
-            shared
-                .tasks
-                .spawn(async move { closing.run_until_cancelled(look).await });
+            shared.tasks.spawn(closing.run_until_cancelled_owned(look));
         }
         shared.tasks.spawn(meters::report(Arc::clone(&shared)));
         Ok(Arc::new(Self { shared }))

@@ -104,10 +104,7 @@ impl State {
         for file in self.files.values_mut() {
             if file.pending.iter().any(|p| p.at > time) {
                 file.pending.retain(|p| p.at <= time);
-                file.live = file.durable.clone();
-                for pending in &file.pending {
-                    pending.op.apply(&mut file.live);
-                }
+                file.reread();
             }
         }
     }

@@ -239,18 +239,24 @@ fn fail_every_sync(disk: &SimDisk) {
     });
 }
 
+/// A disk with a file of zeros, over which ones were written and a sync has failed; it is good again.
+fn disk_with_a_failed_sync(seed: u64) -> (SimDisk, Arc<dyn env::File>) {
+    let (disk, file) = disk_with_file(seed);
+    file.write_all_at(&[0; 512], 0).unwrap();
+    file.sync_data().unwrap();
+    file.write_all_at(&[1; 512], 0).unwrap();
+    let good = disk.profile();
+    fail_every_sync(&disk);
+    assert!(file.sync_data().is_err());
+    disk.set_profile(good);
+    (disk, file)
+}
+
 #[test]
 fn a_failed_sync_is_not_made_good_by_the_next_one() {
     let mut lost = 0;
     for seed in 0..30 {
-        let (disk, file) = disk_with_file(seed);
-        file.write_all_at(&[0; 512], 0).unwrap();
-        file.sync_data().unwrap();
-        file.write_all_at(&[1; 512], 0).unwrap();
-        let good = disk.profile();
-        fail_every_sync(&disk);
-        assert!(file.sync_data().is_err());
-        disk.set_profile(good);
+        let (disk, file) = disk_with_a_failed_sync(seed);
         file.sync_data().unwrap();
         lost += u64::from(after(&disk, PowerLoss::KeepAll).unwrap() == [0; 512]);
     }
@@ -261,12 +267,7 @@ fn a_failed_sync_is_not_made_good_by_the_next_one() {
 fn what_a_failed_sync_lost_is_read_until_the_system_forgets_it_and_never_after() {
     let mut lost = 0;
     for seed in 0..30 {
-        let (disk, file) = disk_with_file(seed);
-        file.write_all_at(&[0; 512], 0).unwrap();
-        file.sync_data().unwrap();
-        file.write_all_at(&[1; 512], 0).unwrap();
-        fail_every_sync(&disk);
-        assert!(file.sync_data().is_err());
+        let (disk, file) = disk_with_a_failed_sync(seed);
         let mut read = [7; 512];
         file.read_exact_at(&mut read, 0).unwrap();
         assert_eq!(read, [1; 512]);
