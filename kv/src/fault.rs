@@ -7,6 +7,8 @@
 use std::io;
 use std::sync::Arc;
 
+use crate::env::watch;
+
 /// Why a node stopped.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
@@ -47,6 +49,14 @@ pub enum Fault {
         /// What was seen.
         detail: String,
     },
+    /// Code of ours panicked: a bug.
+    #[error("the {owner} panicked: {message}")]
+    Panicked {
+        /// Which thread or task.
+        owner: &'static str,
+        /// What it said.
+        message: String,
+    },
     /// The thread that owns the state has ended.
     #[error("the {owner} has stopped")]
     Stopped {
@@ -84,6 +94,68 @@ impl Fault {
         };
         debug_assert!(false, "{fault}");
         fault
+    }
+}
+
+/// The first fault of a node, for everyone who must know: one for each node, cheap to clone.
+///
+/// Always: the first fault stays; whoever waits for it is told.
+#[derive(Debug, Clone)]
+pub struct Faults {
+    raise: watch::Sender<Option<Fault>>,
+    raised: watch::Receiver<Option<Fault>>,
+}
+
+impl Default for Faults {
+    fn default() -> Self {
+        let (raise, raised) = watch::channel(None);
+        Self { raise, raised }
+    }
+}
+
+impl Faults {
+    /// Ends the node's part in the cluster, for this reason. Any but the first changes nothing.
+    pub fn raise(&self, fault: Fault) {
+        let is_first = self.raise.send_if_modified(|first| {
+            let is_first = first.is_none();
+            first.get_or_insert_with(|| fault.clone());
+            is_first
+        });
+        if is_first {
+            tracing::error!(%fault, "a fault ends this node's part in the cluster; its files are left as they are");
+        } else {
+            tracing::debug!(%fault, "a fault after the first");
+        }
+    }
+
+    /// For [`env::spawn_owner`](crate::env::spawn_owner): a panic of that owner is a fault of the node.
+    pub fn on_panic(&self, owner: &'static str) -> impl FnOnce(String) + Send + use<> {
+        let faults = self.clone();
+        move |message| faults.raise(Fault::Panicked { owner, message })
+    }
+
+    /// The first fault, if there was one.
+    pub fn first(&self) -> Option<Fault> {
+        self.raised.borrow().clone()
+    }
+
+    /// Whether there was one.
+    pub fn is_raised(&self) -> bool {
+        self.raised.borrow().is_some()
+    }
+
+    /// Waits for the first fault. Cancel safe.
+    pub async fn raised(&self) -> Fault {
+        let mut raised = self.raised.clone();
+        loop {
+            if let Some(fault) = &*raised.borrow_and_update() {
+                return fault.clone();
+            }
+            // We hold a sender ourselves: the channel does not end.
+            if raised.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 }
 

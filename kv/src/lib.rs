@@ -31,6 +31,8 @@ pub mod identity;
 pub mod log;
 pub mod machine;
 
+mod tasks;
+
 mod protocol;
 mod raft;
 

@@ -269,7 +269,9 @@ fn start_writer(disk: &dyn env::Disk) -> OwnerHandle<Job> {
     let path = std::path::Path::new("/file");
     let file = disk.open(path, true).unwrap();
     disk.sync_dir(std::path::Path::new("/")).unwrap();
-    env::spawn_owner("writer", 16, 4, Writer { file, end: 0 })
+    env::spawn_owner("writer", 16, 4, Writer { file, end: 0 }, |message| {
+        panic!("{message}")
+    })
 }
 
 /// Sends bytes 1, 2, 3... until the host dies; answers how many were acknowledged.

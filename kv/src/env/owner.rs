@@ -4,11 +4,13 @@
 //! that sends. Under the simulator the same owner runs as a task and its disk time is charged to it.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
 
 use super::executor::current;
-use super::task::charged;
+use super::task::{catching, charged, panic_message};
 
 /// What an owner thread does with the jobs that wait.
 pub trait Owner: Send + 'static {
@@ -95,20 +97,26 @@ impl<J: Send + 'static> OwnerHandle<J> {
 /// Starts an owner's thread.
 ///
 /// `capacity` bounds the queue: a sender waits when it is full. `batch_max` bounds how many jobs one call
-/// of [`Owner::work`] sees. A panic inside the owner ends it: later sends answer [`QueueClosed`].
+/// of [`Owner::work`] sees. A panic inside the owner ends it: `on_panic` is told the message on the owner's
+/// thread, then the jobs that wait are dropped, and later sends answer [`QueueClosed`]. The same where the
+/// operating system has no thread to give.
 pub fn spawn_owner<O: Owner>(
     name: &'static str,
     capacity: usize,
     batch_max: usize,
     owner: O,
+    on_panic: impl FnOnce(String) + Send + 'static,
 ) -> OwnerHandle<O::Job> {
     let (tx, rx) = mpsc::channel::<O::Job>(capacity);
     match current() {
-        None => spawn_thread(name, batch_max, owner, rx),
-        Some(_) => spawn_task(name, batch_max, owner, rx),
+        None => spawn_thread(name, batch_max, owner, rx, Box::new(on_panic)),
+        Some(_) => spawn_task(name, batch_max, owner, rx, on_panic),
     }
     OwnerHandle { tx }
 }
+
+/// Told by the thread that panicked, or by whoever could not start it.
+type OnPanic = Box<dyn FnOnce(String) + Send>;
 
 #[allow(clippy::disallowed_methods, reason = "the seam itself")]
 fn spawn_thread<O: Owner>(
@@ -116,35 +124,66 @@ fn spawn_thread<O: Owner>(
     batch_max: usize,
     mut owner: O,
     mut rx: mpsc::Receiver<O::Job>,
+    on_panic: OnPanic,
 ) {
+    // Shared, so that it is still here when the thread does not start.
+    let on_panic = Arc::new(Mutex::new(Some(on_panic)));
+    let tell = Arc::clone(&on_panic);
     let run = move || {
+        // Out here with the owner and its queue, so that what a panic leaves is dropped after it was told.
         let mut batch = Vec::new();
-        while let Some(job) = rx.blocking_recv() {
-            take_batch(&mut batch, job, &mut rx, batch_max);
-            let effects = owner.work(&mut batch);
-            batch.clear();
-            owner.publish(effects);
+        let ended = catch_unwind(AssertUnwindSafe(|| {
+            while let Some(job) = rx.blocking_recv() {
+                take_batch(&mut batch, job, &mut rx, batch_max);
+                let effects = owner.work(&mut batch);
+                batch.clear();
+                owner.publish(effects);
+            }
+            owner.finish();
+        }));
+        if let Err(payload) = ended {
+            told(&tell, panic_message(payload.as_ref()));
         }
-        owner.finish();
     };
-    std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(run)
-        .unwrap_or_else(|e| panic!("the operating system refused a thread for {name}: {e}"));
+    let started = std::thread::Builder::new().name(name.to_owned()).spawn(run);
+    if let Err(error) = started {
+        told(
+            &on_panic,
+            format!("the operating system refused a thread: {error}"),
+        );
+    }
+}
+
+fn told(on_panic: &Mutex<Option<OnPanic>>, message: String) {
+    let on_panic = on_panic.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(on_panic) = on_panic {
+        on_panic(message);
+    }
 }
 
 /// The same loop as a task of the simulator: the work is done at once, and its disk time passes before its
 /// effects are published. A node that dies in between never published them, and its disk may lack the work.
-fn spawn_task<O: Owner>(name: &'static str, batch_max: usize, mut owner: O, mut rx: mpsc::Receiver<O::Job>) {
+fn spawn_task<O: Owner>(
+    name: &'static str,
+    batch_max: usize,
+    mut owner: O,
+    mut rx: mpsc::Receiver<O::Job>,
+    on_panic: impl FnOnce(String) + Send + 'static,
+) {
     let run = async move {
         let mut batch = Vec::new();
-        while let Some(job) = rx.recv().await {
-            take_batch(&mut batch, job, &mut rx, batch_max);
-            let effects = charged(|| owner.work(&mut batch)).await;
-            batch.clear();
-            owner.publish(effects);
+        let worked = catching(name, async {
+            while let Some(job) = rx.recv().await {
+                take_batch(&mut batch, job, &mut rx, batch_max);
+                let effects = charged(|| owner.work(&mut batch)).await;
+                batch.clear();
+                owner.publish(effects);
+            }
+            owner.finish();
+        });
+        if let Err(message) = worked.await {
+            on_panic(message);
         }
-        owner.finish();
     };
     // Its end shows in the queue, as a thread's does.
     drop(super::spawn(name, run));
@@ -156,6 +195,41 @@ fn take_batch<J>(batch: &mut Vec<J>, first: J, rx: &mut mpsc::Receiver<J>, batch
         match rx.try_recv() {
             Ok(job) => batch.push(job),
             Err(_) => break,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fault::{Fault, Faults};
+
+    struct Unlucky;
+
+    impl Owner for Unlucky {
+        type Job = tokio::sync::oneshot::Sender<()>;
+        type Effects = ();
+
+        fn work(&mut self, _batch: &mut Vec<Self::Job>) {
+            panic!("the reason");
+        }
+
+        fn publish(&mut self, (): ()) {}
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_an_owner_is_told_before_anyone_who_waits_is_refused() {
+        let faults = Faults::default();
+        let handle = spawn_owner("unlucky", 4, 4, Unlucky, faults.on_panic("unlucky"));
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        handle.send(answer).await.expect("the owner takes jobs");
+        answered.await.expect_err("nobody answers");
+        assert!(
+            matches!(faults.first(), Some(Fault::Panicked { owner: "unlucky", message }) if message == "the reason")
+        );
+        // The queue closes with the thread.
+        while handle.try_send(tokio::sync::oneshot::channel().0).is_ok() {
+            tokio::task::yield_now().await;
         }
     }
 }

@@ -26,18 +26,23 @@ where
     };
     let (tx, rx) = oneshot::channel();
     let task = async move {
-        let result = AssertUnwindSafe(future).catch_unwind().await.map_err(|payload| {
-            let message = panic_message(payload.as_ref());
-            if let Some(executor) = current() {
-                executor.task_panicked(name, &message);
-            }
-            JoinError::Panicked(message)
-        });
+        let result = catching(name, future).await.map_err(JoinError::Panicked);
         // A dropped handle leaves the task running; nobody is there to be told.
         let _ = tx.send(result);
     };
     let task = executor.spawn(name, Box::pin(task));
     JoinHandle(Inner::Simulated { task, rx })
+}
+
+/// Runs a future to its end. A panic in it is told to the simulator, and is an error with its message.
+pub async fn catching<F: Future>(name: &'static str, future: F) -> Result<F::Output, String> {
+    AssertUnwindSafe(future).catch_unwind().await.map_err(|payload| {
+        let message = panic_message(payload.as_ref());
+        if let Some(executor) = current() {
+            executor.task_panicked(name, &message);
+        }
+        message
+    })
 }
 
 /// Runs `work`, which may block, beside the tasks: on a thread of tokio's pool; in the simulator at once, its
@@ -154,7 +159,7 @@ impl From<tokio::task::JoinError> for JoinError {
     }
 }
 
-fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
+pub(super) fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
     payload
         .downcast_ref::<&str>()
         .map(ToString::to_string)

@@ -44,7 +44,7 @@ use self::segment::Maker;
 use self::view::{Truncation, View};
 use self::writer::{Answer, Job, Work, Writer};
 use crate::env::{Disk, OwnerHandle, Semaphore, oneshot, spawn_owner};
-use crate::fault::Fault;
+use crate::fault::{Fault, Faults};
 use crate::model::{LogIndex, LogPosition};
 
 /// An entry of the log.
@@ -311,6 +311,19 @@ impl Log {
     /// # Errors
     /// See [`LogOpenError`]. What a crash left unfinished is no error.
     pub fn open(disk: Arc<dyn Disk>, dir: &Path, settings: LogSettings) -> Result<Log, LogOpenError> {
+        Self::open_of_node(disk, dir, settings, &Faults::default())
+    }
+
+    /// As [`open`](Self::open), for a node: a panic of one of the log's threads is a fault of the node.
+    ///
+    /// # Errors
+    /// See [`LogOpenError`].
+    pub fn open_of_node(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        settings: LogSettings,
+        faults: &Faults,
+    ) -> Result<Log, LogOpenError> {
         settings.check()?;
         let opened = recovery::open(&disk, dir, &settings)?;
         let room_max = u32::try_from(settings.queue_bytes_max / QUEUE_UNIT).unwrap_or(u32::MAX);
@@ -321,11 +334,23 @@ impl Log {
             room: Arc::new(Semaphore::new(room_max as usize)),
             room_max,
         });
-        let maker = Maker::start(disk, dir.to_owned());
+        let maker = Maker::start(disk, dir.to_owned(), faults);
         let writer = Writer::start(shared.clone(), maker.clone(), opened.appender);
         // Every job holds a unit of room, so the queue is never full; and one batch takes all that waits.
-        let writer = spawn_owner("log-writer", room_max as usize, room_max as usize, writer);
-        let reader = spawn_owner("log-reader", READ_QUEUE, 1, Reader::new(shared.clone()));
+        let writer = spawn_owner(
+            "log-writer",
+            room_max as usize,
+            room_max as usize,
+            writer,
+            faults.on_panic("writer of the log"),
+        );
+        let reader = spawn_owner(
+            "log-reader",
+            READ_QUEUE,
+            1,
+            Reader::new(shared.clone()),
+            faults.on_panic("reader of the log"),
+        );
         Ok(Log {
             shared,
             writer,

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::crash_points::CrashPoint;
 use super::format::{FIRST_BATCH, SECTOR, SegmentHeader};
 use crate::env::{Disk, File, Owner, OwnerHandle, oneshot, spawn_owner};
-use crate::fault::Fault;
+use crate::fault::{Fault, Faults};
 
 /// How much is zeroed at once.
 const ZERO_CHUNK: usize = 1 << 20;
@@ -228,7 +228,7 @@ enum MakerJob {
 
 impl Maker {
     /// Starts the thread.
-    pub fn start(disk: Arc<dyn Disk>, dir: PathBuf) -> Self {
+    pub fn start(disk: Arc<dyn Disk>, dir: PathBuf, faults: &Faults) -> Self {
         let slot = Arc::new(Mutex::new(Slot::default()));
         let owner = MakerOwner {
             disk,
@@ -237,7 +237,13 @@ impl Maker {
             stopped: false,
         };
         Self {
-            jobs: spawn_owner("log-segments", MAKER_QUEUE, 1, owner),
+            jobs: spawn_owner(
+                "log-segments",
+                MAKER_QUEUE,
+                1,
+                owner,
+                faults.on_panic("segment thread of the log"),
+            ),
             slot,
         }
     }

@@ -9,19 +9,19 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use quorate_transport::{ClusterId, Identity, InvalidIdentity, Transport};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use super::front::Front;
+use super::front::{Front, FrontParts};
 use super::loopback::Loopback;
 use super::settings::{InvalidSettings, Settings};
 use super::storage::{self, StorageError};
 use super::{Ending, Inner, Node, accept, end_when_dropped};
 use crate::env::{self, Disk, RealDisk};
-use crate::fault::Fault;
+use crate::fault::{Fault, Faults};
 use crate::log::LogSettings;
 use crate::machine::MachineSettings;
 use crate::model::NodeId;
 use crate::raft::{Member, Part, RaftNode, RaftParts, Tap};
+use crate::tasks::Tasks;
 
 /// Describes a node. The one thing without a default is the data directory.
 ///
@@ -256,11 +256,12 @@ impl Builder {
             ..MachineSettings::default()
         };
         let (disk, cluster, id) = (self.disk, self.cluster, self.id);
+        let faults = Faults::default();
         let opened = {
-            let disk = Arc::clone(&disk);
+            let (disk, faults) = (Arc::clone(&disk), faults.clone());
             let cluster = cluster.clone();
             env::spawn_blocking(move || {
-                storage::open(&disk, &dir, &cluster, id, log_settings, state_settings)
+                storage::open(&disk, &dir, &cluster, id, log_settings, state_settings, &faults)
             })
             .await
         };
@@ -282,6 +283,7 @@ impl Builder {
             transport: Arc::clone(&transport),
             timing: settings.timing,
             settings: settings.raft(),
+            faults: faults.clone(),
         });
         let raft = match raft.await {
             Ok(raft) => Arc::new(raft),
@@ -291,50 +293,40 @@ impl Builder {
                 return Err(fault.into());
             }
         };
-        let (stopping, stopped, tasks) = (
-            CancellationToken::new(),
-            CancellationToken::new(),
-            TaskTracker::new(),
-        );
-        let front = Front::open(
-            Arc::clone(&raft),
+        let (stopping, tasks) = (CancellationToken::new(), Tasks::new(faults.clone()));
+        let parts = FrontParts {
+            raft: Arc::clone(&raft),
             settings,
-            cluster.into(),
-            id,
-            storage.log,
-            Arc::clone(&transport),
-            stopping.clone(),
-        );
+            cluster: cluster.into(),
+            node: id,
+            log: storage.log,
+            transport: Arc::clone(&transport),
+            stop: stopping.clone(),
+            faults,
+        };
+        let front = Front::open(parts, &tasks);
         let accepting = accept(
             front.clone(),
             Arc::clone(&raft),
             Arc::clone(&transport),
             tasks.clone(),
-            stopped.clone(),
         );
-        env::spawn(
-            "accept",
-            tasks.track_future(stopped.clone().run_until_cancelled_owned(accepting)),
-        );
-        let measuring = watch_timing(front.clone());
-        env::spawn(
-            "measure",
-            tasks.track_future(stopped.clone().run_until_cancelled_owned(measuring)),
-        );
+        tasks.spawn("accept", accepting);
+        tasks.spawn("measure", watch_timing(front.clone()));
         let ending = Arc::new(Ending {
             raft: Arc::clone(&raft),
             transport: Arc::clone(&transport),
             lock: Mutex::new(Some(storage.lock)),
             done: tokio::sync::OnceCell::new(),
         });
-        env::spawn("end", end_when_dropped(stopped.clone(), Arc::clone(&ending)));
+        // Of no group: it is what ends them.
+        env::spawn("end", end_when_dropped(tasks.clone(), Arc::clone(&ending)));
         let node = Node {
             inner: Arc::new(Inner {
                 front,
                 raft,
                 transport,
                 stopping,
-                stopped,
                 tasks,
                 ending,
             }),
@@ -392,14 +384,8 @@ impl Node {
             raft.wait_for(|state| matches!(state.role, Part::Leader | Part::Stopped))
                 .await;
         } else if !formed && !join {
-            let stop = self.inner.stopped.clone();
             let forming = form_in_turn(Arc::clone(raft), self.id(), members);
-            env::spawn(
-                "form",
-                self.inner
-                    .tasks
-                    .track_future(stop.run_until_cancelled_owned(forming)),
-            );
+            self.inner.tasks.spawn("form", forming);
         }
         Ok(())
     }

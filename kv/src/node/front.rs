@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use quorate_transport::Transport;
 use tokio_util::sync::CancellationToken;
 
@@ -12,11 +13,13 @@ use super::reply::ReplyTo;
 use super::settings::Settings;
 use super::status::{MemberStatus, NodeRole, Status};
 use crate::env::{self, OwnerHandle, mpsc};
+use crate::fault::Faults;
 use crate::log::Log;
 use crate::model::{CheckedTxn, Command, Consistency, LogIndex, NodeId, ReadOp, Revision, check_reads};
 use crate::planted::{self, Bug};
 use crate::protocol::{Admin, Failure, Request, Response};
 use crate::raft::{MembershipError, Part, RaftNode, RaftState, ReadIndexError};
+use crate::tasks::Tasks;
 
 /// What the front desk needs to know of its node. Cheap to clone.
 #[derive(Clone)]
@@ -27,6 +30,7 @@ pub(crate) struct Front {
     node: NodeId,
     log: Log,
     transport: Arc<dyn Transport>,
+    faults: Faults,
     proposals: mpsc::Sender<Waiting>,
     reads: OwnerHandle<ReadJob>,
     stop: CancellationToken,
@@ -43,23 +47,48 @@ impl std::fmt::Debug for Front {
 /// How large a command is in an entry when it is no transaction.
 const SMALL: usize = 32;
 
+/// What the front desk is opened with.
+pub(crate) struct FrontParts {
+    pub(crate) raft: Arc<RaftNode>,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) cluster: Arc<str>,
+    pub(crate) node: NodeId,
+    pub(crate) log: Log,
+    pub(crate) transport: Arc<dyn Transport>,
+    /// Tells that the node stops.
+    pub(crate) stop: CancellationToken,
+    pub(crate) faults: Faults,
+}
+
 impl Front {
-    pub(crate) fn open(
-        raft: Arc<RaftNode>,
-        settings: Arc<Settings>,
-        cluster: Arc<str>,
-        node: NodeId,
-        log: Log,
-        transport: Arc<dyn Transport>,
-        stop: CancellationToken,
-    ) -> Self {
+    pub(crate) fn open(parts: FrontParts, tasks: &Tasks) -> Self {
+        let FrontParts {
+            raft,
+            settings,
+            cluster,
+            node,
+            log,
+            transport,
+            stop,
+            faults,
+        } = parts;
         let (proposals, queue) = mpsc::channel(proposer::QUEUE);
         let propose = proposer::run(Arc::clone(&raft), queue, settings.proposals_in_flight);
-        env::spawn("proposer", stop.clone().run_until_cancelled_owned(propose));
+        tasks.spawn(
+            "proposer",
+            stop.clone().run_until_cancelled_owned(propose).map(drop),
+        );
         let reader = ReadOwner {
             reader: raft.machine().reader().clone(),
+            faults: faults.clone(),
         };
-        let reads = env::spawn_owner("quorate-read", readers::QUEUE, readers::BATCH, reader);
+        let reads = env::spawn_owner(
+            "quorate-read",
+            readers::QUEUE,
+            readers::BATCH,
+            reader,
+            faults.on_panic("reader of the state"),
+        );
         Self {
             raft,
             settings,
@@ -67,6 +96,7 @@ impl Front {
             node,
             log,
             transport,
+            faults,
             proposals,
             reads,
             stop,
@@ -121,6 +151,9 @@ impl Front {
             return reply.send(Response::Failed(Failure::Stopped(
                 "the node is stopping".to_owned(),
             )));
+        }
+        if let Some(fault) = self.faults.first() {
+            return reply.send(Response::Failed(Failure::Stopped(fault.to_string())));
         }
         if let Err(mpsc::error::SendError(waiting)) =
             self.proposals.send(Waiting { command, size, reply }).await

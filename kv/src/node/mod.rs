@@ -32,13 +32,13 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use quorate_transport::{Class, Transport};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::client::Client;
 use crate::env;
 use crate::env::disk::LockGuard;
 use crate::model::NodeId;
 use crate::raft::{Part, RaftNode};
+use crate::tasks::Tasks;
 
 /// A running node. Cheap to clone; ends with [`shutdown`](Self::shutdown), or without grace when the last
 /// clone is dropped.
@@ -54,9 +54,7 @@ struct Inner {
     transport: Arc<dyn Transport>,
     /// Refuse new work.
     stopping: CancellationToken,
-    /// End all tasks.
-    stopped: CancellationToken,
-    tasks: TaskTracker,
+    tasks: Tasks,
     ending: Arc<Ending>,
 }
 
@@ -86,15 +84,15 @@ impl Ending {
 }
 
 /// Ends a node whose last handle was dropped; after a shutdown there is nothing left to do.
-async fn end_when_dropped(stopped: CancellationToken, ending: Arc<Ending>) {
-    stopped.cancelled().await;
+async fn end_when_dropped(tasks: Tasks, ending: Arc<Ending>) {
+    tasks.stopped().await;
     ending.end().await;
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         self.stopping.cancel();
-        self.stopped.cancel();
+        self.tasks.stop();
     }
 }
 
@@ -168,10 +166,8 @@ impl Node {
         inner.stopping.cancel();
         inner.raft.make_durable().await;
         inner.ending.end().await;
-        inner.stopped.cancel();
-        inner.tasks.close();
         const DRAIN: Duration = Duration::from_secs(5);
-        report.drained = env::timeout(DRAIN, inner.tasks.wait()).await.is_ok();
+        report.drained = env::timeout(DRAIN, inner.tasks.end()).await.is_ok();
         report
     }
 }
@@ -182,10 +178,9 @@ impl Node {
     pub async fn abort(&self) {
         let inner = &self.inner;
         inner.stopping.cancel();
-        inner.stopped.cancel();
+        inner.tasks.stop();
         inner.ending.end().await;
-        inner.tasks.close();
-        inner.tasks.wait().await;
+        inner.tasks.end().await;
     }
 }
 
@@ -200,30 +195,14 @@ pub struct ShutdownReport {
 }
 
 /// Accepts streams until the transport is shut down, and serves each in a task of its own.
-async fn accept(
-    front: Front,
-    raft: Arc<RaftNode>,
-    transport: Arc<dyn Transport>,
-    tasks: TaskTracker,
-    stop: CancellationToken,
-) {
+async fn accept(front: Front, raft: Arc<RaftNode>, transport: Arc<dyn Transport>, tasks: Tasks) {
     while let Some(incoming) = transport.accept().await {
-        let stop = stop.clone();
         match incoming.class {
-            Class::Client => {
-                let serving = clients::serve(front.clone(), incoming.stream);
-                env::spawn(
-                    "client-stream",
-                    tasks.track_future(stop.run_until_cancelled_owned(serving)),
-                );
-            }
+            Class::Client => tasks.spawn("client-stream", clients::serve(front.clone(), incoming.stream)),
             Class::Control | Class::Append | Class::Bulk => {
                 let raft = Arc::clone(&raft);
                 let serving = async move { raft.serve(incoming).await };
-                env::spawn(
-                    "peer-stream",
-                    tasks.track_future(stop.run_until_cancelled_owned(serving)),
-                );
+                tasks.spawn("peer-stream", serving);
             }
         }
     }

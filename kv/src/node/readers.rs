@@ -2,7 +2,7 @@
 
 use super::reply::ReplyTo;
 use crate::env::Owner;
-use crate::fault::Fault;
+use crate::fault::{Fault, Faults};
 use crate::machine::{ReadRefused, Reader, View};
 use crate::model::{ReadOp, ReadResponse, Revision};
 use crate::protocol::{Failure, Response};
@@ -24,6 +24,8 @@ pub(crate) struct ReadJob {
 #[derive(Debug)]
 pub(crate) struct ReadOwner {
     pub reader: Reader,
+    /// What a read finds to be spoiled ends the node's part: others have the same record whole.
+    pub faults: Faults,
 }
 
 impl Owner for ReadOwner {
@@ -34,7 +36,14 @@ impl Owner for ReadOwner {
         let view = self.reader.view();
         batch
             .drain(..)
-            .map(|job| (job.reply, answer(&view, &job.reads, job.at)))
+            .map(|job| {
+                let answer = answer(&view, &job.reads, job.at);
+                let answer = answer.unwrap_or_else(|fault| {
+                    self.faults.raise(fault.clone());
+                    Response::Failed(Failure::Stopped(fault.to_string()))
+                });
+                (job.reply, answer)
+            })
             .collect()
     }
 
@@ -45,23 +54,19 @@ impl Owner for ReadOwner {
     }
 }
 
-fn answer(view: &Result<View, Fault>, reads: &[ReadOp], at: Option<Revision>) -> Response {
-    let view = match view {
-        Ok(view) => view,
-        Err(fault) => return Response::Failed(Failure::Stopped(fault.to_string())),
-    };
-    match view.read(reads, at) {
-        Ok(Ok(results)) => {
+fn answer(view: &Result<View, Fault>, reads: &[ReadOp], at: Option<Revision>) -> Result<Response, Fault> {
+    let view = view.as_ref().map_err(Clone::clone)?;
+    Ok(match view.read(reads, at)? {
+        Ok(results) => {
             let revision = at.unwrap_or(view.applied().revision);
             Response::Read(ReadResponse { revision, results })
         }
-        Ok(Err(ReadRefused::Compacted { oldest, .. })) => Response::Failed(Failure::Compacted { oldest }),
-        Ok(Err(ReadRefused::FutureRevision { asked, current })) => {
+        Err(ReadRefused::Compacted { oldest, .. }) => Response::Failed(Failure::Compacted { oldest }),
+        Err(ReadRefused::FutureRevision { asked, current }) => {
             Response::Failed(Failure::NotYet { asked, current })
         }
-        Ok(Err(refused @ ReadRefused::TooLarge { .. })) => {
+        Err(refused @ ReadRefused::TooLarge { .. }) => {
             Response::Failed(Failure::Refused(refused.to_string()))
         }
-        Err(fault) => Response::Failed(Failure::Stopped(fault.to_string())),
-    }
+    })
 }

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use crate::env::disk::LockGuard;
 use crate::env::{self, Disk};
+use crate::fault::Faults;
 use crate::identity::{Identity, IdentityError};
 use crate::log::{Log, LogOpenError, LogSettings};
 use crate::machine::{self, Machine, MachineOpenError, MachineSettings, Reader};
@@ -127,6 +128,7 @@ pub(crate) fn open(
     node: NodeId,
     log: LogSettings,
     state: MachineSettings,
+    faults: &Faults,
 ) -> Result<Storage, Unopened> {
     disk.create_dir_all(dir).map_err(io(dir))?;
     let lock = disk.lock(&dir.join("LOCK")).map_err(|error| match error.kind() {
@@ -144,7 +146,8 @@ pub(crate) fn open(
         },
         ..log
     };
-    let log = Log::open(Arc::clone(disk), &dir.join("log"), settings).map_err(StorageError::from)?;
+    let log = Log::open_of_node(Arc::clone(disk), &dir.join("log"), settings, faults)
+        .map_err(StorageError::from)?;
     match open_state(disk, dir, (cluster, node), is_new, &log, state) {
         Ok((machine, reader)) => Ok(Storage {
             lock,

@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::env::{self, Owner, OwnerHandle};
-use crate::fault::Fault;
+use crate::fault::{Fault, Faults};
 use crate::machine::{Checkpoint, CheckpointEnd};
 
 /// How many may have been sent and not have ended.
@@ -35,9 +35,15 @@ pub(super) struct Checkpoints {
 
 impl Checkpoints {
     /// Starts the thread. It puts each end into `ends`, then calls `ended`, which must not block.
-    pub(super) fn start(ends: Ends, ended: impl Fn() + Send + 'static) -> Self {
+    pub(super) fn start(ends: Ends, faults: &Faults, ended: impl Fn() + Send + 'static) -> Self {
         let owner = Writer { ends, ended };
-        let thread = env::spawn_owner("quorate-checkpoint", AT_ONCE, 1, owner);
+        let thread = env::spawn_owner(
+            "quorate-checkpoint",
+            AT_ONCE,
+            1,
+            owner,
+            faults.on_panic("checkpoint thread"),
+        );
         Self { thread }
     }
 

@@ -35,16 +35,15 @@ use openraft::errors::{ClientWriteError, InitializeError, RaftError};
 use openraft::{ChangeMembers, Config, ServerState, SnapshotPolicy};
 use quorate_transport::{Class, Incoming, Role, Transport};
 use tokio::sync::Mutex;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::env::{self, Disk};
-use crate::fault::Fault;
+use crate::fault::{Fault, Faults};
 use crate::log::Log;
 use crate::machine::{EntryOutcome, Machine, Reader};
 use crate::model::{LogIndex, NodeId, Term};
 use crate::node::{RaftSettings, Timing};
 use crate::planted::{self, Bug};
+use crate::tasks::Tasks;
 use log_store::LogStore;
 use network::NetworkFactory;
 use peers::PeerContact;
@@ -63,6 +62,7 @@ pub(crate) struct RaftParts {
     pub transport: Arc<dyn Transport>,
     pub timing: Timing,
     pub settings: RaftSettings,
+    pub faults: Faults,
 }
 
 /// A running member of the group.
@@ -76,8 +76,8 @@ pub(crate) struct RaftNode {
     /// Held through a change of members, which takes two entries: one change at a time, and nobody takes one
     /// under way for one that was left behind.
     changing: Arc<Mutex<()>>,
-    stop: CancellationToken,
-    tasks: TaskTracker,
+    faults: Faults,
+    tasks: Tasks,
 }
 
 impl std::fmt::Debug for RaftNode {
@@ -196,6 +196,7 @@ impl RaftNode {
             parts.tap,
             parts.disk,
             parts.dir,
+            parts.faults.clone(),
         );
         let network = NetworkFactory {
             own_id: parts.id.number(),
@@ -203,6 +204,7 @@ impl RaftNode {
             log: parts.log.clone(),
             applied: machine.applied(),
             stall_max: parts.timing.election_timeout_min,
+            faults: parts.faults.clone(),
         };
         let store = LogStore::new(parts.log.clone(), tap);
         let started = Raft::new(
@@ -219,23 +221,13 @@ impl RaftNode {
                 return Err(stopped(&error));
             }
         };
-        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let tasks = Tasks::new(parts.faults.clone());
         let (rounds, run) = ReadRounds::new(raft.clone(), Arc::clone(&parts.transport));
-        env::spawn(
-            "read-rounds",
-            tasks.track_future(stop.clone().run_until_cancelled_owned(run.run())),
-        );
-        let guard = stop_on_fault(raft.clone(), machine.clone());
-        env::spawn(
-            "stop-on-fault",
-            tasks.track_future(stop.clone().run_until_cancelled_owned(guard)),
-        );
+        tasks.spawn("read-rounds", run.run());
+        tasks.spawn("watch-core", watch_core(raft.clone(), parts.faults.clone()));
+        tasks.spawn("stop-on-fault", stop_on_fault(raft.clone(), parts.faults.clone()));
         let changing = Arc::default();
-        let finisher = finish_joint(raft.clone(), Arc::clone(&changing));
-        env::spawn(
-            "finish-joint",
-            tasks.track_future(stop.clone().run_until_cancelled_owned(finisher)),
-        );
+        tasks.spawn("finish-joint", finish_joint(raft.clone(), Arc::clone(&changing)));
         let keeper = keep_durable(
             machine.clone(),
             raft.clone(),
@@ -243,14 +235,10 @@ impl RaftNode {
             parts.settings.durable_interval,
             parts.settings.log_bytes_kept,
         );
-        env::spawn(
-            "keep-durable",
-            tasks.track_future(stop.clone().run_until_cancelled_owned(keeper)),
-        );
-        let shortener = keep_short(raft.clone(), parts.settings.log_entries_kept);
-        env::spawn(
+        tasks.spawn("keep-durable", keeper);
+        tasks.spawn(
             "keep-short",
-            tasks.track_future(stop.clone().run_until_cancelled_owned(shortener)),
+            keep_short(raft.clone(), parts.settings.log_entries_kept),
         );
         Ok(Self {
             id: parts.id,
@@ -260,7 +248,7 @@ impl RaftNode {
             contact: Arc::default(),
             rounds,
             changing,
-            stop,
+            faults: parts.faults,
             tasks,
         })
     }
@@ -413,7 +401,7 @@ impl RaftNode {
                 .and_then(|r| r.get(id))
                 .and_then(index),
         });
-        let fault = self.machine.fault().borrow().as_ref().map(ToString::to_string);
+        let fault = self.faults.first().map(|fault| fault.to_string());
         let stopped = fault.or(metrics.running_state.as_ref().err().map(ToString::to_string));
         RaftState {
             term: Term::new(metrics.current_term),
@@ -448,11 +436,11 @@ impl RaftNode {
     /// Waits until this node's part has ended; [`state`](Self::state) says why. Cancel safe.
     pub(crate) async fn ended(&self) {
         // Not the metrics: they change several times with every entry, and whoever waits would be woken each time.
-        let (mut fault, mut server) = (self.machine.fault(), self.raft.server_metrics());
+        let mut server = self.raft.server_metrics();
         let core = async { while server.changed().await.is_ok() {} };
         tokio::select! {
             biased;
-            _ = fault.wait_for(Option::is_some) => {}
+            _ = self.faults.raised() => {}
             () = core => {}
         }
     }
@@ -469,9 +457,7 @@ impl RaftNode {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "Raft's task did not end well");
         }
-        self.stop.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
+        self.tasks.end().await;
         self.machine.close().await;
         if let Err(fault) = self.log.close().await {
             tracing::warn!(%fault, "the log was not closed in order; it will be recovered at the next start");
@@ -606,19 +592,31 @@ async fn finish_joint(raft: Raft, changing: Arc<Mutex<()>>) {
     }
 }
 
-/// Ends this node's part when its state machine met a fault: it must neither lead nor vote for a state that it
-/// can no longer apply.
-async fn stop_on_fault(raft: Raft, machine: StateMachine) {
-    let mut fault = machine.fault();
-    if let Ok(fault) = fault.wait_for(Option::is_some).await {
-        if let Some(fault) = &*fault {
-            tracing::error!(%fault, "the state machine has failed; this node stops, its files are left as they are");
-        }
-    } else {
-        return;
-    }
+/// Ends Raft when the node met a fault: it must neither lead nor vote with what it can no longer trust.
+async fn stop_on_fault(raft: Raft, faults: Faults) {
+    faults.raised().await;
     if let Err(error) = raft.shutdown().await {
         tracing::warn!(%error, "Raft's task did not end well");
+    }
+}
+
+/// Raises a fault when Raft's own task has ended without being asked to: for an error of the storage, or by a panic,
+/// after which its metrics stay as they were.
+async fn watch_core(raft: Raft, faults: Faults) {
+    let mut server = raft.server_metrics();
+    while server.changed().await.is_ok() {}
+    let ended = raft.metrics().borrow_watched().running_state.clone();
+    match ended {
+        // As at a shutdown, or after a fault that was raised elsewhere.
+        Err(openraft::errors::Fatal::Stopped) => {}
+        Err(fatal) => faults.raise(Fault::State {
+            doing: "running Raft",
+            detail: fatal.to_string(),
+        }),
+        Ok(()) => faults.raise(Fault::Panicked {
+            owner: "Raft's task",
+            message: "it ended without a reason".to_owned(),
+        }),
     }
 }
 

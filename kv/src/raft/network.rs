@@ -29,7 +29,7 @@ use super::wire::{
     ControlRequest, ControlResponse, Heartbeat, SnapshotAnswer, SnapshotHeader, encode_append,
 };
 use crate::env::{self, Owner, watch};
-use crate::fault::Fault;
+use crate::fault::{Fault, Faults};
 use crate::log::Log;
 use crate::machine::Applied;
 use crate::model::{self, LogIndex, LogPosition};
@@ -45,6 +45,7 @@ pub(crate) struct NetworkFactory {
     pub(crate) applied: watch::Receiver<Arc<Applied>>,
     /// How long an append stream may owe an answer before its link counts as dead.
     pub(crate) stall_max: Duration,
+    pub(crate) faults: Faults,
 }
 
 /// A link to one peer for one kind of traffic.
@@ -57,6 +58,7 @@ pub(crate) struct Link {
     log: Log,
     applied: watch::Receiver<Arc<Applied>>,
     stall_max: Duration,
+    faults: Faults,
     /// Heartbeats are appends that travel as control messages.
     heartbeats: bool,
     /// The control stream, while no answer is owed on it.
@@ -77,6 +79,7 @@ impl NetworkFactory {
             log: self.log.clone(),
             applied: self.applied.clone(),
             stall_max: self.stall_max,
+            faults: self.faults.clone(),
             heartbeats,
             control: Mutex::new(None),
         }
@@ -377,7 +380,8 @@ impl openraft::RaftNetworkV2<TypeConfig> for Link {
             &self.peer,
             vote,
             snapshot,
-            self.stall_max
+            self.stall_max,
+            &self.faults,
         ));
         let cancel = pin!(cancel);
         match futures_util::future::select(sending, cancel).await {
@@ -454,6 +458,7 @@ async fn send_snapshot(
     vote: Vote,
     snapshot: Snapshot,
     stall_max: Duration,
+    faults: &Faults,
 ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
     let SnapshotData::Source(source) = snapshot.snapshot else {
         return Err(StreamingError::Network(NetworkError::from_string(
@@ -473,7 +478,13 @@ async fn send_snapshot(
         .await
         .map_err(streaming)?;
     // Chunks are read by a thread of their own, one ahead of the network.
-    let chunks = env::spawn_owner("quorate-snapshot-read", 1, 1, ChunkReader { source });
+    let chunks = env::spawn_owner(
+        "quorate-snapshot-read",
+        1,
+        1,
+        ChunkReader { source },
+        faults.on_panic("snapshot reader"),
+    );
     loop {
         let (done, chunk) = env::oneshot::channel();
         let sent = chunks.send(done).await;

@@ -203,7 +203,8 @@ async fn receive_snapshot(
         machine: node.machine.clone(),
         sink: None,
     };
-    let writer = env::spawn_owner("quorate-snapshot-write", CHUNK_QUEUE, 1, writer);
+    let on_panic = node.machine.faults().on_panic("snapshot writer");
+    let writer = env::spawn_owner("quorate-snapshot-write", CHUNK_QUEUE, 1, writer, on_panic);
     while let Some(chunk) = receiver.receive().await.map_err(|e| e.to_string())? {
         node.contact.heard(None);
         metrics::counter!("quorate_snapshot_received_bytes_total").increment(chunk.len() as u64);

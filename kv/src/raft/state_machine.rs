@@ -22,7 +22,7 @@ use super::types::{
     LogId, Membership, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, log_id, position,
 };
 use crate::env::{self, Disk, Owner, OwnerHandle, WeakOwnerHandle, oneshot, watch};
-use crate::fault::Fault;
+use crate::fault::{Fault, Faults};
 use crate::log::CrashPoint;
 use crate::machine::{
     Applied, Entry, EntryOutcome, Machine, Payload, Reader, ReceivedSnapshot, SnapshotError, SnapshotSink,
@@ -79,7 +79,7 @@ impl std::fmt::Debug for SnapshotData {
 pub(crate) struct StateMachine {
     jobs: OwnerHandle<Job>,
     applied: watch::Receiver<Arc<Applied>>,
-    fault: watch::Receiver<Option<Fault>>,
+    faults: Faults,
     /// Whether the owner takes more entries.
     room: watch::Receiver<bool>,
     reader: Reader,
@@ -140,8 +140,8 @@ struct MachineOwner {
     bounds: DurabilityBounds,
     tap: Option<Arc<dyn Tap>>,
     applied: watch::Sender<Arc<Applied>>,
-    /// The first fault, for everyone who must know.
-    fault: watch::Sender<Option<Fault>>,
+    /// After the first of them nothing is applied.
+    faults: Faults,
     room: watch::Sender<bool>,
     checkpoints: Checkpoints,
     ends: Ends,
@@ -190,14 +190,14 @@ impl StateMachine {
         tap: Option<Arc<dyn Tap>>,
         disk: Arc<dyn Disk>,
         dir: PathBuf,
+        faults: Faults,
     ) -> Self {
         let (applied_tx, applied) = watch::channel(Arc::new(machine.applied().clone()));
-        let (fault_tx, fault) = watch::channel(None);
         let (room_tx, room) = watch::channel(true);
         let ends = Ends::default();
         let tell: Arc<OnceLock<WeakOwnerHandle<Job>>> = Arc::default();
         let told = Arc::clone(&tell);
-        let checkpoints = Checkpoints::start(ends.clone(), move || {
+        let checkpoints = Checkpoints::start(ends.clone(), &faults, move || {
             if let Some(jobs) = told.get() {
                 // Where the queue is full the owner comes by the ends anyway: before the next job that it takes.
                 let _ = jobs.try_send(Job::CheckpointEnded);
@@ -211,7 +211,7 @@ impl StateMachine {
             bounds,
             tap,
             applied: applied_tx,
-            fault: fault_tx,
+            faults: faults.clone(),
             room: room_tx,
             checkpoints,
             ends,
@@ -219,12 +219,18 @@ impl StateMachine {
             waiting: Vec::new(),
             closing: Vec::new(),
         };
-        let jobs = env::spawn_owner("quorate-apply", QUEUE, QUEUE, owner);
+        let jobs = env::spawn_owner(
+            "quorate-apply",
+            QUEUE,
+            QUEUE,
+            owner,
+            faults.on_panic("apply thread"),
+        );
         let _ = tell.set(jobs.downgrade());
         Self {
             jobs,
             applied,
-            fault,
+            faults,
             room,
             reader,
             disk,
@@ -246,9 +252,9 @@ impl StateMachine {
         SnapshotSink::begin(Arc::clone(&self.disk), &self.dir)
     }
 
-    /// The first fault of the state machine, once there is one.
-    pub(crate) fn fault(&self) -> watch::Receiver<Option<Fault>> {
-        self.fault.clone()
+    /// The node's faults.
+    pub(crate) fn faults(&self) -> &Faults {
+        &self.faults
     }
 
     /// Makes all that was applied durable. Cancel safe: the work goes on.
@@ -340,14 +346,14 @@ impl MachineOwner {
         }
         let machine = self.machine.as_ref();
         let is_full = machine.is_some_and(|machine| machine.checkpoint_under_way() && beyond(machine));
-        let has_room = !is_full || self.fault.borrow().is_some();
+        let has_room = !is_full || self.faults.is_raised();
         self.room
             .send_if_modified(|room| std::mem::replace(room, has_room) != has_room);
     }
 
     /// Answers those for whom the state is durable enough, or never will be.
     fn answer_waiting(&mut self, effects: &mut Vec<Effect>) {
-        let fault = self.fault.borrow().clone();
+        let fault = self.faults.first();
         let durable = match (&self.machine, fault) {
             (Some(machine), None) => Ok(machine.durable()),
             (_, Some(fault)) => Err(fault),
@@ -415,7 +421,7 @@ impl MachineOwner {
     }
 
     fn healthy(&self) -> Result<(), Fault> {
-        self.fault.borrow().clone().map_or(Ok(()), Err)
+        self.faults.first().map_or(Ok(()), Err)
     }
 
     /// Remembers the first fault: from then on nothing touches the state file.
@@ -423,11 +429,7 @@ impl MachineOwner {
         if let Err(fault) = &result
             && self.machine.is_some()
         {
-            self.fault.send_if_modified(|first| {
-                let is_first = first.is_none();
-                first.get_or_insert_with(|| fault.clone());
-                is_first
-            });
+            self.faults.raise(fault.clone());
         }
         result
     }
@@ -593,8 +595,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             }
             if !entries.is_empty() {
                 // The fault of an earlier job; those who waited for its answers were told that they never came.
-                if let Some(fault) = &*self.fault.borrow() {
-                    return Err(fault.clone().into());
+                if let Some(fault) = self.faults.first() {
+                    return Err(fault.into());
                 }
                 // Where checkpoints cannot keep up. An owner that has ended says so below.
                 let _ = self.room.wait_for(|room| *room).await;

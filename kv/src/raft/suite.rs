@@ -12,6 +12,7 @@ use super::log_store::LogStore;
 use super::types::TypeConfig;
 use super::{DurabilityBounds, StateMachine};
 use crate::env::{Disk, RealDisk};
+use crate::fault::Faults;
 use crate::log::{Log, LogSettings, OpenMode};
 use crate::machine::{self, Machine, MachineSettings};
 
@@ -41,6 +42,7 @@ fn open(dir: &Path) -> Result<(LogStore, StateMachine), Box<dyn std::error::Erro
         None,
         disk,
         state_dir,
+        Faults::default(),
     );
     Ok((LogStore::new(log, None), machine))
 }

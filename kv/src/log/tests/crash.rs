@@ -15,6 +15,7 @@ use super::super::writer::{Answer, Job, Work, Writer};
 use super::super::{Shared, reader::Reader};
 use super::*;
 use crate::env::{Owner as _, Semaphore};
+use crate::fault::Faults;
 
 /// What is asked of the log, one thing at a time.
 #[derive(Debug, Clone)]
@@ -489,7 +490,7 @@ async fn a_flipped_byte_in_a_closed_log_never_shortens_it() {
 fn a_flipped_byte_does_not_take_what_was_written_together_with_the_close() {
     let disk = CrashDisk::default();
     let quiet = open_quietly(&disk, &small().create()).expect("a log");
-    let maker = super::super::segment::Maker::start(Arc::new(disk.clone()), dir());
+    let maker = super::super::segment::Maker::start(Arc::new(disk.clone()), dir(), &Faults::default());
     let mut writer = Writer::start(quiet.shared, maker, quiet.appender);
     let job = |work| Job {
         work,
