@@ -150,6 +150,12 @@ impl Transport for Delayed {
         self.inner.accept().await
     }
 
+    /// Late by the round trip, as its answer is.
+    async fn ended(&self, peer: &Peer) {
+        self.inner.ended(peer).await;
+        self.alarm.at(Instant::now() + self.round_trip).await;
+    }
+
     fn round_trip(&self, node_id: u64) -> Option<Duration> {
         Some(self.inner.round_trip(node_id)? + self.round_trip)
     }

@@ -149,6 +149,18 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// The next stream that a peer opened; `None` after [`shutdown`](Self::shutdown). Cancel safe.
     async fn accept(&self) -> Option<Incoming>;
 
+    /// Returns when the peer's process has ended on a host that lives: nobody listens at its port any more, and the
+    /// host's system says so. This is how a dead leader is noticed long before any timeout.
+    ///
+    /// It never returns for silence: not for lost packets, a cut link, a paused process, a slow host or one that lost
+    /// power. Nor after [`shutdown`](Self::shutdown) of this side. A process that starts again at the same address
+    /// before the next probe is not noticed to have ended (its streams break instead). A firewall that *rejects* what
+    /// is sent to the port (ICMP port unreachable), instead of dropping it, is taken for an end.
+    ///
+    /// A peer that was reached before is watched where it was reached; else all addresses of its name must be closed.
+    /// Costs a probe of one byte every so often, for as long as somebody waits here. Cancel safe.
+    async fn ended(&self, peer: &Peer);
+
     /// The smoothed round trip to a node, where it was measured.
     fn round_trip(&self, node_id: u64) -> Option<std::time::Duration>;
 

@@ -44,6 +44,10 @@ impl Transport for Loopback {
         None
     }
 
+    async fn ended(&self, _peer: &Peer) {
+        std::future::pending().await
+    }
+
     fn round_trip(&self, _node_id: u64) -> Option<Duration> {
         None
     }

@@ -139,7 +139,7 @@ impl Cluster {
     fn start(&self, number: u32) {
         let host = self.sim.host(number);
         let network = self.network.clone();
-        host.at_death(move || network.crash(&address(number)));
+        host.at_death(move |_| network.crash(&address(number)));
         let mut settings = Settings::default();
         settings.timing = Timing {
             heartbeat: Duration::from_millis(50),

@@ -263,8 +263,8 @@ impl Cluster {
             host.set_clock_rate(*rate);
         }
         let (network, seen) = (self.network.clone(), Arc::clone(&self.seen));
-        host.at_death(move || {
-            network.crash(&address(number));
+        host.at_death(move |power| {
+            died(&network, number, power);
             let mut seen = lock(&seen);
             seen.latest.remove(&number);
             seen.silent.remove(&number);
@@ -574,6 +574,14 @@ fn short(mut line: String) -> String {
         line.push('…');
     }
     line
+}
+
+/// A node's process died; its host lives on and says so, unless it lost power.
+fn died(network: &MemoryNetwork, number: u32, power: PowerLoss) {
+    match power {
+        PowerLoss::ProcessOnly => network.crash(&address(number)),
+        _ => network.vanish(&address(number)),
+    }
 }
 
 fn address(number: u32) -> String {

@@ -135,7 +135,7 @@ pub(super) struct Host {
     pub(super) disk: SimDisk,
     pub(super) armed: Vec<Armed>,
     /// Called when it dies, before its tasks are dropped.
-    pub(super) at_death: Option<Rc<dyn Fn()>>,
+    pub(super) at_death: Option<Rc<dyn Fn(PowerLoss)>>,
     /// Tasks that could run, were the host not paused.
     pub(super) parked: Vec<u64>,
     random: Rng,
@@ -305,7 +305,7 @@ impl SimRt {
         }
         let last_wish = self.with_host(host, |h| h.at_death.clone());
         if let Some(last_wish) = last_wish {
-            last_wish();
+            last_wish(power);
         }
         let was_alive = self.with_host(host, |h| {
             h.parked.clear();

@@ -274,8 +274,8 @@ impl Host {
             .change_clock(self.id, |clock, _| clock.shift_wall(by, back));
     }
 
-    /// Has the network told of its death, before its tasks are dropped: what dies says no farewell.
-    pub fn at_death(&self, tell: impl Fn() + 'static) {
+    /// Has the network told of its death, and of what died, before its tasks are dropped: what dies says no farewell.
+    pub fn at_death(&self, tell: impl Fn(PowerLoss) + 'static) {
         self.sim
             .rt
             .with_host(self.id, |h| h.at_death = Some(Rc::new(tell)));

@@ -135,6 +135,10 @@ impl<T: Transport> Transport for Traced<Arc<T>> {
         })
     }
 
+    async fn ended(&self, peer: &Peer) {
+        self.inner.ended(peer).await;
+    }
+
     fn round_trip(&self, node_id: u64) -> Option<Duration> {
         self.inner.round_trip(node_id)
     }

@@ -113,6 +113,12 @@ impl Link {
         }
     }
 
+    /// Whether the next datagram is lost.
+    pub(super) fn loses(&self, random: &mut dyn FnMut() -> u64) -> bool {
+        let loss = u64::from(self.settings.loss_per_million);
+        loss > 0 && random() % 1_000_000 < loss
+    }
+
     /// When a word without weight that is sent `now` arrives, if the link stays as it is.
     pub(super) fn word(&self, now: Duration, random: &mut dyn FnMut() -> u64) -> Duration {
         self.after_the_close(now + self.latency(random))
@@ -135,14 +141,12 @@ impl Link {
         random: &mut dyn FnMut() -> u64,
     ) -> Duration {
         let mut arrival = self.through_at(class, size, now) + self.latency(random);
-        if self.settings.loss_per_million > 0 {
-            // Sixteen losses in a row stand for a link that should have been cut instead.
-            for _ in 0..16 {
-                if random() % 1_000_000 >= u64::from(self.settings.loss_per_million) {
-                    break;
-                }
-                arrival += self.settings.retransmission;
+        // Sixteen losses in a row stand for a link that should have been cut instead.
+        for _ in 0..16 {
+            if !self.loses(random) {
+                break;
             }
+            arrival += self.settings.retransmission;
         }
         self.after_the_close(arrival)
     }

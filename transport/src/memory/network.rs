@@ -21,6 +21,8 @@ pub struct NetworkSettings {
     pub idle_timeout: Duration,
     /// How long an attempt to reach a place may take. 2 s by default.
     pub connect_timeout: Duration,
+    /// How often a place is probed by [`ended`](crate::Transport::ended). 100 ms by default, as over QUIC.
+    pub probe_every: Duration,
     /// The delays between attempts.
     pub backoff: BackoffSettings,
     /// The largest message in bytes. 32 MiB by default.
@@ -37,6 +39,7 @@ impl Default for NetworkSettings {
         Self {
             idle_timeout: Duration::from_secs(3),
             connect_timeout: Duration::from_secs(2),
+            probe_every: Duration::from_millis(100),
             backoff: BackoffSettings::default(),
             message_bytes_max: MESSAGE_BYTES_MAX,
             stream_bytes_max: 1 << 20,
@@ -144,11 +147,21 @@ impl MemoryNetwork {
     }
 
     /// Kills whoever is at an address without a word: its own streams answer `Closed`, those of others break
-    /// after the idle timeout, or when a successor is there.
+    /// after the idle timeout, or when a successor is there. Its host lives on and says, to those who
+    /// [ask](crate::Transport::ended), that nobody is there.
     pub fn crash(&self, address: &str) {
         self.shared.step(|state, moment| {
             let place = state.place(address);
             state.crash(place, moment);
+        });
+    }
+
+    /// As [`crash`](Self::crash), and the host is gone too, as after a loss of power: nothing answers for it until a
+    /// transport is there again. May follow a `crash`.
+    pub fn vanish(&self, address: &str) {
+        self.shared.step(|state, moment| {
+            let place = state.place(address);
+            state.vanish(place, moment);
         });
     }
 

@@ -406,3 +406,43 @@ fn streams_that_are_over_are_forgotten() {
         assert_eq!(pair.network.pipe_count(), 0);
     });
 }
+
+#[test]
+fn the_end_of_a_process_is_known_after_a_probe_and_two_round_trips() {
+    over(millis(10), async |pair| {
+        let peer = to_two();
+        let dies = async {
+            pair.time.sleep(millis(1_234)).await;
+            pair.network.crash(TWO);
+            pair.time.now()
+        };
+        let (died, noticed) = futures_util::future::join(dies, async {
+            pair.one.ended(&peer).await;
+            pair.time.now()
+        })
+        .await;
+        let took = noticed - died;
+        assert!(took >= millis(40) && took <= millis(140), "{took:?}");
+    });
+}
+
+#[test]
+fn a_host_without_power_says_nothing_of_its_process() {
+    over(millis(1), async |pair| {
+        let peer = to_two();
+        for after_a_crash in [false, true] {
+            if after_a_crash {
+                pair.network.crash(TWO);
+            }
+            pair.network.vanish(TWO);
+            let noticed = pair.time.within(millis(60_000), pair.one.ended(&peer)).await;
+            assert!(noticed.is_none());
+            // It is up again with its process, and without.
+            let again = pair.network.transport(node(2), TWO);
+            let noticed = pair.time.within(millis(60_000), pair.one.ended(&peer)).await;
+            assert!(noticed.is_none());
+            again.shutdown().await;
+            pair.one.ended(&peer).await;
+        }
+    });
+}

@@ -7,8 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::network::Shared;
-use super::state::{Handshake, Opening, PipeId, PlaceId};
+use super::state::{Handshake, Opening, PipeId, PlaceId, Probe};
 use super::stream::{Receiver, Sender};
+use crate::backoff::within;
 use crate::{
     Class, Identity, Incoming, MessageReceiver, MessageSender, Peer, Stream, Transport, TransportError,
 };
@@ -133,6 +134,41 @@ impl Transport for MemoryTransport {
                     return Some(Incoming { from, class, stream });
                 }
                 Err(next) => self.shared.wait(changed, next).await,
+            }
+        }
+    }
+
+    async fn ended(&self, peer: &Peer) {
+        let every = self.shared.settings.probe_every;
+        let place = self.shared.step(|state, _| state.place(&peer.address));
+        let emptied = self.shared.step(|state, _| state.emptied(place));
+        // As over QUIC: one answer, and a second one to another probe.
+        let mut answers = 0;
+        while answers < 2 {
+            // Made before the look, so that no end in between is missed.
+            let left = emptied.notified();
+            let probe = self
+                .shared
+                .step(|state, moment| state.probe(self.place, self.incarnation, place, moment));
+            match probe {
+                None => return std::future::pending().await,
+                Some(Probe::Closed(took)) => {
+                    self.shared.sleep(took).await;
+                    // The answer may be lost to what happened meanwhile.
+                    let arrived = self.shared.step(|state, _| state.passes(place, self.place));
+                    answers = if arrived { answers + 1 } else { 0 };
+                }
+                Some(Probe::Silent) => {
+                    answers = 0;
+                    self.shared.sleep(every).await;
+                }
+                Some(Probe::Occupied) => {
+                    answers = 0;
+                    left.await;
+                    // The next probe is due at some moment.
+                    let due = within(every, self.shared.step(|_, moment| (moment.random)()));
+                    self.shared.sleep(due).await;
+                }
             }
         }
     }

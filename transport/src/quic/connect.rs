@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use tokio::time::{Instant, timeout};
 
 use super::links::Live;
-use super::{Shared, endpoint, errors, tls};
+use super::{Shared, errors, probe, tls};
 use crate::certs::identity_in;
 use crate::frame::STREAM_VERSION;
 use crate::{Identity, Peer, Role, TransportError};
@@ -46,7 +46,7 @@ async fn any_address(shared: &Shared, peer: &Peer) -> Result<Live, TransportErro
     for address in addresses {
         let attempt = tokio::select! {
             attempt = handshake(shared, peer, address) => attempt,
-            reason = endpoint::refusal(address) => Err(unreachable(peer, reason)),
+            reason = probe::unreachable(address) => Err(unreachable(peer, reason)),
         };
         match attempt {
             Ok(live) => return Ok(live),

@@ -83,34 +83,3 @@ fn payloads(config: &mut EndpointConfig, settings: &QuicSettings) {
     // Within its bounds: the settings were checked.
     let _ = config.max_udp_payload_size(settings.datagram_bytes_max.max(1_472));
 }
-
-/// Waits for the peer's system to say that nobody listens there, which QUIC itself does not hear: a dead
-/// process is then known after one round trip instead of the connect timeout. Never ends where the system
-/// says nothing.
-pub(super) async fn refusal(address: SocketAddr) -> String {
-    if let Err(error) = probe(address).await {
-        let dead = matches!(
-            error.kind(),
-            io::ErrorKind::ConnectionRefused
-                | io::ErrorKind::HostUnreachable
-                | io::ErrorKind::NetworkUnreachable
-        );
-        if dead {
-            return format!("nobody listens there: {error}");
-        }
-    }
-    std::future::pending().await
-}
-
-/// Sends a datagram that no QUIC endpoint answers, from a socket that hears ICMP.
-async fn probe(address: SocketAddr) -> io::Result<()> {
-    let any = match address {
-        SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-        SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
-    };
-    let socket = tokio::net::UdpSocket::bind(any).await?;
-    socket.connect(address).await?;
-    // The first bit that every QUIC packet has set is not: it is dropped at the first look.
-    socket.send(&[0]).await?;
-    socket.recv(&mut [0; 1]).await.map(drop)
-}

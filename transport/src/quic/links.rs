@@ -5,6 +5,7 @@
 //! others.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ type Key = (String, Option<u64>);
 struct Link {
     state: LinkState,
     backoff: Backoff,
+    /// Where the peer answered last.
+    reached: Option<SocketAddr>,
     /// No attempt before; the last one's failure is answered until then.
     rest: Option<(Instant, TransportError)>,
 }
@@ -64,6 +67,10 @@ pub(super) async fn live(shared: &Arc<Shared>, peer: &Peer) -> Outcome {
     outcome.unwrap_or(Err(TransportError::Closed))
 }
 
+fn key(peer: &Peer) -> Key {
+    (peer.address.clone(), peer.node_id)
+}
+
 enum Found {
     Live(Live),
     Attempt(watch::Receiver<Option<Outcome>>),
@@ -77,7 +84,7 @@ impl Links {
         }
         let now = Instant::now();
         let mut links = self.links();
-        let key = (peer.address.clone(), peer.node_id);
+        let key = key(peer);
         if links.len() >= LINKS_MAX && !links.contains_key(&key) {
             links.retain(|_, link| !matches!(link.state, LinkState::Down));
         }
@@ -124,6 +131,7 @@ impl Links {
         let link = links.entry(key).or_default();
         match outcome {
             Ok(live) => {
+                link.reached = Some(live.connection.remote_address());
                 link.state = LinkState::Up(live.clone());
                 link.rest = None;
             }
@@ -133,6 +141,11 @@ impl Links {
                 link.rest = Some((Instant::now() + delay, failure.clone()));
             }
         }
+    }
+
+    /// Where a peer was reached last, if it ever was.
+    pub(super) fn reached(&self, peer: &Peer) -> Option<SocketAddr> {
+        self.links().get(&key(peer))?.reached
     }
 
     /// The round trip to a node that we have a connection to.

@@ -28,10 +28,12 @@
 mod acceptor;
 mod busy_poll;
 mod connect;
+mod ended;
 mod endpoint;
 mod errors;
 mod links;
 mod meters;
+mod probe;
 mod settings;
 mod socket;
 mod stream;
@@ -224,6 +226,10 @@ impl Transport for QuicTransport {
 
     async fn accept(&self) -> Option<Incoming> {
         self.shared.inbox.next().await
+    }
+
+    async fn ended(&self, peer: &Peer) {
+        ended::ended(&self.shared, peer).await;
     }
 
     fn round_trip(&self, node_id: u64) -> Option<Duration> {

@@ -22,6 +22,10 @@ pub struct QuicSettings {
     pub keep_alive: Duration,
     /// How long an attempt to connect may take, name resolution and handshake together. 2 s by default.
     pub connect_timeout: Duration,
+    /// How often a peer is probed by [`ended`](crate::Transport::ended), 10 ms to 10 s. 100 ms by default: the end of a
+    /// process is noticed after half of that and two round trips, on average. Each probe is a datagram of one byte, which
+    /// the peer drops at the first look; nobody is probed whom nobody waits for.
+    pub probe_every: Duration,
     /// How long [`shutdown`](crate::Transport::shutdown) waits for the peers to take note. 500 ms by default.
     pub shutdown_timeout: Duration,
     /// The delays between attempts to connect to a peer that cannot be reached.
@@ -59,6 +63,7 @@ impl Default for QuicSettings {
             idle_timeout: Duration::from_secs(3),
             keep_alive: Duration::from_millis(750),
             connect_timeout: Duration::from_secs(2),
+            probe_every: Duration::from_millis(100),
             shutdown_timeout: Duration::from_millis(500),
             backoff: BackoffSettings::default(),
             stream_window: 1 << 20,
@@ -117,6 +122,10 @@ impl QuicSettings {
                 seconds(self.connect_timeout),
                 "it must be above zero",
             );
+        }
+        if self.probe_every < Duration::from_millis(10) || self.probe_every > Duration::from_secs(10) {
+            let value = seconds(self.probe_every);
+            return refuse("probe_every", value, "it must be from 10 ms to 10 s");
         }
         if self.backoff.first > self.backoff.max {
             let value = seconds(self.backoff.first);

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use quorate_transport::{Class, ClusterId, Identity, Peer, TransportError};
+use quorate_transport::{Class, ClusterId, Identity, Peer, Transport, TransportError};
 
 use crate::world::{
-    CLUSTER, LIMIT, Pair, UNREAD_MAX, World, cluster, echo, node, open, pair, peer, stream, streams,
+    CLUSTER, Impairment, LIMIT, PROBE_EVERY, Pair, UNREAD_MAX, World, cluster, echo, node, open, pair, peer,
+    stream, streams,
 };
 
 fn numbered(number: u32, length: usize) -> Bytes {
@@ -378,7 +379,7 @@ pub async fn a_cut_link_breaks_its_streams_and_comes_back(mut world: impl World)
     } = pair(&mut world).await;
     opened.sender.send("before".into()).await.unwrap();
     assert_eq!(accepted.receiver.receive().await.unwrap(), Some("before".into()));
-    world.cut(2);
+    world.impair(2, Some(Impairment::Cut));
     let mut sent = 0;
     let failed = loop {
         match opened.sender.send("into the void".into()).await {
@@ -394,7 +395,7 @@ pub async fn a_cut_link_breaks_its_streams_and_comes_back(mut world: impl World)
         matches!(failed, Some(TransportError::Unreachable { .. })),
         "{failed:?}"
     );
-    world.heal(2);
+    world.impair(2, None);
     let healed = Instant::now();
     let (mut opened, mut incoming) = stream(&*one, &*two, &peer, Class::Append).await;
     assert!(
@@ -484,4 +485,85 @@ pub async fn the_round_trip_to_a_connected_node_is_known(mut world: impl World) 
     let round_trip = one.round_trip(2).expect("it was measured by the handshake");
     assert!(round_trip < Duration::from_secs(1), "{round_trip:?}");
     assert_eq!(one.round_trip(3), None);
+}
+
+/// Whether the peer's end is noticed within some thirty probes. One that is not noticed is waited for so long; a slow
+/// machine only makes that weaker.
+async fn is_noticed_soon(one: &dyn Transport, peer: &Peer) -> bool {
+    tokio::time::timeout(30 * PROBE_EVERY, one.ended(peer))
+        .await
+        .is_ok()
+}
+
+pub async fn the_end_of_a_process_is_noticed(mut world: impl World) {
+    let Pair {
+        one,
+        two,
+        peer,
+        opened: _opened,
+        accepted: _accepted,
+    } = pair(&mut world).await;
+    // Who never spoke with it knows its address alone.
+    let three = world.start(node(3)).await;
+    let watching = [one, three].map(|from| {
+        let peer = peer.clone();
+        tokio::spawn(async move { from.ended(&peer).await })
+    });
+    tokio::task::yield_now().await;
+    world.kill(2, two).await;
+    for watching in watching {
+        watching.await.unwrap();
+    }
+}
+
+pub async fn nothing_but_the_end_of_a_process_is_taken_for_it(mut world: impl World) {
+    let Pair {
+        one,
+        two,
+        peer,
+        opened: _opened,
+        accepted: _accepted,
+    } = pair(&mut world).await;
+    assert!(!is_noticed_soon(&*one, &peer).await, "it lives and is well");
+    use Impairment::*;
+    for impairment in [Cut, Deaf, Mute, Paused, Lossy] {
+        world.impair(2, Some(impairment));
+        assert!(!is_noticed_soon(&*one, &peer).await, "{impairment:?}");
+        world.impair(2, None);
+    }
+    world.kill(2, two).await;
+    one.ended(&peer).await;
+}
+
+pub async fn an_end_behind_a_broken_link_is_noticed_once_it_is_whole(mut world: impl World) {
+    use Impairment::*;
+    for impairment in [Cut, Deaf, Mute] {
+        let Pair { one, two, peer, .. } = pair(&mut world).await;
+        world.impair(2, Some(impairment));
+        world.kill(2, two).await;
+        assert!(!is_noticed_soon(&*one, &peer).await, "{impairment:?}");
+        world.impair(2, None);
+        one.ended(&peer).await;
+    }
+}
+
+pub async fn an_end_is_noticed_though_most_probes_are_lost(mut world: impl World) {
+    let Pair { one, two, peer, .. } = pair(&mut world).await;
+    world.impair(2, Some(Impairment::Lossy));
+    world.kill(2, two).await;
+    one.ended(&peer).await;
+}
+
+pub async fn a_process_with_a_successor_has_not_ended(mut world: impl World) {
+    let Pair { one, two, peer, .. } = pair(&mut world).await;
+    world.kill(2, two).await;
+    let _successor = world.start(node(2)).await;
+    assert!(!is_noticed_soon(&*one, &peer).await);
+}
+
+pub async fn after_shutdown_no_end_is_noticed(mut world: impl World) {
+    let Pair { one, two, peer, .. } = pair(&mut world).await;
+    one.shutdown().await;
+    world.kill(2, two).await;
+    assert!(!is_noticed_soon(&*one, &peer).await);
 }

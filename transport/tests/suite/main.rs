@@ -61,4 +61,10 @@ over_all![
     the_most_urgent_stream_is_accepted_first,
     after_shutdown_nothing_opens_and_accept_ends,
     the_round_trip_to_a_connected_node_is_known,
+    the_end_of_a_process_is_noticed,
+    nothing_but_the_end_of_a_process_is_taken_for_it,
+    an_end_behind_a_broken_link_is_noticed_once_it_is_whole,
+    an_end_is_noticed_though_most_probes_are_lost,
+    a_process_with_a_successor_has_not_ended,
+    after_shutdown_no_end_is_noticed,
 ];

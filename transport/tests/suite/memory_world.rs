@@ -7,7 +7,7 @@ use quorate_transport::memory::{LinkSettings, MemoryNetwork, NetworkSettings, To
 use quorate_transport::{BackoffSettings, Identity, Role, Transport};
 use std::time::Duration;
 
-use crate::world::{IDLE_TIMEOUT, LIMIT, World};
+use crate::world::{IDLE_TIMEOUT, Impairment, LIMIT, PROBE_EVERY, World};
 
 pub struct MemoryWorld {
     network: MemoryNetwork,
@@ -22,17 +22,19 @@ impl MemoryWorld {
                 first: Duration::from_millis(20),
                 max: Duration::from_millis(100),
             },
+            probe_every: PROBE_EVERY,
             message_bytes_max: LIMIT,
             stream_bytes_max: 256 << 10,
             ..NetworkSettings::default()
         };
         let network = MemoryNetwork::with_settings(Arc::new(TokioClock::new(1)), settings);
-        network.set_links(LinkSettings::latency(
-            Duration::from_micros(20),
-            Duration::from_micros(200),
-        ));
+        network.set_links(links());
         Self { network }
     }
+}
+
+fn links() -> LinkSettings {
+    LinkSettings::latency(Duration::from_micros(20), Duration::from_micros(200))
 }
 
 #[async_trait]
@@ -49,11 +51,28 @@ impl World for MemoryWorld {
         format!("10.0.0.{id}:7000")
     }
 
-    fn cut(&self, id: u64) {
-        self.network.cut(&self.address(1), &self.address(id));
+    async fn kill(&mut self, id: u64, transport: Arc<dyn Transport>) {
+        self.network.crash(&self.address(id));
+        drop(transport);
     }
 
-    fn heal(&self, id: u64) {
-        self.network.heal(&self.address(1), &self.address(id));
+    fn impair(&self, id: u64, impairment: Option<Impairment>) {
+        let (one, other) = (self.address(1), self.address(id));
+        self.network.heal(&one, &other);
+        self.network.set_links(links());
+        match impairment {
+            None => {}
+            Some(Impairment::Cut) => self.network.cut(&one, &other),
+            Some(Impairment::Deaf) => self.network.cut_one_way(&one, &other),
+            Some(Impairment::Mute) => self.network.cut_one_way(&other, &one),
+            Some(Impairment::Paused) => {
+                self.network.pause(&one, &other);
+                self.network.pause(&other, &one);
+            }
+            Some(Impairment::Lossy) => self.network.set_links(LinkSettings {
+                loss_per_million: 300_000,
+                ..links()
+            }),
+        }
     }
 }

@@ -12,7 +12,7 @@ use quorate_transport::quic::{BindError, QuicSettings, QuicTransport};
 use quorate_transport::{Class, Identity, Peer, Transport, TransportError};
 
 use crate::quic_world::settings;
-use crate::world::{cluster, echo, node, open};
+use crate::world::{PROBE_EVERY, cluster, echo, node, open};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -243,4 +243,25 @@ async fn control_messages_keep_their_pace_while_bulk_fills_the_link() {
     tokio::time::timeout(DEADLINE, test)
         .await
         .expect("the beats do not get through");
+}
+
+/// As the system holds the port of a process that is stopped, whose queue of datagrams is full after a while.
+#[tokio::test]
+async fn a_port_that_nobody_reads_is_no_end_of_its_process() {
+    let authority = Authority::create(cluster()).unwrap();
+    let one = start(&authority, &node(1), settings());
+    let stopped = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = stopped.local_addr().unwrap();
+    let filling = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    for _ in 0..1_000 {
+        filling.send_to(&[0; 1_200], address).unwrap();
+    }
+    let peer = Peer {
+        node_id: Some(2),
+        address: address.to_string(),
+    };
+    let noticed = tokio::time::timeout(30 * PROBE_EVERY, one.ended(&peer)).await;
+    assert!(noticed.is_err(), "it is there, and only slow");
+    drop(stopped);
+    one.ended(&peer).await;
 }

@@ -13,7 +13,7 @@ use quorate_transport::quic::{QuicSettings, QuicTransport};
 use quorate_transport::{BackoffSettings, ClusterId, Identity, Role, Transport};
 
 use crate::relay::Relay;
-use crate::world::{CLUSTER, IDLE_TIMEOUT, LIMIT, World, cluster};
+use crate::world::{CLUSTER, IDLE_TIMEOUT, Impairment, LIMIT, PROBE_EVERY, World, cluster};
 
 pub struct QuicWorld {
     authorities: BTreeMap<String, Authority>,
@@ -28,6 +28,7 @@ pub fn settings() -> QuicSettings {
         idle_timeout: IDLE_TIMEOUT,
         keep_alive: Duration::from_millis(150),
         connect_timeout: Duration::from_millis(500),
+        probe_every: PROBE_EVERY,
         backoff: BackoffSettings {
             first: Duration::from_millis(20),
             max: Duration::from_millis(100),
@@ -81,6 +82,7 @@ impl World for QuicWorld {
         if let Entry::Vacant(entry) = self.relays.entry(id) {
             entry.insert(Relay::start(place).await);
         }
+        self.relays[&id].set_deserted(false);
         // The earlier life's socket is closed by its tasks, which may take a moment.
         loop {
             match QuicTransport::bind(Some(place), &credentials, self.settings.clone()) {
@@ -104,11 +106,13 @@ impl World for QuicWorld {
         }
     }
 
-    fn cut(&self, id: u64) {
-        self.relays[&id].set_cut(true);
+    async fn kill(&mut self, id: u64, transport: Arc<dyn Transport>) {
+        // Its leave does not get through.
+        self.relays[&id].set_deserted(true);
+        drop(transport);
     }
 
-    fn heal(&self, id: u64) {
-        self.relays[&id].set_cut(false);
+    fn impair(&self, id: u64, impairment: Option<Impairment>) {
+        self.relays[&id].impair(impairment);
     }
 }

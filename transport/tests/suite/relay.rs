@@ -1,35 +1,73 @@
-//! A relay of datagrams that can be cut: the network between QUIC peers of a test.
+//! A relay of datagrams that can be impaired: the network between QUIC peers of a test, and the system of the host
+//! that the server is on.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::net::UdpSocket;
-use tokio::task::JoinHandle;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::world::Impairment;
 
 /// Stands before a server: each client's datagrams go on from a socket of their own, and answers come back.
 pub struct Relay {
     pub address: SocketAddr,
-    cut: Arc<AtomicBool>,
+    state: watch::Sender<State>,
     task: JoinHandle<()>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct State {
+    impairment: Option<Impairment>,
+    /// Nobody is behind it: its own port is as closed as the server's, where its clients can hear that.
+    deserted: bool,
+}
+
+impl State {
+    fn passes_to(self) -> bool {
+        !matches!(
+            self.impairment,
+            Some(Impairment::Cut | Impairment::Deaf | Impairment::Paused)
+        )
+    }
+
+    fn passes_back(self) -> bool {
+        !matches!(
+            self.impairment,
+            Some(Impairment::Cut | Impairment::Mute | Impairment::Paused)
+        )
+    }
+
+    fn is_closed(self) -> bool {
+        self.deserted && self.passes_to() && self.passes_back()
+    }
+
+    /// Whether the `number`-th datagram of its way is lost.
+    fn loses(self, number: u64) -> bool {
+        self.impairment == Some(Impairment::Lossy) && number % 10 < 3
+    }
 }
 
 impl Relay {
     /// A relay on a port of its own, to a server on this machine.
     pub async fn start(server: SocketAddr) -> Self {
-        let front = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+        let front = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let address = front.local_addr().unwrap();
-        let cut = Arc::new(AtomicBool::new(false));
-        let task = tokio::spawn(forward(front, server, Arc::clone(&cut)));
-        Self { address, cut, task }
+        let (state, seen) = watch::channel(State::default());
+        let task = tokio::spawn(run(front, server, seen));
+        Self { address, state, task }
     }
 
-    /// Drops or passes all datagrams from now on.
-    pub fn set_cut(&self, cut: bool) {
-        // A switch that stands alone: nothing else is published with it.
-        self.cut.store(cut, Ordering::Relaxed);
+    pub fn impair(&self, impairment: Option<Impairment>) {
+        self.state.send_modify(|state| state.impairment = impairment);
+    }
+
+    /// Whether the server's process is there.
+    pub fn set_deserted(&self, deserted: bool) {
+        self.state.send_modify(|state| state.deserted = deserted);
     }
 }
 
@@ -39,16 +77,33 @@ impl Drop for Relay {
     }
 }
 
-async fn forward(front: Arc<UdpSocket>, server: SocketAddr, cut: Arc<AtomicBool>) {
-    let mut clients: BTreeMap<SocketAddr, Arc<UdpSocket>> = BTreeMap::new();
-    let mut tasks = tokio::task::JoinSet::new();
-    let mut buffer = vec![0; 65_536];
+async fn run(front: UdpSocket, server: SocketAddr, mut state: watch::Receiver<State>) {
+    let address = front.local_addr().unwrap();
+    let mut front = Some(front);
     loop {
+        if let Some(front) = front.take() {
+            tokio::select! {
+                () = forward(Arc::new(front), server, state.clone()) => {}
+                closed = state.wait_for(|state| state.is_closed()) => drop(closed.unwrap()),
+            }
+        }
+        drop(state.wait_for(|state| !state.is_closed()).await.unwrap());
+        front = UdpSocket::bind(address).await.ok();
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn forward(front: Arc<UdpSocket>, server: SocketAddr, state: watch::Receiver<State>) {
+    let mut clients: BTreeMap<SocketAddr, Arc<UdpSocket>> = BTreeMap::new();
+    let mut tasks = JoinSet::new();
+    let mut buffer = vec![0; 65_536];
+    for number in 0.. {
         // An error is an ICMP answer for an earlier datagram; the network loses those.
         let Ok((length, client)) = front.recv_from(&mut buffer).await else {
             continue;
         };
-        if cut.load(Ordering::Relaxed) {
+        let now = *state.borrow();
+        if !now.passes_to() || now.loses(number) {
             continue;
         }
         let back = match clients.entry(client) {
@@ -60,7 +115,7 @@ async fn forward(front: Arc<UdpSocket>, server: SocketAddr, cut: Arc<AtomicBool>
                     Arc::clone(&back),
                     Arc::clone(&front),
                     client,
-                    Arc::clone(&cut),
+                    state.clone(),
                 ));
                 entry.insert(back)
             }
@@ -69,13 +124,19 @@ async fn forward(front: Arc<UdpSocket>, server: SocketAddr, cut: Arc<AtomicBool>
     }
 }
 
-async fn answer(back: Arc<UdpSocket>, front: Arc<UdpSocket>, client: SocketAddr, cut: Arc<AtomicBool>) {
+async fn answer(
+    back: Arc<UdpSocket>,
+    front: Arc<UdpSocket>,
+    client: SocketAddr,
+    state: watch::Receiver<State>,
+) {
     let mut buffer = vec![0; 65_536];
-    loop {
+    for number in 0.. {
         let Ok(length) = back.recv(&mut buffer).await else {
             continue;
         };
-        if !cut.load(Ordering::Relaxed) {
+        let now = *state.borrow();
+        if now.passes_back() && !now.loses(number) {
             let _ = front.send_to(&buffer[..length], client).await;
         }
     }

@@ -14,6 +14,9 @@ pub const UNREAD_MAX: usize = 4 << 20;
 
 pub const IDLE_TIMEOUT: Duration = Duration::from_millis(600);
 
+/// How often a peer is probed in all worlds.
+pub const PROBE_EVERY: Duration = Duration::from_millis(10);
+
 /// The cluster that tests are about.
 pub const CLUSTER: &str = "tested";
 
@@ -24,9 +27,25 @@ pub trait World: Send {
     async fn start(&mut self, identity: Identity) -> Arc<dyn Transport>;
     /// Where a node is or will be.
     fn address(&self, id: u64) -> String;
-    /// Cuts or heals every way to a node, for those who opened by its address.
-    fn cut(&self, id: u64);
-    fn heal(&self, id: u64);
+    /// Ends a node's process without a word. Its host lives on.
+    async fn kill(&mut self, id: u64, transport: Arc<dyn Transport>);
+    /// Does this to every way between a node and those who opened by its address; `None` undoes it.
+    fn impair(&self, id: u64, impairment: Option<Impairment>);
+}
+
+/// What can be wrong with the way to a node that lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Impairment {
+    /// Nothing gets through.
+    Cut,
+    /// What is sent to the node is lost.
+    Deaf,
+    /// What the node sends is lost.
+    Mute,
+    /// Its process does not run: what is sent to it is taken, and not answered.
+    Paused,
+    /// Of ten datagrams three are lost, each way.
+    Lossy,
 }
 
 pub fn cluster() -> ClusterId {

@@ -11,6 +11,7 @@
 
 mod dial;
 mod pipe;
+mod probe;
 mod script;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -48,6 +49,10 @@ struct Place {
     incarnation: u64,
     /// Who is there; `None` while nobody is.
     occupant: Option<Identity>,
+    /// Its host is up, and answers for a process that is not there.
+    powered: bool,
+    /// Told whenever the occupant is gone.
+    emptied: Arc<Notify>,
     /// Streams that others opened, in the order of opening.
     arrivals: Vec<Arrival>,
     /// Told whenever `accept` should look again, and whoever waits for room in `arrivals`.
@@ -158,6 +163,17 @@ pub(super) enum Opening {
     Dial(Duration),
 }
 
+/// What a probe of a place finds.
+#[derive(Debug)]
+pub(super) enum Probe {
+    /// The host will say, after this time, that nobody listens there.
+    Closed(Duration),
+    /// Nothing is said: the host is gone, or the way is.
+    Silent,
+    /// Somebody is there: look again when told that it is gone.
+    Occupied,
+}
+
 /// What became of a handshake whose time is over.
 #[derive(Debug)]
 pub(super) enum Handshake {
@@ -209,6 +225,8 @@ impl State {
             address: address.to_owned(),
             incarnation: 0,
             occupant: None,
+            powered: true,
+            emptied: Arc::new(Notify::new()),
             arrivals: Vec::new(),
             changed: Arc::new(Notify::new()),
         });
@@ -231,6 +249,7 @@ impl State {
         let taken = &mut self.places[place];
         taken.incarnation += 1;
         taken.occupant = Some(identity);
+        taken.powered = true;
         let incarnation = taken.incarnation;
         self.changed(place);
         incarnation
@@ -241,6 +260,12 @@ impl State {
         if self.places[place].occupant.take().is_some() {
             self.vacate(place, SILENCE, moment, false);
         }
+    }
+
+    /// As [`crash`](Self::crash), and the host is gone too.
+    pub(super) fn vanish(&mut self, place: PlaceId, moment: &mut Moment<'_>) {
+        self.crash(place, moment);
+        self.places[place].powered = false;
     }
 
     /// The occupant takes leave: the others learn it as fast as a message travels.
@@ -267,6 +292,7 @@ impl State {
             self.break_far_end(id, place, reason, moment, told);
         }
         self.changed(place);
+        self.places[place].emptied.notify_waiters();
     }
 
     fn connections_of(&self, place: PlaceId) -> Vec<ConnectionId> {
