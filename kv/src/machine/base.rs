@@ -8,11 +8,12 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use redb::{ReadOnlyTable, ReadTransaction};
+use redb::{AccessGuard, Range, ReadOnlyTable, ReadTransaction};
 
 use super::database::OpenState;
 use super::error::{StateFile, step, storage};
-use super::head::Head;
+use super::head::{Head, Meta};
+use super::layered::{Sight, Values, in_order};
 use super::sequences;
 use super::sessions::answer_key;
 use super::system::{self, Standing};
@@ -72,34 +73,25 @@ impl Base {
         Ok(None)
     }
 
-    /// Visits the heads of the keys that exist in a range (not an empty one).
-    pub(super) fn heads<'b>(
-        &'b self,
-        range: &KeyRange,
-        order: Order,
-    ) -> Result<impl Iterator<Item = Result<(Bytes, Head), Fault>> + use<'b>, Fault> {
-        self.heads_of(&self.current, range, order)
+    /// The rows of the keys that exist in a range (not an empty one).
+    pub(super) fn existing(&self, range: &KeyRange, order: Order) -> Result<HeadRows<'_>, Fault> {
+        self.rows(&self.current, range, order)
     }
 
-    fn heads_of<'b>(
-        &'b self,
-        table: &Rows,
-        range: &KeyRange,
-        order: Order,
-    ) -> Result<impl Iterator<Item = Result<(Bytes, Head), Fault>> + use<'b>, Fault> {
-        let mut rows = table
+    fn rows(&self, table: &Rows, range: &KeyRange, order: Order) -> Result<HeadRows<'_>, Fault> {
+        let rows = table
             .range::<&[u8]>(range.bounds())
             .map_err(storage(self.file()))?;
-        Ok(std::iter::from_fn(move || {
-            let row = match order {
-                Order::Ascending => rows.next()?,
-                Order::Descending => rows.next_back()?,
-            };
-            Some(row.map_err(storage(self.file())).and_then(|(key, head)| {
-                let head = self.decode_head(head.value())?;
-                Ok((Bytes::copy_from_slice(key.value()), head))
-            }))
-        }))
+        Ok(HeadRows {
+            rows,
+            order,
+            file: self.file(),
+        })
+    }
+
+    /// What the row of a key says of its newest version; nothing of a deletion but its revision.
+    pub(super) fn newest(&self, row: &HeadRow<'_>) -> Result<(Revision, Option<Meta>), Fault> {
+        Head::decode_newest(row.head()).map_err(|e| self.file().malformed(&e))
     }
 
     /// Looks at the version of a key that a revision wrote: there must be one.
@@ -145,10 +137,15 @@ impl Base {
     // The past: the state as it was at a revision older than the base's.
 
     /// The record of a key as it was at `at`.
-    pub(super) fn record_at(&self, key: &[u8], at: Revision) -> Result<Option<Record>, Fault> {
+    pub(super) fn record_at(
+        &self,
+        key: &[u8],
+        at: Revision,
+        steps: &mut u64,
+    ) -> Result<Option<Record>, Fault> {
         match self.head(key)? {
             None => Ok(None),
-            Some(head) => match self.revision_at(key, &head, at)? {
+            Some(head) => match self.revision_at(key, &head, at, steps)? {
                 None => Ok(None),
                 Some(revision) => self.version(revision, key, |version| {
                     record(revision, &version).map(|record| record.to_record(true))
@@ -157,49 +154,99 @@ impl Base {
         }
     }
 
-    /// Visits the records of a range (not an empty one) as they were at `at`, until `visit` breaks.
+    /// Visits the keys of a range (not an empty one) as they were at `at`, until `visit` breaks.
     pub(super) fn scan_at(
         &self,
         range: &KeyRange,
         order: Order,
         at: Revision,
-        mut visit: impl FnMut(&[u8], RecordRef<'_>) -> ControlFlow<()>,
+        values: Values,
+        mut visit: impl FnMut(Sight<'_>) -> ControlFlow<()>,
     ) -> Result<(), Fault> {
         // A key is in one of the two tables, so the streams never hold the same one.
-        let mut existing = self.heads_of(&self.current, range, order)?;
-        let mut deleted = self.heads_of(&self.deleted, range, order)?;
-        let (mut a, mut b) = (existing.next().transpose()?, deleted.next().transpose()?);
+        let mut existing = self.rows(&self.current, range, order)?;
+        let mut deleted = self.rows(&self.deleted, range, order)?;
+        let (mut a, mut b) = (existing.next()?, deleted.next()?);
         loop {
             let first = match (&a, &b) {
                 (None, None) => return Ok(()),
                 (Some(_), None) => Ordering::Less,
                 (None, Some(_)) => Ordering::Greater,
-                (Some((a, _)), Some((b, _))) => match order {
-                    Order::Ascending => a.cmp(b),
-                    Order::Descending => b.cmp(a),
-                },
+                (Some(a), Some(b)) => in_order(order, a.key(), b.key()),
             };
             let next = if first.is_le() {
-                let next = existing.next().transpose()?;
+                let next = existing.next()?;
                 std::mem::replace(&mut a, next)
             } else {
-                let next = deleted.next().transpose()?;
+                let next = deleted.next()?;
                 std::mem::replace(&mut b, next)
             };
-            if let Some((key, head)) = next
-                && let Some(revision) = self.revision_at(&key, &head, at)?
-                && self.version(revision, &key, |version| match record(revision, &version) {
-                    Some(record) => visit(&key, record).is_break(),
-                    None => false,
-                })?
-            {
+            let Some(row) = next else { return Ok(()) };
+            if self.sight_at(&row, at, values, &mut visit)?.is_break() {
                 return Ok(());
             }
         }
     }
 
-    /// The revision of the newest version of a key at or before `at`.
-    fn revision_at(&self, key: &[u8], head: &Head, at: Revision) -> Result<Option<Revision>, Fault> {
+    /// Visits a key as it was at `at`.
+    fn sight_at(
+        &self,
+        row: &HeadRow<'_>,
+        at: Revision,
+        values: Values,
+        visit: &mut impl FnMut(Sight<'_>) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, Fault> {
+        let key = row.key();
+        let gone = |steps| Sight {
+            key,
+            record: None,
+            steps,
+        };
+        let (newest, meta) = self.newest(row)?;
+        let (revision, steps) = if newest <= at {
+            let Some(meta) = meta else {
+                return Ok(visit(gone(1)));
+            };
+            if values == Values::Skip {
+                let record = RecordRef {
+                    meta,
+                    mod_revision: newest,
+                    value: &[],
+                };
+                return Ok(visit(Sight {
+                    key,
+                    record: Some(record),
+                    steps: 1,
+                }));
+            }
+            (newest, 1)
+        } else {
+            let mut steps = 1;
+            let head = self.decode_head(row.head())?;
+            match self.revision_at(key, &head, at, &mut steps)? {
+                Some(revision) => (revision, steps),
+                None => return Ok(visit(gone(steps))),
+            }
+        };
+        self.version(revision, key, |version| {
+            let mut record = record(revision, &version);
+            if let Some(record) = &mut record
+                && values == Values::Skip
+            {
+                record.value = &[];
+            }
+            visit(Sight { key, record, steps })
+        })
+    }
+
+    /// The revision of the newest version of a key at or before `at`; counts the versions looked at on the way.
+    fn revision_at(
+        &self,
+        key: &[u8],
+        head: &Head,
+        at: Revision,
+        steps: &mut u64,
+    ) -> Result<Option<Revision>, Fault> {
         if head.revision <= at {
             return Ok(Some(head.revision));
         }
@@ -207,6 +254,7 @@ impl Base {
             return Ok(None);
         };
         loop {
+            *steps += 1;
             let link = self.version(from, key, |version| version.link)?;
             // No version is so old, which the ancestors ruled out.
             let Some(link) = link else { return Ok(None) };
@@ -223,6 +271,40 @@ impl Base {
 
     fn decode_head(&self, row: &[u8]) -> Result<Head, Fault> {
         Head::decode(row).map_err(|e| self.file().malformed(&e))
+    }
+}
+
+/// A sorted stream of rows of `current` or `deleted`.
+pub(super) struct HeadRows<'b> {
+    rows: Range<'b, &'static [u8], &'static [u8]>,
+    order: Order,
+    file: &'b StateFile,
+}
+
+/// A row of `current` or `deleted`, where it lies in the page cache.
+pub(super) struct HeadRow<'b> {
+    key: AccessGuard<'b, &'static [u8]>,
+    head: AccessGuard<'b, &'static [u8]>,
+}
+
+impl HeadRow<'_> {
+    pub(super) fn key(&self) -> &[u8] {
+        self.key.value()
+    }
+
+    fn head(&self) -> &[u8] {
+        self.head.value()
+    }
+}
+
+impl<'b> HeadRows<'b> {
+    pub(super) fn next(&mut self) -> Result<Option<HeadRow<'b>>, Fault> {
+        let row = match self.order {
+            Order::Ascending => self.rows.next(),
+            Order::Descending => self.rows.next_back(),
+        };
+        let row = row.transpose().map_err(storage(self.file))?;
+        Ok(row.map(|(key, head)| HeadRow { key, head }))
     }
 }
 

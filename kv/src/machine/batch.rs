@@ -16,7 +16,7 @@ use super::error::StateFile;
 use super::head::{Head, Meta};
 use super::keys::{Hashed, Keys};
 use super::layer::{Additions, Found, Held};
-use super::layered::{Item, Layered, NOW, Stream, Values, in_chunks};
+use super::layered::{Layered, NOW, Sight, Stream, Values, in_chunks};
 use super::sequences;
 use super::sessions::{Forgotten, Sessions, answer_key, session_key};
 use super::tables::Table;
@@ -152,21 +152,21 @@ impl<'s> Batch<'s> {
         }
     }
 
-    /// Visits the records of a range, the batch's own writes included, until `visit` breaks.
+    /// Visits the keys of a range, the batch's own writes included, until `visit` breaks.
     pub(super) fn scan(
         &self,
         range: &KeyRange,
         order: Order,
         values: Values,
-        visit: impl FnMut(&[u8], RecordRef<'_>) -> ControlFlow<()>,
+        visit: impl FnMut(Sight<'_>) -> ControlFlow<()>,
     ) -> Result<(), Fault> {
         if range.is_empty() {
             return Ok(());
         }
-        let own = in_chunks(range, order, |bounds, count| {
+        let chunk_max = self.state.base.state.tuning.chunk_keys;
+        let own: Stream<'_> = Box::new(in_chunks(range, order, chunk_max, |bounds, count| {
             self.keys.first_of(bounds, order, count, |place| self.own(place))
-        });
-        let own: Stream<'_> = Box::new(own.map(|(key, found)| Ok((key, Item::Here(found)))));
+        }));
         self.state.scan(range, order, NOW, values, Some(own), visit)
     }
 

@@ -14,7 +14,7 @@ use super::backend::{Backend, Retire};
 use super::base::Base;
 use super::error::{StateFile, step};
 use super::layered::Layered;
-use super::settings::{MachineSettings, ReplicatedLimits};
+use super::settings::{MachineSettings, ReplicatedLimits, Tuning};
 use super::system::{self, Membership, Standing};
 use super::tables::{SYSTEM, Table};
 use super::wire::hash_row;
@@ -38,6 +38,7 @@ pub(super) struct OpenState {
     pub(super) file: StateFile,
     pub(super) retire: Retire,
     pub(super) read_bytes_max: u64,
+    pub(super) tuning: Tuning,
 }
 
 /// What readers pin: the state at one moment.
@@ -216,6 +217,7 @@ pub(super) fn create_empty(
         file: StateFile::new(&path),
         retire,
         read_bytes_max: settings.read_bytes_max,
+        tuning: settings.tuning,
     };
     let txn = state.begin_write(Durability::Immediate)?;
     write_frame(&state.file, &txn, &ReplicatedLimits::of(settings))?;
@@ -273,6 +275,7 @@ pub(super) fn load(
         file: StateFile::new(&path),
         retire,
         read_bytes_max: settings.read_bytes_max,
+        tuning: settings.tuning,
     };
     let file = &state.file;
     let txn = state.begin_read()?;

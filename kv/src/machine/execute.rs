@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::batch::{Batch, Draft};
 use super::head::Meta;
 use super::layered::Values;
-use super::range::Gathered;
+use super::range::{Gathered, answer_bytes};
 use super::settings::ReplicatedLimits;
 use super::version::RecordRef;
 use crate::fault::Fault;
@@ -102,8 +102,8 @@ fn check_range(batch: &Batch<'_>, range: &KeyRange, test: &RangeTest) -> Result<
     match test {
         RangeTest::Any(test) => {
             let mut any = false;
-            batch.scan(range, Order::Ascending, values_for(test), |_, record| {
-                any = passes(Some(record), test);
+            batch.scan(range, Order::Ascending, values_for(test), |sight| {
+                any = sight.record.is_some_and(|record| passes(Some(record), test));
                 if any {
                     ControlFlow::Break(())
                 } else {
@@ -114,11 +114,11 @@ fn check_range(batch: &Batch<'_>, range: &KeyRange, test: &RangeTest) -> Result<
         }
         RangeTest::All(test) => {
             let mut spoiler = None;
-            batch.scan(range, Order::Ascending, values_for(test), |key, record| {
-                if passes(Some(record), test) {
+            batch.scan(range, Order::Ascending, values_for(test), |sight| {
+                if sight.record.is_none_or(|record| passes(Some(record), test)) {
                     return ControlFlow::Continue(());
                 }
-                spoiler = Some(key.to_vec());
+                spoiler = Some(sight.key.to_vec());
                 ControlFlow::Break(())
             })?;
             match spoiler {
@@ -135,8 +135,8 @@ fn check_range(batch: &Batch<'_>, range: &KeyRange, test: &RangeTest) -> Result<
             // One more than the operand decides each comparison.
             let enough = operand.saturating_add(1);
             let mut count = 0u64;
-            batch.scan(range, Order::Ascending, Values::Skip, |_, _| {
-                count += 1;
+            batch.scan(range, Order::Ascending, Values::Skip, |sight| {
+                count += u64::from(sight.record.is_some());
                 if count >= enough {
                     ControlFlow::Break(())
                 } else {
@@ -226,15 +226,20 @@ impl Run<'_, '_> {
                 let slot = self.batch.look_up(&key)?;
                 let record = self.batch.get(slot, Values::Read)?;
                 let record = record.map(|record| record.to_record(true));
-                let bytes = record.as_ref().map_or(0, |r| key.len() + r.value.len());
-                Ok(self.spend(op, bytes as u64).map(|()| OpResult::Get(record)))
+                let bytes = record
+                    .as_ref()
+                    .map_or(0, |r| answer_bytes(key.len(), r.value.len()));
+                Ok(self.spend(op, bytes).map(|()| OpResult::Get(record)))
             }
             Op::Range(read) => {
                 let budget = self.bytes_left;
                 let mut gathered = Gathered::new(&read, u64::MAX);
                 let values = Gathered::values(&read);
-                self.batch.scan(&read.range, read.order, values, |key, record| {
-                    let flow = gathered.visit(key, record);
+                self.batch.scan(&read.range, read.order, values, |sight| {
+                    let Some(record) = sight.record else {
+                        return ControlFlow::Continue(());
+                    };
+                    let flow = gathered.visit(sight.key, record);
                     if gathered.bytes > budget {
                         ControlFlow::Break(())
                     } else {
@@ -308,12 +313,15 @@ impl Run<'_, '_> {
     fn delete_range(&mut self, op: u32, range: &KeyRange, limit: u32) -> Result<Ran, Fault> {
         let mut keys = Vec::new();
         let mut over = false;
-        self.batch.scan(range, Order::Ascending, Values::Skip, |key, _| {
+        self.batch.scan(range, Order::Ascending, Values::Skip, |sight| {
+            if sight.record.is_none() {
+                return ControlFlow::Continue(());
+            }
             over = keys.len() as u64 >= u64::from(limit);
             if over {
                 return ControlFlow::Break(());
             }
-            keys.push(key.to_vec());
+            keys.push(sight.key.to_vec());
             ControlFlow::Continue(())
         })?;
         if over {

@@ -157,20 +157,30 @@ impl Head {
         out
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Head, Malformed> {
+    /// What the row says of the newest version, without a look at those before it.
+    pub(super) fn decode_newest(bytes: &[u8]) -> Result<(Revision, Option<Meta>), Malformed> {
         let mut row = Row::new(bytes);
+        let meta = Self::read_meta(&mut row)?;
+        Ok((Revision::new(row.varint()?), meta))
+    }
+
+    fn read_meta(row: &mut Row<'_>) -> Result<Option<Meta>, Malformed> {
         let flags = row.u8()?;
-        let meta = if flags & EXISTS == 0 {
+        if flags & EXISTS == 0 {
             if flags != 0 {
                 return Err(Malformed("the head of a deleted key has flags"));
             }
-            None
-        } else {
-            if flags & !(EXISTS | HAS_LEASE) != 0 {
-                return Err(Malformed("a head has unknown flags"));
-            }
-            Some(Meta::read(&mut row, flags & HAS_LEASE != 0)?)
-        };
+            return Ok(None);
+        }
+        if flags & !(EXISTS | HAS_LEASE) != 0 {
+            return Err(Malformed("a head has unknown flags"));
+        }
+        Ok(Some(Meta::read(row, flags & HAS_LEASE != 0)?))
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Head, Malformed> {
+        let mut row = Row::new(bytes);
+        let meta = Self::read_meta(&mut row)?;
         let revision = Revision::new(row.varint()?);
         let depth = row.varint()?;
         let mut ancestors = Vec::with_capacity(depth.count_ones() as usize);
@@ -221,6 +231,7 @@ mod tests {
                 let next = Head::after(head.as_ref(), Revision::new(revision), meta);
                 let read = Head::decode(&next.encode());
                 prop_assert_eq!(read.as_ref(), Ok(&next));
+                prop_assert_eq!(Head::decode_newest(&next.encode()), Ok((next.revision, next.meta)));
                 head = Some(next);
             }
             if let Ok(head) = Head::decode(&garbage) {

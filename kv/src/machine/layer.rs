@@ -234,6 +234,9 @@ impl Layer {
         at: Revision,
         count: usize,
     ) -> Vec<(Bytes, Held)> {
+        /// So many keys are put in order before others get their turn.
+        const SORTED_AT_ONCE: usize = 1024;
+        while !self.read().keys.sort(SORTED_AT_ONCE) {}
         let content = self.read();
         content
             .keys

@@ -6,6 +6,7 @@
 //! Always: every revision in a layer is greater than the base's and than those of older layers; so a revision
 //! that is older than the base's is answered by the base alone.
 
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
@@ -23,9 +24,6 @@ use crate::model::{KeyRange, Order, Record, Revision, Sequence, SessionId};
 /// A revision behind all others: everything in the layers is seen.
 pub(super) const NOW: Revision = Revision::new(u64::MAX);
 
-/// Keys that a scan takes at a time of what is in memory.
-const CHUNK_KEYS: usize = 256;
-
 /// See the module. Cheap to clone; a clone stays as it is but for what is added to its newest layer, whose
 /// revisions are greater than any that was there.
 #[derive(Clone, Debug)]
@@ -37,17 +35,19 @@ pub(super) struct Layered {
     pub(super) active: Arc<Layer>,
 }
 
-/// What a stream of a scan finds of a key.
-#[derive(Clone, Debug)]
-pub(super) enum Item {
-    /// In memory, the deletion of a key included.
-    Here(Found),
-    /// In the base: it exists, and its value is in the file.
-    Stored(Head),
-}
+/// A sorted stream of keys in memory, the deleted ones included.
+pub(super) type Stream<'a> = Box<dyn Iterator<Item = (Bytes, Found)> + 'a>;
 
-/// A sorted stream of keys.
-pub(super) type Stream<'a> = Box<dyn Iterator<Item = Result<(Bytes, Item), Fault>> + 'a>;
+/// What a scan comes by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sight<'a> {
+    pub(super) key: &'a [u8],
+    /// `None`: the key does not exist at the revision asked for, and was only gone by.
+    pub(super) record: Option<RecordRef<'a>>,
+    /// How many rows and versions were looked at on the way here since the last one, at least 1: work that
+    /// depends on layers and history, and not on the logical state.
+    pub(super) steps: u64,
+}
 
 /// Whether a scan brings values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,17 +94,18 @@ impl Layered {
         }
     }
 
-    /// The record of a key at a revision, the base's or a later one.
-    pub(super) fn record(&self, key: &[u8], at: Revision) -> Result<Option<Record>, Fault> {
+    /// The record of a key at a revision; counts the rows and versions looked at.
+    pub(super) fn record(&self, key: &[u8], at: Revision, steps: &mut u64) -> Result<Option<Record>, Fault> {
+        *steps += 1;
         if let Some(held) = self.held(key, at) {
             let found = held.found();
             return Ok(record(&found).map(|record| record.to_record(true)));
         }
-        self.base.record_at(key, at)
+        self.base.record_at(key, at, steps)
     }
 
-    /// Visits the records of a range at a revision, the base's or a later one, until `visit` breaks. `over`
-    /// hides what the state says of its keys.
+    /// Visits the keys of a range at a revision, until `visit` breaks. `over` hides what the state says of its keys,
+    /// at the base's revision or a later one.
     pub(super) fn scan<'a>(
         &'a self,
         range: &'a KeyRange,
@@ -112,64 +113,87 @@ impl Layered {
         at: Revision,
         values: Values,
         over: Option<Stream<'a>>,
-        mut visit: impl FnMut(&[u8], RecordRef<'_>) -> ControlFlow<()>,
+        mut visit: impl FnMut(Sight<'_>) -> ControlFlow<()>,
     ) -> Result<(), Fault> {
         if range.is_empty() {
             return Ok(());
         }
+        if at < self.base.standing.revision {
+            return self.base.scan_at(range, order, at, values, visit);
+        }
+        let chunk_max = self.base.state.tuning.chunk_keys;
         let mut streams: Vec<Stream<'a>> = over.into_iter().collect();
         for layer in self.layers() {
-            let keys = in_chunks(range, order, move |bounds, count| {
-                layer.next_keys(bounds, order, at, count)
-            });
             streams.push(Box::new(
-                keys.map(|(key, held)| Ok((key, Item::Here(held.found())))),
+                in_chunks(range, order, chunk_max, move |bounds, count| {
+                    layer.next_keys(bounds, order, at, count)
+                })
+                .map(|(key, held)| (key, held.found())),
             ));
         }
-        let stored = self.base.heads(range, order)?;
-        streams.push(Box::new(
-            stored.map(|row| row.map(|(key, head)| (key, Item::Stored(head)))),
-        ));
-        let mut merge = Merge::new(streams, order)?;
-        while let Some((key, item)) = merge.next()? {
-            let flow = match item {
-                Item::Here(found) => match record(&found) {
-                    Some(mut record) => {
-                        if values == Values::Skip {
-                            record.value = &[];
-                        }
-                        visit(&key, record)
+        let mut memory = Merge::new(streams, order);
+        let mut rows = self.base.existing(range, order)?;
+        let (mut here, mut stored) = (memory.next(), rows.next()?);
+        loop {
+            // Which of the two comes next; a key in memory hides the row of the same.
+            let in_memory = match (&here, &stored) {
+                (None, None) => return Ok(()),
+                (Some(_), None) => true,
+                (None, Some(_)) => false,
+                (Some((key, _)), Some(row)) => match in_order(order, key, row.key()) {
+                    Ordering::Less => true,
+                    Ordering::Greater => false,
+                    Ordering::Equal => {
+                        stored = rows.next()?;
+                        true
                     }
-                    None => ControlFlow::Continue(()),
                 },
-                Item::Stored(head) => {
-                    let Some(meta) = head.meta else {
-                        return Err(self.base.file().corrupt("a deleted key has its head in current"));
-                    };
-                    let mod_revision = head.revision;
-                    let mut visit = |value: &[u8]| {
-                        visit(
-                            &key,
-                            RecordRef {
-                                meta,
-                                mod_revision,
-                                value,
-                            },
-                        )
-                    };
-                    match values {
-                        Values::Skip => visit(&[]),
-                        Values::Read => self
-                            .base
-                            .version(mod_revision, &key, |version| visit(version.value))?,
-                    }
+            };
+            let flow = if in_memory {
+                let Some((key, found)) = std::mem::replace(&mut here, memory.next()) else {
+                    return Ok(());
+                };
+                let mut record = record(&found);
+                if let Some(record) = &mut record
+                    && values == Values::Skip
+                {
+                    record.value = &[];
+                }
+                visit(Sight {
+                    key: &key,
+                    record,
+                    steps: 1,
+                })
+            } else {
+                let Some(row) = std::mem::replace(&mut stored, rows.next()?) else {
+                    return Ok(());
+                };
+                let (mod_revision, meta) = self.base.newest(&row)?;
+                let Some(meta) = meta else {
+                    return Err(self.base.file().corrupt("a deleted key has its head in current"));
+                };
+                let mut visit = |value: &[u8]| {
+                    visit(Sight {
+                        key: row.key(),
+                        record: Some(RecordRef {
+                            meta,
+                            mod_revision,
+                            value,
+                        }),
+                        steps: 1,
+                    })
+                };
+                match values {
+                    Values::Skip => visit(&[]),
+                    Values::Read => self
+                        .base
+                        .version(mod_revision, row.key(), |version| visit(version.value))?,
                 }
             };
             if flow.is_break() {
                 return Ok(());
             }
         }
-        Ok(())
     }
 
     /// A remembered answer.
@@ -190,13 +214,17 @@ impl Layered {
 }
 
 /// The keys of a range, which `next` brings a chunk at a time, so that no lock is held while others do I/O: so many
-/// at most from the bounds on, and fewer only at the range's end.
+/// at most from the bounds on, and fewer only at the range's end. The first chunks are small: who wants one key does not
+/// pay for many.
 pub(super) fn in_chunks<'a, T: 'a>(
     range: &'a KeyRange,
     order: Order,
+    chunk_max: usize,
     next: impl Fn((Bound<&[u8]>, Bound<&[u8]>), usize) -> Vec<(Bytes, T)> + 'a,
 ) -> impl Iterator<Item = (Bytes, T)> + 'a {
+    const CHUNK_FIRST: usize = 4;
     let mut chunk: VecDeque<(Bytes, T)> = VecDeque::new();
+    let mut size = CHUNK_FIRST.min(chunk_max);
     let mut place: Option<Bytes> = None;
     let mut ended = false;
     std::iter::from_fn(move || {
@@ -207,12 +235,21 @@ pub(super) fn in_chunks<'a, T: 'a>(
                 (Some(last), Order::Ascending) => (Bound::Excluded(&last[..]), end),
                 (Some(last), Order::Descending) => (start, Bound::Excluded(&last[..])),
             };
-            chunk = next(bounds, CHUNK_KEYS).into();
-            ended = chunk.len() < CHUNK_KEYS;
+            chunk = next(bounds, size).into();
+            ended = chunk.len() < size;
+            size = (size * 4).min(chunk_max);
             place = chunk.back().map(|(key, _)| key.clone());
         }
         chunk.pop_front()
     })
+}
+
+/// Which of two keys comes first.
+pub(super) fn in_order(order: Order, a: &[u8], b: &[u8]) -> Ordering {
+    match order {
+        Order::Ascending => a.cmp(b),
+        Order::Descending => b.cmp(a),
+    }
 }
 
 fn record(found: &Found) -> Option<RecordRef<'_>> {
@@ -225,41 +262,32 @@ fn record(found: &Found) -> Option<RecordRef<'_>> {
 
 /// Merges sorted streams; of those that have a key, the first wins.
 struct Merge<'a> {
-    streams: Vec<(Option<(Bytes, Item)>, Stream<'a>)>,
+    streams: Vec<(Option<(Bytes, Found)>, Stream<'a>)>,
     order: Order,
 }
 
 impl<'a> Merge<'a> {
-    fn new(streams: Vec<Stream<'a>>, order: Order) -> Result<Self, Fault> {
-        let streams = streams
-            .into_iter()
-            .map(|mut stream| Ok((stream.next().transpose()?, stream)))
-            .collect::<Result<_, Fault>>()?;
-        Ok(Self { streams, order })
+    fn new(streams: Vec<Stream<'a>>, order: Order) -> Self {
+        let streams = streams.into_iter().map(|mut stream| (stream.next(), stream));
+        Self {
+            streams: streams.collect(),
+            order,
+        }
     }
 
-    fn next(&mut self) -> Result<Option<(Bytes, Item)>, Fault> {
-        let mut first: Option<&Bytes> = None;
-        for (head, _) in &self.streams {
-            if let Some((key, _)) = head
-                && first.is_none_or(|first| match self.order {
-                    Order::Ascending => key < first,
-                    Order::Descending => key > first,
-                })
-            {
-                first = Some(key);
-            }
-        }
-        let Some(first) = first.cloned() else {
-            return Ok(None);
-        };
+    fn next(&mut self) -> Option<(Bytes, Found)> {
+        let heads = self.streams.iter().filter_map(|(head, _)| head.as_ref());
+        let first = heads
+            .map(|(key, _)| key)
+            .min_by(|a, b| in_order(self.order, a, b))?
+            .clone();
         let mut found = None;
         for (head, stream) in &mut self.streams {
             if head.as_ref().is_some_and(|(key, _)| *key == first) {
-                let item = std::mem::replace(head, stream.next().transpose()?);
+                let item = std::mem::replace(head, stream.next());
                 found = found.or(item);
             }
         }
-        Ok(found)
+        found
     }
 }

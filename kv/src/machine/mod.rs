@@ -57,8 +57,10 @@ use self::batch::Batch;
 pub use self::checkpoint::{Checkpoint, CheckpointEnd};
 use self::database::{FILE_NAME, Loaded, Published, Shared};
 use self::layered::Layered;
-pub use self::read::{Pinned, ReadRefused, Reader, View};
+pub use self::read::{Pinned, ReadBudget, ReadClass, ReadRefused, Reader, Scan, Step, View};
 use self::sessions::Sessions;
+#[doc(hidden)]
+pub use self::settings::Tuning;
 pub use self::settings::{MachineSettings, ReplicatedLimits};
 pub use self::snapshot::{ReceivedSnapshot, SnapshotError, SnapshotMeta, SnapshotSink, SnapshotSource};
 use self::system::System;

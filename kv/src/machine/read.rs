@@ -1,21 +1,28 @@
 //! Reads: one state pinned, from any thread, while the machine goes on applying.
 //!
-//! Always: everything that one [`View`] answers comes from one state, that after some whole `apply`; a view stays readable after
-//! its file was replaced by a snapshot.
+//! A batch of reads is answered in steps ([`View::begin`], [`Scan::step`]): a step ends when its budget is spent, and the
+//! next goes on behind the last key that was looked at, at the same revision. Between two steps nothing is pinned: the
+//! next one may be made on a newer view, which then reads the history.
+//!
+//! Always: everything that one [`View`] answers comes from one state, that after some whole `apply`; all that one batch of
+//! reads answers is of one revision, however it was cut into steps; a view stays readable after its file was replaced
+//! by a snapshot.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::database::{Published, Shared};
-use super::range::Gathered;
+use super::layered::{Layered, Sight};
+use super::range::{Gathered, answer_bytes};
 use super::snapshot::SnapshotSource;
 use super::system::Standing;
 use super::verify;
-use super::version::RecordRef;
 use crate::fault::Fault;
-use crate::model::{LogPosition, LogTime, ReadOp, ReadResult, Revision, StateHash};
-
-/// A page of a range ends at so many bytes of keys and values.
-const PAGE_BYTES_MAX: u64 = 1024 * 1024;
+use crate::model::{
+    KeyRange, LogPosition, LogTime, Order, RangeRead, ReadOp, ReadResult, Revision, StateHash,
+};
 
 /// Reads the machine's state. Cheap to clone; usable from any thread, also while entries are applied and
 /// after a snapshot was installed.
@@ -119,65 +126,56 @@ impl View {
         &self.pinned
     }
 
-    /// Answers a batch of reads, on the state as it is or as it was at a revision.
-    ///
-    /// A range's page ends at 1 MiB of keys and values. A revision that was compacted or is not there yet is
-    /// refused.
+    /// Answers a batch of reads in one go, on the state as it is or as it was at a revision: [`begin`](Self::begin) and
+    /// one step without a bound. A count takes as long as there are keys in its range: who must not be held up takes steps.
     pub fn read(
         &self,
         ops: &[ReadOp],
         at: Option<Revision>,
     ) -> Result<Result<Vec<ReadResult>, ReadRefused>, Fault> {
-        let at = match at {
-            None => self.pinned.revision,
-            Some(asked) if asked < self.pinned.oldest => {
-                let oldest = self.pinned.oldest;
-                return Ok(Err(ReadRefused::Compacted { asked, oldest }));
-            }
-            Some(asked) if asked > self.pinned.revision => {
-                let current = self.pinned.revision;
-                return Ok(Err(ReadRefused::FutureRevision { asked, current }));
-            }
-            Some(asked) => asked,
+        let scan = match self.begin(ops.to_vec(), at) {
+            Ok(scan) => scan,
+            Err(refused) => return Ok(Err(refused)),
         };
-        let state = &self.published.state;
-        let is_past = at < state.base.standing.revision;
-        let limit = state.base.state.read_bytes_max;
-        let mut bytes = 0u64;
-        let mut results = Vec::with_capacity(ops.len());
-        for (index, op) in ops.iter().enumerate() {
-            let result = match op {
-                ReadOp::Get(key) => {
-                    let record = state.record(key.as_bytes(), at)?;
-                    let size = record.as_ref().map_or(0, |r| key.len() + r.value.len());
-                    bytes = bytes.saturating_add(size as u64);
-                    ReadResult::Get(record)
-                }
-                ReadOp::Range(read) => {
-                    let mut gathered = Gathered::new(read, PAGE_BYTES_MAX);
-                    if !read.range.is_empty() {
-                        let visit = |key: &[u8], record: RecordRef<'_>| gathered.visit(key, record);
-                        if is_past {
-                            state.base.scan_at(&read.range, read.order, at, visit)?;
-                        } else {
-                            let values = Gathered::values(read);
-                            state.scan(&read.range, read.order, at, values, None, visit)?;
-                        }
-                    }
-                    bytes = bytes.saturating_add(gathered.bytes);
-                    ReadResult::Range {
-                        records: gathered.records,
-                        count: gathered.count,
-                        more: gathered.more,
-                    }
-                }
-            };
-            if bytes > limit {
-                return Ok(Err(ReadRefused::TooLarge { index, limit }));
-            }
-            results.push(result);
+        match scan.step(self, ReadBudget::UNLIMITED)? {
+            Step::Done(results) => Ok(Ok(results)),
+            Step::Refused(refused) => Ok(Err(refused)),
+            Step::More(_) => Err(Fault::invariant(
+                "a step without a bound answers all of a batch",
+                "there is more",
+            )),
         }
-        Ok(Ok(results))
+    }
+
+    /// Begins to answer a batch of reads, on the state as it is or as it was at a revision. Nothing is read yet.
+    ///
+    /// A revision that was compacted or is not there yet is refused.
+    pub fn begin(&self, reads: Vec<ReadOp>, at: Option<Revision>) -> Result<Scan, ReadRefused> {
+        let at = at.unwrap_or(self.pinned.revision);
+        self.serves(at)?;
+        Ok(Scan {
+            results: Vec::with_capacity(reads.len()),
+            reads,
+            at,
+            under_way: None,
+            bytes: 0,
+        })
+    }
+
+    /// Whether the state can be read as it was at a revision.
+    fn serves(&self, asked: Revision) -> Result<(), ReadRefused> {
+        let Pinned {
+            oldest,
+            revision: current,
+            ..
+        } = self.pinned;
+        if asked < oldest {
+            return Err(ReadRefused::Compacted { asked, oldest });
+        }
+        if asked > current {
+            return Err(ReadRefused::FutureRevision { asked, current });
+        }
+        Ok(())
     }
 
     /// Reads the whole state of the last checkpoint, on which this view stands, and computes its hash anew:
@@ -186,5 +184,212 @@ impl View {
         let base = &self.published.state.base;
         verify::base(base)?;
         Ok(base.standing.state_hash(&self.published.limits))
+    }
+}
+
+/// How much a step of a batch of reads does at most, but for the key at which a bound is passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadBudget {
+    /// Rows and versions that are looked at: keys that exist, keys deleted of late that are gone by, and for an older
+    /// revision all keys that ever were and each step back in their history. One takes some 0.2 to 1 µs in memory, and
+    /// a page of the disk where it is not.
+    pub keys: u64,
+    /// Bytes of values that are read.
+    pub bytes: u64,
+}
+
+impl ReadBudget {
+    /// No bound.
+    pub const UNLIMITED: ReadBudget = ReadBudget {
+        keys: u64::MAX,
+        bytes: u64::MAX,
+    };
+
+    /// Whether it is spent, `keys` and `bytes` having been used of it.
+    fn is_spent(&self, keys: u64, bytes: u64) -> bool {
+        keys >= self.keys || bytes >= self.bytes
+    }
+}
+
+/// What a step of a batch of reads came to.
+#[derive(Debug)]
+pub enum Step {
+    /// The budget is spent, and there is more to do.
+    More(Scan),
+    /// All is answered: one result for each read, in order.
+    Done(Vec<ReadResult>),
+    /// The batch cannot be answered.
+    Refused(ReadRefused),
+}
+
+/// A batch of reads, answered in part. It pins nothing, and holds in memory what was gathered so far: at most
+/// [`MachineSettings::read_bytes_max`](super::MachineSettings::read_bytes_max) and a page.
+#[derive(Debug)]
+#[must_use = "it answers nothing unless steps are taken"]
+pub struct Scan {
+    reads: Vec<ReadOp>,
+    at: Revision,
+    /// Of the first reads.
+    results: Vec<ReadResult>,
+    /// The range that is being read.
+    under_way: Option<UnderWay>,
+    /// Of all results.
+    bytes: u64,
+}
+
+#[derive(Debug)]
+struct UnderWay {
+    gathered: Gathered,
+    /// What is left of the range.
+    rest: KeyRange,
+}
+
+/// What a step has used.
+#[derive(Debug, Default)]
+struct Used {
+    keys: u64,
+    bytes: u64,
+}
+
+impl Scan {
+    /// The revision that all of the answer is of.
+    pub fn revision(&self) -> Revision {
+        self.at
+    }
+
+    /// What was gathered so far, in bytes, near enough.
+    pub fn gathered_bytes(&self) -> u64 {
+        let page = self.under_way.as_ref().map_or(0, |range| range.gathered.bytes);
+        self.bytes.saturating_add(page)
+    }
+
+    /// Goes on with the reads until they are answered or the budget is spent; at least one key further.
+    ///
+    /// `view` is that of the beginning or a later one. Going on with the same one is faster, the longer ago the beginning
+    /// was the more so: a newer one may have to look the old revision up in the history. One that is kept for long holds
+    /// memory and old pages of the file: a second or two do no harm.
+    ///
+    /// Refused when the revision was compacted meanwhile, and when the answer exceeds
+    /// [`MachineSettings::read_bytes_max`](super::MachineSettings::read_bytes_max). Blocks on the disk.
+    pub fn step(mut self, view: &View, budget: ReadBudget) -> Result<Step, Fault> {
+        if let Err(refused) = view.serves(self.at) {
+            return Ok(Step::Refused(refused));
+        }
+        let state = &view.published.state;
+        let limit = state.base.state.read_bytes_max;
+        let mut used = Used::default();
+        while let Some(read) = self.reads.get(self.results.len()) {
+            let (result, bytes) = match read {
+                ReadOp::Get(key) => {
+                    let record = state.record(key.as_bytes(), self.at, &mut used.keys)?;
+                    let value = record.as_ref().map_or(0, |record| record.value.len());
+                    used.bytes += value as u64;
+                    let bytes = record.as_ref().map_or(0, |_| answer_bytes(key.len(), value));
+                    (ReadResult::Get(record), bytes)
+                }
+                ReadOp::Range(read) => {
+                    let mut range = self.under_way.take().unwrap_or_else(|| UnderWay {
+                        gathered: Gathered::new(read, state.base.state.tuning.page_bytes_max),
+                        rest: read.range.clone(),
+                    });
+                    if !range.go_on(read, state, self.at, &budget, &mut used)? {
+                        self.under_way = Some(range);
+                        return Ok(Step::More(self));
+                    }
+                    let Gathered {
+                        records,
+                        count,
+                        more,
+                        bytes,
+                        ..
+                    } = range.gathered;
+                    (ReadResult::Range { records, count, more }, bytes)
+                }
+            };
+            self.bytes = self.bytes.saturating_add(bytes);
+            if self.bytes > limit {
+                let index = self.results.len();
+                return Ok(Step::Refused(ReadRefused::TooLarge { index, limit }));
+            }
+            self.results.push(result);
+            if budget.is_spent(used.keys, used.bytes) && self.results.len() < self.reads.len() {
+                return Ok(Step::More(self));
+            }
+        }
+        Ok(Step::Done(self.results))
+    }
+}
+
+impl UnderWay {
+    /// Reads on; whether the range is answered.
+    fn go_on(
+        &mut self,
+        read: &RangeRead,
+        state: &Layered,
+        at: Revision,
+        budget: &ReadBudget,
+        used: &mut Used,
+    ) -> Result<bool, Fault> {
+        let gathered = &mut self.gathered;
+        let mut stopped_at: Option<Bytes> = None;
+        let visit = |sight: Sight<'_>| {
+            used.keys += sight.steps;
+            if let Some(record) = sight.record {
+                used.bytes += record.value.len() as u64;
+                if gathered.visit(sight.key, record).is_break() {
+                    return ControlFlow::Break(());
+                }
+            }
+            if budget.is_spent(used.keys, used.bytes) {
+                stopped_at = Some(Bytes::copy_from_slice(sight.key));
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        };
+        state.scan(&self.rest, read.order, at, Gathered::values(read), None, visit)?;
+        let Some(last) = stopped_at else {
+            return Ok(true);
+        };
+        self.rest = behind(&self.rest, &last, read.order);
+        Ok(false)
+    }
+}
+
+/// What follows a key in a range.
+fn behind(range: &KeyRange, last: &[u8], order: Order) -> KeyRange {
+    match order {
+        Order::Ascending => {
+            let mut next = last.to_vec();
+            next.push(0);
+            match range.end() {
+                Some(end) => KeyRange::new(next, end.to_vec()),
+                None => KeyRange::from(next),
+            }
+        }
+        Order::Descending => KeyRange::new(range.start().to_vec(), last.to_vec()),
+    }
+}
+
+/// What a batch of reads costs, as far as can be told from the reads alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadClass {
+    /// A few keys: it takes microseconds, whatever the state holds, but for pages that are on the disk.
+    Point,
+    /// More keys, or as many as there are.
+    Scan,
+}
+
+impl ReadClass {
+    /// Of a batch of reads. A batch that is a [`Point`](Self::Point) looks at no more than 64 keys in all, but for those that
+    /// were deleted of late in the middle of a range: a step with a budget bounds these too.
+    pub fn of(reads: &[ReadOp]) -> Self {
+        const POINT_KEYS_MAX: u64 = 64;
+        let keys = reads
+            .iter()
+            .fold(0u64, |keys, read| keys.saturating_add(read.keys_max()));
+        match keys <= POINT_KEYS_MAX {
+            true => ReadClass::Point,
+            false => ReadClass::Scan,
+        }
     }
 }

@@ -12,16 +12,40 @@ pub struct MachineSettings {
     /// Reads the whole file when it is opened and verifies every page's checksum, so that rot on the disk
     /// is found before it is served. On by default; costs about a second for each GiB.
     pub verify_on_open: bool,
-    /// The most bytes of keys and values that one [`View::read`](super::View::read) returns; 16 MiB by default.
+    /// The most bytes that one batch of reads returns, where a record counts its key, its value and 64 bytes; 16 MiB by
+    /// default.
     pub read_bytes_max: u64,
     /// The most sessions of the cluster; 10,000 by default. Counts when the state is created: see [`ReplicatedLimits`].
     pub sessions_max: u64,
     /// The most writes of one session whose answers are remembered; 4,096 by default. Counts when the state
     /// is created.
     pub unanswered_max: u64,
-    /// The most bytes of keys and values that one transaction reads; 4 MiB by default. Counts when the state
-    /// is created.
+    /// The most bytes that the reads of one transaction return, where a record counts its key, its value and 64 bytes;
+    /// 4 MiB by default. Counts when the state is created.
     pub response_bytes_max: u64,
+    /// How much is done at a time.
+    #[doc(hidden)]
+    pub tuning: Tuning,
+}
+
+/// How much is done at a time: sizes that decide no answer's content, only how work is cut. Not for users: tests draw
+/// them small, so that what happens at their borders happens often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[doc(hidden)]
+pub struct Tuning {
+    /// Keys that a scan takes at a time of what is in memory: 1 or more; 256 by default.
+    pub chunk_keys: usize,
+    /// A page of a range ends at so many bytes of answer; 1 MiB by default.
+    pub page_bytes_max: u64,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            chunk_keys: 256,
+            page_bytes_max: 1024 * 1024,
+        }
+    }
 }
 
 impl Default for MachineSettings {
@@ -33,6 +57,7 @@ impl Default for MachineSettings {
             sessions_max: 10_000,
             unanswered_max: 4_096,
             response_bytes_max: 4 * 1024 * 1024,
+            tuning: Tuning::default(),
         }
     }
 }

@@ -77,6 +77,18 @@ pub enum ReadOp {
     Range(RangeRead),
 }
 
+impl ReadOp {
+    /// The most keys that it looks at; [`u64::MAX`] for a count, which looks at all keys of its range.
+    pub fn keys_max(&self) -> u64 {
+        match self {
+            ReadOp::Get(_) => 1,
+            ReadOp::Range(read) if read.count_only => u64::MAX,
+            // One more tells whether there are more.
+            ReadOp::Range(read) => u64::from(read.limit) + 1,
+        }
+    }
+}
+
 /// A key and its record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyValue {
@@ -91,8 +103,8 @@ pub struct KeyValue {
 pub enum ReadResult {
     /// Of a get.
     Get(Option<Record>),
-    /// Of a range. A page also ends at 1 MiB of keys and values: `more` tells, and the next page starts
-    /// after the last key.
+    /// Of a range. A page also ends at 1 MiB (a record counts its key, its value and 64 bytes): `more` tells, and the
+    /// next page starts after the last key.
     Range {
         /// The records, in the order asked for.
         records: Vec<KeyValue>,

@@ -21,8 +21,10 @@ use quorate_kv::model::{
     Txn, TxnRefused, TxnResponse,
 };
 
-/// A page of a range read ends at so many bytes of keys and values.
+/// A page of a range read ends at so many bytes of answer.
 const PAGE_BYTES: usize = 1 << 20;
+/// What a record takes in an answer beside its key and its value.
+const RECORD_BYTES: usize = 64;
 /// A failed condition tells a value of at most so many bytes.
 const FOUND_VALUE_BYTES: usize = 1 << 10;
 
@@ -608,6 +610,10 @@ impl From<Page> for ReadResult {
     }
 }
 
+fn answer_bytes(key: &Key, record: &Record) -> usize {
+    key.len() + record.value.len() + RECORD_BYTES
+}
+
 /// Cuts the records of a range, which come ascending, to what was asked for.
 fn page<'r>(
     found: impl DoubleEndedIterator<Item = (&'r Bytes, &'r Record)>,
@@ -633,7 +639,7 @@ fn page<'r>(
         if read.keys_only {
             one.record.value = Bytes::new();
         }
-        let size = one.key.len() + one.record.value.len();
+        let size = answer_bytes(&one.key, &one.record);
         let full = page.count > 0 && page.bytes + size > bytes_max;
         if full || page.count == u64::from(read.limit) {
             page.more = true;
@@ -796,7 +802,7 @@ impl Attempt<'_> {
             }
             Op::Get { key } => {
                 let record = self.get(key);
-                self.spend(number, record.as_ref().map_or(0, |r| key.len() + r.value.len()))?;
+                self.spend(number, record.as_ref().map_or(0, |r| answer_bytes(key, r)))?;
                 Ok(OpResult::Get(record))
             }
             Op::Range(read) => {

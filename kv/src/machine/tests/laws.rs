@@ -11,7 +11,7 @@ use crate::machine::Checkpoint;
 use crate::machine::database::for_each_row;
 use crate::machine::tables::Table;
 use crate::machine::version::{self, ChangeKind, Version};
-use crate::machine::{Applied, ReplicatedLimits};
+use crate::machine::{Applied, ReadBudget, ReplicatedLimits, Step as ReadStep, Tuning};
 use crate::model::{
     Compare, Condition, Guard, KeyRange, KeyTest, LeaseChange, LeaseId, Op, Order, PutMode, RangeRead,
     RangeTest, ReadOp, Revision, Sequence, SessionId, SessionRef,
@@ -23,7 +23,11 @@ fn tight() -> MachineSettings {
         cache_bytes: 1024 * 1024,
         sessions_max: 3,
         unanswered_max: 3,
-        response_bytes_max: 60,
+        response_bytes_max: 300,
+        tuning: Tuning {
+            chunk_keys: 2,
+            page_bytes_max: 200,
+        },
         ..MachineSettings::default()
     }
 }
@@ -262,7 +266,7 @@ fn one_by_one(entries: &[Entry], steps: &[Step]) -> (Vec<EntryOutcome>, Vec<Appl
 }
 
 fn slow_outcomes(entries: &[Entry]) -> (Vec<EntryOutcome>, Slow) {
-    let mut slow = Slow::new(ReplicatedLimits::of(&tight()));
+    let mut slow = Slow::new(ReplicatedLimits::of(&tight()), tight().tuning.page_bytes_max);
     let outcomes = entries
         .iter()
         .map(|entry| match &entry.payload {
@@ -354,6 +358,51 @@ proptest! {
                 prop_assert_eq!(stored.read(&ops, Some(revision)).unwrap().unwrap(), found);
             }
             prop_assert_eq!(changes_of(&reader), expected_changes(&slow));
+        }
+    }
+
+    #[test]
+    fn a_batch_of_reads_is_of_one_revision_however_it_is_cut_into_steps_and_whatever_is_applied_in_between(
+        entries in script(2..14),
+        steps in vec(any_step(), 14),
+        reads in vec(any_read(), 1..4),
+        begin_after in 1usize..13,
+        at in any::<prop::sample::Index>(),
+        budgets in vec((0u64..4, 0u64..30, any::<bool>()), 1..40),
+    ) {
+        let (_, slow) = slow_outcomes(&entries);
+        let (mut machine, reader) = open(&MemoryDisk::default(), OpenMode::Create);
+        let mut under_way = None;
+        let mut work = entries.iter().zip(&steps);
+        let mut go_on = |machine: &mut Machine| {
+            if let Some((entry, step)) = work.next() {
+                machine.apply(vec![entry.clone()]).unwrap();
+                take(*step, machine, &mut under_way);
+            }
+        };
+        for _ in 0..begin_after.min(entries.len() - 1) {
+            go_on(&mut machine);
+        }
+        let mut ops: Vec<ReadOp> = reads.into_iter().map(ReadOp::Range).collect();
+        ops.push(ReadOp::Get(Key::try_from(KEYS[0]).unwrap()));
+        let mut view = reader.view().unwrap();
+        let at = Revision::new(1 + at.index(view.applied().revision.number() as usize) as u64);
+        let mut scan = view.begin(ops.clone(), Some(at)).unwrap();
+        let mut budgets = budgets.into_iter();
+        let results = loop {
+            let (keys, bytes, on_a_newer_view) = budgets.next().unwrap_or((1, u64::MAX, false));
+            if on_a_newer_view {
+                go_on(&mut machine);
+                view = reader.view().unwrap();
+            }
+            match scan.step(&view, ReadBudget { keys, bytes }).unwrap() {
+                ReadStep::More(rest) => scan = rest,
+                ReadStep::Done(results) => break results,
+                ReadStep::Refused(refused) => panic!("{refused}"),
+            }
+        };
+        for (op, found) in ops.iter().zip(results) {
+            prop_assert_eq!(found, slow.read(op, at), "{:?} at {}", op, at);
         }
     }
 

@@ -220,7 +220,7 @@ fn an_operation_that_fails_aborts_the_whole_and_names_its_index() {
 fn reads_beyond_the_limit_of_a_response_abort_the_transaction() {
     let disk: Arc<dyn Disk> = Arc::new(disk::MemoryDisk::default());
     let settings = MachineSettings {
-        response_bytes_max: 10,
+        response_bytes_max: 138,
         ..settings()
     };
     let (machine, reader) = Machine::open(Arc::clone(&disk), dir(), OpenMode::Create, settings).unwrap();
@@ -236,9 +236,9 @@ fn reads_beyond_the_limit_of_a_response_abort_the_transaction() {
     let get = |k| Op::get(key(k));
     assert!(
         store.txn(Txn::new([get("a"), get("a")])).is_ok(),
-        "ten bytes are within ten"
+        "a record counts 64 bytes beside its key and its value"
     );
-    let refused = TxnRefused::ResponseTooLarge { op: 1, limit: 10 };
+    let refused = TxnRefused::ResponseTooLarge { op: 1, limit: 138 };
     assert_eq!(store.txn(Txn::new([get("a"), get("b")])), Err(refused.clone()));
     let range = Op::Range(RangeRead::new(KeyRange::all()));
     assert_eq!(store.txn(Txn::new([get("x"), range])), Err(refused));

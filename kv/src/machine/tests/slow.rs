@@ -23,9 +23,16 @@ struct Session {
     answers: BTreeMap<u64, Outcome>,
 }
 
+/// What a record takes in an answer.
+fn size(key: &Key, value: &Bytes) -> u64 {
+    key.len() as u64 + value.len() as u64 + 64
+}
+
 /// The slow store.
 pub(super) struct Slow {
     limits: ReplicatedLimits,
+    /// A page of a read ends at so many bytes.
+    page_bytes_max: u64,
     /// The state at each revision; the first is that of revision 1.
     pub(super) states: Vec<State>,
     sequences: BTreeMap<Key, u64>,
@@ -35,9 +42,10 @@ pub(super) struct Slow {
 }
 
 impl Slow {
-    pub(super) fn new(limits: ReplicatedLimits) -> Self {
+    pub(super) fn new(limits: ReplicatedLimits, page_bytes_max: u64) -> Self {
         Self {
             limits,
+            page_bytes_max,
             states: vec![State::new()],
             sequences: BTreeMap::new(),
             sessions: BTreeMap::new(),
@@ -175,7 +183,7 @@ impl Slow {
         match op {
             ReadOp::Get(key) => ReadResult::Get(state.get(key).cloned()),
             ReadOp::Range(read) => {
-                let (records, count, more) = range(state, read);
+                let (records, count, more) = range(state, read, self.page_bytes_max);
                 ReadResult::Range { records, count, more }
             }
         }
@@ -193,14 +201,14 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn spend(&mut self, op: u32, bytes: usize) -> Result<(), TxnRefused> {
-        if bytes as u64 > self.left {
+    fn spend(&mut self, op: u32, bytes: u64) -> Result<(), TxnRefused> {
+        if bytes > self.left {
             return Err(TxnRefused::ResponseTooLarge {
                 op,
                 limit: self.limit,
             });
         }
-        self.left -= bytes as u64;
+        self.left -= bytes;
         Ok(())
     }
 
@@ -277,15 +285,12 @@ impl Run<'_> {
             }
             Op::Get { key } => {
                 let record = self.now.get(key).cloned();
-                self.spend(op, record.as_ref().map_or(0, |r| key.len() + r.value.len()))?;
+                self.spend(op, record.as_ref().map_or(0, |r| size(key, &r.value)))?;
                 OpResult::Get(record)
             }
             Op::Range(read) => {
-                let (records, count, more) = range(&self.now, read);
-                let bytes = records
-                    .iter()
-                    .map(|kv| kv.key.len() + kv.record.value.len())
-                    .sum();
+                let (records, count, more) = range(&self.now, read, u64::MAX);
+                let bytes = records.iter().map(|kv| size(&kv.key, &kv.record.value)).sum();
                 self.spend(op, bytes)?;
                 OpResult::Range { records, count, more }
             }
@@ -319,7 +324,7 @@ impl Run<'_> {
     }
 }
 
-fn range(state: &State, read: &RangeRead) -> (Vec<KeyValue>, u64, bool) {
+fn range(state: &State, read: &RangeRead, bytes_max: u64) -> (Vec<KeyValue>, u64, bool) {
     let mut all: Vec<KeyValue> = inside(state, &read.range)
         .map(|(key, record)| KeyValue {
             key: key.clone(),
@@ -332,11 +337,18 @@ fn range(state: &State, read: &RangeRead) -> (Vec<KeyValue>, u64, bool) {
     if read.order == Order::Descending {
         all.reverse();
     }
-    let more = all.len() > read.limit as usize;
-    all.truncate(read.limit as usize);
     if read.keys_only {
         all.iter_mut().for_each(|kv| kv.record.value = Bytes::new());
     }
+    // As many as there is room for, but one at least where any is asked for.
+    let bytes = all.iter().scan(0, |sum, kv| {
+        *sum += size(&kv.key, &kv.record.value);
+        Some(*sum)
+    });
+    let room = bytes.take_while(|bytes| *bytes <= bytes_max).count().max(1);
+    let taken = room.min(read.limit as usize);
+    let more = all.len() > taken;
+    all.truncate(taken);
     let count = all.len() as u64;
     (all, count, more)
 }
