@@ -5,7 +5,9 @@
 //! how a run ends ([`failure`]).
 //!
 //! Always: what was asked for goes to standard output, everything else to standard error; the exit code says
-//! what became of the request, as `quorate help` lists.
+//! what became of the request, as `quorate help` lists; nothing here prints by a macro that panics where it cannot.
+
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod cli;
 pub mod failure;
@@ -42,8 +44,8 @@ use output::Output;
 /// Reads the arguments, runs the command, and says how it ended.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let output = Output::new(cli.json);
-    match run(cli.command, output) {
+    let mut output = Output::new(cli.json);
+    match run(cli.command, &mut output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             output.fail(&failure);
@@ -52,11 +54,13 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command, output: Output) -> Result<(), Failure> {
+/// `failures` leaves as failures are to be shown, which the configuration of a node may say.
+fn run(command: Command, failures: &mut Output) -> Result<(), Failure> {
+    let output = *failures;
     // A command that asks a cluster needs one thread; what runs nodes or load chooses for itself.
     let ask = || runtime(Some(1));
     match command {
-        Command::Serve(args) => serve::run(args, output),
+        Command::Serve(args) => serve::run(args, failures),
         Command::Status(args) => ask()?.block_on(status::run(args, output)),
         Command::Kv(args) => ask()?.block_on(kv::run(args, output)),
         Command::Meta(args) => ask()?.block_on(meta::run(args, output)),

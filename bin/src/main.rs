@@ -1,3 +1,5 @@
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 /// Pages of the state file come and go as allocations of 4 KiB, which the system's allocator coalesces and
 /// splits again at each apply.
 #[global_allocator]

@@ -161,6 +161,11 @@ fn describe() {
         "smoothed round trip of the connection to a node"
     );
 
+    describe_counter!(
+        crate::logging::LOST,
+        Unit::Count,
+        "lines that did not reach the log, since it was not read in time or could not be written"
+    );
     describe_gauge!(
         "quorate_info",
         Unit::Count,

@@ -1,6 +1,8 @@
 //! What a command shows: a table for people, or one JSON document for programs.
 
 use std::io::{self, Write as _};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use comfy_table::modifiers::UTF8_ROUND_CORNERS;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
@@ -15,16 +17,39 @@ pub trait Report: Serialize {
     fn text(&self) -> String;
 }
 
+/// How long [`Output::fail`] waits where it does not wait for its reader.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Where results go, and in which form.
 #[derive(Debug, Clone, Copy)]
 pub struct Output {
     json: bool,
+    json_failures: bool,
+    waits: bool,
 }
 
 impl Output {
     /// To standard output; as JSON, if so.
     pub fn new(json: bool) -> Self {
-        Self { json }
+        Self {
+            json,
+            json_failures: json,
+            waits: true,
+        }
+    }
+
+    /// The same for a process whose end must not wait for who reads its standard error.
+    #[must_use]
+    pub fn without_waiting(mut self) -> Self {
+        self.waits = false;
+        self
+    }
+
+    /// The same with failures as JSON, whatever results are.
+    #[must_use]
+    pub fn failing_in_json(mut self) -> Self {
+        self.json_failures = true;
+        self
     }
 
     /// Whether results are shown as JSON.
@@ -59,13 +84,31 @@ impl Output {
 
     /// Shows a failure, on standard error.
     pub fn fail(self, failure: &Failure) {
-        let text = if self.json {
+        let text = if self.json_failures {
             serde_json::json!({ "error": failure }).to_string()
         } else {
             format!("error: {failure}")
         };
+        self.warn(text);
+    }
+
+    /// Writes a line to standard error.
+    fn warn(self, text: String) {
         // With standard error gone there is nobody left to tell.
-        let _ = writeln!(io::stderr().lock(), "{text}");
+        let write = move || drop(writeln!(io::stderr().lock(), "{text}"));
+        if self.waits {
+            return write();
+        }
+        let (written, is_written) = mpsc::channel();
+        let thread = std::thread::Builder::new().name("quorate-stderr".to_owned());
+        let thread = thread.spawn(move || {
+            write();
+            let _ = written.send(());
+        });
+        if thread.is_ok() {
+            // A thread that still waits for a reader ends with the process.
+            let _ = is_written.recv_timeout(PATIENCE);
+        }
     }
 }
 

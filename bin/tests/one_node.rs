@@ -353,7 +353,7 @@ fn metrics_are_offered_with_their_meaning() {
     ]);
     home.line("kv put a 1").ok();
     let page = until("the metrics show the write", || {
-        let page = get(&address)?;
+        let page = program::http(&address, "/metrics")?;
         page.contains("quorate_is_leader 1").then_some(page)
     });
     for part in [
@@ -372,17 +372,6 @@ fn metrics_are_offered_with_their_meaning() {
         .filter(|name| name.starts_with("quorate_") && !page.contains(&format!("# HELP {name} ")))
         .collect();
     assert!(undescribed.is_empty(), "without a meaning: {undescribed:?}");
-}
-
-fn get(address: &str) -> Option<String> {
-    use std::io::{Read as _, Write as _};
-    let mut stream = std::net::TcpStream::connect(address).ok()?;
-    stream
-        .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        .ok()?;
-    let mut page = String::new();
-    stream.read_to_string(&mut page).ok()?;
-    Some(page)
 }
 
 #[test]

@@ -16,6 +16,15 @@
 //! # Ok(()) }
 //! ```
 //!
+//! # What a program's logging must not do
+//!
+//! A node says what it does through `tracing`, from the threads and tasks that replicate, vote and write. So the program's
+//! subscriber is part of a node's way: one that **waits** (for a pipe that nobody reads, a full disk, a lock) holds up
+//! heartbeats and elections for as long; one that **panics** ends the node by a fault. `tracing_subscriber::fmt` does both
+//! over a plain `std::io::stderr`, and prints what it could not write unless told otherwise. Give it a writer that drops
+//! lines where it cannot keep up, such as `tracing_appender::non_blocking`, and turn `log_internal_errors(false)`. The
+//! `quorate` program has one of its own.
+//!
 //! The modules, in reading order: what is said ([`model`]), what everything stands on ([`mod@env`], [`fault`]),
 //! what is kept ([`log`], [`machine`], [`identity`]), how nodes agree (`raft`), and what users hold
 //! ([`node`], [`client`]).

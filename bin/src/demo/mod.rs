@@ -28,9 +28,10 @@ const BROKERS: [u64; 3] = [1, 2, 3];
 
 /// Runs the command.
 pub async fn run(args: DemoArgs, output: Output) -> Result<(), Failure> {
-    Logging::new(&args.log, Format::Text)
+    let _log = Logging::new(&args.log, Format::Text)
         .map_err(|reason| Failure::refused(format!("--log: {reason}")))?
-        .install();
+        .install()
+        .map_err(|error| Failure::failed(format!("no thread for the log: {error}")))?;
     // Ended by a signal, it leaves no files behind either.
     let report = tokio::select! {
         report = demonstrate(&args) => report?,

@@ -51,8 +51,6 @@ pub struct Config {
     pub workers: Option<usize>,
     /// How long a worker thread looks for the next datagram before it sleeps.
     pub busy_poll: Duration,
-    /// What is logged.
-    pub logging: Logging,
     /// The node's settings.
     pub settings: Settings,
 }
@@ -152,7 +150,7 @@ impl Report for ConfigReport {
 }
 
 /// Reads the file that the flags name, lays the flags over it and checks the whole.
-pub fn load(args: &ServeArgs) -> Result<Config, Failure> {
+pub fn load(args: &ServeArgs) -> Result<(Config, Logging), Failure> {
     let table = match &args.config {
         None => toml::Table::new(),
         Some(path) => {
@@ -191,11 +189,11 @@ pub(super) fn read_text(text: &str) -> Option<Result<Config, Vec<String>>> {
             table.remove(key);
         }
     }
-    let config = read(table, &ServeArgs::default());
+    let config = read(table, &ServeArgs::default()).map(|(config, _)| config);
     Some(config.map_err(|faults| faults.iter().map(ToString::to_string).collect()))
 }
 
-fn read(table: toml::Table, args: &ServeArgs) -> Result<Config, Vec<Fault>> {
+fn read(table: toml::Table, args: &ServeArgs) -> Result<(Config, Logging), Vec<Fault>> {
     let mut keys = Keys::new(table);
     let flags = [
         ("data_dir", "--data-dir", &args.data_dir),
@@ -289,21 +287,23 @@ fn read(table: toml::Table, args: &ServeArgs) -> Result<Config, Vec<Fault>> {
     }
     let faults = keys.finish();
     match (data_dir, cluster, listen, logging) {
-        (Some(data_dir), Some(cluster), Some(listen), Some(logging)) if faults.is_empty() => Ok(Config {
-            data_dir,
-            cluster,
-            node_id,
-            listen,
-            advertise,
-            peers,
-            join,
-            certs,
-            metrics,
-            workers,
-            busy_poll,
-            logging,
-            settings,
-        }),
+        (Some(data_dir), Some(cluster), Some(listen), Some(logging)) if faults.is_empty() => {
+            let config = Config {
+                data_dir,
+                cluster,
+                node_id,
+                listen,
+                advertise,
+                peers,
+                join,
+                certs,
+                metrics,
+                workers,
+                busy_poll,
+                settings,
+            };
+            Ok((config, logging))
+        }
         _ => Err(faults),
     }
 }

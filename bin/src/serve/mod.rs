@@ -9,6 +9,7 @@ mod own_certs;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use quorate_kv::Node;
 use quorate_kv::node::StartError;
@@ -20,6 +21,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::ServeArgs;
 use crate::failure::Failure;
+use crate::logging::Format;
 use crate::metrics;
 use crate::output::{Output, Report};
 use crate::run_file::{self, Note};
@@ -34,18 +36,30 @@ pub(crate) fn read_configuration(text: &str) -> Option<Result<String, Vec<String
     Some(config.map(|config| config.report().text()))
 }
 
-/// Runs the command until a signal or a fault ends it.
-pub fn run(args: Box<ServeArgs>, output: Output) -> Result<(), Failure> {
-    let config = config::load(&args)?;
+/// How long the end of the process waits for work on threads that it does not own: a look-up of a name, for example.
+const THREADS_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Runs the command until a signal or a fault ends it. `output` leaves as failures are to be shown.
+pub fn run(args: Box<ServeArgs>, output: &mut Output) -> Result<(), Failure> {
+    let (config, logging) = config::load(&args)?;
     if args.check {
         return output.show(&config.report());
     }
+    *output = output.without_waiting();
+    if logging.format() == Format::Json {
+        *output = output.failing_in_json();
+    }
     let runtime = crate::runtime(config.workers)?;
-    runtime.block_on(serve(config, output))
+    // Dropped last: what the ending tasks say is logged too.
+    let _log = logging
+        .install()
+        .map_err(|error| Failure::failed(format!("no thread for the log: {error}")))?;
+    let ended = runtime.block_on(serve(config, *output));
+    runtime.shutdown_timeout(THREADS_PATIENCE);
+    ended
 }
 
 async fn serve(config: Config, output: Output) -> Result<(), Failure> {
-    config.logging.install();
     // Before anything that could take long: a signal during the start must not be lost.
     let mut signals = Signals::listen()?;
     let identity = Identity::node(config.cluster.clone(), config.node_id);
@@ -86,7 +100,7 @@ async fn serve(config: Config, output: Output) -> Result<(), Failure> {
         node: config.node_id,
         address,
     };
-    output.show(&serving)?;
+    announce(serving, output);
 
     let ended = loop {
         tokio::select! {
@@ -130,6 +144,20 @@ impl Report for Serving {
             address,
         } = self;
         format!("node {node} of cluster {cluster} serves on {address}")
+    }
+}
+
+/// Says that the node serves. On a thread of its own, since nobody may read standard output, and the node serves all the
+/// same.
+fn announce(serving: Serving, output: Output) {
+    let show = move || {
+        if let Err(failure) = output.show(&serving) {
+            tracing::warn!(%failure, "that the node serves could not be said");
+        }
+    };
+    let thread = std::thread::Builder::new().name("quorate-stdout".to_owned());
+    if let Err(error) = thread.spawn(show) {
+        tracing::warn!(%error, "that the node serves could not be said: there is no thread for it");
     }
 }
 

@@ -129,7 +129,6 @@ impl Home {
 
     /// Starts a node, and waits until it serves.
     pub fn serve(&self, args: &[&str]) -> Server {
-        let mut command = self.command(["serve"].iter().chain(args));
         let log = std::fs::File::create(
             self.path(
                 &format!("log-{}", args.join("_").replace('/', "-"))
@@ -139,6 +138,12 @@ impl Home {
             ),
         )
         .unwrap();
+        self.serve_logging_to(args, log)
+    }
+
+    /// The same with this as its standard error.
+    pub fn serve_logging_to(&self, args: &[&str], log: impl Into<Stdio>) -> Server {
+        let mut command = self.command(["serve"].iter().chain(args));
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -155,6 +160,21 @@ impl Home {
         }
         let address = line.trim_end().rsplit(' ').next().unwrap().to_owned();
         Server { child, address }
+    }
+
+    /// Starts a node whose two outputs are these, and does not wait for it.
+    pub fn serve_into(&self, args: &[&str], stdout: impl Into<Stdio>, stderr: impl Into<Stdio>) -> Server {
+        let mut command = self.command(["serve"].iter().chain(args));
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(stdout)
+            .stderr(stderr)
+            .spawn()
+            .unwrap();
+        Server {
+            child,
+            address: String::new(),
+        }
     }
 
     /// One node that needs no configuration.
@@ -210,6 +230,11 @@ impl Server {
         until("the node has stopped", || self.child.try_wait().unwrap())
     }
 
+    /// Waits until it ends by itself.
+    pub fn wait(mut self) -> ExitStatus {
+        until("the node has ended", || self.child.try_wait().unwrap())
+    }
+
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -248,4 +273,14 @@ pub fn free_ports(count: usize) -> Vec<u16> {
         .iter()
         .map(|socket| socket.local_addr().unwrap().port())
         .collect()
+}
+
+/// The page at a path of a server that speaks HTTP; `None` while nobody listens.
+pub fn http(address: &str, path: &str) -> Option<String> {
+    let mut stream = std::net::TcpStream::connect(address).ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page).ok()?;
+    Some(page)
 }
