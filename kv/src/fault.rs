@@ -75,7 +75,42 @@ pub(crate) fn advice(error: &io::Error) -> &'static str {
     }
 }
 
+/// Whether what the operating system refused may pass by itself, or with room made. When in doubt it may: who tries
+/// again for nothing loses less than who does not try what would have succeeded.
+pub(crate) fn may_pass(error: &io::Error) -> bool {
+    use io::ErrorKind as K;
+    // What our own file under the database refused is a fault in an error's coat.
+    if let Some(fault) = error.get_ref().and_then(|inner| inner.downcast_ref::<Fault>()) {
+        return fault.is_retryable();
+    }
+    !matches!(
+        error.kind(),
+        K::PermissionDenied
+            | K::NotADirectory
+            | K::IsADirectory
+            | K::AlreadyExists
+            | K::ReadOnlyFilesystem
+            | K::InvalidInput
+            | K::InvalidFilename
+            | K::Unsupported
+    )
+}
+
 impl Fault {
+    /// Whether the node may serve again when it is started anew, with nothing done to its files. Not so after corruption:
+    /// a later start meets it again, and the node is to be replaced.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Fault::Disk { error, .. } => may_pass(error),
+            Fault::Corrupt { .. } => false,
+            // What the database says may be of the disk; a bug may need a rare order of events.
+            Fault::State { .. }
+            | Fault::Invariant { .. }
+            | Fault::Panicked { .. }
+            | Fault::Stopped { .. } => true,
+        }
+    }
+
     /// A disk error, with what was being done.
     pub fn disk(doing: &'static str, path: impl std::fmt::Display, error: io::Error) -> Self {
         Fault::Disk {

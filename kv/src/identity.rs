@@ -125,6 +125,21 @@ pub enum IdentityError {
     },
 }
 
+impl IdentityError {
+    /// Whether the same may succeed later with nothing changed: only what the disk refused.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            IdentityError::Disk { error, .. } => crate::fault::may_pass(error),
+            IdentityError::Corrupt { .. }
+            | IdentityError::UnknownFormat { .. }
+            | IdentityError::WrongCluster { .. }
+            | IdentityError::WrongNode { .. }
+            | IdentityError::Exists { .. }
+            | IdentityError::InvalidCluster { .. } => false,
+        }
+    }
+}
+
 impl Identity {
     /// An identity. The cluster id has 1 to 255 bytes; `uuid` is drawn anew for each data directory.
     pub fn new(cluster: impl Into<String>, node: NodeId, uuid: Uuid) -> Result<Self, IdentityError> {

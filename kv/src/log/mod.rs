@@ -203,6 +203,21 @@ pub enum LogOpenError {
     Fault(#[from] Fault),
 }
 
+impl LogOpenError {
+    /// Whether the same may succeed later with nothing changed: only what the disk refused.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            LogOpenError::Disk { error, .. } => crate::fault::may_pass(error),
+            LogOpenError::Fault(fault) => fault.is_retryable(),
+            LogOpenError::Missing { .. }
+            | LogOpenError::NotEmpty { .. }
+            | LogOpenError::Corrupt { .. }
+            | LogOpenError::UnknownFormat { .. }
+            | LogOpenError::InvalidSetting { .. } => false,
+        }
+    }
+}
+
 /// What the log has done since it was opened, and where it stands.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]

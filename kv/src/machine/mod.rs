@@ -188,6 +188,20 @@ pub enum MachineOpenError {
     Fault(#[from] Fault),
 }
 
+impl MachineOpenError {
+    /// Whether the same may succeed later with nothing changed: only what the disk refused.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            MachineOpenError::Disk { error, .. } => crate::fault::may_pass(error),
+            MachineOpenError::Fault(fault) => fault.is_retryable(),
+            MachineOpenError::Missing { .. }
+            | MachineOpenError::Exists { .. }
+            | MachineOpenError::Corrupt { .. }
+            | MachineOpenError::UnknownFormat { .. } => false,
+        }
+    }
+}
+
 impl From<MachineOpenError> for Fault {
     fn from(error: MachineOpenError) -> Fault {
         match error {

@@ -118,6 +118,24 @@ pub enum StartError {
     Fault(#[from] Fault),
 }
 
+impl StartError {
+    /// Whether the same start may succeed later with nothing changed, so that a service manager should try again. Where
+    /// not, somebody must act first.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            StartError::Storage(error) => error.is_retryable(),
+            StartError::Fault(fault) => fault.is_retryable(),
+            StartError::NoDataDir
+            | StartError::Settings(_)
+            | StartError::Cluster(_)
+            | StartError::NoTransport
+            | StartError::WrongIdentity { .. }
+            | StartError::NotAPeer { .. }
+            | StartError::AddressChanged { .. } => false,
+        }
+    }
+}
+
 fn list(errors: &[InvalidSettings]) -> String {
     errors
         .iter()

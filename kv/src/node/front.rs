@@ -13,7 +13,7 @@ use super::reply::ReplyTo;
 use super::settings::Settings;
 use super::status::{MemberStatus, NodeRole, Status};
 use crate::env::{self, OwnerHandle, mpsc};
-use crate::fault::Faults;
+use crate::fault::{Fault, Faults};
 use crate::log::Log;
 use crate::model::{CheckedTxn, Command, Consistency, LogIndex, NodeId, ReadOp, Revision, check_reads};
 use crate::planted::{self, Bug};
@@ -105,6 +105,11 @@ impl Front {
 
     pub(crate) fn node(&self) -> NodeId {
         self.node
+    }
+
+    /// The fault that ended the node's part, if one did.
+    pub(crate) fn fault(&self) -> Option<Fault> {
+        self.faults.first()
     }
 
     /// Whether the node has begun to stop: it then refuses new work.

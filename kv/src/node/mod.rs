@@ -36,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 use crate::client::Client;
 use crate::env;
 use crate::env::disk::LockGuard;
+use crate::fault::Fault;
 use crate::model::NodeId;
 use crate::raft::{Part, RaftNode};
 use crate::tasks::Tasks;
@@ -128,6 +129,11 @@ impl Node {
             .raft
             .wait_for(|state| state.leader.is_some() || state.role == Part::Stopped)
             .await;
+    }
+
+    /// The fault that ended this node's part, if one did.
+    pub fn fault(&self) -> Option<Fault> {
+        self.inner.front.fault()
     }
 
     /// Waits until a fault or a shutdown has ended this node's part. Cancel safe.

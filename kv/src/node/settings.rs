@@ -119,8 +119,8 @@ impl Settings {
         range(
             "log_segment_bytes",
             self.log_segment_bytes,
-            65_536..=1 << 40,
-            "64 KiB to 1 TiB",
+            65_536..=1 << 30,
+            "64 KiB to 1 GiB",
         );
         range(
             "log_bytes_kept",

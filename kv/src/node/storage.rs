@@ -76,6 +76,21 @@ pub enum StorageError {
     },
 }
 
+impl StorageError {
+    /// Whether the same directory may be usable later with nothing changed: what the disk refused for now, and a lock that
+    /// another process holds, which may be this node's last run that has not ended yet.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            StorageError::Io { error, .. } => crate::fault::may_pass(error),
+            StorageError::InUse { .. } => true,
+            StorageError::Identity(error) => error.is_retryable(),
+            StorageError::Log(error) => error.is_retryable(),
+            StorageError::State(error) => error.is_retryable(),
+            StorageError::IdentityMissing { .. } | StorageError::StateBehindLog { .. } => false,
+        }
+    }
+}
+
 /// A node's open files.
 #[derive(Debug)]
 pub(crate) struct Storage {

@@ -98,6 +98,22 @@ pub enum BindError {
     Settings(#[from] InvalidSettings),
 }
 
+impl BindError {
+    /// Whether the same may succeed later with nothing changed: a port that another program has now, an address that the
+    /// machine does not have yet.
+    pub fn is_retryable(&self) -> bool {
+        use std::io::ErrorKind as K;
+        match self {
+            BindError::AddressInUse { .. } => true,
+            BindError::Address { error, .. } => !matches!(
+                error.kind(),
+                K::PermissionDenied | K::InvalidInput | K::Unsupported
+            ),
+            BindError::Credentials { .. } | BindError::Settings(_) => false,
+        }
+    }
+}
+
 /// What the transport and its tasks share.
 struct Shared {
     identity: Identity,
