@@ -5,26 +5,29 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-const EXIT_CODES: &str = "\
-Exit codes:
+const EXIT_CODES: &str = r#"Exit codes:
   0  done
   1  this program or this machine failed
-  2  refused: the same request is refused again; nothing was changed
+  2  refused: the same is refused again; nothing was changed
   3  not found
-  4  unavailable: nobody answered in time; nothing was changed, try again later
+  4  unavailable: nobody answered in time, or what is in the way may pass by
+     itself; nothing was changed, try again later
   5  unknown outcome: the write may have taken effect; read before you repeat it
+With --json a failure is, on standard error, one object
+  {"error": {"kind": ..., "message": ..., "details": [...], "hint": ...}}
+whose kind is failed, refused, not_found, unavailable or unknown_outcome.
 
 Start here:
-  quorate demo                          a cluster of three in this process, and what it does
-  quorate serve --data-dir ./data       one node on this machine, which the other commands find
-  quorate kv put greeting hello";
+  quorate demo                      a cluster of three in this process
+  quorate serve --data-dir ./data   one node, which the other commands find
+  quorate kv put greeting hello"#;
 
 /// A replicated, transactional key-value store with typed metadata for message brokers.
 #[derive(Debug, Parser)]
 #[command(name = "quorate", version, after_help = EXIT_CODES, max_term_width = 110)]
 pub struct Cli {
     /// Show results and failures as JSON instead of tables
-    #[arg(long, global = true)]
+    #[arg(long, env = "QUORATE_JSON", global = true, value_parser = clap::builder::BoolishValueParser::new())]
     pub json: bool,
     /// What to do.
     #[command(subcommand)]
@@ -74,13 +77,15 @@ pub struct Reach {
     #[arg(long, env = "QUORATE_CERTS", value_name = "DIR", global = true)]
     pub certs: Option<PathBuf>,
     /// Whose certificate in that directory; needed where it holds several
-    #[arg(long, env = "QUORATE_CLIENT", value_name = "NAME", global = true)]
+    #[arg(long, env = "QUORATE_CLIENT", value_name = "NAME", global = true,
+          value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub client: Option<String>,
     /// Ask the node that runs on this data directory
     #[arg(long, env = "QUORATE_DATA_DIR", value_name = "DIR", global = true)]
     pub data_dir: Option<PathBuf>,
     /// Ask this cluster, where nodes of several run on this machine
-    #[arg(long, env = "QUORATE_CLUSTER", value_name = "NAME", global = true)]
+    #[arg(long, env = "QUORATE_CLUSTER", value_name = "NAME", global = true,
+          value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub cluster: Option<String>,
     /// How long a request may take, retries included
     #[arg(long, env = "QUORATE_DEADLINE", value_name = "TIME", default_value = "10s", global = true,
@@ -89,14 +94,23 @@ pub struct Reach {
 }
 
 const SERVE_HELP: &str = "\
-Every flag is also a key of the configuration file and a variable QUORATE_<FLAG>; a flag beats the variable,
-the variable beats the file. docs/configuration.md lists all keys with their units, ranges and defaults.
+Every flag is also a variable QUORATE_<FLAG>, and all but --config, --check and
+--json are keys of the configuration file. A flag beats the variable, the
+variable beats the file. An empty value is refused, and so is a variable
+QUORATE_* that does not exist. docs/configuration.md lists all keys with their
+units, ranges and defaults.
 
-With nothing but a data directory it serves alone on 127.0.0.1:7001, with certificates of its own making under
-<data-dir>/certs, and the other commands, run by the same user on the same machine, find it.
+With nothing but a data directory it serves alone on 127.0.0.1:7001, with
+certificates of its own making under <data-dir>/certs, and the other commands,
+run by the same user on the same machine, find it.
 
-Three nodes: make the certificates once (quorate certs init, quorate certs issue), then on each node n
-  quorate serve --data-dir D --node-id n --listen 0.0.0.0:7001 --certs C --peers 1=a:7001,2=b:7001,3=c:7001";
+A service manager may start it again after exit codes 1 and 4; after 2 somebody
+must act first.
+
+Three nodes: make the certificates once (quorate certs init, quorate certs
+issue), then on each node n
+  quorate serve --data-dir D --node-id n --listen 0.0.0.0:7001 --certs C \\
+    --peers 1=a:7001,2=b:7001,3=c:7001";
 
 /// Flags of `quorate serve`. Taken as text, so that all that is wrong with them and with the file is told at once.
 #[derive(Debug, Default, Args)]
@@ -104,7 +118,7 @@ Three nodes: make the certificates once (quorate certs init, quorate certs issue
 pub struct ServeArgs {
     /// The configuration file (TOML)
     #[arg(long, short, env = "QUORATE_CONFIG", value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    pub config: Option<String>,
     /// Where the node keeps its files; made if missing
     #[arg(long, short, env = "QUORATE_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<String>,
@@ -124,8 +138,9 @@ pub struct ServeArgs {
     #[arg(long, env = "QUORATE_PEERS", value_name = "ID=HOST:PORT,...")]
     pub peers: Option<String>,
     /// Wait to be added to a cluster that exists (quorate member add), instead of forming one
-    #[arg(long)]
-    pub join: bool,
+    #[arg(long, env = "QUORATE_JOIN", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    pub join: Option<String>,
     /// Directory with ca.crt, node-ID.crt and node-ID.key
     #[arg(long, env = "QUORATE_CERTS", value_name = "DIR")]
     pub certs: Option<String>,
@@ -149,8 +164,9 @@ pub struct ServeArgs {
     #[arg(long, env = "QUORATE_BUSY_POLL", value_name = "TIME")]
     pub busy_poll: Option<String>,
     /// Check the configuration, say what it amounts to, and end
-    #[arg(long)]
-    pub check: bool,
+    #[arg(long, env = "QUORATE_CHECK", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    pub check: Option<String>,
 }
 
 /// `quorate kv`.

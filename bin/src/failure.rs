@@ -15,7 +15,8 @@ pub enum Kind {
     Refused = 2,
     /// What was asked for does not exist.
     NotFound = 3,
-    /// Nobody answered in time; nothing was changed. The same request may succeed later.
+    /// Not now: nobody answered in time, or what stands in the way may pass by itself. Nothing was changed; the same request
+    /// may succeed later.
     Unavailable = 4,
     /// Whether the write took effect is not known.
     UnknownOutcome = 5,
@@ -33,12 +34,13 @@ impl Kind {
     }
 }
 
-/// Why a command gave no result, and what to do about it.
+/// Why a command gave no result, and what to do about it. In JSON always with the same fields.
 #[derive(Debug, Clone, Serialize)]
 pub struct Failure {
     kind: Kind,
     message: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Each of several reasons, where the message sums them up.
+    details: Vec<String>,
     hint: Option<String>,
 }
 
@@ -48,6 +50,7 @@ impl Failure {
         Self {
             kind,
             message: message.into(),
+            details: Vec::new(),
             hint: None,
         }
     }
@@ -72,6 +75,13 @@ impl Failure {
         Self::new(Kind::Unavailable, message)
     }
 
+    /// The same with each of several reasons.
+    #[must_use]
+    pub fn details(mut self, details: impl IntoIterator<Item = String>) -> Self {
+        self.details.extend(details);
+        self
+    }
+
     /// The same with what to do about it.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -88,6 +98,12 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
+        if !self.details.is_empty() {
+            f.write_str(":")?;
+        }
+        for detail in &self.details {
+            write!(f, "\n  {detail}")?;
+        }
         match &self.hint {
             Some(hint) => write!(f, "\n  hint: {hint}"),
             None => Ok(()),

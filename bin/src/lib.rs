@@ -1,7 +1,7 @@
 //! The server and the command line. Wires what the crates below offer and decides nothing for the store.
 //!
 //! A module for each command: [`serve`], [`status`], [`kv`], [`meta`], [`member`], [`certs`], [`demo`], [`mod@bench`].
-//! They share how a cluster is found ([`reach`], [`run_file`]), how results are shown ([`output`], [`text`]) and
+//! They share how arguments and variables are read ([`cli`]), how a cluster is found ([`reach`], [`run_file`]), how results are shown ([`output`], [`text`]) and
 //! how a run ends ([`failure`]).
 //!
 //! Always: what was asked for goes to standard output, everything else to standard error; the exit code says
@@ -13,6 +13,8 @@ pub mod cli;
 pub mod failure;
 pub mod output;
 pub mod text;
+mod usage;
+mod variables;
 
 pub mod reach;
 pub mod run_file;
@@ -35,7 +37,7 @@ pub mod fuzzing;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::{CommandFactory as _, FromArgMatches as _};
 
 use cli::{Cli, Command};
 use failure::Failure;
@@ -43,9 +45,12 @@ use output::Output;
 
 /// Reads the arguments, runs the command, and says how it ended.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let (cli, matches) = match parsed() {
+        Ok(parsed) => parsed,
+        Err(error) => return usage::end(error),
+    };
     let mut output = Output::new(cli.json);
-    match run(cli.command, &mut output) {
+    match run(cli.command, &matches, &mut output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             output.fail(&failure);
@@ -54,13 +59,24 @@ pub fn main() -> ExitCode {
     }
 }
 
+fn parsed() -> Result<(Cli, clap::ArgMatches), clap::Error> {
+    let matches = Cli::command().try_get_matches()?;
+    Ok((Cli::from_arg_matches(&matches)?, matches))
+}
+
 /// `failures` leaves as failures are to be shown, which the configuration of a node may say.
-fn run(command: Command, failures: &mut Output) -> Result<(), Failure> {
+fn run(command: Command, matches: &clap::ArgMatches, failures: &mut Output) -> Result<(), Failure> {
     let output = *failures;
+    if command.is_configured_by_variables() {
+        variables::refuse_unknown()?;
+    }
     // A command that asks a cluster needs one thread; what runs nodes or load chooses for itself.
     let ask = || runtime(Some(1));
     match command {
-        Command::Serve(args) => serve::run(args, failures),
+        Command::Serve(args) => {
+            let variables = variables::given_to(matches, "serve");
+            serve::run(&args, &variables, failures)
+        }
         Command::Status(args) => ask()?.block_on(status::run(args, output)),
         Command::Kv(args) => ask()?.block_on(kv::run(args, output)),
         Command::Meta(args) => ask()?.block_on(meta::run(args, output)),

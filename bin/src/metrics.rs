@@ -6,7 +6,8 @@
 //! Always: a metric that any crate records is described here.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
@@ -31,15 +32,21 @@ const COUNTS: [f64; 12] = [
     1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 1_024.0, 8_192.0, 131_072.0,
 ];
 
-/// Offers metrics at an address, for the rest of the process. Must be called inside a runtime.
+/// Offers metrics at an address, for the rest of the process. Must be called inside a runtime. An address that another
+/// program has, or that the machine does not have yet, may be there later.
 pub fn install(address: SocketAddr) -> Result<(), Failure> {
-    let failed = |error: BuildError| match error {
-        BuildError::FailedToCreateHTTPListener(reason) => {
-            Failure::refused(format!("--metrics: cannot listen on {address}: {reason}"))
-                .hint("stop who listens there, or choose another port")
+    // Tried first, since the exporter tells its reason as text alone.
+    drop(TcpListener::bind(address).map_err(|error| {
+        let message = format!("--metrics: cannot listen on {address}: {error}");
+        match error.kind() {
+            ErrorKind::PermissionDenied => Failure::refused(message).hint("choose a port from 1024 on"),
+            ErrorKind::AddrInUse => {
+                Failure::unavailable(message).hint("stop who listens there, or choose another port")
+            }
+            _ => Failure::unavailable(message),
         }
-        other => Failure::failed(format!("metrics: {other}")),
-    };
+    })?);
+    let failed = |error: BuildError| Failure::failed(format!("metrics: {error}"));
     PrometheusBuilder::new()
         .with_http_listener(address)
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)

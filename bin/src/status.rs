@@ -76,14 +76,12 @@ impl ClusterReport {
             .filter(|s| s.role == NodeRole::Leader)
             .max_by_key(|s| s.term);
         let Some(view) = leader.or(answered.iter().max_by_key(|s| s.term)).copied() else {
-            let reasons: String = statuses
-                .iter()
-                .map(|(address, status)| match status {
-                    Ok(_) => String::new(),
-                    Err(reason) => format!("\n  {address}: {reason}"),
-                })
-                .collect();
-            return Err(Failure::unavailable(format!("no node answers:{reasons}")));
+            let reason = |(address, status): (&String, &Result<_, String>)| {
+                let reason = status.as_ref().err()?;
+                Some(format!("{address}: {reason}"))
+            };
+            let reasons = statuses.iter().filter_map(reason);
+            return Err(Failure::unavailable("no node answers").details(reasons));
         };
         let leader = leader.map(|s| s.node);
         let voters: Vec<_> = view.members.iter().filter(|m| m.voter).map(|m| m.id).collect();

@@ -167,6 +167,21 @@ pub fn thousands(number: u64) -> String {
     apart
 }
 
+/// How many letters to change, add or drop to get from one text to the other.
+pub fn distance(from: &str, to: &str) -> usize {
+    let to: Vec<char> = to.chars().collect();
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (i, a) in from.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, b) in to.iter().enumerate() {
+            let change = diagonal + usize::from(a != *b);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[to.len()]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,6 +224,19 @@ mod tests {
         assert_eq!(
             [thousands(7), thousands(1000), thousands(1234567)],
             ["7", "1,000", "1,234,567"]
+        );
+    }
+
+    #[test]
+    fn distances_count_letters() {
+        assert_eq!(
+            [
+                distance("abc", "abc"),
+                distance("abc", "abd"),
+                distance("", "abc"),
+                distance("listn", "listen")
+            ],
+            [0, 1, 3, 1]
         );
     }
 }

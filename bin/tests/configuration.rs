@@ -115,7 +115,7 @@ fn a_port_in_use_is_named_with_what_to_do() {
     let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     home.run(["serve", "--data-dir", "data", "--listen", &address])
-        .fails(2, &[&address, "is in use already", "--listen 127.0.0.1:0"]);
+        .fails(4, &[&address, "is in use already", "--listen 127.0.0.1:0"]);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     home.run([
@@ -127,7 +127,7 @@ fn a_port_in_use_is_named_with_what_to_do() {
         "--metrics",
         &address,
     ])
-    .fails(2, &["--metrics", &address, "choose another port"]);
+    .fails(4, &["--metrics", &address, "choose another port"]);
 }
 
 #[test]
@@ -171,5 +171,54 @@ fn two_nodes_cannot_share_a_data_directory() {
     let home = Home::new();
     let _first = home.serve_alone();
     home.line("serve --data-dir data --listen 127.0.0.1:0")
-        .fails(2, &["data"]);
+        .fails(4, &["data is in use by another process"]);
+}
+
+/// A service manager tries again after some of these and not after others: docs/operations.md.
+#[test]
+fn what_may_pass_by_itself_is_told_from_what_lasts() {
+    let home = Home::new();
+    home.line("serve --data-dir data --listen no-such-host.invalid:0")
+        .fails(4, &["listen", "no-such-host.invalid:0", "has no address now"]);
+    // An address of a network that no machine is in (RFC 5737).
+    home.line("serve --data-dir data --listen 192.0.2.1:0")
+        .fails(4, &["cannot listen on 192.0.2.1:0"]);
+    home.file("a-file", "");
+    home.line("certs init --dir c").ok();
+    home.line("certs issue --dir c --node 1").ok();
+    home.line("serve --data-dir a-file --listen 127.0.0.1:0 --certs c")
+        .fails(2, &["a-file"]);
+    let server = home.serve_alone();
+    assert!(server.stop().success());
+    std::fs::remove_file(home.path("data/IDENTITY")).unwrap();
+    home.line("serve --data-dir data --listen 127.0.0.1:0")
+        .fails(2, &["no IDENTITY file"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_node_may_open_as_many_files_as_the_system_lets_it_and_a_log_of_more_is_refused() {
+    let home = Home::new();
+    let server = home.serve_alone();
+    let limits = server.kernel_file("limits");
+    let line = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"))
+        .unwrap();
+    let words: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!(words[3], words[4], "soft and hard: {line}");
+    home.file(
+        "q.toml",
+        "data_dir = 'other'\n[store]\nlog_segment_bytes = '64 KiB'\nlog_bytes_kept = '1 GiB'\n",
+    );
+    home.run_after("ulimit -n 4096", "serve -c q.toml").fails(
+        2,
+        &[
+            "store.log_segment_bytes: 64 KiB make 16,384 files of log_bytes_kept (1 GiB)",
+            "this process may open 4,096",
+            "use segments of 547 KiB at least",
+        ],
+    );
+    home.run_after("ulimit -Hn 4096; ulimit -Sn 64", "serve --data-dir other --check")
+        .ok();
 }

@@ -53,7 +53,7 @@ fn the_command_line_finds_the_node_of_this_machine() {
 fn a_node_uses_no_huge_pages() {
     let home = Home::new();
     let server = home.serve_alone();
-    let status = server.kernel_status();
+    let status = server.kernel_file("status");
     let line = status.lines().find(|line| line.starts_with("THP_enabled:"));
     assert_eq!(line.expect("Linux 5.0 says it"), "THP_enabled:\t0");
 }
@@ -285,15 +285,76 @@ fn status_and_members_are_shown_in_both_forms() {
     assert_eq!(refused.code, 2, "{}", refused.stderr);
 }
 
+/// The failure that a run told as JSON: always with the same fields.
+#[track_caller]
+fn failure(ran: &program::Ran, code: i32, kind: &str) -> serde_json::Value {
+    assert_eq!(ran.code, code, "{}", ran.stderr);
+    let told: serde_json::Value =
+        serde_json::from_str(&ran.stderr).unwrap_or_else(|error| panic!("{error}: {}", ran.stderr));
+    let error = told["error"].clone();
+    let fields: Vec<&String> = error.as_object().unwrap().keys().collect();
+    assert_eq!(fields, ["details", "hint", "kind", "message"]);
+    assert_eq!(error["kind"], kind);
+    error
+}
+
 #[test]
-fn failures_are_json_too() {
+fn every_failure_is_json_of_one_shape_where_asked_for() {
     let home = Home::new();
     let _server = home.serve_alone();
-    let ran = home.line("kv get nothing --json");
-    assert_eq!(ran.code, 3);
-    let error: serde_json::Value = serde_json::from_str(&ran.stderr).unwrap();
-    assert_eq!(error["error"]["kind"], "not_found");
-    assert_eq!(error["error"]["message"], "there is no key nothing");
+    let none = failure(&home.line("kv get nothing --json"), 3, "not_found");
+    assert_eq!(none["message"], "there is no key nothing");
+    assert_eq!((&none["details"], &none["hint"]), (&json!([]), &json!(null)));
+    let refused = failure(
+        &home.line("meta topic create t --assignment 8;9 --json"),
+        2,
+        "refused",
+    );
+    assert_eq!(refused["message"], "refused, nothing was changed");
+    assert_eq!(refused["details"].as_array().unwrap().len(), 2);
+
+    // Arguments that are no command, of each kind.
+    let unknown = failure(&home.line("kv gett a --json"), 2, "refused");
+    assert_eq!(unknown["message"], "unrecognized subcommand 'gett'");
+    assert!(
+        unknown["hint"]
+            .as_str()
+            .unwrap()
+            .contains("a similar subcommand exists: 'get'")
+    );
+    let flag = failure(&home.line("--json status --verbos"), 2, "refused");
+    assert_eq!(flag["message"], "unexpected argument '--verbos' found");
+    let value = failure(&home.line("kv get a --deadline soon --json"), 2, "refused");
+    let message = value["message"].as_str().unwrap();
+    assert!(
+        message.contains("'soon'") && message.contains("--deadline"),
+        "{message}"
+    );
+    let missing = failure(&home.line("kv --json"), 2, "refused");
+    let message = missing["message"].as_str().unwrap();
+    assert!(
+        message.starts_with("'quorate kv' requires a subcommand"),
+        "{message}"
+    );
+    failure(&home.line("--json"), 2, "refused");
+    failure(&home.line("kv put a --json"), 2, "refused");
+    let both = failure(&home.line("kv range a --prefix b --json"), 2, "refused");
+    assert!(
+        both["message"].as_str().unwrap().contains("cannot be used with"),
+        "{both}"
+    );
+    failure(&home.line("serve --json"), 2, "refused");
+    let variable = home.run_with(["kv", "gett"], b"", &[("QUORATE_JSON", "true")]);
+    failure(&variable, 2, "refused");
+
+    // Help that was asked for is no failure.
+    assert!(
+        home.line("kv --help --json")
+            .ok()
+            .text()
+            .contains("Usage: quorate kv")
+    );
+    assert!(home.line("--version --json").ok().text().starts_with("quorate "));
 }
 
 #[test]

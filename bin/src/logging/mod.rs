@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, SystemTime};
 
+use serde::Serialize;
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
 
@@ -18,7 +19,8 @@ pub use lines::LOST;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How a line of the log looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Format {
     /// For people.
     Text,

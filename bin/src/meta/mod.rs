@@ -119,12 +119,11 @@ impl<R: Refusal> From<Error<R>> for Failure {
             other if other.is_retryable() => Kind::Unavailable,
             _ => Kind::Refused,
         };
-        let mut message = error.to_string();
-        if let refusals @ [_, _, ..] = error.refusals() {
-            let list: String = refusals.iter().map(|refusal| format!("\n  {refusal}")).collect();
-            message = format!("refused, nothing was changed:{list}");
+        match error.refusals() {
+            refusals @ [_, _, ..] => Failure::new(kind, "refused, nothing was changed")
+                .details(refusals.iter().map(ToString::to_string)),
+            _ => Failure::new(kind, error.to_string()),
         }
-        Failure::new(kind, message)
     }
 }
 

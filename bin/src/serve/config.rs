@@ -2,8 +2,7 @@
 //!
 //! Always: a configuration is refused with every fault that it has, or none of it is used.
 
-use std::collections::BTreeMap;
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,7 +12,9 @@ use quorate_transport::quic::BUSY_POLL_MAX;
 use serde::Serialize;
 use toml::Value;
 
+use super::descriptors;
 use super::keys::{Fault, Keys, kind};
+use super::listen_at::ListenAt;
 use crate::cli::ServeArgs;
 use crate::failure::Failure;
 use crate::logging::{Format, Logging};
@@ -36,7 +37,7 @@ pub struct Config {
     /// The node's id.
     pub node_id: u64,
     /// Where it listens.
-    pub listen: SocketAddr,
+    pub listen: ListenAt,
     /// Where others reach it, if not there.
     pub advertise: Option<String>,
     /// All nodes of a new cluster; empty for a node that forms one alone.
@@ -46,13 +47,26 @@ pub struct Config {
     /// The directory of certificates; `None`: its own making.
     pub certs: Option<PathBuf>,
     /// Where metrics are offered.
-    pub metrics: Option<SocketAddr>,
+    pub metrics: Option<ListenAt>,
     /// Worker threads.
     pub workers: Option<usize>,
     /// How long a worker thread looks for the next datagram before it sleeps.
     pub busy_poll: Duration,
+    /// What is logged.
+    pub log: Log,
+    /// How many files the process may have open; `None` for no limit.
+    pub open_files_max: Option<u64>,
     /// The node's settings.
     pub settings: Settings,
+}
+
+/// What is logged, as it was asked for.
+#[derive(Debug, Clone, Serialize)]
+pub struct Log {
+    /// A level or a filter.
+    pub level: String,
+    /// How a line looks.
+    pub format: Format,
 }
 
 /// What a configuration amounts to, under the names of its keys.
@@ -61,14 +75,15 @@ pub struct ConfigReport {
     data_dir: PathBuf,
     cluster: String,
     node_id: u64,
-    listen: SocketAddr,
+    listen: String,
     advertise: Option<String>,
     peers: BTreeMap<u64, String>,
     join: bool,
     certs: Option<PathBuf>,
-    metrics: Option<SocketAddr>,
+    metrics: Option<String>,
     workers: Option<usize>,
     busy_poll: Duration,
+    log: Log,
     settings: Settings,
 }
 
@@ -79,14 +94,15 @@ impl Config {
             data_dir: self.data_dir.clone(),
             cluster: self.cluster.to_string(),
             node_id: self.node_id,
-            listen: self.listen,
+            listen: self.listen.to_string(),
             advertise: self.advertise.clone(),
             peers: self.peers.clone(),
             join: self.join,
             certs: self.certs.clone(),
-            metrics: self.metrics,
+            metrics: self.metrics.as_ref().map(ListenAt::to_string),
             workers: self.workers,
             busy_poll: self.busy_poll,
+            log: self.log.clone(),
             settings: self.settings.clone(),
         }
     }
@@ -111,14 +127,11 @@ impl Report for ConfigReport {
             ("data_dir", shown(&self.data_dir)),
             ("cluster", self.cluster.clone()),
             ("node_id", self.node_id.to_string()),
-            ("listen", self.listen.to_string()),
+            ("listen", self.listen.clone()),
             ("advertise", or(self.advertise.clone(), "as listened on")),
             ("peers", part),
             ("certs", or(self.certs.as_ref().map(shown), "of its own making")),
-            (
-                "metrics",
-                or(self.metrics.map(|address| address.to_string()), "off"),
-            ),
+            ("metrics", or(self.metrics.clone(), "off")),
             (
                 "workers",
                 or(
@@ -149,71 +162,105 @@ impl Report for ConfigReport {
     }
 }
 
+/// The flags of `quorate serve`, with where each came from.
+#[derive(Debug, Clone, Copy)]
+pub struct Given<'a> {
+    /// The flags.
+    pub args: &'a ServeArgs,
+    /// Those that a variable gave: their ids.
+    pub variables: &'a BTreeSet<String>,
+}
+
+impl Given<'_> {
+    /// What to call a flag in a message: the variable, where the value came from there.
+    fn name(&self, id: &str) -> String {
+        match self.variables.contains(id) {
+            true => format!("QUORATE_{}", id.to_uppercase()),
+            false => format!("--{}", id.replace('_', "-")),
+        }
+    }
+
+    /// Whether the configuration is only to be checked.
+    pub fn check(&self) -> Result<bool, Failure> {
+        match self.args.check.as_deref() {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(other) => {
+                let name = self.name("check");
+                Err(Failure::refused(format!(
+                    "{name}: expected true or false, found {other:?}"
+                )))
+            }
+        }
+    }
+}
+
 /// Reads the file that the flags name, lays the flags over it and checks the whole.
-pub fn load(args: &ServeArgs) -> Result<(Config, Logging), Failure> {
-    let table = match &args.config {
+pub fn load(given: Given<'_>) -> Result<(Config, Logging), Failure> {
+    let table = match given.args.config.as_deref() {
         None => toml::Table::new(),
+        Some("") => {
+            let name = given.name("config");
+            return Err(Failure::refused(format!(
+                "{name}: it is empty; name a file, or leave it out"
+            )));
+        }
         Some(path) => {
             let text = std::fs::read_to_string(path).map_err(|error| {
-                Failure::refused(format!(
-                    "the configuration {} cannot be read: {error}",
-                    path.display()
-                ))
+                Failure::refused(format!("the configuration {path} cannot be read: {error}"))
             })?;
             text.parse().map_err(|error: toml::de::Error| {
-                Failure::refused(format!(
-                    "the configuration {} is no TOML: {error}",
-                    path.display()
-                ))
+                Failure::refused(format!("the configuration {path} is no TOML: {error}"))
             })?
         }
     };
-    read(table, args).map_err(|faults| {
-        let list: String = faults.iter().map(|fault| format!("\n  {fault}")).collect();
+    read(table, given).map_err(|faults| {
         let count = match faults.len() {
             1 => "one fault".to_owned(),
             many => format!("{many} faults"),
         };
-        Failure::refused(format!("the configuration has {count}:{list}"))
+        Failure::refused(format!("the configuration has {count}"))
+            .details(faults.iter().map(ToString::to_string))
     })
 }
 
-/// What [`load`] makes of the text of a file, without flags; `None` for what is no TOML. Names of hosts to listen on
-/// are left out, since they would be looked up.
+/// What [`load`] makes of the text of a file, without flags; `None` for what is no TOML.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) fn read_text(text: &str) -> Option<Result<Config, Vec<String>>> {
-    let mut table: toml::Table = text.parse().ok()?;
-    for key in ["listen", "metrics"] {
-        let text = table.get(key).and_then(Value::as_str);
-        if text.is_some_and(|text| text.parse::<SocketAddr>().is_err()) {
-            table.remove(key);
-        }
-    }
-    let config = read(table, &ServeArgs::default()).map(|(config, _)| config);
+    let table: toml::Table = text.parse().ok()?;
+    let given = Given {
+        args: &ServeArgs::default(),
+        variables: &BTreeSet::new(),
+    };
+    let config = read(table, given).map(|(config, _)| config);
     Some(config.map_err(|faults| faults.iter().map(ToString::to_string).collect()))
 }
 
-fn read(table: toml::Table, args: &ServeArgs) -> Result<(Config, Logging), Vec<Fault>> {
+fn read(table: toml::Table, given: Given<'_>) -> Result<(Config, Logging), Vec<Fault>> {
     let mut keys = Keys::new(table);
+    let args = given.args;
     let flags = [
-        ("data_dir", "--data-dir", &args.data_dir),
-        ("cluster", "--cluster", &args.cluster),
-        ("node_id", "--node-id", &args.node_id),
-        ("listen", "--listen", &args.listen),
-        ("advertise", "--advertise", &args.advertise),
-        ("certs", "--certs", &args.certs),
-        ("timing.profile", "--profile", &args.profile),
-        ("metrics", "--metrics", &args.metrics),
-        ("log.level", "--log", &args.log),
-        ("log.format", "--log-format", &args.log_format),
-        ("workers", "--workers", &args.workers),
-        ("busy_poll", "--busy-poll", &args.busy_poll),
+        ("data_dir", "data_dir", &args.data_dir),
+        ("cluster", "cluster", &args.cluster),
+        ("node_id", "node_id", &args.node_id),
+        ("listen", "listen", &args.listen),
+        ("advertise", "advertise", &args.advertise),
+        ("join", "join", &args.join),
+        ("certs", "certs", &args.certs),
+        ("timing.profile", "profile", &args.profile),
+        ("metrics", "metrics", &args.metrics),
+        ("log.level", "log", &args.log),
+        ("log.format", "log_format", &args.log_format),
+        ("workers", "workers", &args.workers),
+        ("busy_poll", "busy_poll", &args.busy_poll),
     ];
-    for (key, flag, value) in flags {
-        keys.flag(key, flag, value.as_ref());
+    for (key, id, value) in flags {
+        if let Some(value) = value {
+            keys.flag(key, given.name(id), value);
+        }
     }
     if let Some(list) = &args.peers {
-        overlay_peers(&mut keys, list);
+        overlay_peers(&mut keys, &given.name("peers"), list);
     }
 
     let data_dir = keys.text("data_dir").map(PathBuf::from);
@@ -232,16 +279,16 @@ fn read(table: toml::Table, args: &ServeArgs) -> Result<(Config, Logging), Vec<F
         keys.fault("node_id", "0 is no id; the first is 1");
     }
     let listen = keys.text("listen").unwrap_or_else(|| LISTEN.to_owned());
-    let listen = address(&mut keys, "listen", &listen);
+    let listen = listen_at(&mut keys, "listen", &listen);
     let advertise = keys
         .text("advertise")
         .and_then(|text| host_and_port(&mut keys, "advertise", text));
     let peers = peers(&mut keys);
-    let join = keys.flag_value("join").unwrap_or(false) || args.join;
+    let join = keys.flag_value("join").unwrap_or(false);
     let certs = keys.text("certs").map(PathBuf::from);
     let metrics = keys
         .text("metrics")
-        .and_then(|text| address(&mut keys, "metrics", &text));
+        .and_then(|text| listen_at(&mut keys, "metrics", &text));
     let workers = keys.number("workers");
     if let Some(number) = workers
         && !(1..=1024).contains(&number)
@@ -252,6 +299,11 @@ fn read(table: toml::Table, args: &ServeArgs) -> Result<(Config, Logging), Vec<F
     let busy_poll = busy_poll(&mut keys, workers);
     let logging = logging(&mut keys);
     let settings = settings(&mut keys);
+    let open_files_max = descriptors::raise_limit();
+    let (kept, segment) = (settings.log_bytes_kept, settings.log_segment_bytes);
+    if let Err(reason) = descriptors::check_log(kept, segment, open_files_max) {
+        keys.fault("store.log_segment_bytes", reason);
+    }
 
     if !peers.is_empty() && !peers.contains_key(&node_id) {
         let known: Vec<String> = peers.keys().map(u64::to_string).collect();
@@ -261,8 +313,8 @@ fn read(table: toml::Table, args: &ServeArgs) -> Result<(Config, Logging), Vec<F
             format!("node {node_id} (node_id) is not in the list of nodes {known}; it names every node"),
         );
     }
-    if let Some(address) = listen
-        && address.ip().is_unspecified()
+    if let Some(address) = &listen
+        && address.is_everywhere()
         && advertise.is_none()
         && peers.is_empty()
         && !join
@@ -288,6 +340,7 @@ fn read(table: toml::Table, args: &ServeArgs) -> Result<(Config, Logging), Vec<F
     let faults = keys.finish();
     match (data_dir, cluster, listen, logging) {
         (Some(data_dir), Some(cluster), Some(listen), Some(logging)) if faults.is_empty() => {
+            let (log, logging) = logging;
             let config = Config {
                 data_dir,
                 cluster,
@@ -300,6 +353,8 @@ fn read(table: toml::Table, args: &ServeArgs) -> Result<(Config, Logging), Vec<F
                 metrics,
                 workers,
                 busy_poll,
+                log,
+                open_files_max,
                 settings,
             };
             Ok((config, logging))
@@ -308,16 +363,23 @@ fn read(table: toml::Table, args: &ServeArgs) -> Result<(Config, Logging), Vec<F
     }
 }
 
-/// `1=a:7001,2=b:7001` in place of the file's section.
-fn overlay_peers(keys: &mut Keys, list: &str) {
+/// `1=a:7001,2=b:7001` in place of the file's section. A list without a node is none: taken for one, it would start a
+/// cluster of its own.
+fn overlay_peers(keys: &mut Keys, flag: &str, list: &str) {
+    if list.trim().is_empty() {
+        return keys.fault(
+            flag,
+            "it is empty: name all nodes as ID=HOST:PORT,..., or leave it out",
+        );
+    }
     let mut entries = Vec::new();
-    for entry in list.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+    for entry in list.split(',').map(str::trim) {
         match entry.split_once('=') {
             Some((id, address)) => entries.push((id.trim().to_owned(), address.trim().to_owned())),
-            None => keys.fault("--peers", format!("{entry:?} is not of the form ID=HOST:PORT")),
+            None => keys.fault(flag, format!("{entry:?} is not of the form ID=HOST:PORT")),
         }
     }
-    keys.replace_section("peers", "--peers", entries);
+    keys.replace_section("peers", flag, entries);
 }
 
 fn peers(keys: &mut Keys) -> BTreeMap<u64, String> {
@@ -373,26 +435,15 @@ fn host_and_port(keys: &mut Keys, key: &str, text: String) -> Option<String> {
     valid.then_some(text)
 }
 
-fn address(keys: &mut Keys, key: &str, text: &str) -> Option<SocketAddr> {
-    if let Ok(address) = text.parse() {
-        return Some(address);
+fn listen_at(keys: &mut Keys, key: &str, text: &str) -> Option<ListenAt> {
+    let listen = ListenAt::parse(text);
+    if listen.is_none() {
+        keys.fault(
+            key,
+            format!("{text:?} is no address and port, such as 0.0.0.0:7001 or [::]:7001"),
+        );
     }
-    match text.to_socket_addrs() {
-        Ok(mut found) => {
-            let first = found.next();
-            if first.is_none() {
-                keys.fault(key, format!("{text:?} has no address"));
-            }
-            first
-        }
-        Err(error) => {
-            keys.fault(
-                key,
-                format!("{text:?} is no address and port, such as 0.0.0.0:7001 ({error})"),
-            );
-            None
-        }
-    }
+    listen
 }
 
 /// A thread that looks for datagrams takes up to a processor: by default only where the log and the state have another.
@@ -420,8 +471,8 @@ fn busy_poll(keys: &mut Keys, workers: Option<usize>) -> Duration {
     }
 }
 
-fn logging(keys: &mut Keys) -> Option<Logging> {
-    let filter = keys.text("log.level").unwrap_or_else(|| "info".to_owned());
+fn logging(keys: &mut Keys) -> Option<(Log, Logging)> {
+    let level = keys.text("log.level").unwrap_or_else(|| "info".to_owned());
     let format = match keys.text("log.format").as_deref() {
         None | Some("text") => Some(Format::Text),
         Some("json") => Some(Format::Json),
@@ -430,12 +481,12 @@ fn logging(keys: &mut Keys) -> Option<Logging> {
             None
         }
     };
-    match Logging::new(&filter, format.unwrap_or(Format::Text)) {
-        Ok(logging) => format.map(|_| logging),
+    match Logging::new(&level, format.unwrap_or(Format::Text)) {
+        Ok(logging) => format.map(|format| (Log { level, format }, logging)),
         Err(reason) => {
             keys.fault(
                 "log.level",
-                format!("{filter:?}: {reason}; levels are error, warn, info, debug and trace"),
+                format!("{level:?}: {reason}; levels are error, warn, info, debug and trace"),
             );
             None
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
-use crate::text;
+use crate::text::{self, distance};
 
 /// What is wrong with one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +28,7 @@ impl fmt::Display for Fault {
 pub struct Keys {
     values: BTreeMap<String, Value>,
     /// Which keys came from a flag or a variable, and its name.
-    flags: BTreeMap<String, &'static str>,
+    flags: BTreeMap<String, String>,
     asked: BTreeSet<&'static str>,
     faults: Vec<Fault>,
 }
@@ -59,21 +59,22 @@ impl Keys {
         }
     }
 
-    /// Lays a flag over the file's key.
-    pub fn flag(&mut self, key: &'static str, flag: &'static str, value: Option<&String>) {
-        if let Some(value) = value {
-            self.values.insert(key.to_owned(), Value::String(value.clone()));
-            self.flags.insert(key.to_owned(), flag);
-        }
+    /// Lays a flag, or a variable, over the file's key.
+    pub fn flag(&mut self, key: &'static str, flag: String, value: &str) {
+        self.values
+            .insert(key.to_owned(), Value::String(value.to_owned()));
+        self.flags.insert(key.to_owned(), flag);
     }
 
-    /// Replaces a whole section by flags.
-    pub fn replace_section(&mut self, section: &str, flag: &'static str, entries: Vec<(String, String)>) {
+    /// Replaces a whole section by a flag or a variable.
+    pub fn replace_section(&mut self, section: &str, flag: &str, entries: Vec<(String, String)>) {
         self.values.retain(|key, _| !in_section(key, section));
         for (key, value) in entries {
             let key = format!("{section}.{key}");
-            self.flags.insert(key.clone(), flag);
-            self.values.insert(key, Value::String(value));
+            self.flags.insert(key.clone(), flag.to_owned());
+            if self.values.insert(key.clone(), Value::String(value)).is_some() {
+                self.fault(&key, "it stands in the list twice");
+            }
         }
     }
 
@@ -234,21 +235,6 @@ pub fn kind(value: &Value) -> String {
     }
 }
 
-/// How many letters to change, add or drop to get from one text to the other.
-fn distance(from: &str, to: &str) -> usize {
-    let to: Vec<char> = to.chars().collect();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (i, a) in from.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, b) in to.iter().enumerate() {
-            let change = diagonal + usize::from(a != *b);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[to.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -263,18 +249,5 @@ mod tests {
             "{faults:?}"
         );
         assert!(faults[1].contains("timing.heartbeat?"), "{faults:?}");
-    }
-
-    #[test]
-    fn distances_count_letters() {
-        assert_eq!(
-            [
-                distance("abc", "abc"),
-                distance("abc", "abd"),
-                distance("", "abc"),
-                distance("listn", "listen")
-            ],
-            [0, 1, 3, 1]
-        );
     }
 }

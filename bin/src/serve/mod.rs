@@ -4,14 +4,18 @@
 //! the other way, and hands leadership on first.
 
 mod config;
+mod descriptors;
 mod keys;
+mod listen_at;
 mod own_certs;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use quorate_kv::Node;
+use quorate_kv::fault::Fault;
 use quorate_kv::node::StartError;
 use quorate_transport::certs::Credentials;
 use quorate_transport::quic::{BindError, QuicSettings, QuicTransport};
@@ -20,12 +24,12 @@ use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::ServeArgs;
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
 use crate::logging::Format;
 use crate::metrics;
 use crate::output::{Output, Report};
 use crate::run_file::{self, Note};
-use config::Config;
+use config::{Config, Given};
 
 pub use config::LISTEN;
 
@@ -36,13 +40,19 @@ pub(crate) fn read_configuration(text: &str) -> Option<Result<String, Vec<String
     Some(config.map(|config| config.report().text()))
 }
 
+/// How long a stop may take. What a service manager allows must be longer: 30 s in docs/operations.md.
+const STOP_MAX: Duration = Duration::from_secs(25);
+
 /// How long the end of the process waits for work on threads that it does not own: a look-up of a name, for example.
 const THREADS_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Runs the command until a signal or a fault ends it. `output` leaves as failures are to be shown.
-pub fn run(args: Box<ServeArgs>, output: &mut Output) -> Result<(), Failure> {
-    let (config, logging) = config::load(&args)?;
-    if args.check {
+/// Runs the command until a signal or a fault ends it. `variables` are the flags that a variable gave; `output` leaves as
+/// failures are to be shown.
+pub fn run(args: &ServeArgs, variables: &BTreeSet<String>, output: &mut Output) -> Result<(), Failure> {
+    let given = Given { args, variables };
+    let check = given.check()?;
+    let (config, logging) = config::load(given)?;
+    if check {
         return output.show(&config.report());
     }
     *output = output.without_waiting();
@@ -62,12 +72,17 @@ pub fn run(args: Box<ServeArgs>, output: &mut Output) -> Result<(), Failure> {
 async fn serve(config: Config, output: Output) -> Result<(), Failure> {
     // Before anything that could take long: a signal during the start must not be lost.
     let mut signals = Signals::listen()?;
+    match config.open_files_max {
+        Some(limit) => tracing::info!(limit, "so many files may be open"),
+        None => tracing::info!("any number of files may be open"),
+    }
     let identity = Identity::node(config.cluster.clone(), config.node_id);
     let (credentials, certs) = match &config.certs {
         Some(dir) => (given_credentials(dir, &identity)?, dir.clone()),
         None => own_certs::open(&config.data_dir, &identity)?,
     };
-    if let Some(address) = config.metrics {
+    if let Some(at) = &config.metrics {
+        let address = at.resolve("metrics")?;
         metrics::install(address)?;
         tracing::info!(%address, "metrics are offered under /metrics");
     }
@@ -75,7 +90,8 @@ async fn serve(config: Config, output: Output) -> Result<(), Failure> {
         busy_poll: config.busy_poll,
         ..QuicSettings::default()
     };
-    let transport = QuicTransport::bind(Some(config.listen), &credentials, quic)?;
+    let listen = config.listen.resolve("listen")?;
+    let transport = QuicTransport::bind(Some(listen), &credentials, quic)?;
     let mut builder = Node::builder()
         .data_dir(&config.data_dir)
         .cluster(config.cluster.as_str())
@@ -91,7 +107,7 @@ async fn serve(config: Config, output: Output) -> Result<(), Failure> {
         builder = builder.join();
     }
     let node = builder.start().await?;
-    let address = transport.local_address().unwrap_or(config.listen);
+    let address = transport.local_address().unwrap_or(listen);
     let _note = post(&config.data_dir, &identity, address, &certs);
     let metrics = tokio::spawn(metrics::watch(node.clone()));
     tracing::info!(node = config.node_id, cluster = %config.cluster, %address, "the node serves");
@@ -117,14 +133,25 @@ async fn serve(config: Config, output: Output) -> Result<(), Failure> {
     metrics.abort();
     match ended {
         None => stop(&node, &mut signals).await,
-        Some(fault) => {
-            let reason = fault.unwrap_or_else(|| "its part in the cluster ended without a reason".to_owned());
-            tracing::error!(%reason, "a fault ended the node");
-            Err(
-                Failure::failed(format!("a fault ended node {}: {reason}", config.node_id))
-                    .hint("its files are as they were; docs/operations.md says what to do"),
-            )
-        }
+        Some(reason) => Err(fallen(config.node_id, node.fault(), reason)),
+    }
+}
+
+/// How a node that a fault ended is told.
+fn fallen(node: u64, fault: Option<Fault>, reason: Option<String>) -> Failure {
+    let told = fault.as_ref().map(ToString::to_string).or(reason);
+    let reason = told.unwrap_or_else(|| "its part in the cluster ended without a reason".to_owned());
+    let kind = fault.map_or(Kind::Failed, |fault| kind_of(&fault));
+    Failure::new(kind, format!("a fault ended node {node}: {reason}"))
+        .hint("its files are as they were; docs/operations.md says what to do")
+}
+
+/// Whether a start after this fault is refused until somebody has acted, may find it gone, or is worth trying.
+fn kind_of(fault: &Fault) -> Kind {
+    match fault {
+        fault if !fault.is_retryable() => Kind::Refused,
+        Fault::Disk { .. } => Kind::Unavailable,
+        _ => Kind::Failed,
     }
 }
 
@@ -161,20 +188,33 @@ fn announce(serving: Serving, output: Output) {
     }
 }
 
-/// Ends the node with grace; a second signal ends it without.
+/// Ends the node with grace; a second signal ends it without, and so does time.
 async fn stop(node: &Node, signals: &mut Signals) -> Result<(), Failure> {
+    let report = within(STOP_MAX, node.shutdown(), signals.stop_again()).await?;
+    if report.leadership_moved == Some(false) {
+        tracing::warn!("no other node took the leadership over in time: an election follows");
+    }
+    if !report.drained {
+        tracing::warn!("not all tasks ended in time");
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// What a stop gave, unless it takes too long or is cut short.
+async fn within<T>(
+    longest: Duration,
+    stop: impl Future<Output = T>,
+    again: impl Future<Output = ()>,
+) -> Result<T, Failure> {
     tokio::select! {
-        report = node.shutdown() => {
-            if report.leadership_moved == Some(false) {
-                tracing::warn!("no other node took the leadership over in time: an election follows");
-            }
-            if !report.drained {
-                tracing::warn!("not all tasks ended in time");
-            }
-            tracing::info!("stopped");
-            Ok(())
-        }
-        () = signals.stop_again() => Err(Failure::failed("stopped at once, at a second signal")),
+        stopped = stop => Ok(stopped),
+        () = again => Err(Failure::failed("stopped at once, at a second signal")),
+        () = tokio::time::sleep(longest) => Err(Failure::failed(format!(
+            "the stop was not over after {longest:?}: the process ends without the rest, as a crash would; what was \
+             acknowledged is not lost"
+        ))
+        .hint("the log says what was waited for; a slow or failing disk is the usual cause")),
     }
 }
 
@@ -276,22 +316,35 @@ impl Signals {
 
 impl From<BindError> for Failure {
     fn from(error: BindError) -> Self {
+        let kind = start_kind(error.is_retryable());
         let message = error.to_string();
         match error {
-            BindError::AddressInUse { address } => Failure::refused(format!("--listen: {message}"))
+            BindError::AddressInUse { address } => Failure::new(kind, format!("--listen: {message}"))
                 .hint(format!("--listen {}:0 takes any free port", address.ip())),
-            BindError::Address { .. } => Failure::refused(format!("--listen: {message}")),
-            _ => Failure::refused(message),
+            BindError::Address { .. } => Failure::new(kind, format!("--listen: {message}")),
+            _ => Failure::new(kind, message),
         }
     }
 }
 
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
-        let message = error.to_string();
-        match error {
-            StartError::Fault(_) => Failure::failed(format!("the node did not start: {message}")),
-            _ => Failure::refused(format!("the node did not start: {message}")),
-        }
+        let kind = match &error {
+            StartError::Fault(fault) => kind_of(fault),
+            error => start_kind(error.is_retryable()),
+        };
+        Failure::new(kind, format!("the node did not start: {error}"))
     }
 }
+
+/// What keeps a node from starting either may pass, or lasts until somebody acts.
+fn start_kind(may_pass: bool) -> Kind {
+    if may_pass {
+        Kind::Unavailable
+    } else {
+        Kind::Refused
+    }
+}
+
+#[cfg(test)]
+mod tests;

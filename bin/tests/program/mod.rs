@@ -80,6 +80,11 @@ impl Home {
 
     fn command<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+        self.at_home(&mut command).args(args);
+        command
+    }
+
+    fn at_home<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         for (name, _) in
             std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("QUORATE_"))
         {
@@ -89,8 +94,15 @@ impl Home {
             .env("HOME", self.dir.path())
             .env_remove("XDG_RUNTIME_DIR")
             .current_dir(self.dir.path())
-            .args(args);
-        command
+    }
+
+    /// Runs the program after words of the shell, such as a limit.
+    pub fn run_after(&self, shell: &str, line: &str) -> Ran {
+        let mut command = Command::new("sh");
+        let program = env!("CARGO_BIN_EXE_quorate");
+        self.at_home(&mut command)
+            .args(["-c", &format!("{shell}; exec {program} {line}")]);
+        Self::finish(command, b"")
     }
 
     /// Runs the program to its end.
@@ -107,6 +119,10 @@ impl Home {
     ) -> Ran {
         let mut command = self.command(args);
         command.envs(vars.iter().copied());
+        Self::finish(command, input)
+    }
+
+    fn finish(mut command: Command, input: &[u8]) -> Ran {
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -215,8 +231,8 @@ impl Server {
 
     /// What the kernel says of its process.
     #[cfg(target_os = "linux")]
-    pub fn kernel_status(&self) -> String {
-        std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap()
+    pub fn kernel_file(&self, name: &str) -> String {
+        std::fs::read_to_string(format!("/proc/{}/{name}", self.child.id())).unwrap()
     }
 
     /// Asks it to stop and waits for it.

@@ -1,0 +1,61 @@
+//! Arguments that are no command: told as every other failure where that is asked for.
+
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+
+use crate::failure::{Failure, Kind};
+use crate::output::Output;
+
+/// Shows what is wrong with the arguments, or the help that was asked for, and says how the process ends.
+pub fn end(error: clap::Error) -> ExitCode {
+    let help = error.exit_code() == 0;
+    if help || !wants_json() {
+        // A reader that is gone has seen enough.
+        let _ = error.print();
+        return if help {
+            ExitCode::SUCCESS
+        } else {
+            Kind::Refused.exit_code()
+        };
+    }
+    Output::new(true).fail(&failure(&error));
+    Kind::Refused.exit_code()
+}
+
+/// The arguments are not understood, so that they are looked through for the one that counts here.
+fn wants_json() -> bool {
+    let mut arguments = std::env::args_os()
+        .skip(1)
+        .take_while(|argument| argument != "--");
+    arguments.any(|argument| argument == "--json")
+        || std::env::var("QUORATE_JSON")
+            .is_ok_and(|value| ["1", "true", "yes", "on"].contains(&value.as_str()))
+}
+
+fn failure(error: &clap::Error) -> Failure {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return Failure::refused("a command is missing").hint("--help lists them");
+    }
+    let text = error.to_string();
+    let mut paragraphs = text.split("\n\n").map(one_line);
+    let message = paragraphs.next().unwrap_or_default();
+    let message = message.strip_prefix("error: ").unwrap_or(&message).to_owned();
+    let hints: Vec<String> = paragraphs
+        .filter(|paragraph| !paragraph.is_empty() && !paragraph.starts_with("For more information"))
+        .map(|paragraph| {
+            paragraph
+                .strip_prefix("tip: ")
+                .map_or(paragraph.clone(), str::to_owned)
+        })
+        .collect();
+    let failure = Failure::refused(message);
+    match hints.is_empty() {
+        true => failure,
+        false => failure.hint(hints.join("; ")),
+    }
+}
+
+fn one_line(paragraph: &str) -> String {
+    paragraph.split_whitespace().collect::<Vec<_>>().join(" ")
+}

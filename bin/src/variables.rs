@@ -1,0 +1,159 @@
+//! The variables of the environment that are read, and those that only look so.
+//!
+//! Always: a variable that begins with `QUORATE_` is one that counts, or the command is refused. A misspelt
+//! `QUORATE_PEERS` would else start a cluster of one.
+
+use std::collections::BTreeSet;
+
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory as _};
+
+use crate::cli::{Cli, Command};
+use crate::failure::Failure;
+use crate::text::distance;
+
+/// What all of them begin with.
+const PREFIX: &str = "QUORATE_";
+
+/// Read elsewhere than by a flag: where nodes leave their notes.
+const RUN_DIR: &str = "QUORATE_RUN_DIR";
+
+impl Command {
+    /// Whether a variable that is not understood could change what it does.
+    pub(crate) fn is_configured_by_variables(&self) -> bool {
+        match self {
+            Command::Serve(_)
+            | Command::Status(_)
+            | Command::Kv(_)
+            | Command::Meta(_)
+            | Command::Member(_)
+            | Command::Bench(_) => true,
+            Command::Certs(_) | Command::Demo(_) | Command::Completions { .. } => false,
+        }
+    }
+}
+
+/// The flags of a command whose value came from a variable: their ids.
+pub(crate) fn given_to(matches: &ArgMatches, command: &str) -> BTreeSet<String> {
+    let Some(matches) = matches.subcommand_matches(command) else {
+        return BTreeSet::new();
+    };
+    let variables = matches
+        .ids()
+        .filter(|id| matches.value_source(id.as_str()) == Some(ValueSource::EnvVariable));
+    variables.map(|id| id.to_string()).collect()
+}
+
+/// Refuses variables that nobody reads.
+pub(crate) fn refuse_unknown() -> Result<(), Failure> {
+    let set = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+    let set = set.map(|(name, value)| (name, value.to_string_lossy().into_owned()));
+    let unknown = unknown(set, &known());
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let message = match unknown.len() {
+        1 => "a variable of the environment is not known".to_owned(),
+        many => format!("{many} variables of the environment are not known"),
+    };
+    Err(Failure::refused(message)
+        .details(unknown)
+        .hint("unset what is not meant for this program; docs/configuration.md lists the variables that are"))
+}
+
+/// What is wrong with each variable that nobody reads.
+fn unknown(set: impl Iterator<Item = (String, String)>, known: &BTreeSet<String>) -> Vec<String> {
+    let mut unknown: Vec<String> = set
+        .filter(|(name, _)| name.starts_with(PREFIX) && !known.contains(name))
+        .filter(|(name, value)| !is_of_an_orchestrator(name, value))
+        .map(|(name, _)| {
+            let near = known.iter().map(|other| (distance(&name, other), other)).min();
+            match near.filter(|(distance, _)| *distance <= 2) {
+                Some((_, near)) => format!("{name}: there is no such variable; did you mean {near}?"),
+                None => format!("{name}: there is no such variable"),
+            }
+        })
+        .collect();
+    unknown.sort();
+    unknown
+}
+
+/// Every variable that is read.
+fn known() -> BTreeSet<String> {
+    fn collect(command: &clap::Command, known: &mut BTreeSet<String>) {
+        let variables = command.get_arguments().filter_map(clap::Arg::get_env);
+        known.extend(variables.map(|name| name.to_string_lossy().into_owned()));
+        command
+            .get_subcommands()
+            .for_each(|command| collect(command, known));
+    }
+    let mut known = BTreeSet::from([RUN_DIR.to_owned()]);
+    collect(&Cli::command(), &mut known);
+    known
+}
+
+/// Kubernetes and Docker tell each container where the service `quorate` is, by variables that it did not ask for:
+/// `QUORATE_SERVICE_HOST`, `QUORATE_PORT_7001_UDP_ADDR` and their like, with more of the service's name before the end.
+fn is_of_an_orchestrator(name: &str, value: &str) -> bool {
+    let parts: Vec<&str> = name.split('_').collect();
+    let number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let protocol = |part: &str| ["TCP", "UDP", "SCTP"].contains(&part);
+    match parts.as_slice() {
+        [.., "SERVICE", "HOST" | "PORT"] => true,
+        [.., "PORT", port, kind] if number(port) && protocol(kind) => true,
+        [.., "PORT", port, kind, "PROTO" | "PORT" | "ADDR"] if number(port) && protocol(kind) => true,
+        // A person would write a number here, and be told that it counts for nothing.
+        [.., "PORT"] => value.contains("://"),
+        parts => parts.windows(2).any(|pair| pair == ["SERVICE", "PORT"]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(set: &[&str]) -> Vec<String> {
+        let set = set.iter().map(|set| set.split_once('=').unwrap_or((set, "")));
+        unknown(
+            set.map(|(name, value)| (name.to_owned(), value.to_owned())),
+            &known(),
+        )
+    }
+
+    #[test]
+    fn a_misspelt_variable_is_told_with_the_one_that_was_meant() {
+        assert_eq!(
+            found(&[
+                "QUORATE_PEER=1=a:1",
+                "PATH=/",
+                "QUORATE_NODE_ID=1",
+                "QUORATE_RUN_DIR=/",
+                "QUORATE_PORT=7001"
+            ]),
+            [
+                "QUORATE_PEER: there is no such variable; did you mean QUORATE_PEERS?",
+                "QUORATE_PORT: there is no such variable"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_an_orchestrator_says_of_a_service_is_passed_over() {
+        assert_eq!(
+            found(&[
+                "QUORATE_SERVICE_HOST",
+                "QUORATE_SERVICE_PORT",
+                "QUORATE_SERVICE_PORT_QUIC",
+                "QUORATE_PORT=udp://10.0.0.1:7001",
+                "QUORATE_PORT_7001_UDP",
+                "QUORATE_PORT_7001_UDP_PROTO",
+                "QUORATE_PORT_7001_UDP_PORT",
+                "QUORATE_PORT_7001_UDP_ADDR",
+                "QUORATE_BLUE_SERVICE_HOST",
+                "QUORATE_BLUE_PORT_9464_TCP_ADDR",
+            ]),
+            [""; 0]
+        );
+        assert!(known().iter().all(|name| !is_of_an_orchestrator(name, "a://b")));
+    }
+}
