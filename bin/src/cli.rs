@@ -175,6 +175,9 @@ pub struct KvArgs {
     /// Keys and values are given and shown as hexadecimal digits
     #[arg(long, global = true)]
     pub hex: bool,
+    /// Values are given and shown as the numbers that add and max keep, in 8 bytes
+    #[arg(long, global = true)]
+    pub number: bool,
     /// How the cluster is found. Last, since its heading goes on.
     #[command(flatten)]
     pub reach: Reach,
@@ -204,7 +207,7 @@ pub enum KvCommand {
     Get {
         /// The key
         key: String,
-        /// Write the value's bytes alone, as they are
+        /// Write the value alone, whatever --json says: its bytes as they are, or what --hex or --number make of them
         #[arg(long)]
         raw: bool,
         /// How fresh.
@@ -215,23 +218,27 @@ pub enum KvCommand {
     Put {
         /// The key
         key: String,
-        /// The value; - reads it from standard input, byte for byte
+        /// The value; - reads it from standard input, byte for byte, whatever --hex and --number say
         #[arg(allow_hyphen_values = true)]
         value: String,
         /// Refuse when the key exists
         #[arg(long)]
         if_absent: bool,
     },
-    /// Delete a key, or all keys with a prefix
+    /// Delete a key, all keys with a prefix, or all keys
     Del {
         /// The key; with --prefix what the keys begin with
-        key: String,
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        key: Option<String>,
         /// Delete every key that begins with it, in one transaction
-        #[arg(long)]
+        #[arg(long, conflicts_with = "all")]
         prefix: bool,
-        /// With --prefix: refuse when there are more keys than this
-        #[arg(long, value_name = "N", default_value_t = 10_000)]
-        limit: u32,
+        /// Delete every key that there is, in one transaction
+        #[arg(long)]
+        all: bool,
+        /// With --prefix or --all: refuse when there are more keys than this, 10,000 by default
+        #[arg(long, value_name = "N")]
+        limit: Option<u32>,
     },
     /// Show the keys from START (inclusive) to END (exclusive); all keys without either
     Range {
@@ -244,7 +251,8 @@ pub enum KvCommand {
         #[arg(long)]
         prefix: Option<String>,
         /// Show at most so many
-        #[arg(long, value_name = "N", default_value_t = 1_000)]
+        #[arg(long, value_name = "N", default_value_t = 1_000,
+              value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
         /// The highest key first
         #[arg(long)]
@@ -253,7 +261,7 @@ pub enum KvCommand {
         #[arg(long)]
         keys_only: bool,
         /// Say only how many keys there are
-        #[arg(long, conflicts_with_all = ["keys_only", "descending"])]
+        #[arg(long, conflicts_with_all = ["keys_only", "descending", "limit"])]
         count: bool,
         /// How fresh.
         #[command(flatten)]
@@ -550,9 +558,9 @@ pub struct BenchArgs {
     /// How many different keys
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub keys: u64,
-    /// How many puts a transaction has
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub ops_per_txn: u32,
+    /// With --op txn: how many puts a transaction has, 10 by default
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub ops_per_txn: Option<u32>,
     /// How many connections the callers share
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub connections: u32,
@@ -560,10 +568,15 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_024))]
     pub workers: Option<u32>,
     /// With --nodes: the nodes' heartbeats and election timeouts
-    #[arg(long, value_name = "PROFILE", default_value = "development")]
+    #[arg(
+        long,
+        value_name = "PROFILE",
+        default_value = "development",
+        requires = "nodes"
+    )]
     pub profile: String,
     /// With --nodes: the directory in which the nodes' files are made and removed; the system's by default
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", requires = "nodes")]
     pub dir: Option<PathBuf>,
     /// How the cluster is found. Last, since its heading goes on.
     #[command(flatten)]

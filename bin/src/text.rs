@@ -14,37 +14,88 @@ pub enum Form {
     Text,
     /// As hexadecimal digits.
     Hex,
+    /// As the number that `add` and `max` keep in 8 bytes; bytes that are none as text.
+    Number,
 }
 
 impl Form {
-    /// Hexadecimal, if so.
-    pub fn hex_if(hex: bool) -> Self {
-        if hex { Form::Hex } else { Form::Text }
-    }
-
     /// Bytes for people, on one line.
     pub fn show(self, bytes: &[u8]) -> String {
-        match (self, std::str::from_utf8(bytes)) {
-            (Form::Hex, _) => hex(bytes),
-            (Form::Text, Ok(text)) => printable(text),
-            (Form::Text, Err(_)) => bytes.escape_ascii().to_string(),
+        match (self, number(bytes), std::str::from_utf8(bytes)) {
+            (Form::Hex, ..) => hex(bytes),
+            (Form::Number, Some(number), _) => number.to_string(),
+            (_, _, Ok(text)) => printable(text),
+            (_, _, Err(_)) => bytes.escape_ascii().to_string(),
         }
     }
 
     /// Bytes as a person gave them.
-    pub fn read(self, text: &str) -> Result<Bytes, NotHex> {
+    pub fn read(self, text: &str) -> Result<Bytes, NotOfForm> {
+        let not = |expected| NotOfForm {
+            text: text.to_owned(),
+            expected,
+        };
         match self {
             Form::Text => Ok(Bytes::copy_from_slice(text.as_bytes())),
-            Form::Hex => unhex(text).map(Bytes::from),
+            Form::Hex => unhex(text)
+                .map(Bytes::from)
+                .ok_or_else(|| not("hexadecimal: an even number of the digits 0-9 and a-f is needed")),
+            Form::Number => {
+                let number: i64 = text
+                    .parse()
+                    .map_err(|_| not("a number: a whole one from -2^63 to 2^63-1 is needed"))?;
+                Ok(Bytes::copy_from_slice(&number.to_be_bytes()))
+            }
         }
     }
 }
 
-/// Text that was to be hexadecimal.
+/// How keys and values are shown and read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forms {
+    /// Keys.
+    pub keys: Form,
+    /// Values.
+    pub values: Form,
+}
+
+impl Forms {
+    /// Text, unless asked for otherwise.
+    pub fn new(hex: bool, number: bool) -> Self {
+        let keys = if hex { Form::Hex } else { Form::Text };
+        let values = if number { Form::Number } else { keys };
+        Self { keys, values }
+    }
+
+    /// A key for people.
+    pub fn key(self, bytes: &[u8]) -> String {
+        self.keys.show(bytes)
+    }
+
+    /// A value for people. One that is no text and may be a counter is shown as both.
+    pub fn value(self, bytes: &[u8]) -> String {
+        let shown = self.values.show(bytes);
+        let is_text = std::str::from_utf8(bytes).is_ok_and(|text| !text.chars().any(char::is_control));
+        match number(bytes) {
+            Some(number) if self.values == Form::Text && !is_text => {
+                format!("{shown} (as a number: {number})")
+            }
+            _ => shown,
+        }
+    }
+}
+
+/// The number that 8 bytes are to `add` and `max`.
+pub fn number(bytes: &[u8]) -> Option<i64> {
+    bytes.try_into().ok().map(i64::from_be_bytes)
+}
+
+/// Text that does not have the form that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not hexadecimal: an even number of the digits 0-9 and a-f is needed")]
-pub struct NotHex {
+#[error("{text:?} is not {expected}")]
+pub struct NotOfForm {
     text: String,
+    expected: &'static str,
 }
 
 fn printable(text: &str) -> String {
@@ -69,23 +120,15 @@ pub fn hex(bytes: &[u8]) -> String {
         .collect()
 }
 
-fn unhex(text: &str) -> Result<Vec<u8>, NotHex> {
-    let not = || NotHex {
-        text: text.to_owned(),
-    };
+fn unhex(text: &str) -> Option<Vec<u8>> {
     if !text.len().is_multiple_of(2) {
-        return Err(not());
+        return None;
     }
-    let digit = |b: u8| {
-        char::from(b)
-            .to_digit(16)
-            .and_then(|d| u8::try_from(d).ok())
-            .ok_or_else(not)
-    };
+    let digit = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok());
     let (pairs, _) = text.as_bytes().as_chunks::<2>();
     pairs
         .iter()
-        .map(|[high, low]| Ok(digit(*high)? << 4 | digit(*low)?))
+        .map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?))
         .collect()
 }
 
@@ -98,21 +141,33 @@ pub fn shorten(text: String, bytes: usize, width: usize) -> String {
     format!("{start}… ({})", size(bytes as u64))
 }
 
-/// Bytes in JSON: a string where they are UTF-8, else `{"hex": "..."}`.
+/// A key in JSON, whatever its bytes are: `{"text": "a", "hex": "61"}`. `text` is null where they are not UTF-8.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct JsonBytes(pub Bytes);
+pub struct JsonKey(pub Bytes);
 
-impl Serialize for JsonBytes {
+/// A value in JSON, whatever its bytes are: `{"text": "a", "hex": "61", "number": null}`. `number` is what `add` and `max`
+/// would find there, null where it has not 8 bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JsonValue(pub Bytes);
+
+impl Serialize for JsonKey {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        use serde::ser::SerializeMap as _;
-        match std::str::from_utf8(&self.0) {
-            Ok(text) => serializer.serialize_str(text),
-            Err(_) => {
-                let mut map = serializer.serialize_map(Some(1))?;
-                map.serialize_entry("hex", &hex(&self.0))?;
-                map.end()
-            }
-        }
+        use serde::ser::SerializeStruct as _;
+        let mut key = serializer.serialize_struct("Key", 2)?;
+        key.serialize_field("text", &std::str::from_utf8(&self.0).ok())?;
+        key.serialize_field("hex", &hex(&self.0))?;
+        key.end()
+    }
+}
+
+impl Serialize for JsonValue {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeStruct as _;
+        let mut value = serializer.serialize_struct("Value", 3)?;
+        value.serialize_field("text", &std::str::from_utf8(&self.0).ok())?;
+        value.serialize_field("hex", &hex(&self.0))?;
+        value.serialize_field("number", &number(&self.0))?;
+        value.end()
     }
 }
 
@@ -191,6 +246,47 @@ mod tests {
         assert_eq!(Form::Text.show("grüße".as_bytes()), "grüße");
         assert_eq!(Form::Text.show(b"\xff\x00"), "\\xff\\x00");
         assert_eq!(Form::Hex.show(b"\xff\x00"), "ff00");
+    }
+
+    #[test]
+    fn a_counter_is_shown_as_the_number_that_it_is() {
+        let counter = (-7i64).to_be_bytes();
+        assert_eq!(Form::Number.show(&counter), "-7");
+        assert_eq!(Form::Number.show(b"no counter"), "no counter");
+        let shown = |hex, number, bytes: &[u8]| Forms::new(hex, number).value(bytes);
+        assert_eq!(
+            shown(false, false, &1i64.to_be_bytes()),
+            "\\0\\0\\0\\0\\0\\0\\0\\u{1} (as a number: 1)"
+        );
+        assert_eq!(shown(false, false, b"eight by"), "eight by", "text is text");
+        assert_eq!(shown(false, true, &1i64.to_be_bytes()), "1");
+        assert_eq!(shown(true, false, &1i64.to_be_bytes()), "0000000000000001");
+    }
+
+    #[test]
+    fn a_number_reads_back() {
+        for number in [0, 1, -1, i64::MAX, i64::MIN] {
+            let read = Form::Number.read(&number.to_string()).unwrap();
+            assert_eq!(super::number(&read), Some(number));
+        }
+        for not in ["", "1.5", "0x1", "9223372036854775808", "one"] {
+            let error = Form::Number.read(not).unwrap_err().to_string();
+            assert!(error.contains("is not a number"), "{error}");
+        }
+    }
+
+    #[test]
+    fn json_has_the_same_fields_whatever_the_bytes_are() {
+        let json =
+            |bytes: &'static [u8]| serde_json::to_string(&JsonValue(Bytes::from_static(bytes))).unwrap();
+        assert_eq!(json(b"a"), r#"{"text":"a","hex":"61","number":null}"#);
+        assert_eq!(json(b"\xff"), r#"{"text":null,"hex":"ff","number":null}"#);
+        assert_eq!(
+            json(&[0, 0, 0, 0, 0, 0, 1, 0]),
+            r#"{"text":"\u0000\u0000\u0000\u0000\u0000\u0000\u0001\u0000","hex":"0000000000000100","number":256}"#
+        );
+        let key = serde_json::to_string(&JsonKey(Bytes::from_static(b"\xff"))).unwrap();
+        assert_eq!(key, r#"{"text":null,"hex":"ff"}"#);
     }
 
     #[test]

@@ -81,10 +81,10 @@ fn keys_are_written_read_and_deleted() {
         true
     );
     home.line("kv put fruit/apple blue --if-absent")
-        .fails(2, &["exists already"]);
+        .fails(2, &["the key fruit/apple exists already", "--if-absent"]);
     let got = home.line("kv get fruit/apple --json").json();
     assert_eq!(
-        (&got["key"], &got["value"], &got["version"]),
+        (&got["key"]["text"], &got["value"]["text"], &got["version"]),
         (&json!("fruit/apple"), &json!("green"), &json!(2))
     );
 
@@ -95,7 +95,7 @@ fn keys_are_written_read_and_deleted() {
         .as_array()
         .unwrap()
         .iter()
-        .map(|r| r["key"].clone())
+        .map(|r| r["key"]["text"].clone())
         .collect();
     assert_eq!(keys, ["fruit/apple", "fruit/pear"]);
     assert_eq!(home.line("kv range --count --json").json()["count"], 3);
@@ -103,7 +103,7 @@ fn keys_are_written_read_and_deleted() {
         .line("kv range --descending --limit 1 --keys-only --json")
         .json();
     assert_eq!(
-        (&last["records"][0]["key"], &last["more"]),
+        (&last["records"][0]["key"]["text"], &last["more"]),
         (&json!("stone"), &json!(true))
     );
     assert_eq!(last["records"][0].get("value"), None);
@@ -113,7 +113,7 @@ fn keys_are_written_read_and_deleted() {
     let old = home
         .line(&format!("kv get fruit/apple --revision {} --json", before - 1))
         .json();
-    assert_eq!(old["value"], "red");
+    assert_eq!(old["value"]["text"], "red");
     let future = home.line("kv get fruit/apple --revision 999999 --deadline 300ms");
     assert_eq!(future.code, 4, "{}", future.stderr);
     assert_eq!(home.line("kv get fruit/apple --stale --raw").ok().text(), "green");
@@ -124,6 +124,87 @@ fn keys_are_written_read_and_deleted() {
     home.line("kv get fruit/apple")
         .fails(3, &["there is no key fruit/apple"]);
     home.line("kv del nothing").fails(3, &["there is no key nothing"]);
+}
+
+/// Each of these once meant every key, or dropped what was asked for.
+#[test]
+fn nothing_is_deleted_or_left_out_by_accident() {
+    let home = Home::new();
+    let _server = home.serve_alone();
+    for key in ["a", "b", "c"] {
+        home.line(&format!("kv put {key} 1")).ok();
+    }
+    home.run(["kv", "del", "", "--prefix"])
+        .fails(2, &["every key begins with \"\"", "quorate kv del --all"]);
+    home.line("kv del a --limit 5")
+        .fails(2, &["--limit bounds --prefix and --all"]);
+    home.line("kv del a --all")
+        .fails(2, &["--all", "cannot be used with"]);
+    home.line("kv del").fails(2, &["<KEY>"]);
+    home.line("kv range c a")
+        .fails(2, &["the range ends before it begins"]);
+    home.line("kv range --count --limit 1")
+        .fails(2, &["--count", "--limit"]);
+    home.line("kv range --limit 0")
+        .fails(2, &["--limit", "0 is not in 1.."]);
+    for txn in [
+        "del-prefix \"\" 10",
+        "put a 2\nelse\n put b 2",
+        "if\nthen\n put a 2",
+    ] {
+        assert_eq!(home.run_with(["kv", "txn"], txn.as_bytes(), &[]).code, 2, "{txn}");
+    }
+    let range = home.run(["kv", "range", "--prefix", "", "--json"]).json();
+    assert_eq!(
+        (&range["count"], &range["revision"]),
+        (&json!(3), &json!(4)),
+        "nothing was changed"
+    );
+
+    home.line("kv del --all --limit 2")
+        .fails(2, &["there are more than 2 keys to delete", "--limit"]);
+    assert_eq!(home.line("kv del --all --json").json()["deleted"], 3);
+    home.line("kv del --all").fails(3, &["there is no key"]);
+}
+
+#[test]
+fn counters_are_numbers() {
+    let home = Home::new();
+    let _server = home.serve_alone();
+    let added = home
+        .run_with(["kv", "txn", "--json"], b"add hits 41\nadd hits 1", &[])
+        .json();
+    assert_eq!(added["results"][1], json!({"op": "number", "number": 42}));
+    assert_eq!(
+        home.line("kv get hits --json").json()["value"],
+        json!({"text": "\0\0\0\0\0\0\0*", "hex": "000000000000002a", "number": 42})
+    );
+    assert_eq!(home.line("kv get hits --number --raw").ok().text(), "42");
+    assert_eq!(
+        home.line("kv get 68697473 --hex --raw").ok().text(),
+        "000000000000002a"
+    );
+    assert!(home.line("kv get hits").ok().text().contains("(as a number: 42)"));
+
+    home.line("kv put level -3 --number").ok();
+    home.line("kv put name hello").ok();
+    let table = home.line("kv range --number").ok().text();
+    assert!(
+        table.contains(" 42 ") && table.contains(" -3 ") && table.contains(" hello "),
+        "{table}"
+    );
+    home.line("kv put level high --number")
+        .fails(2, &["\"high\" is not a number"]);
+    home.line("kv get name --number")
+        .fails(2, &["the value of name has 5 bytes, and a number has 8"]);
+    let txn = b"if\n value hits = 42\nthen\n put hits 0";
+    assert_eq!(
+        home.run_with(["kv", "txn", "--number", "--json"], txn, &[])
+            .json()["succeeded"],
+        true
+    );
+    let lost = home.run_with(["kv", "txn", "--number"], txn, &[]).ok().text();
+    assert!(lost.contains("condition 0 found: 0, version 2"), "{lost}");
 }
 
 #[test]
@@ -141,7 +222,7 @@ fn values_are_bytes() {
     );
     assert_eq!(
         home.line("kv get raw --json").json()["value"],
-        json!({"hex": "ff0062696e6172790a"})
+        json!({"text": null, "hex": "ff0062696e6172790a", "number": null})
     );
     home.line("kv put 00ff aabb --hex").ok();
     assert!(home.line("kv get 00ff --hex").ok().text().contains("aabb"));
@@ -163,7 +244,8 @@ fn a_transaction_runs_one_branch_and_says_why() {
     let second = home.run(["kv", "txn", file.to_str().unwrap(), "--json"]).json();
     assert_eq!(second["succeeded"], false);
     assert_eq!(second["failed"][0]["condition"], 0);
-    assert_eq!(second["results"][0]["record"]["value"], "me");
+    assert_eq!(second["failed"][0]["found"]["kind"], "record");
+    assert_eq!(second["results"][0]["record"]["value"]["text"], "me");
     let same = json!({"if": [["version", "lock", "=", 1]], "then": [["del", "lock"]]}).to_string();
     assert_eq!(
         home.run_with(["kv", "txn", "--json"], same.as_bytes(), &[])

@@ -61,7 +61,7 @@ impl Load {
             op: args.op,
             keys: args.keys,
             value: value.into(),
-            ops_per_txn: u64::from(args.ops_per_txn),
+            ops_per_txn: u64::from(super::ops_per_txn(args)),
         };
         let count = connections(args);
         let connections: Result<Vec<Client>, Failure> = (0..count as usize)

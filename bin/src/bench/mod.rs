@@ -27,7 +27,18 @@ pub fn run(args: BenchArgs, output: Output) -> Result<(), Failure> {
     })
 }
 
+/// How many puts a transaction of the load has.
+fn ops_per_txn(args: &BenchArgs) -> u32 {
+    args.ops_per_txn.unwrap_or(10)
+}
+
 async fn measure(args: &BenchArgs, output: Output) -> Result<(), Failure> {
+    if args.ops_per_txn.is_some() && args.op != BenchOp::Txn {
+        return Err(Failure::refused(format!(
+            "--ops-per-txn belongs to --op txn, and the load is --op {}",
+            args.op.name()
+        )));
+    }
     let (processes, reached) = match args.nodes {
         None => (None, Reached::find(&args.reach)?),
         Some(_) if !args.reach.endpoints.is_empty() => {

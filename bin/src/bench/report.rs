@@ -22,7 +22,6 @@ pub struct BenchReport {
     total: u64,
     ok: u64,
     errors: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
     first_error: Option<String>,
     seconds: f64,
     /// Operations a second that succeeded.
@@ -63,7 +62,7 @@ impl BenchReport {
             connections: super::load::connections(args),
             value_bytes: args.value_size,
             ops_per_txn: if args.op == BenchOp::Txn {
-                args.ops_per_txn
+                super::ops_per_txn(args)
             } else {
                 1
             },

@@ -18,24 +18,34 @@ use quorate_kv::model::{
 };
 use serde::Deserialize;
 
-use crate::text::{Form, NotHex};
+use crate::text::{Form, Forms, NotOfForm};
 
 /// The form, for `--help`.
-pub const HELP: &str = r#"The transaction is lines of words, in sections. All conditions under "if" must hold for "then" to run; if not,
-"else" runs. Without "if", "then" runs always (and the word itself may be left out). Words are separated by
-spaces; "quotes" take what has spaces in it, with \n \t \" \\ and \xNN; # begins a comment.
+pub const HELP: &str = r#"The transaction is lines of words, in sections. All conditions under "if" must
+hold for "then" to run; if not, "else" runs. Without "if", "then" runs always
+(and the word itself may be left out). Words are separated by spaces; "quotes"
+take what has spaces in it, with \n \t \" \\ and \xNN; # begins a comment.
 
-  if                                  then, else
-    exists KEY                          put KEY VALUE        create or overwrite
-    missing KEY                         create KEY VALUE     refuse the whole where KEY exists
-    value KEY CMP VALUE                 del KEY
-    version KEY CMP N                   del-prefix PREFIX LIMIT
-    created KEY CMP REVISION            get KEY
-    modified KEY CMP REVISION           range START END [LIMIT]
-    count PREFIX CMP N                  prefix PREFIX [LIMIT]
-                                        add KEY N            numbers of 8 bytes
-    CMP: = != < <= > >=                 max KEY N
-                                        seq PREFIX VALUE     the next number under PREFIX
+  if                          CMP is = != < <= > >=
+    exists KEY
+    missing KEY
+    value KEY CMP VALUE       bytewise; with --number by = and != alone
+    version KEY CMP N         how often it was written
+    created KEY CMP REVISION
+    modified KEY CMP REVISION
+    count PREFIX CMP N        the keys that begin with PREFIX; "" is all
+  then, else
+    put KEY VALUE             create or overwrite
+    create KEY VALUE          refuse the whole where KEY exists
+    del KEY
+    del-prefix PREFIX LIMIT   refuse the whole where there are more
+    del-all LIMIT             the same with every key
+    get KEY
+    range START END [LIMIT]   from START up to END, which is left out
+    prefix PREFIX [LIMIT]     the keys that begin with PREFIX; "" is all
+    add KEY N                 numbers of 8 bytes
+    max KEY N
+    seq PREFIX VALUE          the next number under PREFIX
 
 Example:
   quorate kv txn <<END
@@ -49,9 +59,10 @@ Example:
     get orders/1
   END
 
-The same in JSON: {"if": [["version", "orders/1", "=", 1], ["missing", "orders/1/lock"]],
-                   "then": [["put", "orders/1", "shipped today"], ["add", "orders/shipped", 1]],
-                   "else": [["get", "orders/1"]]}
+The same in JSON:
+  {"if": [["version", "orders/1", "=", 1], ["missing", "orders/1/lock"]],
+   "then": [["put", "orders/1", "shipped today"], ["add", "orders/shipped", 1]],
+   "else": [["get", "orders/1"]]}
 
 Exit code 0 says that the transaction ran; which branch, "succeeded" tells."#;
 
@@ -81,9 +92,18 @@ impl fmt::Display for Place {
     }
 }
 
+impl InvalidForm {
+    fn whole(reason: &str) -> Self {
+        Self {
+            place: Place::Whole,
+            reason: reason.to_owned(),
+        }
+    }
+}
+
 /// Reads a transaction in either form.
-pub fn parse(text: &str, form: Form) -> Result<Txn, InvalidForm> {
-    let sections = if text.trim_start().starts_with('{') {
+pub fn parse(text: &str, forms: Forms) -> Result<Txn, InvalidForm> {
+    let Read { sections, entries } = if text.trim_start().starts_with('{') {
         json(text)?
     } else {
         lines(text)?
@@ -94,11 +114,11 @@ pub fn parse(text: &str, form: Form) -> Result<Txn, InvalidForm> {
         section,
         place,
         words,
-    } in sections
+    } in entries
     {
         let mut words = Words {
             words: words.into_iter(),
-            form,
+            forms,
         };
         let at = |reason| InvalidForm {
             place: place.clone(),
@@ -113,11 +133,19 @@ pub fn parse(text: &str, form: Form) -> Result<Txn, InvalidForm> {
             return Err(at(format!("{extra:?} is one word too many")));
         }
     }
+    // What is written counts, or is refused: an "if" that came out empty would let "then" run always.
+    if conditions.is_empty() && sections.contains(&Section::If) {
+        return Err(InvalidForm::whole(
+            "there is no condition under \"if\": write one, or leave \"if\" out",
+        ));
+    }
+    if conditions.is_empty() && sections.contains(&Section::Else) {
+        return Err(InvalidForm::whole(
+            "\"else\" never runs: there is no \"if\" before it",
+        ));
+    }
     if then.is_empty() && otherwise.is_empty() {
-        return Err(InvalidForm {
-            place: Place::Whole,
-            reason: "it does nothing: there is no operation".to_owned(),
-        });
+        return Err(InvalidForm::whole("it does nothing: there is no operation"));
     }
     let guard = if conditions.is_empty() {
         Guard::always()
@@ -127,11 +155,34 @@ pub fn parse(text: &str, form: Form) -> Result<Txn, InvalidForm> {
     Ok(Txn::new(then).when(guard).or_else(otherwise))
 }
 
+/// What was read, before its words are understood.
+struct Read {
+    /// The sections that were named, also those without entries.
+    sections: Vec<Section>,
+    entries: Vec<Entry>,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Section {
     If,
     Then,
     Else,
+}
+
+impl Section {
+    const ALL: [Section; 3] = [Section::If, Section::Then, Section::Else];
+
+    fn name(self) -> &'static str {
+        match self {
+            Section::If => "if",
+            Section::Then => "then",
+            Section::Else => "else",
+        }
+    }
+
+    fn named(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|section| section.name() == word)
+    }
 }
 
 struct Entry {
@@ -140,28 +191,41 @@ struct Entry {
     words: Vec<String>,
 }
 
-fn lines(text: &str) -> Result<Vec<Entry>, InvalidForm> {
+fn lines(text: &str) -> Result<Read, InvalidForm> {
     let mut section = Section::Then;
+    let mut sections = Vec::new();
     let mut entries = Vec::new();
     for (line, text) in (1..).zip(text.lines()) {
         let place = Place::Line(line);
-        let words = split(text).map_err(|reason| InvalidForm {
+        let at = |reason| InvalidForm {
             place: place.clone(),
             reason,
-        })?;
-        match words.as_slice() {
-            [] => {}
-            [word] if word == "if" => section = Section::If,
-            [word] if word == "then" => section = Section::Then,
-            [word] if word == "else" => section = Section::Else,
-            _ => entries.push(Entry {
+        };
+        let words = split(text).map_err(at)?;
+        let named = match words.as_slice() {
+            [] => continue,
+            [word] => Section::named(word),
+            _ => None,
+        };
+        match named {
+            Some(named) if sections.contains(&named) => {
+                return Err(at(format!("\"{}\" stands here a second time", named.name())));
+            }
+            Some(Section::If) if !entries.is_empty() => {
+                return Err(at("\"if\" comes first: operations stand before it".to_owned()));
+            }
+            Some(named) => {
+                sections.push(named);
+                section = named;
+            }
+            None => entries.push(Entry {
                 section,
                 place,
                 words,
             }),
         }
     }
-    Ok(entries)
+    Ok(Read { sections, entries })
 }
 
 /// The words of a line, quotes and escapes undone.
@@ -220,11 +284,11 @@ fn quoted(chars: &mut impl Iterator<Item = char>) -> Result<String, String> {
 #[serde(deny_unknown_fields)]
 struct Json {
     #[serde(default, rename = "if")]
-    condition: Vec<Vec<Word>>,
+    condition: Option<Vec<Vec<Word>>>,
     #[serde(default)]
-    then: Vec<Vec<Word>>,
+    then: Option<Vec<Vec<Word>>>,
     #[serde(default, rename = "else")]
-    otherwise: Vec<Vec<Word>>,
+    otherwise: Option<Vec<Vec<Word>>>,
 }
 
 #[derive(Deserialize)]
@@ -234,34 +298,31 @@ enum Word {
     Number(i64),
 }
 
-fn json(text: &str) -> Result<Vec<Entry>, InvalidForm> {
-    let read: Json = serde_json::from_str(text).map_err(|error| InvalidForm {
-        place: Place::Whole,
-        reason: format!("no such JSON form: {error}"),
-    })?;
+fn json(text: &str) -> Result<Read, InvalidForm> {
+    let json: Json = serde_json::from_str(text)
+        .map_err(|error| InvalidForm::whole(&format!("no such JSON form: {error}")))?;
     let word = |word| match word {
         Word::Text(text) => text,
         Word::Number(number) => number.to_string(),
     };
-    let sections = [
-        (Section::If, "if", read.condition),
-        (Section::Then, "then", read.then),
-        (Section::Else, "else", read.otherwise),
-    ];
-    let entries = sections.into_iter().flat_map(|(section, name, entries)| {
-        entries.into_iter().enumerate().map(move |(index, words)| Entry {
+    let (mut sections, mut entries) = (Vec::new(), Vec::new());
+    let given = [json.condition, json.then, json.otherwise];
+    for (section, given) in Section::ALL.into_iter().zip(given) {
+        let Some(given) = given else { continue };
+        sections.push(section);
+        entries.extend(given.into_iter().enumerate().map(|(index, words)| Entry {
             section,
-            place: Place::Entry(name, index),
+            place: Place::Entry(section.name(), index),
             words: words.into_iter().map(word).collect(),
-        })
-    });
-    Ok(entries.collect())
+        }));
+    }
+    Ok(Read { sections, entries })
 }
 
 /// The words of one entry, taken from the front.
 struct Words {
     words: std::vec::IntoIter<String>,
-    form: Form,
+    forms: Forms,
 }
 
 impl Words {
@@ -269,14 +330,35 @@ impl Words {
         self.words.next().ok_or_else(|| format!("{what} is missing"))
     }
 
-    fn bytes(&mut self, what: &str) -> Result<bytes::Bytes, String> {
+    fn bytes(&mut self, what: &str, form: Form) -> Result<bytes::Bytes, String> {
         let word = self.next(what)?;
-        self.form.read(&word).map_err(|error: NotHex| error.to_string())
+        form.read(&word).map_err(|error: NotOfForm| error.to_string())
+    }
+
+    /// Bytes that belong to keys.
+    fn part_of_key(&mut self, what: &str) -> Result<bytes::Bytes, String> {
+        self.bytes(what, self.forms.keys)
+    }
+
+    fn value(&mut self) -> Result<bytes::Bytes, String> {
+        self.bytes("a value", self.forms.values)
     }
 
     fn key(&mut self) -> Result<Key, String> {
-        let bytes = self.bytes("a key")?;
+        let bytes = self.part_of_key("a key")?;
         Key::new(bytes).map_err(|error: InvalidKey| error.to_string())
+    }
+
+    /// A range from its first key up to the one before which it ends.
+    fn range(&mut self) -> Result<KeyRange, String> {
+        let (start, end) = (self.part_of_key("a start")?, self.part_of_key("an end")?);
+        if start >= end {
+            let (start, end) = (self.forms.key(&start), self.forms.key(&end));
+            return Err(format!(
+                "no key is at {start:?} or after and before {end:?}: the range ends before it begins"
+            ));
+        }
+        Ok(KeyRange::new(start, end))
     }
 
     fn number<T: std::str::FromStr>(&mut self, what: &str) -> Result<T, String> {
@@ -315,7 +397,7 @@ impl Words {
 fn condition(words: &mut Words) -> Result<Guard, String> {
     let kind = words.next("a condition")?;
     if kind == "count" {
-        let prefix = words.bytes("a prefix")?;
+        let prefix = words.part_of_key("a prefix")?;
         let test = RangeTest::Count(words.compare()?, words.number("number")?);
         return Ok(Guard::condition(Condition::Range {
             range: KeyRange::prefix(prefix),
@@ -330,7 +412,15 @@ fn condition(words: &mut Words) -> Result<Guard, String> {
     let test = match kind.as_str() {
         "exists" => KeyTest::Exists(true),
         "missing" => KeyTest::Exists(false),
-        "value" => KeyTest::Value(words.compare()?, words.bytes("a value")?),
+        "value" => {
+            let compare = words.compare()?;
+            let is_order = !matches!(compare, Compare::Equal | Compare::NotEqual);
+            if words.forms.values == Form::Number && is_order {
+                // Values are compared as bytes, in which -1 is above 1.
+                return Err("with --number a value is compared by = and != alone".to_owned());
+            }
+            KeyTest::Value(compare, words.value()?)
+        }
         "version" => KeyTest::Version(words.compare()?, words.number("version")?),
         "created" => KeyTest::CreateRevision(words.compare()?, words.revision()?),
         _ => KeyTest::ModRevision(words.compare()?, words.revision()?),
@@ -347,20 +437,30 @@ fn op(words: &mut Words) -> Result<Op, String> {
         lease: LeaseChange::Detach,
     };
     Ok(match kind.as_str() {
-        "put" => put(words.key()?, words.bytes("a value")?, PutMode::Upsert),
-        "create" => put(words.key()?, words.bytes("a value")?, PutMode::OnlyIfAbsent),
+        "put" => put(words.key()?, words.value()?, PutMode::Upsert),
+        "create" => put(words.key()?, words.value()?, PutMode::OnlyIfAbsent),
         "del" => Op::delete(words.key()?),
-        "del-prefix" => Op::DeleteRange {
-            range: KeyRange::prefix(words.bytes("a prefix")?),
+        "del-prefix" => {
+            let prefix = words.part_of_key("a prefix")?;
+            if prefix.is_empty() {
+                return Err("every key begins with \"\": to delete all keys, say del-all LIMIT".to_owned());
+            }
+            Op::DeleteRange {
+                range: KeyRange::prefix(prefix),
+                limit: words.number("limit")?,
+            }
+        }
+        "del-all" => Op::DeleteRange {
+            range: KeyRange::all(),
             limit: words.number("limit")?,
         },
         "get" => Op::get(words.key()?),
         "range" => {
-            let range = KeyRange::new(words.bytes("a start")?, words.bytes("an end")?);
+            let range = words.range()?;
             Op::Range(range_read(range, words.limit()?))
         }
         "prefix" => {
-            let range = KeyRange::prefix(words.bytes("a prefix")?);
+            let range = KeyRange::prefix(words.part_of_key("a prefix")?);
             Op::Range(range_read(range, words.limit()?))
         }
         "add" => Op::Add {
@@ -373,11 +473,12 @@ fn op(words: &mut Words) -> Result<Op, String> {
         },
         "seq" => Op::PutSequence {
             prefix: words.key()?,
-            value: words.bytes("a value")?,
+            value: words.value()?,
         },
         other => {
             return Err(format!(
-                "{other:?} is no operation; those are put, create, del, del-prefix, get, range, prefix, add, max, seq"
+                "{other:?} is no operation; those are put, create, del, del-prefix, del-all, get, range, prefix, \
+                 add, max, seq"
             ));
         }
     })
@@ -393,6 +494,11 @@ fn range_read(range: KeyRange, limit: u32) -> RangeRead {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const TEXT: Forms = Forms {
+        keys: Form::Text,
+        values: Form::Text,
+    };
 
     fn key(text: &str) -> Key {
         Key::try_from(text).unwrap()
@@ -410,14 +516,14 @@ mod tests {
                 Guard::missing(key("lock")),
             ]))
             .or_else([Op::get(key("orders/1"))]);
-        assert_eq!(parse(text, Form::Text).unwrap(), expected);
-        assert_eq!(parse(json, Form::Text).unwrap(), expected);
+        assert_eq!(parse(text, TEXT).unwrap(), expected);
+        assert_eq!(parse(json, TEXT).unwrap(), expected);
     }
 
     #[test]
     fn operations_alone_need_no_section() {
         assert_eq!(
-            parse("put a 1", Form::Text).unwrap(),
+            parse("put a 1", TEXT).unwrap(),
             Txn::new([Op::put(key("a"), "1")])
         );
     }
@@ -438,9 +544,41 @@ mod tests {
             ("{\"then\": [[\"add\", \"a\"]]}", "then[0]: number is missing"),
             ("{\"when\": []}", "unknown field `when`"),
             ("frob a", "\"frob\" is no operation"),
+            // What is written and would not count.
+            ("put a 1\nelse\n get a", "\"else\" never runs: there is no \"if\""),
+            (
+                "{\"then\": [[\"get\", \"a\"]], \"else\": []}",
+                "\"else\" never runs",
+            ),
+            ("if\nthen\n put a 1", "there is no condition under \"if\""),
+            (
+                "{\"if\": [], \"then\": [[\"get\", \"a\"]]}",
+                "there is no condition under \"if\"",
+            ),
+            ("put a 1\nif\n exists b", "line 2: \"if\" comes first"),
+            (
+                "if\n exists b\nthen\n put a 1\nthen\n put b 1",
+                "line 5: \"then\" stands here a second time",
+            ),
+            (
+                "{\"then\": [], \"then\": [[\"get\", \"a\"]]}",
+                "duplicate field `then`",
+            ),
+            // What would be everything, or nothing, by accident.
+            (
+                "del-prefix \"\" 10",
+                "line 1: every key begins with \"\": to delete all keys, say del-all LIMIT",
+            ),
+            ("del-prefix a", "limit is missing"),
+            ("del-all", "limit is missing"),
+            (
+                "range b a",
+                "line 1: no key is at \"b\" or after and before \"a\"",
+            ),
+            ("range a a", "the range ends before it begins"),
         ];
         for (text, expected) in cases {
-            let error = parse(text, Form::Text).unwrap_err().to_string();
+            let error = parse(text, TEXT).unwrap_err().to_string();
             assert!(error.contains(expected), "{text:?}: {error}");
         }
     }
@@ -448,14 +586,45 @@ mod tests {
     #[test]
     fn hexadecimal_words_are_bytes() {
         assert_eq!(
-            parse("put 00ff 61", Form::Hex).unwrap(),
+            parse("put 00ff 61", Forms::new(true, false)).unwrap(),
             Txn::new([Op::put(Key::new(vec![0, 255]).unwrap(), "a")])
         );
         assert!(
-            parse("put 0 61", Form::Hex)
+            parse("put 0 61", Forms::new(true, false))
                 .unwrap_err()
                 .to_string()
                 .contains("not hexadecimal")
         );
+    }
+
+    #[test]
+    fn to_delete_all_keys_is_a_word_of_its_own() {
+        assert_eq!(
+            parse("del-all 10", TEXT).unwrap(),
+            Txn::new([Op::DeleteRange {
+                range: KeyRange::all(),
+                limit: 10
+            }])
+        );
+    }
+
+    #[test]
+    fn values_are_numbers_where_asked_for() {
+        let numbers = Forms::new(false, true);
+        let seven = 7i64.to_be_bytes().to_vec();
+        assert_eq!(
+            parse("if\n value a = 7\nthen\n put a -1\n put 7 7", numbers).unwrap(),
+            Txn::new([
+                Op::put(key("a"), (-1i64).to_be_bytes().to_vec()),
+                Op::put(key("7"), seven.clone())
+            ])
+            .when(Guard::all([Guard::key(
+                key("a"),
+                KeyTest::Value(Compare::Equal, seven.into())
+            )]))
+        );
+        let error = |text| parse(text, numbers).unwrap_err().to_string();
+        assert!(error("put a x").contains("\"x\" is not a number"));
+        assert!(error("if\n value a < 7\nthen\n get a").contains("by = and != alone"));
     }
 }

@@ -11,42 +11,46 @@ use quorate_kv::Client;
 use quorate_kv::client::Error;
 use quorate_kv::model::{
     Consistency, Key, KeyRange, KeyValue, Op, OpResult, Order, RangeRead, ReadOp, ReadResult, Revision, Txn,
+    TxnRefused,
 };
 use serde::Serialize;
 
 use crate::cli::{Freshness, KvArgs, KvCommand};
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
 use crate::output::{Line, Output};
 use crate::reach::{self, Reached};
-use crate::text::Form;
+use crate::text::{self, Form, Forms};
 
 /// Runs the command.
 pub async fn run(args: KvArgs, output: Output) -> Result<(), Failure> {
-    let form = Form::hex_if(args.hex);
+    let forms = Forms::new(args.hex, args.number);
     // What is wrong with the request itself is told before any node is looked for.
-    let request = Request::read(args.command, form)?;
+    let request = Request::read(args.command, forms)?;
     let client = Reached::find(&args.reach)?.client()?;
-    let answered = answer(&client, request, form, output).await;
+    let answered = answer(&client, request, forms, output).await;
     reach::close(client).await;
     answered
 }
 
-async fn answer(client: &Client, request: Request, form: Form, output: Output) -> Result<(), Failure> {
+async fn answer(client: &Client, request: Request, forms: Forms, output: Output) -> Result<(), Failure> {
     match request {
         Request::Get {
             key,
             raw,
             consistency,
-        } => get(client, key, raw, consistency, form, output).await,
-        Request::Put { key, op } => put(client, &key, op, form, output).await,
+        } => get(client, key, raw, consistency, forms, output).await,
+        Request::Put { key, op } => put(client, &key, op, forms, output).await,
         Request::Delete { op, what } => delete(client, op, &what, output).await,
-        Request::Range { read, consistency } => range(client, read, consistency, form, output).await,
+        Request::Range { read, consistency } => range(client, read, consistency, forms, output).await,
         Request::Txn(txn) => {
             let response = client.txn(txn).await?;
-            output.show(&show::Answer::new(response, form))
+            output.show(&show::Answer::new(response, forms))
         }
     }
 }
+
+/// How many keys a deletion takes where nothing is said.
+const DELETE_MAX: u32 = 10_000;
 
 /// A request that has been checked.
 enum Request {
@@ -71,10 +75,10 @@ enum Request {
 }
 
 impl Request {
-    fn read(command: KvCommand, form: Form) -> Result<Self, Failure> {
+    fn read(command: KvCommand, forms: Forms) -> Result<Self, Failure> {
         let bytes = |text: &str| {
-            form.read(text)
-                .map_err(|error| Failure::refused(error.to_string()))
+            let read = forms.keys.read(text);
+            read.map_err(|error| Failure::refused(error.to_string()))
         };
         let key = |text: &str| Key::new(bytes(text)?).map_err(|error| Failure::refused(error.to_string()));
         Ok(match command {
@@ -97,7 +101,8 @@ impl Request {
                 let value = if value == "-" {
                     stdin_bytes()?
                 } else {
-                    bytes(&value)?
+                    let read = forms.values.read(&value);
+                    read.map_err(|error| Failure::refused(error.to_string()))?
                 };
                 let op = if if_absent {
                     Op::create(key.clone(), value)
@@ -106,28 +111,41 @@ impl Request {
                 };
                 Request::Put { key, op }
             }
+            KvCommand::Del { all: true, limit, .. } => Request::Delete {
+                op: Op::DeleteRange {
+                    range: KeyRange::all(),
+                    limit: limit.unwrap_or(DELETE_MAX),
+                },
+                what: "there is no key".to_owned(),
+            },
             KvCommand::Del {
                 key: prefix,
                 prefix: true,
                 limit,
+                ..
             } => {
-                let bytes = key(&prefix)?.into_bytes();
-                let what = format!("no key begins with {}", form.show(&bytes));
+                let prefix = bytes(&prefix.unwrap_or_default())?;
+                if prefix.is_empty() {
+                    return Err(Failure::refused("every key begins with \"\"")
+                        .hint("to delete all keys, say quorate kv del --all"));
+                }
+                let what = format!("no key begins with {}", forms.key(&prefix));
                 Request::Delete {
                     op: Op::DeleteRange {
-                        range: KeyRange::prefix(bytes),
-                        limit,
+                        range: KeyRange::prefix(prefix),
+                        limit: limit.unwrap_or(DELETE_MAX),
                     },
                     what,
                 }
             }
-            KvCommand::Del {
-                key: name,
-                prefix: false,
-                ..
-            } => {
-                let key = key(&name)?;
-                let what = no_such_key(&key, form);
+            KvCommand::Del { key: name, limit, .. } => {
+                if limit.is_some() {
+                    return Err(Failure::refused(
+                        "--limit bounds --prefix and --all; one key needs none",
+                    ));
+                }
+                let key = key(&name.unwrap_or_default())?;
+                let what = no_such_key(&key, forms);
                 Request::Delete {
                     op: Op::delete(key),
                     what,
@@ -145,7 +163,15 @@ impl Request {
             } => {
                 let range = match (prefix, start, end) {
                     (Some(prefix), ..) => KeyRange::prefix(bytes(&prefix)?),
-                    (None, Some(start), Some(end)) => KeyRange::new(bytes(&start)?, bytes(&end)?),
+                    (None, Some(start), Some(end)) => {
+                        let (from, to) = (bytes(&start)?, bytes(&end)?);
+                        if from >= to {
+                            return Err(Failure::refused(format!(
+                                "no key is at {start:?} or after and before {end:?}: the range ends before it begins"
+                            )));
+                        }
+                        KeyRange::new(from, to)
+                    }
                     (None, Some(start), None) => KeyRange::from(bytes(&start)?),
                     (None, None, _) => KeyRange::all(),
                 };
@@ -168,7 +194,7 @@ impl Request {
             }
             KvCommand::Txn { file } => {
                 let text = text_of(&file)?;
-                let txn = form::parse(&text, form).map_err(|error| Failure::refused(error.to_string()))?;
+                let txn = form::parse(&text, forms).map_err(|error| Failure::refused(error.to_string()))?;
                 Request::Txn(txn)
             }
         })
@@ -216,8 +242,8 @@ fn text_of(file: &Path) -> Result<String, Failure> {
     })
 }
 
-fn no_such_key(key: &Key, form: Form) -> String {
-    format!("there is no key {}", form.show(key.as_bytes()))
+fn no_such_key(key: &Key, forms: Forms) -> String {
+    format!("there is no key {}", forms.key(key.as_bytes()))
 }
 
 async fn get(
@@ -225,17 +251,41 @@ async fn get(
     key: Key,
     raw: bool,
     consistency: Consistency,
-    form: Form,
+    forms: Forms,
     output: Output,
 ) -> Result<(), Failure> {
     let record = client.get_with(key.clone(), consistency).await?;
-    let record = record.ok_or_else(|| Failure::not_found(no_such_key(&key, form)))?;
-    match raw {
-        true => output.raw(&record.value),
-        false => output.show(&show::OneKey {
+    let record = record.ok_or_else(|| Failure::not_found(no_such_key(&key, forms)))?;
+    if forms.values == Form::Number && text::number(&record.value).is_none() {
+        return Err(Failure::refused(format!(
+            "the value of {} has {} bytes, and a number has 8",
+            forms.key(key.as_bytes()),
+            record.value.len()
+        ))
+        .hint("without --number it is shown as it is"));
+    }
+    match (raw, forms.values) {
+        (true, Form::Text) => output.raw(&record.value),
+        (true, form) => output.raw(form.show(&record.value).as_bytes()),
+        (false, _) => output.show(&show::OneKey {
             row: show::Row::new(key.into_bytes(), &record, true),
-            form,
+            forms,
         }),
+    }
+}
+
+/// A refusal of the one operation that a command is.
+fn refused(error: Error) -> Failure {
+    match &error {
+        Error::Refused(TxnRefused::KeyExists { key, .. }) => {
+            Failure::refused(format!("the key {key} exists already"))
+                .hint("without --if-absent it is overwritten")
+        }
+        Error::Refused(TxnRefused::RangeTooLarge { limit, .. }) => Failure::refused(format!(
+            "there are more than {limit} keys to delete; none was deleted"
+        ))
+        .hint("--limit N takes more of them, in one transaction"),
+        _ => error.into(),
     }
 }
 
@@ -249,13 +299,13 @@ struct Written {
     deleted: Option<u64>,
 }
 
-async fn put(client: &Client, key: &Key, op: Op, form: Form, output: Output) -> Result<(), Failure> {
-    let response = client.txn(Txn::new([op])).await?;
+async fn put(client: &Client, key: &Key, op: Op, forms: Forms, output: Output) -> Result<(), Failure> {
+    let response = client.txn(Txn::new([op])).await.map_err(refused)?;
     let existed = matches!(response.results.first(), Some(OpResult::Put { existed: true }));
     let verb = if existed { "overwritten" } else { "created" };
     let line = format!(
         "{} {verb} at revision {}",
-        form.show(key.as_bytes()),
+        forms.key(key.as_bytes()),
         response.revision
     );
     output.show(&Line::new(
@@ -269,7 +319,7 @@ async fn put(client: &Client, key: &Key, op: Op, form: Form, output: Output) -> 
 }
 
 async fn delete(client: &Client, op: Op, what: &str, output: Output) -> Result<(), Failure> {
-    let response = client.txn(Txn::new([op])).await?;
+    let response = client.txn(Txn::new([op])).await.map_err(refused)?;
     let count = match response.results.first() {
         Some(OpResult::Deleted { count }) => *count,
         _ => 0,
@@ -294,7 +344,7 @@ async fn range(
     client: &Client,
     read: RangeRead,
     consistency: Consistency,
-    form: Form,
+    forms: Forms,
     output: Output,
 ) -> Result<(), Failure> {
     let (keys_only, count_only, limit) = (read.keys_only, read.count_only, read.limit);
@@ -328,7 +378,7 @@ async fn range(
             count,
             more,
             records,
-            form,
+            forms,
         });
     }
 }
@@ -350,14 +400,20 @@ fn rest(read: &RangeRead, mut last: Vec<u8>) -> KeyRange {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let message = error.to_string();
-        match error {
-            Error::OutcomeUnknown(_) => Failure::new(crate::failure::Kind::UnknownOutcome, message)
-                .hint("read what the write would have changed before you repeat it"),
-            Error::Unavailable { .. } => Failure::unavailable(message)
-                .hint("quorate status shows which nodes answer; --deadline gives more time"),
-            Error::NotYet { .. } | Error::TooStale { .. } => Failure::unavailable(message),
-            Error::LedByAnother { .. } => Failure::unavailable(message).hint("ask again"),
+        let failure = match &error {
+            error if error.may_have_committed() => Failure::new(Kind::UnknownOutcome, message),
+            error if error.is_retryable() => Failure::unavailable(message),
             _ => Failure::refused(message),
+        };
+        match &error {
+            Error::OutcomeUnknown(_) => {
+                failure.hint("read what the write would have changed before you repeat it")
+            }
+            Error::Unavailable { .. } => {
+                failure.hint("quorate status shows which nodes answer; --deadline gives more time")
+            }
+            Error::LedByAnother { .. } => failure.hint("ask again"),
+            _ => failure,
         }
     }
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::ser::Serializer;
 
 use crate::output::{Report, maybe, number, table};
-use crate::text::{Form, JsonBytes, shorten};
+use crate::text::{Forms, JsonKey, JsonValue, shorten};
 
 /// A value's width in a table; `kv get --raw` gives it whole.
 const WIDTH: usize = 80;
@@ -15,13 +15,13 @@ const WIDTH: usize = 80;
 /// A key with its record.
 #[derive(Debug, Clone, Serialize)]
 pub struct Row {
-    key: JsonBytes,
+    key: JsonKey,
+    /// Left out where only keys were asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
-    value: Option<JsonBytes>,
+    value: Option<JsonValue>,
     version: u64,
     create_revision: u64,
     mod_revision: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
     lease: Option<u64>,
 }
 
@@ -29,8 +29,8 @@ impl Row {
     /// Of a key and its record; without the value for a read of keys alone.
     pub fn new(key: Bytes, record: &Record, with_value: bool) -> Self {
         Self {
-            key: JsonBytes(key),
-            value: with_value.then(|| JsonBytes(record.value.clone())),
+            key: JsonKey(key),
+            value: with_value.then(|| JsonValue(record.value.clone())),
             version: record.version,
             create_revision: record.create_revision.number(),
             mod_revision: record.mod_revision.number(),
@@ -39,7 +39,7 @@ impl Row {
     }
 }
 
-fn rows(rows: &[Row], form: Form) -> String {
+fn rows(rows: &[Row], forms: Forms) -> String {
     let with_value = rows.first().is_none_or(|row| row.value.is_some());
     let mut headings = vec!["key"];
     headings.extend(with_value.then_some("value"));
@@ -49,9 +49,9 @@ fn rows(rows: &[Row], form: Form) -> String {
     let mut table = table::<0>([]);
     table.set_header(headings);
     for row in rows {
-        let mut cells = vec![Cell::new(form.show(&row.key.0))];
-        if let Some(JsonBytes(value)) = &row.value {
-            cells.push(Cell::new(shorten(form.show(value), value.len(), WIDTH)));
+        let mut cells = vec![Cell::new(forms.key(&row.key.0))];
+        if let Some(JsonValue(value)) = &row.value {
+            cells.push(Cell::new(shorten(forms.value(value), value.len(), WIDTH)));
         }
         cells.extend([
             number(row.version),
@@ -74,12 +74,12 @@ pub struct OneKey {
     pub row: Row,
     /// How bytes are shown.
     #[serde(skip)]
-    pub form: Form,
+    pub forms: Forms,
 }
 
 impl Report for OneKey {
     fn text(&self) -> String {
-        rows(std::slice::from_ref(&self.row), self.form)
+        rows(std::slice::from_ref(&self.row), self.forms)
     }
 }
 
@@ -96,7 +96,7 @@ pub struct Range {
     pub records: Vec<Row>,
     /// How bytes are shown.
     #[serde(skip)]
-    pub form: Form,
+    pub forms: Forms,
 }
 
 impl Report for Range {
@@ -110,7 +110,7 @@ impl Report for Range {
         let summary = format!("{} {keys} at revision {}{more}", self.count, self.revision);
         match self.records.is_empty() {
             true => summary,
-            false => format!("{}\n{summary}", rows(&self.records, self.form)),
+            false => format!("{}\n{summary}", rows(&self.records, self.forms)),
         }
     }
 }
@@ -124,7 +124,7 @@ pub struct Answer {
     failed: Vec<Failed>,
     results: Vec<OpAnswer>,
     #[serde(skip)]
-    form: Form,
+    forms: Forms,
 }
 
 #[derive(Debug, Serialize)]
@@ -133,19 +133,25 @@ struct Failed {
     found: FoundAnswer,
 }
 
+/// `{"kind": "count", ...}`: always an object that names what was found.
 #[derive(Debug, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(tag = "kind", rename_all = "snake_case")]
 enum FoundAnswer {
     Missing,
     Record {
-        #[serde(skip_serializing_if = "Option::is_none")]
-        value: Option<JsonBytes>,
+        /// Null where the condition was not about the value, or it is long.
+        value: Option<JsonValue>,
         version: u64,
         create_revision: u64,
         mod_revision: u64,
+        lease: Option<u64>,
     },
-    Count(u64),
-    Key(JsonBytes),
+    Count {
+        count: u64,
+    },
+    Key {
+        key: JsonKey,
+    },
     None,
 }
 
@@ -169,16 +175,17 @@ enum OpAnswer {
         number: i64,
     },
     Sequenced {
-        key: JsonBytes,
+        key: JsonKey,
     },
 }
 
 #[derive(Debug, Clone, Serialize)]
 struct Value {
-    value: JsonBytes,
+    value: JsonValue,
     version: u64,
     create_revision: u64,
     mod_revision: u64,
+    lease: Option<u64>,
 }
 
 impl Serialize for OpAnswer {
@@ -220,14 +227,14 @@ impl Serialize for OpAnswer {
 
 impl Answer {
     /// Of a response.
-    pub fn new(response: TxnResponse, form: Form) -> Self {
+    pub fn new(response: TxnResponse, forms: Forms) -> Self {
         Self {
             succeeded: response.succeeded,
             revision: response.revision.number(),
             log_index: response.log_index.number(),
             failed: response.failed.into_iter().map(failed).collect(),
             results: response.results.into_iter().map(result).collect(),
-            form,
+            forms,
         }
     }
 }
@@ -241,15 +248,18 @@ fn failed(failed: FailedCondition) -> Failed {
             create_revision,
             mod_revision,
             version,
-            lease: _,
+            lease,
         } => FoundAnswer::Record {
-            value: value.map(JsonBytes),
+            value: value.map(JsonValue),
             version,
             create_revision: number(create_revision),
             mod_revision: number(mod_revision),
+            lease: lease.map(|lease| lease.number()),
         },
-        Found::Count(count) => FoundAnswer::Count(count),
-        Found::Key(key) => FoundAnswer::Key(JsonBytes(key.into_bytes())),
+        Found::Count(count) => FoundAnswer::Count { count },
+        Found::Key(key) => FoundAnswer::Key {
+            key: JsonKey(key.into_bytes()),
+        },
         Found::None => FoundAnswer::None,
     };
     Failed {
@@ -275,7 +285,8 @@ fn result(result: OpResult) -> OpAnswer {
                 version: record.version,
                 create_revision: record.create_revision.number(),
                 mod_revision: record.mod_revision.number(),
-                value: JsonBytes(record.value),
+                lease: record.lease.map(|lease| lease.number()),
+                value: JsonValue(record.value),
             }),
         },
         OpResult::Range { records, count, more } => OpAnswer::Range {
@@ -285,14 +296,14 @@ fn result(result: OpResult) -> OpAnswer {
         },
         OpResult::Number(number) => OpAnswer::Number { number },
         OpResult::Sequenced { key } => OpAnswer::Sequenced {
-            key: JsonBytes(key.into_bytes()),
+            key: JsonKey(key.into_bytes()),
         },
     }
 }
 
 impl Report for Answer {
     fn text(&self) -> String {
-        let form = self.form;
+        let forms = self.forms;
         let mut lines = vec![match self.succeeded {
             true => format!("the conditions held; revision {}", self.revision),
             false => format!("the conditions did not hold; revision {}", self.revision),
@@ -305,17 +316,18 @@ impl Report for Answer {
                     version,
                     create_revision,
                     mod_revision,
+                    lease: _,
                 } => {
                     let value = value
                         .as_ref()
-                        .map(|v| format!("{}, ", form.show(&v.0)))
+                        .map(|v| format!("{}, ", forms.value(&v.0)))
                         .unwrap_or_default();
                     format!(
                         "{value}version {version}, created at {create_revision}, modified at {mod_revision}"
                     )
                 }
-                FoundAnswer::Count(count) => format!("{count} keys"),
-                FoundAnswer::Key(key) => format!("the key {}", form.show(&key.0)),
+                FoundAnswer::Count { count } => format!("{count} keys"),
+                FoundAnswer::Key { key } => format!("the key {}", forms.key(&key.0)),
                 FoundAnswer::None => "no key that passes".to_owned(),
             };
             lines.push(format!("  condition {condition} found: {found}"));
@@ -327,7 +339,7 @@ impl Report for Answer {
                 OpAnswer::Deleted { count } => format!("{count} deleted"),
                 OpAnswer::Get { record: None } => "no such key".to_owned(),
                 OpAnswer::Get { record: Some(record) } => {
-                    format!("{} (version {})", form.show(&record.value.0), record.version)
+                    format!("{} (version {})", forms.value(&record.value.0), record.version)
                 }
                 OpAnswer::Range { records, count, more } => {
                     let more = if *more { ", and there are more" } else { "" };
@@ -335,11 +347,11 @@ impl Report for Answer {
                     let count = format!("{count} {keys}{more}");
                     match records.is_empty() {
                         true => count,
-                        false => format!("{count}\n{}", rows(records, form)),
+                        false => format!("{count}\n{}", rows(records, forms)),
                     }
                 }
                 OpAnswer::Number { number } => number.to_string(),
-                OpAnswer::Sequenced { key } => format!("wrote {}", form.show(&key.0)),
+                OpAnswer::Sequenced { key } => format!("wrote {}", forms.key(&key.0)),
             };
             lines.push(format!("  operation {index}: {answer}"));
         }
