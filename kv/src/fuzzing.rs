@@ -143,6 +143,7 @@ fn protocol_decoders() -> Vec<Decoder> {
                 max_lag: Some(Duration::from_millis(1_500)),
             },
             wait: Duration::from_secs(2),
+            time: Duration::from_secs(9),
         },
         Request::Status,
         Request::Admin(Admin::AddLearner {
@@ -176,12 +177,21 @@ fn protocol_decoders() -> Vec<Decoder> {
         }),
         Response::Status(Box::new(status())),
         Response::Done,
+        Response::Working,
         Response::Failed(Failure::NotLeader { leader: leader() }),
-        Response::Failed(Failure::Unknown { leader: None }),
+        Response::Failed(Failure::unknown("nobody knows")),
         Response::Failed(Failure::TooStale {
             lag: Some(Duration::new(3, 5)),
         }),
         Response::Failed(Failure::Invalid("too large".to_owned())),
+        Response::Failed(Failure::Busy("no room".to_owned())),
+        Response::Failed(Failure::AnswerTooLarge {
+            size: 30_000_000,
+            limit: 25_165_824,
+        }),
+        Response::Failed(Failure::ReadTooLong {
+            limit: Duration::from_secs(60),
+        }),
     ]);
     let replies: Vec<Reply> = (300..)
         .zip(responses)

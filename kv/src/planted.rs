@@ -40,11 +40,17 @@ pub enum Bug {
     EarlyPurge,
     /// A change of voters that its leader did not end is left in its joint configuration.
     JointAbandoned,
+    /// Reads that a transaction's closure makes at once choose a revision each.
+    TransactReadsApart,
+    /// A failure after an attempt whose outcome is unknown is told as one that changed nothing.
+    FailureTakenForCertain,
+    /// A client says of its writes under way that it has their answers.
+    OpenAnswersForgotten,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 15] = [
+    pub const ALL: [Bug; 18] = [
         Bug::AckBeforeSync,
         Bug::VoteVolatile,
         Bug::VoteAfterAppend,
@@ -60,6 +66,9 @@ impl Bug {
         Bug::RefusedTxnInPart,
         Bug::EarlyPurge,
         Bug::JointAbandoned,
+        Bug::TransactReadsApart,
+        Bug::FailureTakenForCertain,
+        Bug::OpenAnswersForgotten,
     ];
 
     /// As the command line writes it.
@@ -80,6 +89,9 @@ impl Bug {
             Bug::RefusedTxnInPart => "refused-txn-in-part",
             Bug::EarlyPurge => "early-purge",
             Bug::JointAbandoned => "joint-abandoned",
+            Bug::TransactReadsApart => "transact-reads-apart",
+            Bug::FailureTakenForCertain => "failure-taken-for-certain",
+            Bug::OpenAnswersForgotten => "open-answers-forgotten",
         }
     }
 }
@@ -103,6 +115,9 @@ impl Bug {
             Bug::RefusedTxnInPart => "a refused transaction keeps what it had changed",
             Bug::EarlyPurge => "the log is purged before the state behind it is durable",
             Bug::JointAbandoned => "a change of voters left behind is never finished",
+            Bug::TransactReadsApart => "reads that a closure makes at once choose a revision each",
+            Bug::FailureTakenForCertain => "a failure after an unknown outcome is told as certain",
+            Bug::OpenAnswersForgotten => "a client says that it has the answers of its writes under way",
         }
     }
 }

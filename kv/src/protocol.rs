@@ -31,12 +31,15 @@ pub(crate) struct Reply {
 pub(crate) enum Request {
     /// Propose a command.
     Write(Command),
-    /// Read, waiting for the state that the consistency asks for at most this long.
+    /// Read.
     Read {
         #[serde(deserialize_with = "model::steps")]
         reads: Vec<ReadOp>,
         consistency: Consistency,
+        /// How long the node may wait for the state that the consistency asks for.
         wait: Duration,
+        /// How long the caller waits for the answer in all: nobody needs a later one.
+        time: Duration,
     },
     /// Tell about yourself.
     Status,
@@ -65,6 +68,8 @@ pub(crate) enum Response {
     Status(Box<Status>),
     Done,
     Failed(Failure),
+    /// No answer yet: a sign of life, while a long read goes on.
+    Working,
 }
 
 /// Why a node did not do what it was asked.
@@ -72,8 +77,11 @@ pub(crate) enum Response {
 pub(crate) enum Failure {
     /// It does not lead; nothing was proposed.
     NotLeader { leader: Option<(NodeId, String)> },
-    /// Proposed, but whether it commits is not known.
-    Unknown { leader: Option<(NodeId, String)> },
+    /// Begun, but whether it is carried out is not known.
+    Unknown {
+        leader: Option<(NodeId, String)>,
+        reason: String,
+    },
     /// No quorum confirmed the read; nothing was read.
     NoQuorum,
     /// The state asked for did not come in time.
@@ -90,6 +98,22 @@ pub(crate) enum Failure {
     Stopped(String),
     /// Leadership was to go to one node, and another took it.
     LedByAnother { asked: NodeId, leader: NodeId },
+    /// There was no room for the request in time; nothing was proposed or read.
+    Busy(String),
+    /// The write was carried out, and its answer is larger than a message.
+    AnswerTooLarge { size: u64, limit: u64 },
+    /// The read took longer than one may, and was given up.
+    ReadTooLong { limit: Duration },
+}
+
+impl Failure {
+    /// Nobody says what became of it.
+    pub(crate) fn unknown(reason: impl Into<String>) -> Self {
+        Failure::Unknown {
+            leader: None,
+            reason: reason.into(),
+        }
+    }
 }
 
 impl From<InvalidTxn> for Failure {
@@ -101,5 +125,35 @@ impl From<InvalidTxn> for Failure {
 impl From<InvalidRead> for Failure {
     fn from(error: InvalidRead) -> Self {
         Failure::Invalid(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Key, ReadResult};
+
+    /// `docs/formats/clients.md` shows these bytes.
+    #[test]
+    fn the_documented_example_has_these_bytes() {
+        let call = Call {
+            id: 1,
+            request: Request::Read {
+                reads: vec![ReadOp::Get(Key::try_from("a").expect("a legal key"))],
+                consistency: Consistency::Linearizable,
+                wait: Duration::from_secs(2),
+                time: Duration::from_secs(3),
+            },
+        };
+        let bytes = [1, 1, 1, 1, 0, 1, b'a', 0, 2, 0, 3, 0];
+        assert_eq!(model::encode(&call), bytes);
+        let reply = Reply {
+            id: 1,
+            response: Response::Read(ReadResponse {
+                revision: Revision::new(5),
+                results: vec![ReadResult::Get(None)],
+            }),
+        };
+        assert_eq!(model::encode(&reply), [1, 1, 1, 5, 1, 0, 0]);
     }
 }

@@ -103,10 +103,10 @@ async fn concurrent_increments_by_optimistic_transactions_are_never_lost() {
     let increment = |client: Client| async move {
         for _ in 0..EACH {
             let run = client.transact(|t| async move {
-                let found = t.get(key("n")).await.map_err(|e| e.to_string())?;
+                let found = t.get("n").await?;
                 let n: u64 = found.map_or(0, |r| String::from_utf8_lossy(&r.value).parse().unwrap());
-                t.put(key("n"), (n + 1).to_string());
-                Ok::<_, String>(())
+                t.put("n", (n + 1).to_string())?;
+                Ok::<_, Error>(())
             });
             run.await.unwrap();
         }
@@ -260,10 +260,27 @@ async fn clients_that_are_closed_leave_their_sessions_to_others() {
         client.put("held", "v").await.unwrap();
         held.push(client);
     }
-    let refused = node.client().put("one too many", "v").await;
+    let hurried = node.client().with_deadline(Duration::from_millis(200));
+    let refused = hurried.put("one too many", "v").await;
     assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
     held[0].clone().close().await;
     held[0].put("again", "v").await.unwrap();
+    node.shutdown().await;
+}
+
+/// The story: a program that took a client for each request locked all writers out for an hour after 10,000 of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_are_dropped_leave_their_sessions_to_others() {
+    const SESSIONS_MAX: u64 = 4;
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = Settings::default();
+    settings.sessions_max = SESSIONS_MAX;
+    let node = Node::builder().data_dir(dir.path()).settings(settings);
+    let node = node.start().await.expect("a single node starts");
+    for number in 0..SESSIONS_MAX * 5 {
+        // Where those before it are still on their way out, it waits for them.
+        node.client().put(format!("k{number}"), "v").await.unwrap();
+    }
     node.shutdown().await;
 }
 

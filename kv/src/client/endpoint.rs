@@ -1,44 +1,53 @@
 //! Ways to one node: in this process, or over a pipelined stream.
+//!
+//! Always: a call whose error says `sent: false` has not left this process; requests that wait to be written are bounded
+//! in number and in bytes, and who finds no room waits.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use quorate_transport::{Class, MessageReceiver, MessageSender, Peer, Stream, Transport};
+use quorate_transport::{
+    Class, MESSAGE_BYTES_MAX, MessageReceiver, MessageSender, Peer, Stream, Transport, TransportError,
+};
+use tokio::sync::OwnedSemaphorePermit;
 
-use crate::env::{self, mpsc, oneshot};
+use crate::env::{self, Instant, JoinHandle, Semaphore, mpsc, oneshot};
 use crate::model;
 use crate::node::Front;
 use crate::protocol::{Call, Reply, Request, Response};
 
 /// Calls that wait to be written; more wait in their callers.
 const QUEUE: usize = 1024;
+/// Their bytes, twice what the largest message has: more wait in their callers.
+const QUEUE_BYTES_MAX: usize = 2 * MESSAGE_BYTES_MAX;
 
 /// A call was not answered.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CallError {
     /// Whether the request may have reached the node.
     pub sent: bool,
+    pub why: Unanswered,
+    /// Names the node.
     pub reason: String,
 }
 
-impl CallError {
-    fn unsent(reason: impl ToString) -> Self {
-        Self {
-            sent: false,
-            reason: reason.to_string(),
-        }
-    }
-
-    fn sent(reason: impl ToString) -> Self {
-        Self {
-            sent: true,
-            reason: reason.to_string(),
-        }
-    }
+/// Why a call was not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unanswered {
+    /// The node was not reached.
+    Unreachable,
+    /// The node refused us, or we refused it.
+    NotAdmitted,
+    /// The request is larger than a message may be.
+    TooLarge,
+    /// The connection ended before the answer came.
+    Broken,
+    /// Nothing came in time.
+    Late,
 }
 
 /// One node, as a client reaches it.
@@ -53,14 +62,29 @@ pub(crate) enum Endpoint {
 pub(crate) struct Remote {
     transport: Arc<dyn Transport>,
     peer: Peer,
-    link: Mutex<Option<Link>>,
+    link: Mutex<Option<Arc<Link>>>,
 }
 
-#[derive(Clone, Debug)]
+/// A stream that stands. Dropped, it ends: whoever still waits for an answer is told.
+#[derive(Debug)]
 struct Link {
-    calls: mpsc::Sender<Bytes>,
+    calls: mpsc::Sender<Outgoing>,
+    /// The room for the bytes of calls that wait to be written.
+    room: Arc<Semaphore>,
     open: Arc<OpenCalls>,
+    tasks: [JoinHandle<()>; 2],
 }
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+/// A message, and its room in the queue until it is written.
+type Outgoing = (Bytes, OwnedSemaphorePermit);
 
 /// Calls that wait for their replies. Closed when the stream is: then every one of them fails.
 #[derive(Debug, Default)]
@@ -72,7 +96,14 @@ struct OpenCalls {
 #[derive(Debug, Default)]
 struct Waiting {
     closed: bool,
-    calls: BTreeMap<u64, oneshot::Sender<Response>>,
+    calls: BTreeMap<u64, OpenCall>,
+}
+
+#[derive(Debug)]
+struct OpenCall {
+    reply: oneshot::Sender<Response>,
+    /// Set when the node says that it works on the call.
+    worked_on: Arc<AtomicBool>,
 }
 
 impl Endpoint {
@@ -92,7 +123,16 @@ impl Endpoint {
         }
     }
 
-    /// Asks, for at most `deadline`. A dropped call may still be carried out.
+    /// How it is called in what people read.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Endpoint::Local(_) => "this node",
+            Endpoint::Remote(remote) => &remote.peer.address,
+        }
+    }
+
+    /// Asks, until `end`, and for no longer than `silence_max` after the last sign of life. A dropped call may still be
+    /// carried out.
     ///
     /// A trait object, and not `async`: so a call, and a node behind it, is translated with this crate, once, and not
     /// again by everyone who awaits it; and it does not add to the depth of the types that the caller's own futures
@@ -101,84 +141,179 @@ impl Endpoint {
     pub(crate) fn call(
         &self,
         request: Request,
-        deadline: Duration,
+        silence_max: Duration,
+        end: Instant,
     ) -> BoxFuture<'_, Result<Response, CallError>> {
         match self {
-            Endpoint::Local(front) => Box::pin(within(deadline, async { Ok(front.call(request).await) })),
-            Endpoint::Remote(remote) => Box::pin(within(deadline, remote.call(request))),
+            Endpoint::Local(front) => Box::pin(self.here(front, request, silence_max, end)),
+            Endpoint::Remote(remote) => Box::pin(remote.call(request, silence_max, end)),
         }
     }
-}
 
-async fn within(
-    deadline: Duration,
-    call: impl Future<Output = Result<Response, CallError>>,
-) -> Result<Response, CallError> {
-    match env::timeout(deadline, call).await {
-        Ok(answer) => answer,
-        Err(env::Elapsed) => Err(CallError::sent("no answer in time")),
+    /// A node in this process works on a read for as long as it takes; of a write it knows no more than others do.
+    async fn here(
+        &self,
+        front: &Front,
+        request: Request,
+        silence_max: Duration,
+        end: Instant,
+    ) -> Result<Response, CallError> {
+        let until = match &request {
+            Request::Read { .. } => end,
+            Request::Write(_) | Request::Status | Request::Admin(_) => end.min(env::now() + silence_max),
+        };
+        match env::timeout_at(until, front.call(request)).await {
+            Ok(response) => Ok(response),
+            Err(env::Elapsed) => Err(CallError {
+                sent: true,
+                why: Unanswered::Late,
+                reason: format!("{}: no answer in time", self.name()),
+            }),
+        }
     }
 }
 
 impl Remote {
-    async fn call(&self, request: Request) -> Result<Response, CallError> {
-        let link = self.link().await?;
+    fn failed(&self, sent: bool, why: Unanswered, reason: &str) -> CallError {
+        CallError {
+            sent,
+            why,
+            reason: format!("{}: {reason}", self.peer.address),
+        }
+    }
+
+    fn broke(&self, sent: bool) -> CallError {
+        self.failed(sent, Unanswered::Broken, "the connection broke")
+    }
+
+    fn late(&self, sent: bool) -> CallError {
+        self.failed(sent, Unanswered::Late, "no answer in time")
+    }
+
+    async fn call(
+        &self,
+        request: Request,
+        silence_max: Duration,
+        end: Instant,
+    ) -> Result<Response, CallError> {
+        let until = end.min(env::now() + silence_max);
+        let link = match env::timeout_at(until, self.link()).await {
+            Ok(link) => link?,
+            Err(env::Elapsed) => {
+                let reason = "it was not reached in time";
+                return Err(self.failed(false, Unanswered::Unreachable, reason));
+            }
+        };
         let id = link.open.next.fetch_add(1, Ordering::Relaxed);
-        let (reply, answer) = oneshot::channel();
-        if !link.open.add(id, reply) {
+        let (reply, mut answer) = oneshot::channel();
+        let worked_on = Arc::new(AtomicBool::new(false));
+        let call = OpenCall {
+            reply,
+            worked_on: Arc::clone(&worked_on),
+        };
+        if !link.open.add(id, call) {
             self.forget(&link);
-            return Err(CallError::unsent("the connection broke"));
+            return Err(self.broke(false));
         }
         // Whatever ends this future, the call's place is given back.
         let _place = Place { open: &link.open, id };
-        let message = model::encode(&Call { id, request }).into();
-        if link.calls.send(message).await.is_err() {
-            self.forget(&link);
-            return Err(CallError::unsent("the connection broke"));
+        let message: Bytes = model::encode(&Call { id, request }).into();
+        if message.len() > MESSAGE_BYTES_MAX {
+            let reason = format!(
+                "the request has {} bytes, the limit of a message is {MESSAGE_BYTES_MAX}",
+                message.len()
+            );
+            return Err(self.failed(false, Unanswered::TooLarge, &reason));
         }
-        match answer.await {
-            Ok(response) => Ok(response),
-            Err(_) => {
+        match env::timeout_at(until, link.send(message)).await {
+            Ok(true) => {}
+            Ok(false) => {
                 self.forget(&link);
-                Err(CallError::sent("the connection broke"))
+                return Err(self.broke(false));
+            }
+            Err(env::Elapsed) => return Err(self.late(false)),
+        }
+        let mut until = until;
+        loop {
+            match env::timeout_at(until, &mut answer).await {
+                Ok(Ok(response)) => return Ok(response),
+                Ok(Err(_)) => {
+                    self.forget(&link);
+                    return Err(self.broke(true));
+                }
+                Err(env::Elapsed) => {
+                    let now = env::now();
+                    if !worked_on.swap(false, Ordering::Relaxed) || now >= end {
+                        return Err(self.late(true));
+                    }
+                    until = end.min(now + silence_max);
+                }
             }
         }
     }
 
-    /// The stream that stands, or a new one. Two callers may both open one; the second then wins for later
-    /// calls, and both work.
-    async fn link(&self) -> Result<Link, CallError> {
+    /// The stream that stands, or a new one. Two callers may both open one; the first then serves both.
+    async fn link(&self) -> Result<Arc<Link>, CallError> {
         if let Some(link) = self.lock().clone() {
             return Ok(link);
         }
-        let stream = self
-            .transport
-            .open(&self.peer, Class::Client)
-            .await
-            .map_err(CallError::unsent)?;
-        let Stream { sender, receiver } = stream;
-        let (calls, queue) = mpsc::channel(QUEUE);
-        let link = Link {
-            calls,
-            open: Arc::default(),
-        };
-        env::spawn("client-write", write_calls(sender, queue));
-        env::spawn("client-read", read_replies(receiver, Arc::clone(&link.open)));
-        Ok(self.lock().get_or_insert(link).clone())
+        let opened = self.transport.open(&self.peer, Class::Client).await;
+        let stream = opened.map_err(|error| {
+            let why = match &error {
+                TransportError::Refused { .. } => Unanswered::NotAdmitted,
+                TransportError::Unreachable { .. } => Unanswered::Unreachable,
+                _ => Unanswered::Broken,
+            };
+            match &error {
+                // They name the address themselves.
+                TransportError::Refused { .. } | TransportError::Unreachable { .. } => CallError {
+                    sent: false,
+                    why,
+                    reason: error.to_string(),
+                },
+                _ => self.failed(false, why, &error.to_string()),
+            }
+        })?;
+        let link = Arc::new(Link::over(stream));
+        Ok(Arc::clone(self.lock().get_or_insert(link)))
     }
 
-    fn forget(&self, broken: &Link) {
+    fn forget(&self, broken: &Arc<Link>) {
         let mut link = self.lock();
-        if link
-            .as_ref()
-            .is_some_and(|link| Arc::ptr_eq(&link.open, &broken.open))
-        {
+        if link.as_ref().is_some_and(|link| Arc::ptr_eq(link, broken)) {
             *link = None;
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Link>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Link>>> {
         self.link.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Link {
+    fn over(stream: Stream) -> Self {
+        let Stream { sender, receiver } = stream;
+        let (calls, queue) = mpsc::channel(QUEUE);
+        let open = Arc::new(OpenCalls::default());
+        let tasks = [
+            env::spawn("client-write", write_calls(sender, queue)),
+            env::spawn("client-read", read_replies(receiver, Closing(Arc::clone(&open)))),
+        ];
+        Self {
+            calls,
+            room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)),
+            open,
+            tasks,
+        }
+    }
+
+    /// Queues a message, waiting for room; answers whether the stream still stood. Cancel safe: dropped, nothing is sent.
+    async fn send(&self, message: Bytes) -> bool {
+        let bytes = u32::try_from(message.len()).unwrap_or(u32::MAX);
+        let Ok(room) = Arc::clone(&self.room).acquire_many_owned(bytes).await else {
+            return false;
+        };
+        self.calls.send((message, room)).await.is_ok()
     }
 }
 
@@ -194,59 +329,76 @@ impl Drop for Place<'_> {
 }
 
 impl OpenCalls {
-    fn add(&self, id: u64, reply: oneshot::Sender<Response>) -> bool {
+    fn add(&self, id: u64, call: OpenCall) -> bool {
         let mut waiting = self.lock();
         if !waiting.closed {
-            waiting.calls.insert(id, reply);
+            waiting.calls.insert(id, call);
         }
         !waiting.closed
     }
 
-    fn close(&self) {
+    fn take(&self, reply: Reply) {
         let mut waiting = self.lock();
-        waiting.closed = true;
-        waiting.calls.clear();
+        if matches!(reply.response, Response::Working) {
+            if let Some(call) = waiting.calls.get(&reply.id) {
+                call.worked_on.store(true, Ordering::Relaxed);
+            }
+            return;
+        }
+        let call = waiting.calls.remove(&reply.id);
+        drop(waiting);
+        if let Some(call) = call {
+            // A caller that is gone needs no answer.
+            let _ = call.reply.send(reply.response);
+        }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn write_calls(mut sender: MessageSender, mut queue: mpsc::Receiver<Bytes>) {
-    let mut batch = Vec::new();
-    loop {
-        if queue.recv_many(&mut batch, QUEUE).await == 0 {
-            let _ = sender.finish().await;
-            return;
-        }
-        // A broken stream is noticed by the reader, which fails every open call.
-        if sender.send_all(&mut batch).await.is_err() {
-            return;
-        }
+/// Fails every open call when it is dropped, however the reading of the stream ended.
+struct Closing(Arc<OpenCalls>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        let calls = {
+            let mut waiting = self.0.lock();
+            waiting.closed = true;
+            std::mem::take(&mut waiting.calls)
+        };
+        drop(calls);
     }
 }
 
-async fn read_replies(mut receiver: MessageReceiver, open: Arc<OpenCalls>) {
+async fn write_calls(mut sender: MessageSender, mut queue: mpsc::Receiver<Outgoing>) {
+    let (mut batch, mut messages) = (Vec::new(), Vec::new());
+    while queue.recv_many(&mut batch, QUEUE).await > 0 {
+        let (outgoing, room): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
+        messages.extend(outgoing);
+        // A broken stream is noticed by the reader, which fails every open call.
+        if sender.send_all(&mut messages).await.is_err() {
+            return;
+        }
+        drop(room);
+    }
+}
+
+async fn read_replies(mut receiver: MessageReceiver, open: Closing) {
     let mut messages = Vec::new();
     while let Ok(count) = receiver.receive_many(&mut messages).await {
         if count == 0 {
-            break;
+            return;
         }
         for message in messages.drain(..) {
             match model::decode::<Reply>(&message) {
-                Ok(reply) => {
-                    if let Some(waiting) = open.lock().calls.remove(&reply.id) {
-                        let _ = waiting.send(reply.response);
-                    }
-                }
+                Ok(reply) => open.0.take(reply),
                 Err(error) => {
                     tracing::warn!(%error, "a node's reply cannot be read; the stream is closed");
-                    open.close();
                     return;
                 }
             }
         }
     }
-    open.close();
 }

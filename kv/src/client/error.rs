@@ -27,16 +27,35 @@ pub enum Error {
         /// Why.
         reason: String,
     },
-    /// Whether the write took effect is not known.
+    /// Whether the call took effect is not known.
     #[error(transparent)]
     OutcomeUnknown(#[from] OutcomeUnknown),
+    /// The write was carried out, once, and its answer is too large to be sent.
+    #[error(
+        "the write was carried out, but its answer has {size} bytes and a message holds {limit}: ask for less in one \
+         transaction, and read what it would have answered"
+    )]
+    AnswerTooLarge {
+        /// The answer's size in bytes.
+        size: u64,
+        /// What an answer may have.
+        limit: u64,
+    },
     /// No node answered in time; nothing was changed.
     #[error("no answer within {deadline:?}: {last}")]
     Unavailable {
         /// The time that the caller gave.
         deadline: Duration,
-        /// What the last attempt met.
+        /// What says most about the reason: that a node refused this client, before that one did not answer, before
+        /// that one could not be reached. It names the node.
         last: String,
+    },
+    /// Every node that is known refuses this client, or is not of its cluster, by their certificates; nothing was
+    /// changed, and nothing will change by asking again.
+    #[error("{reason}")]
+    NotAdmitted {
+        /// Which node, and why.
+        reason: String,
     },
     /// The revision asked for is older than the history that is kept.
     #[error("the history before revision {oldest} is gone")]
@@ -58,6 +77,14 @@ pub enum Error {
         /// How long ago it was level, where it knows.
         lag: Option<Duration>,
     },
+    /// The node gave the read up: it took longer than one read may.
+    #[error(
+        "the read was given up after {limit:?}, the longest that one may take: ask for less at once, in pages"
+    )]
+    ReadTooLong {
+        /// The longest that a read may take there.
+        limit: Duration,
+    },
     /// Leadership was to go to one node, and an election gave it to another.
     #[error("node {asked} was to lead, but node {leader} took over")]
     LedByAnother {
@@ -66,13 +93,16 @@ pub enum Error {
         /// The node that leads.
         leader: NodeId,
     },
+    /// A [`Transaction`](super::Transaction) was used after its closure had returned; nothing was read or written.
+    #[error("the transaction's closure has returned: its handle can neither read nor write any more")]
+    TransactionEnded,
 }
 
-/// A write was sent, and its answer never came: it may have taken effect, once, or not, or may yet.
+/// A change was asked for, and its answer never came: it may have taken effect, once, or not, or may yet.
 ///
 /// Its own type, so that it is never taken for a failure.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the outcome of the write is not known: {reason}")]
+#[error("whether it was carried out is not known: {reason}")]
 pub struct OutcomeUnknown {
     /// What was met.
     pub reason: String,
@@ -84,17 +114,44 @@ impl Error {
         match self {
             Error::Unavailable { .. } | Error::NotYet { .. } | Error::TooStale { .. } => true,
             Error::OutcomeUnknown(_) | Error::LedByAnother { .. } => true,
+            // Sessions end, and answers are fetched.
+            Error::Refused(TxnRefused::TooMany { .. }) => true,
             Error::InvalidKey(_)
             | Error::InvalidTxn(_)
             | Error::InvalidRead(_)
             | Error::Refused(_)
             | Error::Rejected { .. }
+            | Error::AnswerTooLarge { .. }
+            | Error::NotAdmitted { .. }
+            | Error::ReadTooLong { .. }
+            | Error::TransactionEnded
             | Error::Compacted { .. } => false,
         }
     }
 
-    /// The write may have taken effect.
+    /// The call may have taken effect, or may yet. Where this is false, nothing was changed and nothing will be.
     pub fn may_have_committed(&self) -> bool {
-        matches!(self, Error::OutcomeUnknown(_))
+        match self {
+            Error::OutcomeUnknown(_) | Error::AnswerTooLarge { .. } => true,
+            Error::InvalidKey(_)
+            | Error::InvalidTxn(_)
+            | Error::InvalidRead(_)
+            | Error::Refused(_)
+            | Error::Rejected { .. }
+            | Error::Unavailable { .. }
+            | Error::NotAdmitted { .. }
+            | Error::Compacted { .. }
+            | Error::NotYet { .. }
+            | Error::TooStale { .. }
+            | Error::ReadTooLong { .. }
+            | Error::LedByAnother { .. }
+            | Error::TransactionEnded => false,
+        }
+    }
+}
+
+impl From<std::convert::Infallible> for Error {
+    fn from(never: std::convert::Infallible) -> Self {
+        match never {}
     }
 }

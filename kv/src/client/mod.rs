@@ -1,18 +1,28 @@
 //! The client: one type, in-process or remote.
 //!
-//! It finds the leader and follows it, retries with exponential backoff and jitter within the caller's
-//! deadline, and numbers its writes within a session, so that a retried write happens once.
+//! It finds the leader and follows it (`route`), retries with exponential backoff and jitter (`backoff`) within the
+//! caller's deadline, says what is known of the outcome (`outcome`), and numbers its writes within a session, so that a
+//! retried write happens once.
+//!
+//! Always: every wait ends at the caller's deadline.
 
+mod backoff;
 mod endpoint;
 mod error;
+mod outcome;
+mod route;
 mod session;
 mod transact;
+
+#[cfg(test)]
+mod tests;
 
 pub use error::{Error, OutcomeUnknown};
 pub use transact::{TransactError, Transaction};
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use quorate_transport::{Peer, Transport};
@@ -20,67 +30,91 @@ use quorate_transport::{Peer, Transport};
 use crate::env::{self, Instant};
 use crate::model::{
     CheckedTxn, Command, Consistency, Key, KeyRange, Limits, NodeId, Op, OpResult, Outcome, RangeRead,
-    ReadOp, ReadResponse, ReadResult, Record, Revision, Txn, TxnRefused, TxnResponse, Value, check_reads,
+    ReadOp, ReadResponse, ReadResult, Record, Revision, SessionId, Txn, TxnRefused, TxnResponse, Value,
+    check_reads,
 };
 use crate::node::{Front, Status};
-use crate::protocol::{Admin, Failure, Request, Response};
-use endpoint::{CallError, Endpoint};
+use crate::protocol::{Admin, Request, Response};
+use backoff::Backoff;
+use endpoint::Endpoint;
+use outcome::{Effect, Kind, Progress, Step, Way};
+use route::{Routes, To};
 use session::{Numbered, Session};
 
 /// How long a call may take when the caller does not say.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// The first pause after a failed attempt; it doubles up to the second, and half of each is drawn at random.
-const BACKOFF_FIRST: Duration = Duration::from_millis(5);
-const BACKOFF_MAX: Duration = Duration::from_millis(500);
-/// The longest pause after a conflict.
-const CONFLICT_PAUSE_MAX: Duration = Duration::from_millis(40);
-/// One attempt waits at most this long, so that a node that went silent does not use up the deadline.
-const ATTEMPT_MAX: Duration = Duration::from_secs(3);
+/// So long a node may be silent before another one is asked, and a node may wait for the state that a read asks for, so
+/// that one that is cut off does not use up the deadline.
+const SILENCE_MAX: Duration = Duration::from_secs(3);
+const STATE_WAIT_MAX: Duration = Duration::from_millis(2_500);
 /// Writes of one client that may be under way at once; more wait here, within their deadlines.
 const WRITES_MAX: usize = 1024;
-/// How long a session outlives its last write, by the log's time.
+/// How long a session outlives its last write, by the log's time, where the node that opens it grants so much.
 const SESSION_TTL: Duration = Duration::from_secs(3600);
+/// How long the session of a dropped client is tried to be given back. It is a courtesy: a session that stays ends by
+/// itself.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// A handle to a cluster. Cheap to clone; clones share connections and the session, not the deadline.
+///
+/// When the last clone is dropped, its session is given back in the background, as far as the runtime that it is dropped
+/// in still runs; [`close`](Self::close) waits for that.
 #[derive(Clone, Debug)]
 pub struct Client {
     inner: Arc<Inner>,
     deadline: Duration,
+    /// Dropped with the last clone.
+    _last: Arc<LastClone>,
 }
 
 #[derive(Debug)]
 struct Inner {
-    transport: Arc<dyn Transport>,
     limits: Limits,
-    /// In the order of preference; the first is this process's node, where there is one.
-    endpoints: Mutex<Endpoints>,
+    routes: Routes,
+    /// Locked while a session is opened, for no longer than the deadline of the call that does so.
     session: tokio::sync::Mutex<Option<Arc<Session>>>,
     /// Places for writes under way: below what a session may have unanswered, so that none is refused.
     writes: env::Semaphore,
-    retries: std::sync::atomic::AtomicU64,
+    retries: AtomicU64,
 }
 
+/// Gives the session back when it is dropped.
 #[derive(Debug)]
-struct Endpoints {
-    known: Vec<Arc<Endpoint>>,
-    /// Where writes go: the leader as last heard of.
-    leader: Option<usize>,
-    /// Where to try next while no leader is known.
-    next: usize,
+struct LastClone(Arc<Inner>);
+
+impl Drop for LastClone {
+    fn drop(&mut self) {
+        // No call is under way any more, each of which borrows a clone: nobody holds the lock.
+        let session = self.0.session.try_lock().ok().and_then(|mut held| held.take());
+        if let Some(session) = session {
+            let inner = Arc::clone(&self.0);
+            env::try_spawn("client-goodbye", async move {
+                inner.give_back(session.id(), GOODBYE).await;
+            });
+        }
+    }
 }
 
-/// What an attempt met, when it gave no result.
-#[derive(Debug)]
-struct Setback {
-    reason: String,
-    /// Try at once: the leader is known.
-    redirected: bool,
-}
+/// A change of a client's, which happens twice if it is carried out twice.
+const CHANGE: Kind = Kind {
+    changes: true,
+    repeatable: false,
+};
+/// One that does no more the second time.
+const REPEATABLE: Kind = Kind {
+    changes: true,
+    repeatable: true,
+};
+/// What changes nothing that matters: reads, and sessions, which end by themselves.
+const HARMLESS: Kind = Kind {
+    changes: false,
+    repeatable: true,
+};
 
 impl Client {
     pub(crate) fn local(front: Front, transport: Arc<dyn Transport>) -> Self {
         let limits = front.settings.limits;
-        Self::new(vec![Endpoint::Local(front)], transport, limits)
+        Self::new(Routes::new(vec![Endpoint::Local(front)], transport), limits)
     }
 
     /// A client of the cluster that these nodes belong to: at least one `host:port`, and no harm in more.
@@ -91,34 +125,27 @@ impl Client {
         limits: Limits,
     ) -> Self {
         let remote = |address: A| {
-            Endpoint::remote(
-                Arc::clone(&transport),
-                Peer {
-                    node_id: None,
-                    address: address.into(),
-                },
-            )
+            let peer = Peer {
+                node_id: None,
+                address: address.into(),
+            };
+            Endpoint::remote(Arc::clone(&transport), peer)
         };
         let endpoints = endpoints.into_iter().map(remote).collect();
-        Self::new(endpoints, transport, limits)
+        Self::new(Routes::new(endpoints, Arc::clone(&transport)), limits)
     }
 
-    fn new(endpoints: Vec<Endpoint>, transport: Arc<dyn Transport>, limits: Limits) -> Self {
-        let known = endpoints.into_iter().map(Arc::new).collect();
-        let inner = Inner {
-            transport,
+    fn new(routes: Routes, limits: Limits) -> Self {
+        let inner = Arc::new(Inner {
             limits,
-            endpoints: Mutex::new(Endpoints {
-                known,
-                leader: None,
-                next: 0,
-            }),
+            routes,
             session: tokio::sync::Mutex::new(None),
             writes: env::Semaphore::new(WRITES_MAX),
-            retries: std::sync::atomic::AtomicU64::new(0),
-        };
+            retries: AtomicU64::new(0),
+        });
         Self {
-            inner: Arc::new(inner),
+            _last: Arc::new(LastClone(Arc::clone(&inner))),
+            inner,
             deadline: DEADLINE,
         }
     }
@@ -127,8 +154,15 @@ impl Client {
     #[must_use]
     pub fn with_deadline(&self, deadline: Duration) -> Self {
         Self {
-            inner: Arc::clone(&self.inner),
             deadline,
+            ..self.clone()
+        }
+    }
+
+    fn time(&self) -> Time {
+        Time {
+            deadline: self.deadline,
+            end: env::now() + self.deadline,
         }
     }
 
@@ -136,97 +170,11 @@ impl Client {
     ///
     /// Cancel safety: a dropped call may still commit.
     pub async fn txn(&self, txn: Txn) -> Result<TxnResponse, Error> {
-        let txn = CheckedTxn::check(txn, &self.inner.limits)?.into_inner();
-        let end = env::now() + self.deadline;
-        let place = env::timeout(self.deadline, self.inner.writes.acquire()).await;
-        let _place = place.map_err(|env::Elapsed| Error::Unavailable {
-            deadline: self.deadline,
-            last: format!("{WRITES_MAX} writes of this client were under way"),
-        })?;
-        let mut sent_before = false;
-        loop {
-            let numbered = self.session(end).await?.number();
-            match self.write(&txn, &numbered, end, &mut sent_before).await? {
-                Some(Ok(response)) => return Ok(response),
-                Some(Err(refused)) => return Err(refused.into()),
-                // The session had expired before this write was ever sent in it: a new one is safe.
-                None => self.forget_session(numbered.session()).await,
-            }
-        }
-    }
-
-    /// Sends one write until it is answered; `None` when its session had expired and no attempt before may
-    /// have taken effect.
-    async fn write(
-        &self,
-        txn: &Txn,
-        numbered: &Numbered,
-        end: Instant,
-        sent_before: &mut bool,
-    ) -> Result<Option<Result<TxnResponse, TxnRefused>>, Error> {
-        let mut pause = Backoff::default();
-        loop {
-            let command = Command::Txn {
-                session: Some(numbered.reference()),
-                txn: txn.clone(),
-            };
-            let (result, maybe) = self.attempt(Request::Write(command), true, end).await;
-            let setback = match result {
-                Ok(Response::Written(Outcome::Txn(Err(TxnRefused::SessionExpired { .. }))))
-                    if !*sent_before =>
-                {
-                    return Ok(None);
-                }
-                Ok(Response::Written(Outcome::Txn(Err(refused @ TxnRefused::SessionExpired { .. })))) => {
-                    return Err(OutcomeUnknown {
-                        reason: refused.to_string(),
-                    }
-                    .into());
-                }
-                Ok(Response::Written(Outcome::Txn(result))) => return Ok(Some(result)),
-                Ok(other) => return Err(unexpected(&other)),
-                Err(End::Final(error)) => return Err(error),
-                Err(End::Retry(setback)) => setback,
-            };
-            *sent_before |= maybe;
-            if !pause.wait(&setback, end).await {
-                return Err(if *sent_before {
-                    let reason = format!("no answer within {:?}: {}", self.deadline, setback.reason);
-                    OutcomeUnknown { reason }.into()
-                } else {
-                    Error::Unavailable {
-                        deadline: self.deadline,
-                        last: setback.reason,
-                    }
-                });
-            }
-            self.count_retry();
-        }
-    }
-
-    /// The session to write in, opened when first needed.
-    async fn session(&self, end: Instant) -> Result<Arc<Session>, Error> {
-        let mut session = self.inner.session.lock().await;
-        if let Some(session) = &*session {
-            return Ok(Arc::clone(session));
-        }
-        let ttl_millis = u64::try_from(SESSION_TTL.as_millis()).unwrap_or(u64::MAX);
-        // Opening twice leaves a session that expires by itself, so this needs no number of its own.
-        let opened = self
-            .retry(true, end, || Request::Write(Command::OpenSession { ttl_millis }))
-            .await?;
-        let id = match opened {
-            Response::Written(Outcome::SessionOpened(Ok(id))) => id,
-            Response::Written(Outcome::SessionOpened(Err(refused))) => return Err(refused.into()),
-            other => return Err(unexpected(&other)),
-        };
-        let opened = Session::new(id);
-        *session = Some(Arc::clone(&opened));
-        Ok(opened)
+        self.inner.txn(txn, self.time()).await
     }
 
     /// Ends the client: its session, if it ever wrote, is given back to the cluster, which keeps a limited number
-    /// of them and otherwise keeps this one for an hour.
+    /// of them.
     ///
     /// Best effort, within the deadline: a session that could not be closed expires by itself. Writes of other
     /// clones that are still under way lose what makes them exactly-once: let them end first. A clone that writes
@@ -235,28 +183,13 @@ impl Client {
     /// Cancel safe: dropped, the session may be closed all the same, or expires by itself.
     pub async fn close(self) {
         let end = env::now() + self.deadline;
-        let Ok(mut held) = env::timeout(self.deadline, self.inner.session.lock()).await else {
+        let Ok(mut held) = env::timeout_at(end, self.inner.session.lock()).await else {
             return;
         };
         let Some(session) = held.take() else { return };
         drop(held);
-        let session = session.id();
-        let closed = self
-            .retry(true, end, || Request::Write(Command::CloseSession { session }))
-            .await;
-        if let Err(error) = closed {
-            tracing::debug!(%session, %error, "the session was not closed; it expires by itself");
-        }
-    }
-
-    async fn forget_session(&self, expired: &Arc<Session>) {
-        let mut session = self.inner.session.lock().await;
-        if session
-            .as_ref()
-            .is_some_and(|session| Arc::ptr_eq(session, expired))
-        {
-            *session = None;
-        }
+        let left = end.since(env::now());
+        self.inner.give_back(session.id(), left).await;
     }
 
     /// Writes a key. Answers the revision.
@@ -322,62 +255,34 @@ impl Client {
 
     /// Runs reads that all see one revision. Cancel safe.
     pub async fn read(&self, reads: Vec<ReadOp>, consistency: Consistency) -> Result<ReadResponse, Error> {
-        check_reads(&reads, &self.inner.limits)?;
-        let end = env::now() + self.deadline;
-        let read = || {
-            let wait = end.since(env::now()).min(ATTEMPT_MAX);
-            Request::Read {
-                reads: reads.clone(),
-                consistency,
-                wait,
-            }
-        };
-        match self.retry(false, end, read).await? {
-            Response::Read(response) => Ok(response),
-            other => Err(unexpected(&other)),
-        }
+        self.inner.read(reads, consistency, self.time()).await
     }
 
     /// What the node asked first tells of itself. Cancel safe.
     pub async fn status(&self) -> Result<Status, Error> {
-        let end = env::now() + self.deadline;
-        match self.retry(false, end, || Request::Status).await? {
-            Response::Status(status) => Ok(*status),
-            other => Err(unexpected(&other)),
-        }
+        self.inner.status(self.time()).await
     }
 
     /// What every node that is known tells of itself, by address; an unreachable one tells why. Cancel safe.
     pub async fn statuses(&self) -> BTreeMap<String, Result<Status, String>> {
-        let mut addresses: Vec<(String, Arc<Endpoint>)> = {
-            let endpoints = self.endpoints();
-            endpoints
-                .known
-                .iter()
-                .map(|e| (e.address().to_owned(), Arc::clone(e)))
-                .collect()
-        };
-        if let Ok(status) = self.status().await {
+        let time = self.time();
+        let named = |endpoint: Arc<Endpoint>| (endpoint.address().to_owned(), endpoint);
+        let mut addresses: Vec<(String, Arc<Endpoint>)> =
+            self.inner.routes.all().into_iter().map(named).collect();
+        if let Ok(status) = self.inner.status(time).await {
             for member in status.members.into_iter().filter(|m| !m.address.is_empty()) {
                 let known = |(address, endpoint): &(String, Arc<Endpoint>)| {
                     *address == member.address
                         || matches!(&**endpoint, Endpoint::Local(front) if front.node() == member.id)
                 };
                 if !addresses.iter().any(known) {
-                    let peer = Peer {
-                        node_id: Some(member.id.number()),
-                        address: member.address.clone(),
-                    };
-                    let endpoint = Arc::new(Endpoint::remote(Arc::clone(&self.inner.transport), peer));
-                    addresses.push((member.address, endpoint));
+                    let endpoint = self.inner.routes.remote(Some(member.id), member.address.clone());
+                    addresses.push((member.address, Arc::new(endpoint)));
                 }
             }
         }
         let asks = addresses.into_iter().map(|(address, endpoint)| async move {
-            let status = match endpoint
-                .call(Request::Status, self.deadline.min(ATTEMPT_MAX))
-                .await
-            {
+            let status = match endpoint.call(Request::Status, SILENCE_MAX, time.end).await {
                 Ok(Response::Status(status)) => Ok(*status),
                 Ok(other) => Err(format!("{other:?}")),
                 Err(error) => Err(error.reason),
@@ -390,266 +295,250 @@ impl Client {
     /// Adds a node without a vote; it receives the log from then on. The id must never have been used.
     pub async fn add_learner(&self, id: NodeId, address: impl Into<String>) -> Result<(), Error> {
         let address = address.into();
-        self.admin(|| Admin::AddLearner {
+        let admin = || Admin::AddLearner {
             id,
             address: address.clone(),
-        })
-        .await
+        };
+        self.admin(REPEATABLE, admin).await
     }
 
     /// Gives a learner that has caught up a vote.
     pub async fn promote(&self, id: NodeId) -> Result<(), Error> {
-        self.admin(|| Admin::Promote { id }).await
+        self.admin(REPEATABLE, || Admin::Promote { id }).await
     }
 
     /// Takes a node out of the cluster; its id is never to be used again.
     pub async fn remove(&self, id: NodeId) -> Result<(), Error> {
-        self.admin(|| Admin::Remove { id }).await
+        self.admin(REPEATABLE, || Admin::Remove { id }).await
     }
 
     /// Hands leadership to a voter, or to the one whose log is furthest, and waits until it leads.
     ///
     /// # Errors
     /// [`Error::LedByAnother`] when a voter was named and another one took over: an election came between.
+    /// [`Error::OutcomeUnknown`] also for a move to whoever is furthest whose answer was lost: asked for again it might
+    /// move leadership on from the one that has just taken over.
     ///
     /// Cancel safe: dropped, leadership may move all the same.
     pub async fn move_leader(&self, to: Option<NodeId>) -> Result<(), Error> {
-        self.admin(|| Admin::MoveLeader { to }).await
+        let kind = if to.is_some() { REPEATABLE } else { CHANGE };
+        self.admin(kind, || Admin::MoveLeader { to }).await
     }
 
     /// How many attempts had to be repeated so far, over all clones.
     pub fn retries(&self) -> u64 {
-        self.inner.retries.load(std::sync::atomic::Ordering::Relaxed)
+        self.inner.retries.load(Ordering::Relaxed)
     }
 
-    async fn admin(&self, admin: impl Fn() -> Admin) -> Result<(), Error> {
-        let end = env::now() + self.deadline;
-        match self.retry(true, end, || Request::Admin(admin())).await? {
+    async fn admin(&self, kind: Kind, admin: impl Fn() -> Admin) -> Result<(), Error> {
+        let request = || Request::Admin(admin());
+        let mut progress = Progress::default();
+        let asked = self
+            .inner
+            .ask(To::Leader, kind, self.time(), &mut progress, request);
+        match asked.await? {
             Response::Done => Ok(()),
-            other => Err(unexpected(&other)),
+            other => Err(outcome::unexpected(&other, kind)),
+        }
+    }
+}
+
+/// The time of one call.
+#[derive(Debug, Clone, Copy)]
+struct Time {
+    /// What the caller gave it.
+    deadline: Duration,
+    end: Instant,
+}
+
+impl Time {
+    fn left(self) -> Duration {
+        self.end.since(env::now())
+    }
+
+    fn is_over(self, last: String) -> Error {
+        Error::Unavailable {
+            deadline: self.deadline,
+            last,
+        }
+    }
+}
+
+impl Inner {
+    async fn txn(&self, txn: Txn, time: Time) -> Result<TxnResponse, Error> {
+        let txn = CheckedTxn::check(txn, &self.limits)?.into_inner();
+        let place = env::timeout_at(time.end, self.writes.acquire()).await;
+        let _place =
+            place.map_err(|_| time.is_over(format!("{WRITES_MAX} writes of this client were under way")))?;
+        loop {
+            let session = self.session(time).await?;
+            let numbered = env::timeout_at(time.end, session.number()).await;
+            let numbered = numbered.map_err(|_| {
+                let spread = session::SPREAD_MAX;
+                time.is_over(format!(
+                    "a write of this client was still under way, and {spread} later ones had been made"
+                ))
+            })?;
+            match self.write(&txn, &numbered, time).await? {
+                Some(response) => return Ok(response),
+                // The session had expired before this write was ever sent in it: a new one is safe.
+                None => self.forget_session(numbered.session(), time).await,
+            }
         }
     }
 
-    /// Repeats a request that may be carried out more than once.
-    async fn retry(
+    /// Sends one write until it is answered; `None` when its session had expired and no attempt before may
+    /// have taken effect.
+    async fn write(&self, txn: &Txn, numbered: &Numbered, time: Time) -> Result<Option<TxnResponse>, Error> {
+        let request = || {
+            Request::Write(Command::Txn {
+                session: Some(numbered.reference()),
+                txn: txn.clone(),
+            })
+        };
+        let mut progress = Progress::default();
+        let answer = self
+            .ask(To::Leader, REPEATABLE, time, &mut progress, request)
+            .await?;
+        match answer {
+            Response::Written(Outcome::Txn(Ok(response))) => Ok(Some(response)),
+            Response::Written(Outcome::Txn(Err(TxnRefused::SessionExpired { .. })))
+                if progress.effect() == Effect::Impossible =>
+            {
+                Ok(None)
+            }
+            Response::Written(Outcome::Txn(Err(refused))) => Err(progress.refused(refused)),
+            other => Err(outcome::unexpected(&other, REPEATABLE)),
+        }
+    }
+
+    /// The session to write in, opened when first needed.
+    async fn session(&self, time: Time) -> Result<Arc<Session>, Error> {
+        let session = env::timeout_at(time.end, self.session.lock()).await;
+        let mut session = session.map_err(|_| {
+            time.is_over("another call of this client was still opening its session".to_owned())
+        })?;
+        if let Some(session) = &*session {
+            return Ok(Arc::clone(session));
+        }
+        let ttl_millis = u64::try_from(SESSION_TTL.as_millis()).unwrap_or(u64::MAX);
+        let request = || Request::Write(Command::OpenSession { ttl_millis });
+        // Opening twice leaves a session that expires by itself, so this needs no number of its own.
+        let mut progress = Progress::default();
+        let opened = self
+            .ask(To::Leader, HARMLESS, time, &mut progress, request)
+            .await?;
+        let id = match opened {
+            Response::Written(Outcome::SessionOpened(Ok(id))) => id,
+            Response::Written(Outcome::SessionOpened(Err(refused))) => return Err(refused.into()),
+            other => return Err(outcome::unexpected(&other, HARMLESS)),
+        };
+        let opened = Session::new(id);
+        *session = Some(Arc::clone(&opened));
+        Ok(opened)
+    }
+
+    async fn forget_session(&self, expired: &Arc<Session>, time: Time) {
+        // Who holds the lock until then is opening another one.
+        let Ok(mut session) = env::timeout_at(time.end, self.session.lock()).await else {
+            return;
+        };
+        if session
+            .as_ref()
+            .is_some_and(|session| Arc::ptr_eq(session, expired))
+        {
+            *session = None;
+        }
+    }
+
+    async fn give_back(&self, session: SessionId, deadline: Duration) {
+        let time = Time {
+            deadline,
+            end: env::now() + deadline,
+        };
+        let request = || Request::Write(Command::CloseSession { session });
+        let mut progress = Progress::default();
+        let closed = self.ask(To::Leader, HARMLESS, time, &mut progress, request).await;
+        if let Err(error) = closed {
+            tracing::debug!(%session, %error, "the session was not closed; it expires by itself");
+        }
+    }
+
+    async fn read(
         &self,
-        to_leader: bool,
-        end: Instant,
+        reads: Vec<ReadOp>,
+        consistency: Consistency,
+        time: Time,
+    ) -> Result<ReadResponse, Error> {
+        check_reads(&reads, &self.limits)?;
+        let read = || {
+            let left = time.left();
+            Request::Read {
+                reads: reads.clone(),
+                consistency,
+                // What the node then says of the state still comes in time.
+                wait: (left * 9 / 10).min(STATE_WAIT_MAX),
+                time: left,
+            }
+        };
+        let mut progress = Progress::default();
+        match self.ask(To::Anyone, HARMLESS, time, &mut progress, read).await? {
+            Response::Read(response) => Ok(response),
+            other => Err(outcome::unexpected(&other, HARMLESS)),
+        }
+    }
+
+    async fn status(&self, time: Time) -> Result<Status, Error> {
+        let mut progress = Progress::default();
+        let status = || Request::Status;
+        match self
+            .ask(To::Anyone, HARMLESS, time, &mut progress, status)
+            .await?
+        {
+            Response::Status(status) => Ok(*status),
+            other => Err(outcome::unexpected(&other, HARMLESS)),
+        }
+    }
+
+    /// Asks until there is an answer, a failure that no retry helps, or no time left.
+    async fn ask(
+        &self,
+        to: To,
+        kind: Kind,
+        time: Time,
+        progress: &mut Progress,
         request: impl Fn() -> Request,
     ) -> Result<Response, Error> {
         let mut pause = Backoff::default();
         loop {
-            let setback = match self.attempt(request(), to_leader, end).await.0 {
-                Ok(response) => return Ok(response),
-                Err(End::Final(error)) => return Err(error),
-                Err(End::Retry(setback)) => setback,
+            let Some((place, endpoint)) = self.routes.choose(to) else {
+                let reason = "the client was given no endpoint".to_owned();
+                return Err(Error::Rejected { reason });
             };
-            if !pause.wait(&setback, end).await {
-                return Err(Error::Unavailable {
-                    deadline: self.deadline,
-                    last: setback.reason,
-                });
-            }
-            self.count_retry();
-        }
-    }
-
-    /// One attempt; also answers whether it may have had an effect.
-    async fn attempt(
-        &self,
-        request: Request,
-        to_leader: bool,
-        end: Instant,
-    ) -> (Result<Response, End>, bool) {
-        let (index, endpoint) = match self.choose(to_leader) {
-            Ok(chosen) => chosen,
-            Err(error) => return (Err(End::Final(error)), false),
-        };
-        let time = end.since(env::now()).min(ATTEMPT_MAX);
-        match endpoint.call(request, time).await {
-            Ok(Response::Failed(failure)) => self.judge(index, failure),
-            Ok(response) => {
-                if to_leader {
-                    self.endpoints().leader = Some(index);
+            let result = endpoint.call(request(), SILENCE_MAX, time.end).await;
+            let redirected = match progress.take(place, endpoint.name(), kind, result) {
+                Step::Answered(response) => {
+                    if to == To::Leader {
+                        self.routes.leads(place);
+                    }
+                    return Ok(response);
                 }
-                (Ok(response), true)
-            }
-            Err(CallError { sent, reason }) => {
-                self.avoid(index);
-                (
-                    Err(End::Retry(Setback {
-                        reason,
-                        redirected: false,
-                    })),
-                    sent,
-                )
-            }
-        }
-    }
-
-    fn judge(&self, index: usize, failure: Failure) -> (Result<Response, End>, bool) {
-        let again = |reason: &str, redirected| {
-            End::Retry(Setback {
-                reason: reason.to_owned(),
-                redirected,
-            })
-        };
-        let (end, maybe) = match failure {
-            Failure::NotLeader { leader } => (
-                again("the node asked does not lead", self.follow(index, leader)),
-                false,
-            ),
-            Failure::Unknown { leader } => (
-                again("leadership was lost on the way", self.follow(index, leader)),
-                true,
-            ),
-            Failure::NoQuorum => {
-                self.avoid(index);
-                (again("no quorum confirmed the read", false), false)
-            }
-            Failure::Stopped(reason) => {
-                self.avoid(index);
-                (again(&reason, false), false)
-            }
-            Failure::NotYet { asked, current } => (End::Final(Error::NotYet { asked, current }), false),
-            Failure::Compacted { oldest } => (End::Final(Error::Compacted { oldest }), false),
-            Failure::TooStale { lag } => (End::Final(Error::TooStale { lag }), false),
-            Failure::Invalid(reason) | Failure::Refused(reason) => {
-                (End::Final(Error::Rejected { reason }), false)
-            }
-            Failure::LedByAnother { asked, leader } => {
-                (End::Final(Error::LedByAnother { asked, leader }), false)
-            }
-        };
-        (Err(end), maybe)
-    }
-
-    fn choose(&self, to_leader: bool) -> Result<(usize, Arc<Endpoint>), Error> {
-        let endpoints = self.endpoints();
-        let count = endpoints.known.len();
-        if count == 0 {
-            return Err(Error::Rejected {
-                reason: "the client was given no endpoint".to_owned(),
-            });
-        }
-        let local = matches!(endpoints.known.first().map(|e| &**e), Some(Endpoint::Local(_)));
-        let index = match endpoints.leader {
-            Some(leader) if to_leader || !local => leader,
-            _ => endpoints.next % count,
-        };
-        Ok((index, Arc::clone(&endpoints.known[index])))
-    }
-
-    /// Goes to the leader that a node named; answers whether there is one to go to that is not itself.
-    fn follow(&self, from: usize, leader: Option<(NodeId, String)>) -> bool {
-        let mut endpoints = self.endpoints();
-        endpoints.leader = None;
-        let Some((id, address)) = leader.filter(|(_, address)| !address.is_empty()) else {
-            endpoints.next = from + 1;
-            return false;
-        };
-        let here = |e: &Arc<Endpoint>| match &**e {
-            Endpoint::Local(front) => front.node() == id,
-            Endpoint::Remote(_) => e.address() == address,
-        };
-        let index = endpoints.known.iter().position(here).unwrap_or_else(|| {
-            let peer = Peer {
-                node_id: Some(id.number()),
-                address,
+                Step::Failed(error) => return Err(error),
+                Step::Again(Way::Here) => false,
+                Step::Again(Way::Elsewhere) => {
+                    self.routes.avoid(place);
+                    false
+                }
+                Step::Again(Way::ToLeader(leader)) => self.routes.follow(place, leader),
             };
-            let endpoint = Endpoint::remote(Arc::clone(&self.inner.transport), peer);
-            endpoints.known.push(Arc::new(endpoint));
-            endpoints.known.len() - 1
-        });
-        endpoints.leader = Some(index);
-        index != from
-    }
-
-    /// Another node next time.
-    fn avoid(&self, index: usize) {
-        let mut endpoints = self.endpoints();
-        if endpoints.leader == Some(index) {
-            endpoints.leader = None;
+            if let Some(error) = progress.admitted_by_none(self.routes.count()) {
+                return Err(error);
+            }
+            if !pause.wait(redirected, time.end).await {
+                return Err(progress.out_of_time(time.deadline));
+            }
+            self.retries.fetch_add(1, Ordering::Relaxed);
+            metrics::counter!("quorate_client_retries_total").increment(1);
         }
-        endpoints.next = index + 1;
-    }
-
-    fn count_retry(&self) {
-        self.inner
-            .retries
-            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        metrics::counter!("quorate_client_retries_total").increment(1);
-    }
-
-    fn endpoints(&self) -> std::sync::MutexGuard<'_, Endpoints> {
-        self.inner
-            .endpoints
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// How an attempt ended without a result.
-#[derive(Debug)]
-enum End {
-    Final(Error),
-    Retry(Setback),
-}
-
-fn unexpected(response: &Response) -> Error {
-    Error::Rejected {
-        reason: format!("the node answered something else: {response:?}"),
-    }
-}
-
-/// Exponential backoff with jitter.
-#[derive(Debug)]
-struct Backoff {
-    next: Duration,
-    max: Duration,
-}
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self {
-            next: BACKOFF_FIRST,
-            max: BACKOFF_MAX,
-        }
-    }
-}
-
-impl Backoff {
-    /// Between conflicts, which are over in a moment: who waits long while others go on at once never gets a turn.
-    fn of_conflicts() -> Self {
-        Self {
-            max: CONFLICT_PAUSE_MAX,
-            ..Self::default()
-        }
-    }
-
-    /// Waits before the next attempt; answers false when the deadline leaves no time for one.
-    async fn wait(&mut self, setback: &Setback, end: Instant) -> bool {
-        let left = end.since(env::now());
-        let half = self.next / 2;
-        let jitter = half.mul_f64((env::random_u64() >> 11) as f64 / (1u64 << 53) as f64);
-        // Two nodes that name each other must not be asked in a tight loop, so even a redirect waits from
-        // the second time on.
-        let pause = if setback.redirected && self.next == BACKOFF_FIRST {
-            Duration::ZERO
-        } else {
-            half + jitter
-        };
-        self.next = (self.next * 2).min(self.max);
-        if pause >= left || left.is_zero() {
-            return false;
-        }
-        env::sleep(pause).await;
-        true
-    }
-}
-
-impl From<std::convert::Infallible> for Error {
-    fn from(never: std::convert::Infallible) -> Self {
-        match never {}
     }
 }

@@ -1,30 +1,51 @@
 //! Optimistic transactions: a closure that reads and writes, run again when what it read has changed.
+//!
+//! Always: all reads of an attempt are at one revision, however the closure makes them: one of them, linearizable,
+//! decides it, and the others are made at it. Whatever a read told the closure is part of the guard before the closure
+//! hears it. An attempt that has ended takes nothing more in.
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Backoff, Client, Error, Setback};
-use crate::env;
+use tokio::sync::OnceCell;
+
+use super::backoff::Backoff;
+use super::{Client, Error, Time};
 use crate::model::{
     Compare, Consistency, Guard, Key, KeyRange, KeyTest, KeyValue, Op, RangeRead, RangeTest, ReadOp,
-    ReadResult, Record, Revision, Txn, TxnResponse, Value,
+    ReadResponse, ReadResult, Record, Revision, Txn, TxnResponse, Value,
 };
+use crate::planted::{self, Bug};
 
-/// Reads and writes of one attempt. Reads see one revision and the attempt's own writes are not read back.
+/// Reads and writes of one attempt. Reads see one revision, however many are made at once, and the attempt's own writes
+/// are not read back.
+///
+/// A clone is the same attempt. Once the closure has returned, every method answers [`Error::TransactionEnded`], also
+/// that of a clone in a task of its own, and a read that was under way then.
 #[derive(Clone, Debug)]
 pub struct Transaction {
-    client: Client,
-    state: Arc<Mutex<State>>,
+    attempt: Arc<Attempt>,
 }
 
+#[derive(Debug)]
+struct Attempt {
+    client: Client,
+    time: Time,
+    /// The revision that one read saw; all others are made at it.
+    revision: OnceCell<Revision>,
+    /// `None` once the closure has returned.
+    recorded: Mutex<Option<Recorded>>,
+}
+
+/// What the closure was told, and what it asked for.
 #[derive(Debug, Default)]
-struct State {
-    /// The revision that the first read saw; all later ones are made at it.
-    revision: Option<Revision>,
+struct Recorded {
     keys: BTreeMap<Key, Option<Revision>>,
     ranges: Vec<(KeyRange, u64)>,
     ops: Vec<Op>,
+    /// A read that failed: what it would have told is no part of the guard.
+    failed: Option<Error>,
 }
 
 /// Why a transaction closure was not carried out.
@@ -34,7 +55,7 @@ pub enum TransactError<E> {
     /// The closure gave up.
     #[error("the transaction was given up: {0}")]
     Aborted(E),
-    /// The client's error.
+    /// The client's error: of the commit, or of a read that failed though the closure went on without it.
     #[error(transparent)]
     Client(#[from] Error),
 }
@@ -43,7 +64,9 @@ impl Client {
     /// Runs `attempt` until what it read is unchanged at the moment of its commit.
     ///
     /// Its reads become guards: a key by its revision, a range by its count and by the revisions of all its
-    /// keys, so that no phantom slips in. Nothing is written before it returns `Ok`.
+    /// keys, so that no phantom slips in. They may be made one after the other or at once. Nothing is written before it
+    /// returns `Ok`, and nothing where one of its reads had failed. The deadline is for all attempts together, their
+    /// reads included.
     ///
     /// Cancel safety: a dropped call may still commit.
     pub async fn transact<T, E, F, Fut>(&self, mut attempt: F) -> Result<(T, TxnResponse), TransactError<E>>
@@ -51,62 +74,70 @@ impl Client {
         F: FnMut(Transaction) -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
-        let end = env::now() + self.deadline;
+        let time = self.time();
         let mut pause = Backoff::of_conflicts();
         loop {
-            let transaction = Transaction {
-                client: self.clone(),
-                state: Arc::default(),
+            let transaction = Transaction::begin(self.clone(), time);
+            let result = attempt(transaction.clone()).await;
+            let again = match (result, transaction.end()) {
+                // What it was told is whole, and what it would still have read is gone: the next one reads newer.
+                (_, Err(Error::Compacted { oldest })) => {
+                    format!("the history before revision {oldest} went while the transaction read it")
+                }
+                (Err(given_up), _) => return Err(TransactError::Aborted(given_up)),
+                (Ok(_), Err(read)) => return Err(read.into()),
+                (Ok(result), Ok(txn)) => {
+                    let response = self.inner.txn(txn, time).await?;
+                    if response.succeeded {
+                        return Ok((result, response));
+                    }
+                    "what the transaction read has changed".to_owned()
+                }
             };
-            let result = attempt(transaction.clone())
-                .await
-                .map_err(TransactError::Aborted)?;
-            // The deadline is the caller's for all attempts together.
-            let rest = self.with_deadline(end.since(env::now()));
-            let response = rest.txn(transaction.into_txn()).await?;
-            if response.succeeded {
-                return Ok((result, response));
-            }
-            let setback = Setback {
-                reason: "what the transaction read has changed".to_owned(),
-                redirected: false,
-            };
-            if !pause.wait(&setback, end).await {
-                let error = Error::Unavailable {
-                    deadline: self.deadline,
-                    last: setback.reason,
-                };
-                return Err(error.into());
+            if !pause.wait(false, time.end).await {
+                return Err(time.is_over(again).into());
             }
         }
     }
 }
 
 impl Transaction {
-    /// Reads a key.
-    pub async fn get(&self, key: Key) -> Result<Option<Record>, Error> {
-        let read = self.read(ReadOp::Get(key.clone())).await?;
-        let ReadResult::Get(record) = read else {
-            return Err(Error::Rejected {
-                reason: "a get was answered with a range".to_owned(),
-            });
+    fn begin(client: Client, time: Time) -> Self {
+        let attempt = Attempt {
+            client,
+            time,
+            revision: OnceCell::new(),
+            recorded: Mutex::new(Some(Recorded::default())),
         };
-        self.lock()
-            .keys
-            .insert(key, record.as_ref().map(|r| r.mod_revision));
+        Self {
+            attempt: Arc::new(attempt),
+        }
+    }
+
+    /// Reads a key. Cancel safe.
+    pub async fn get<K>(&self, key: K) -> Result<Option<Record>, Error>
+    where
+        K: TryInto<Key>,
+        Error: From<K::Error>,
+    {
+        let key = key.try_into()?;
+        let record = match self.read(ReadOp::Get(key.clone())).await? {
+            ReadResult::Get(record) => record,
+            ReadResult::Range { .. } => return Err(self.fails(mixed_up("a get", "a range"))),
+        };
+        let seen = record.as_ref().map(|record| record.mod_revision);
+        self.record(|recorded| recorded.keys.insert(key, seen))?;
         Ok(record)
     }
 
-    /// Reads a range whole, page by page.
+    /// Reads a range whole, page by page. Cancel safe.
     pub async fn range(&self, range: KeyRange) -> Result<Vec<KeyValue>, Error> {
         let mut found: Vec<KeyValue> = Vec::new();
         let mut rest = range.clone();
         loop {
-            let read = self.read(ReadOp::Range(RangeRead::new(rest.clone()))).await?;
+            let read = self.read(ReadOp::Range(RangeRead::new(rest))).await?;
             let ReadResult::Range { records, more, .. } = read else {
-                return Err(Error::Rejected {
-                    reason: "a range was answered with a get".to_owned(),
-                });
+                return Err(self.fails(mixed_up("a range", "a get")));
             };
             found.extend(records);
             let Some(last) = found.last().filter(|_| more) else {
@@ -119,45 +150,99 @@ impl Transaction {
                 None => KeyRange::from(start),
             };
         }
-        self.lock().ranges.push((range, found.len() as u64));
+        let count = found.len() as u64;
+        self.record(|recorded| recorded.ranges.push((range, count)))?;
         Ok(found)
     }
 
     /// Writes a key when the transaction commits.
-    pub fn put(&self, key: Key, value: impl Into<Value>) {
-        self.op(Op::put(key, value));
+    pub fn put<K>(&self, key: K, value: impl Into<Value>) -> Result<(), Error>
+    where
+        K: TryInto<Key>,
+        Error: From<K::Error>,
+    {
+        self.op(Op::put(key.try_into()?, value))
     }
 
     /// Deletes a key when the transaction commits.
-    pub fn delete(&self, key: Key) {
-        self.op(Op::delete(key));
+    pub fn delete<K>(&self, key: K) -> Result<(), Error>
+    where
+        K: TryInto<Key>,
+        Error: From<K::Error>,
+    {
+        self.op(Op::delete(key.try_into()?))
     }
 
     /// Any operation, when the transaction commits.
-    pub fn op(&self, op: Op) {
-        self.lock().ops.push(op);
+    pub fn op(&self, op: Op) -> Result<(), Error> {
+        self.record(|recorded| recorded.ops.push(op))
     }
 
+    /// One read, at the revision of this attempt.
     async fn read(&self, read: ReadOp) -> Result<ReadResult, Error> {
-        let consistency = match self.lock().revision {
-            Some(revision) => Consistency::At(revision),
-            None => Consistency::Linearizable,
+        let read_at = async |consistency| {
+            let Attempt { client, time, .. } = &*self.attempt;
+            client.inner.read(vec![read.clone()], consistency, *time).await
         };
-        let response = self.client.read(vec![read], consistency).await?;
-        self.lock().revision.get_or_insert(response.revision);
-        response.results.into_iter().next().ok_or(Error::Rejected {
-            reason: "an empty answer".to_owned(),
-        })
+        self.record(|_| ())?;
+        let mut decided: Option<ReadResponse> = None;
+        let response = async {
+            if planted::is(Bug::TransactReadsApart) && !self.attempt.revision.initialized() {
+                let response = read_at(Consistency::Linearizable).await?;
+                // Another one that was made at once may have been faster.
+                let _ = self.attempt.revision.set(response.revision);
+                return Ok(response);
+            }
+            // One at a time: who waits here is made at the revision of whoever went before, or decides it where that
+            // one failed or was dropped.
+            let revision = self.attempt.revision.get_or_try_init(|| async {
+                let response = read_at(Consistency::Linearizable).await?;
+                let revision = response.revision;
+                decided = Some(response);
+                Ok::<_, Error>(revision)
+            });
+            let revision = *revision.await?;
+            match decided {
+                Some(response) => Ok(response),
+                None => read_at(Consistency::At(revision)).await,
+            }
+        };
+        let result = response.await.and_then(|response| {
+            let first = response.results.into_iter().next();
+            first.ok_or_else(|| mixed_up("a read", "nothing"))
+        });
+        result.map_err(|error| self.fails(error))
     }
 
-    fn into_txn(self) -> Txn {
-        let mut state = self.lock();
-        let State {
-            revision,
+    /// The attempt goes on without what a read would have told: it must not commit. What says nothing of the state,
+    /// since nothing was asked, may well be meant.
+    fn fails(&self, error: Error) -> Error {
+        if !matches!(error, Error::InvalidKey(_) | Error::InvalidRead(_)) {
+            // After its end it commits nothing anyway.
+            let _ended = self.record(|recorded| recorded.failed = Some(error.clone()));
+        }
+        error
+    }
+
+    fn record<T>(&self, record: impl FnOnce(&mut Recorded) -> T) -> Result<(), Error> {
+        let mut recorded = self.lock();
+        record(recorded.as_mut().ok_or(Error::TransactionEnded)?);
+        Ok(())
+    }
+
+    /// Ends the attempt: what it asked for, guarded by what it was told; or the read that failed.
+    fn end(&self) -> Result<Txn, Error> {
+        let recorded = self.lock().take().unwrap_or_default();
+        let Recorded {
             keys,
             ranges,
             ops,
-        } = std::mem::take(&mut *state);
+            failed,
+        } = recorded;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let revision = self.attempt.revision.get().copied();
         let keys = keys
             .into_iter()
             .map(|(key, revision)| Guard::unchanged(key, revision));
@@ -168,10 +253,19 @@ impl Transaction {
                 Guard::range(range, RangeTest::All(unchanged)),
             ]
         });
-        Txn::new(ops).when(Guard::all(keys.chain(ranges)))
+        Ok(Txn::new(ops).when(Guard::all(keys.chain(ranges))))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Option<Recorded>> {
+        self.attempt
+            .recorded
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn mixed_up(asked: &str, answered: &str) -> Error {
+    Error::Rejected {
+        reason: format!("{asked} was answered with {answered}"),
     }
 }

@@ -20,7 +20,7 @@ pub use executor::{BoxTask, Entered, Executor, Span, TaskId, TimerId, crash_poin
 pub use owner::{Owner, OwnerHandle, QueueClosed, WeakOwnerHandle, spawn_owner};
 pub use random::{ThreadRng, random_u64, thread_rng};
 pub use runtime::Runtime;
-pub use task::{JoinError, JoinHandle, catching, spawn, spawn_blocking};
+pub use task::{JoinError, JoinHandle, catching, spawn, spawn_blocking, try_spawn};
 pub use time::{Elapsed, Instant, Sleep, Timeout, now, sleep, sleep_until, timeout, timeout_at, wall_clock};
 
 /// Channels: tokio's types are plain data structures that run under any executor.

@@ -34,6 +34,15 @@ where
     JoinHandle(Inner::Simulated { task, rx })
 }
 
+/// Starts a task where there is something that runs it, and drops it otherwise: for what is done at a value's end, which
+/// may come outside of any runtime.
+#[allow(clippy::disallowed_methods, reason = "the seam itself")]
+pub fn try_spawn(name: &'static str, future: impl Future<Output = ()> + Send + 'static) {
+    if current().is_some() || tokio::runtime::Handle::try_current().is_ok() {
+        drop(spawn(name, future));
+    }
+}
+
 /// Runs a future to its end. A panic in it is told to the simulator, and is an error with its message.
 pub async fn catching<F: Future>(name: &'static str, future: F) -> Result<F::Output, String> {
     AssertUnwindSafe(future).catch_unwind().await.map_err(|payload| {

@@ -63,6 +63,7 @@ async fn read_calls(
                     reads: ops,
                     consistency: Consistency::Linearizable,
                     wait,
+                    time: _,
                 } => {
                     reads.push((ops, wait, reply));
                 }
@@ -133,10 +134,12 @@ fn encode(reply: &Reply) -> Bytes {
     if bytes.len() <= BYTES_MAX {
         return bytes.into();
     }
-    let failure = Failure::Refused(format!(
-        "the answer has {} bytes, the limit is {BYTES_MAX}",
-        bytes.len()
-    ));
+    let (size, limit) = (bytes.len() as u64, BYTES_MAX as u64);
+    let failure = match &reply.response {
+        // What was committed stays so, also where its answer cannot be told.
+        Response::Written(_) => Failure::AnswerTooLarge { size, limit },
+        _ => Failure::Refused(format!("the answer has {size} bytes, the limit is {limit}")),
+    };
     model::encode(&Reply {
         id: reply.id,
         response: Response::Failed(failure),

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::proposer::{self, Waiting};
 use super::readers::{self, ReadJob, ReadOwner};
-use super::reply::ReplyTo;
+use super::reply::{NO_ANSWER, ReplyTo};
 use super::settings::Settings;
 use super::status::{MemberStatus, NodeRole, Status};
 use crate::env::{self, OwnerHandle, mpsc};
@@ -125,12 +125,13 @@ impl Front {
                 self.write(command, reply).await;
                 answer
                     .await
-                    .unwrap_or(Response::Failed(Failure::Unknown { leader: None }))
+                    .unwrap_or(Response::Failed(Failure::unknown(NO_ANSWER)))
             }
             Request::Read {
                 reads,
                 consistency,
                 wait,
+                time: _,
             } => {
                 let (reply, answer) = ReplyTo::local();
                 match self.prepare_read(&reads, consistency, wait).await {
@@ -139,7 +140,7 @@ impl Front {
                 }
                 answer
                     .await
-                    .unwrap_or(Response::Failed(Failure::Unknown { leader: None }))
+                    .unwrap_or(Response::Failed(Failure::unknown(NO_ANSWER)))
             }
             Request::Status => Response::Status(Box::new(self.status())),
             Request::Admin(admin) => self.admin(admin).await,

@@ -88,7 +88,10 @@ async fn propose(raft: &RaftNode, commands: Vec<Command>, mut replies: Replies) 
             } => replies.answer(outcomes),
             Proposed::Applied { .. } => {}
             Proposed::NotLeader { leader } => replies.fail(&Failure::NotLeader { leader }),
-            Proposed::Unknown { leader } => replies.fail(&Failure::Unknown { leader }),
+            Proposed::Unknown { leader } => {
+                let reason = "leadership was lost on the way".to_owned();
+                replies.fail(&Failure::Unknown { leader, reason });
+            }
         }
     })
     .await;
@@ -109,7 +112,9 @@ impl Replies {
         }
         // As many outcomes as commands is the machine's promise; a reply left over says that it is unknown.
         for reply in replies {
-            reply.send(Response::Failed(Failure::Unknown { leader: None }));
+            reply.send(Response::Failed(Failure::unknown(
+                "the node answered fewer commands than it was given",
+            )));
         }
     }
 
@@ -122,6 +127,6 @@ impl Replies {
 
 impl Drop for Replies {
     fn drop(&mut self) {
-        self.fail(&Failure::Unknown { leader: None });
+        self.fail(&Failure::unknown("the node stopped on the way"));
     }
 }

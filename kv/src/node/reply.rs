@@ -3,6 +3,9 @@
 use crate::env::{mpsc, oneshot};
 use crate::protocol::{Failure, Reply, Response};
 
+/// What is said where nobody answered: the node stopped, or whoever was to answer did.
+pub(crate) const NO_ANSWER: &str = "the node gave no answer";
+
 /// Takes one answer. Dropped without one, it says that the outcome is unknown.
 #[derive(Debug)]
 pub(crate) struct ReplyTo(Option<Destination>);
@@ -41,6 +44,6 @@ impl ReplyTo {
 
 impl Drop for ReplyTo {
     fn drop(&mut self) {
-        self.deliver(Response::Failed(Failure::Unknown { leader: None }));
+        self.deliver(Response::Failed(Failure::unknown(NO_ANSWER)));
     }
 }

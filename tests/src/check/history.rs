@@ -195,6 +195,7 @@ impl Answer {
     pub fn of_error(error: Error) -> Self {
         match error {
             Error::OutcomeUnknown(unknown) => Answer::Unknown(unknown.reason),
+            error if error.may_have_committed() => Answer::Unknown(error.to_string()),
             Error::Refused(refused) => Answer::Refused(refused),
             error => Answer::Failed(error),
         }

@@ -292,10 +292,9 @@ impl Worker {
                         Op::delete(none.clone()),
                     ];
                     last(&attempts, |attempt| attempt.ops.extend(ops));
-                    transaction.put(target, value);
-                    transaction.op(sequenced);
-                    transaction.delete(none);
-                    Ok::<_, Error>(())
+                    transaction.put(target, value)?;
+                    transaction.op(sequenced)?;
+                    transaction.delete(none)
                 }
             })
             .await;

@@ -1,0 +1,118 @@
+//! The nodes that a client knows, and which of them it asks next.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use quorate_transport::{Peer, Transport};
+
+use super::endpoint::Endpoint;
+use crate::model::NodeId;
+
+/// Whom a request is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum To {
+    /// The leader alone can carry it out.
+    Leader,
+    /// Any node answers it.
+    Anyone,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Routes {
+    transport: Arc<dyn Transport>,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    /// In the order of preference; the first is this process's node, where there is one. Only grows.
+    endpoints: Vec<Arc<Endpoint>>,
+    /// Where writes go: the leader as last heard of.
+    leader: Option<usize>,
+    /// Where to try next while no leader is known.
+    next: usize,
+}
+
+impl Routes {
+    pub(super) fn new(endpoints: Vec<Endpoint>, transport: Arc<dyn Transport>) -> Self {
+        let known = Known {
+            endpoints: endpoints.into_iter().map(Arc::new).collect(),
+            leader: None,
+            next: 0,
+        };
+        Self {
+            transport,
+            known: Mutex::new(known),
+        }
+    }
+
+    /// Whom to ask, and its place among those known; `None` where no node is known at all.
+    pub(super) fn choose(&self, to: To) -> Option<(usize, Arc<Endpoint>)> {
+        let known = self.known();
+        let count = known.endpoints.len();
+        let local = matches!(known.endpoints.first()?.as_ref(), Endpoint::Local(_));
+        let index = match known.leader {
+            Some(leader) if to == To::Leader || !local => leader,
+            _ => known.next % count,
+        };
+        Some((index, Arc::clone(&known.endpoints[index])))
+    }
+
+    /// The node at this place carried out what only a leader can.
+    pub(super) fn leads(&self, index: usize) {
+        self.known().leader = Some(index);
+    }
+
+    /// Goes to the leader that a node named; answers whether there is one to go to that is not itself.
+    pub(super) fn follow(&self, from: usize, leader: Option<(NodeId, String)>) -> bool {
+        let mut known = self.known();
+        known.leader = None;
+        let Some((id, address)) = leader.filter(|(_, address)| !address.is_empty()) else {
+            known.next = from + 1;
+            return false;
+        };
+        let here = |e: &Arc<Endpoint>| match &**e {
+            Endpoint::Local(front) => front.node() == id,
+            Endpoint::Remote(_) => e.address() == address,
+        };
+        let index = known.endpoints.iter().position(here).unwrap_or_else(|| {
+            let endpoint = self.remote(Some(id), address);
+            known.endpoints.push(Arc::new(endpoint));
+            known.endpoints.len() - 1
+        });
+        known.leader = Some(index);
+        index != from
+    }
+
+    /// Another node next time.
+    pub(super) fn avoid(&self, index: usize) {
+        let mut known = self.known();
+        if known.leader == Some(index) {
+            known.leader = None;
+        }
+        known.next = index + 1;
+    }
+
+    /// How many nodes are known.
+    pub(super) fn count(&self) -> usize {
+        self.known().endpoints.len()
+    }
+
+    /// All nodes that are known.
+    pub(super) fn all(&self) -> Vec<Arc<Endpoint>> {
+        self.known().endpoints.clone()
+    }
+
+    /// A way to a node that is not among those known yet.
+    pub(super) fn remote(&self, id: Option<NodeId>, address: String) -> Endpoint {
+        let peer = Peer {
+            node_id: id.map(NodeId::number),
+            address,
+        };
+        Endpoint::remote(Arc::clone(&self.transport), peer)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

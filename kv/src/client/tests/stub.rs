@@ -1,0 +1,129 @@
+//! A node as a client sees it, whose answers the test gives, in the order that it likes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_transport::memory::{MemoryNetwork, MemoryTransport, TokioClock};
+use quorate_transport::{ClusterId, Identity, Incoming, Transport};
+
+use crate::Client;
+use crate::env::{self, mpsc};
+use crate::model::{self, Limits};
+use crate::protocol::{Call, Reply, Request, Response};
+
+/// How long a test waits for what must come.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A network with a client and some nodes that the test plays.
+pub(super) struct Stage {
+    network: MemoryNetwork,
+    cluster: ClusterId,
+}
+
+/// One node that the test plays.
+pub(super) struct Stub {
+    calls: mpsc::Receiver<Asked>,
+    transport: Arc<MemoryTransport>,
+}
+
+/// A call that waits for the test's answer. Dropped, it is never answered.
+pub(super) struct Asked {
+    pub(super) request: Request,
+    id: u64,
+    replies: mpsc::Sender<Reply>,
+}
+
+impl Stage {
+    pub(super) fn new() -> Self {
+        Self {
+            network: MemoryNetwork::new(Arc::new(TokioClock::new(7))),
+            cluster: ClusterId::new("stage").expect("a legal name"),
+        }
+    }
+
+    /// A node at this address.
+    pub(super) fn node(&self, id: u64, address: &str) -> Stub {
+        let identity = Identity::node(self.cluster.clone(), id);
+        let transport = self.network.transport(identity, address);
+        let (asked, calls) = mpsc::channel(1024);
+        let accepting = Arc::clone(&transport);
+        env::spawn("stub", async move {
+            while let Some(incoming) = accepting.accept().await {
+                env::spawn("stub-stream", serve(incoming, asked.clone()));
+            }
+        });
+        Stub { calls, transport }
+    }
+
+    /// A client that knows these addresses.
+    pub(super) fn client(&self, addresses: &[&str]) -> Client {
+        let identity = Identity::client(self.cluster.clone(), "caller").expect("a legal name");
+        self.client_of(identity, addresses)
+    }
+
+    /// A client of another cluster.
+    pub(super) fn stranger(&self, addresses: &[&str]) -> Client {
+        let elsewhere = ClusterId::new("elsewhere").expect("a legal name");
+        let identity = Identity::client(elsewhere, "caller").expect("a legal name");
+        self.client_of(identity, addresses)
+    }
+
+    fn client_of(&self, identity: Identity, addresses: &[&str]) -> Client {
+        let transport = self.network.transport(identity, "client");
+        Client::connect(addresses.iter().copied(), transport, Limits::default())
+    }
+
+    /// Breaks every stream between the client and this address, for both ends.
+    pub(super) fn break_streams(&self, address: &str) {
+        self.network.fail_streams("client", address);
+    }
+}
+
+impl Stub {
+    /// The next call that arrives.
+    pub(super) async fn asked(&mut self) -> Asked {
+        let asked = env::timeout(PATIENCE, self.calls.recv()).await;
+        asked.expect("a call in time").expect("the node runs")
+    }
+
+    /// A call that has arrived, or none.
+    #[allow(dead_code)]
+    pub(super) fn asked_already(&mut self) -> Option<Asked> {
+        self.calls.try_recv().ok()
+    }
+
+    /// Ends the node: its address refuses whoever comes.
+    pub(super) async fn leave(self) {
+        self.transport.shutdown().await;
+    }
+}
+
+impl Asked {
+    pub(super) async fn answer(self, response: Response) {
+        let reply = Reply {
+            id: self.id,
+            response,
+        };
+        // A client that is gone needs no answer.
+        let _ = self.replies.send(reply).await;
+    }
+}
+
+async fn serve(incoming: Incoming, asked: mpsc::Sender<Asked>) {
+    let (mut sender, mut receiver) = (incoming.stream.sender, incoming.stream.receiver);
+    let (replies, mut outgoing) = mpsc::channel::<Reply>(1024);
+    env::spawn("stub-replies", async move {
+        while let Some(reply) = outgoing.recv().await {
+            if sender.send(model::encode(&reply).into()).await.is_err() {
+                return;
+            }
+        }
+    });
+    while let Ok(Some(message)) = receiver.receive().await {
+        let Call { id, request } = model::decode(&message).expect("a client's call");
+        let replies = replies.clone();
+        if asked.send(Asked { request, id, replies }).await.is_err() {
+            return;
+        }
+    }
+}
