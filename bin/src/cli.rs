@@ -276,9 +276,30 @@ pub enum KvCommand {
     },
 }
 
+const META_HELP: &str = "\
+Examples:
+  quorate meta broker register 1 broker1.example:9092 --rack r1
+  quorate meta topic create orders --partitions 12 --replication-factor 3
+  quorate meta topic describe orders
+  quorate meta broker fence 1
+  quorate meta check
+
+A change is one transaction, done whole or not at all; what stands in its way is
+named, all of it. quorate meta broker --help and its like have more.";
+
 /// `quorate meta`.
 #[derive(Debug, Args)]
+#[command(after_help = META_HELP)]
 pub struct MetaArgs {
+    /// Work on the metadata below this prefix of keys
+    #[arg(
+        long,
+        env = "QUORATE_META_PREFIX",
+        value_name = "PREFIX",
+        default_value = "meta/",
+        global = true
+    )]
+    pub meta_prefix: String,
     /// How the cluster is found.
     #[command(flatten)]
     pub reach: Reach,
@@ -290,15 +311,52 @@ pub struct MetaArgs {
 /// Of what.
 #[derive(Debug, Subcommand)]
 pub enum MetaCommand {
-    /// Brokers
-    #[command(subcommand)]
+    /// Brokers: register, list, describe, fence, cordon, unregister
+    #[command(subcommand, after_help = BROKER_HELP)]
     Broker(BrokerCommand),
-    /// Topics
-    #[command(subcommand)]
+    /// Topics: create, list, describe, delete
+    #[command(subcommand, after_help = TOPIC_HELP)]
     Topic(TopicCommand),
-    /// Partitions
-    #[command(subcommand)]
+    /// Partitions: create, describe, set the leader, set the ISR
+    #[command(subcommand, after_help = PARTITION_HELP)]
     Partition(PartitionCommand),
+    /// Hold all rows against the rules that always hold, and name every key among them that is no row
+    Check {
+        /// How fresh.
+        #[command(flatten)]
+        freshness: Freshness,
+    },
+}
+
+const BROKER_HELP: &str = "\
+Examples:
+  quorate meta broker register 1 broker1.example:9092 --rack r1 --label zone=a
+  quorate meta broker fence 1       it leads nothing and is in no ISR but alone
+  quorate meta broker unfence 1     it may lead and join ISRs again
+  quorate meta broker cordon 1      it gets no new replicas; what it has stays
+  quorate meta broker unregister 1  refused while it holds replicas";
+
+const TOPIC_HELP: &str = "\
+Examples:
+  quorate meta topic create orders --partitions 12 --replication-factor 3
+  quorate meta topic create orders --assignment '1,2,3;2,3,1' --config retention.ms=1000
+  quorate meta topic delete orders";
+
+const PARTITION_HELP: &str = "\
+Examples:
+  quorate meta partition create orders --total 24
+  quorate meta partition set-leader orders/0 2
+  quorate meta partition set-leader orders/0 3 --unclean   what only the ISR had is lost
+  quorate meta partition set-isr orders/0 1,2";
+
+/// Which life of a broker is meant.
+#[derive(Debug, Clone, Args)]
+pub struct BrokerArgs {
+    /// The broker's id
+    pub id: u64,
+    /// Refuse when its epoch is not this one: it was registered anew
+    #[arg(long, value_name = "N")]
+    pub epoch: Option<u64>,
 }
 
 /// What to do with brokers.
@@ -318,16 +376,52 @@ pub enum BrokerCommand {
         /// A label; may be given several times
         #[arg(long = "label", value_name = "NAME=VALUE")]
         labels: Vec<String>,
+        /// The most replicas that it can hold
+        #[arg(long, value_name = "N")]
+        replicas_max: Option<u32>,
+        /// The size of its disks, such as 500GiB
+        #[arg(long, value_name = "BYTES")]
+        disk_bytes: Option<String>,
         /// The id of this life of the broker's process; a repeated register with it changes nothing
         #[arg(long, value_name = "UUID")]
         incarnation: Option<String>,
+        /// Begin fenced, to be unfenced once it is ready
+        #[arg(long)]
+        fenced: bool,
+        /// Take the id over from another life that is not fenced: you know that it is gone
+        #[arg(long)]
+        takeover: bool,
     },
     /// List the brokers
-    List,
+    List {
+        /// How fresh.
+        #[command(flatten)]
+        freshness: Freshness,
+    },
     /// Show a broker with the partitions that it holds and leads
     Describe {
         /// The broker's id
         id: u64,
+        /// How fresh.
+        #[command(flatten)]
+        freshness: Freshness,
+    },
+    /// Take a broker out of every leadership and every ISR that has another member, until it is unfenced
+    Fence(BrokerArgs),
+    /// Let a broker lead and join ISRs again; it leads at once what nobody leads and it is in sync for
+    Unfence(BrokerArgs),
+    /// Give a broker no new replicas; those that it has stay
+    Cordon(BrokerArgs),
+    /// Let a broker take new replicas again
+    Uncordon(BrokerArgs),
+    /// Take a broker out of the cluster; refused while it holds replicas
+    Unregister {
+        /// Which.
+        #[command(flatten)]
+        broker: BrokerArgs,
+        /// Although it holds replicas: they stay in their partitions, dead, until others replace them
+        #[arg(long)]
+        dangling: bool,
     },
 }
 
@@ -355,11 +449,18 @@ pub enum TopicCommand {
         id: Option<String>,
     },
     /// List the topics
-    List,
+    List {
+        /// How fresh.
+        #[command(flatten)]
+        freshness: Freshness,
+    },
     /// Show a topic with its partitions
     Describe {
         /// Its name
         name: String,
+        /// How fresh.
+        #[command(flatten)]
+        freshness: Freshness,
     },
     /// Delete a topic with its partitions
     Delete {
@@ -390,12 +491,23 @@ pub enum PartitionCommand {
         #[arg(long, value_name = "BROKERS;...")]
         assignment: Option<String>,
     },
+    /// Show a partition
+    Describe {
+        /// TOPIC/INDEX
+        partition: String,
+        /// How fresh.
+        #[command(flatten)]
+        freshness: Freshness,
+    },
     /// Make a broker lead a partition
     SetLeader {
         /// TOPIC/INDEX
         partition: String,
         /// The broker; it must be in the ISR
         leader: u64,
+        /// Also from outside the ISR: it becomes the whole ISR, and what only the others have is lost
+        #[arg(long)]
+        unclean: bool,
         /// Refuse when the leader epoch is not this one; by default the present one is read first
         #[arg(long, value_name = "N")]
         leader_epoch: Option<u64>,
@@ -410,6 +522,9 @@ pub enum PartitionCommand {
         /// The brokers: 1,2,3
         #[arg(value_delimiter = ',', required = true)]
         isr: Vec<u64>,
+        /// The leader has recovered from an unclean election
+        #[arg(long)]
+        recovered: bool,
         /// Refuse when the leader epoch is not this one; by default the present one is read first
         #[arg(long, value_name = "N")]
         leader_epoch: Option<u64>,

@@ -343,6 +343,171 @@ fn brokers_topics_and_partitions() {
         .fails(3, &["there is no topic by-hand"]);
 }
 
+/// The manual says that operators fence; there was no command for it.
+#[test]
+fn operators_fence_cordon_and_unregister_brokers() {
+    let home = Home::new();
+    let _server = home.serve_alone();
+    for id in 1..=3 {
+        home.line(&format!(
+            "meta broker register {id} broker{id}:9092 --replicas-max 1000 --disk-bytes 500GiB"
+        ))
+        .ok();
+    }
+    let leads = |home: &Home| home.line("meta partition describe orders/0 --json").json()["leader"].clone();
+    home.line("meta topic create orders --assignment 1,2;2,1").ok();
+    let broker = home.line("meta broker describe 1 --json").json();
+    assert_eq!(
+        (&broker["replicas_max"], &broker["disk_bytes"]),
+        (&json!(1000), &json!(500u64 << 30))
+    );
+    let epoch = broker["epoch"].as_u64().unwrap();
+
+    home.line("meta broker fence 1 --epoch 1").fails(
+        2,
+        &[
+            "broker 1",
+            "its epoch is",
+            "the caller meant 1",
+            "registered anew",
+        ],
+    );
+    let fenced = home
+        .line(&format!("meta broker fence 1 --epoch {epoch} --json"))
+        .json();
+    assert_eq!(
+        (
+            &fenced["changed"],
+            &fenced["fenced"],
+            &fenced["partitions_changed"]
+        ),
+        (&json!(true), &json!(true), &json!(2))
+    );
+    assert_eq!(leads(&home), 2);
+    assert_eq!(
+        home.line("meta broker fence 1").ok().text(),
+        "broker 1 was fenced already\n"
+    );
+    assert!(home.line("meta broker list").ok().text().contains("fenced"));
+    home.line("meta partition set-leader orders/0 1")
+        .fails(2, &["broker 1"]);
+    assert_eq!(
+        home.line("meta broker unfence 1").ok().text(),
+        "broker 1 is unfenced\n"
+    );
+    // Whoever restarts a broker's process registers a new life of it.
+    home.line("meta broker register 1 broker1:9092").fails(
+        2,
+        &[
+            "registered and not fenced",
+            "quorate meta broker fence 1",
+            "--takeover",
+        ],
+    );
+    home.line("meta broker register 1 broker1:9092 --takeover").ok();
+
+    home.line("meta broker cordon 3").ok();
+    assert_eq!(
+        home.line("meta broker cordon 3").ok().text(),
+        "broker 3 was cordoned already\n"
+    );
+    home.line("meta topic create wide --replication-factor 3")
+        .fails(2, &["replication factor 3 is outside 1 to 2"]);
+    assert!(
+        home.line("meta broker uncordon 3")
+            .ok()
+            .text()
+            .contains("may get new replicas")
+    );
+    home.line("meta topic create wide --replication-factor 3").ok();
+
+    home.line("meta broker unregister 2")
+        .fails(2, &["it holds replicas of 3 partitions", "--dangling"]);
+    home.line("meta broker unregister 9")
+        .fails(3, &["there is no broker 9"]);
+    home.line("meta broker fence 9")
+        .fails(3, &["there is no broker 9"]);
+    home.line("meta topic delete wide").ok();
+    assert_eq!(
+        home.line("meta broker unregister 3").ok().text(),
+        "broker 3 is unregistered\n"
+    );
+    home.line("meta broker unregister 2 --dangling").ok();
+    let broker = home.line("meta broker list --json").json();
+    assert_eq!(broker["brokers"].as_array().unwrap().len(), 1);
+    // Its replicas dangle: the ISR of orders/0 is 2 alone no more, and 1 may lead by an unclean election.
+    let partition = home.line("meta partition describe orders/0").ok().text();
+    assert!(partition.contains("topic orders"), "{partition}");
+    home.line("meta broker register 5 broker5:9092 --fenced").ok();
+    assert_eq!(home.line("meta broker describe 5 --json").json()["fenced"], true);
+}
+
+#[test]
+fn what_is_not_right_with_the_metadata_is_named() {
+    let home = Home::new();
+    let _server = home.serve_alone();
+    home.line("meta broker register 1 broker1:9092").ok();
+    home.line("meta topic create orders").ok();
+    assert!(
+        home.line("meta check")
+            .ok()
+            .text()
+            .contains("the metadata is sound at revision")
+    );
+    // Ordinary keys of the names that the rows had before they got a prefix of their own.
+    for key in ["b/1", "t/orders", "p/x", "n/x", "c/x"] {
+        home.line(&format!("kv put {key} mine")).ok();
+    }
+    assert_eq!(home.line("meta check --json").json()["partitions"], 1);
+    home.line("kv put meta/b/mine x").ok();
+    home.line("meta broker fence 1").ok();
+    home.line("meta check").fails(
+        1,
+        &[
+            "one thing is wrong with the metadata",
+            "the key meta/b/mine is no row",
+        ],
+    );
+
+    // Another metadata beside it.
+    let other = [("QUORATE_META_PREFIX", "blue/meta/")];
+    let none = home
+        .run_with(["meta", "broker", "list", "--json"], b"", &other)
+        .json();
+    assert_eq!(none["brokers"], json!([]));
+    home.line("meta broker register 7 broker7:9092 --meta-prefix blue/meta/")
+        .ok();
+    let one = home.run_with(["meta", "check", "--json"], b"", &other).json();
+    assert_eq!(one["brokers"], 1);
+    home.run(["meta", "check", "--meta-prefix", ""])
+        .fails(2, &["--meta-prefix \"\"", "from 1 to 1024"]);
+}
+
+/// It once took seven gigabytes before it was refused.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_topic_of_absurd_size_is_refused_before_it_takes_memory() {
+    let home = Home::new();
+    let _server = home.serve_alone();
+    home.line("meta broker register 1 broker1:9092").ok();
+    home.line("meta topic create small").ok();
+    for line in [
+        "meta topic create orders --partitions 16000000",
+        "meta topic create orders --partitions 4294967295 --replication-factor 65535",
+        "meta partition create small --total 16000000",
+        "meta partition create small --total 4294967295",
+    ] {
+        // Two gigabytes of addresses: the stacks of threads and the reserve of the allocator are among them.
+        home.run_after("ulimit -v 2000000", line).fails(
+            2,
+            &[
+                "in one transaction, the limit is",
+                "quorate meta partition create TOPIC --total N",
+            ],
+        );
+    }
+}
+
 #[test]
 fn status_and_members_are_shown_in_both_forms() {
     let home = Home::new();

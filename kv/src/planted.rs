@@ -46,11 +46,13 @@ pub enum Bug {
     FailureTakenForCertain,
     /// A client says of its writes under way that it has their answers.
     OpenAnswersForgotten,
+    /// A key below the metadata's prefix that is no row fails every operation that reads its range.
+    ForeignKeyStopsMetadata,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 18] = [
+    pub const ALL: [Bug; 19] = [
         Bug::AckBeforeSync,
         Bug::VoteVolatile,
         Bug::VoteAfterAppend,
@@ -69,6 +71,7 @@ impl Bug {
         Bug::TransactReadsApart,
         Bug::FailureTakenForCertain,
         Bug::OpenAnswersForgotten,
+        Bug::ForeignKeyStopsMetadata,
     ];
 
     /// As the command line writes it.
@@ -92,6 +95,7 @@ impl Bug {
             Bug::TransactReadsApart => "transact-reads-apart",
             Bug::FailureTakenForCertain => "failure-taken-for-certain",
             Bug::OpenAnswersForgotten => "open-answers-forgotten",
+            Bug::ForeignKeyStopsMetadata => "foreign-key-stops-metadata",
         }
     }
 }
@@ -118,6 +122,7 @@ impl Bug {
             Bug::TransactReadsApart => "reads that a closure makes at once choose a revision each",
             Bug::FailureTakenForCertain => "a failure after an unknown outcome is told as certain",
             Bug::OpenAnswersForgotten => "a client says that it has the answers of its writes under way",
+            Bug::ForeignKeyStopsMetadata => "a key that is no row fails the metadata's operations",
         }
     }
 }

@@ -7,6 +7,8 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use quorate_kv::model::Key;
+
 use crate::ids::{BrokerId, LeaderEpoch, PartitionEpoch, PartitionIndex, TopicId};
 use crate::image::{Image, Ineligible};
 use crate::name::TopicName;
@@ -61,6 +63,12 @@ pub enum Violation {
         partition: PartitionIndex,
         /// What is wrong.
         what: Wrong,
+    },
+    /// A key among the rows that is none: somebody else wrote it.
+    #[error("the key {key} is no row: another application writes below the metadata's prefix")]
+    Foreign {
+        /// The key.
+        key: Key,
     },
     /// A broker's epoch is later than its row, or fell.
     #[error("broker {broker}: its epoch is wrong")]
@@ -165,7 +173,11 @@ pub enum Sweeps {
 
 /// Everything that is wrong with an image of the whole metadata.
 pub fn check(image: &Image, sweeps: Sweeps) -> Vec<Violation> {
-    let mut violations = Vec::new();
+    let foreign = image
+        .foreign
+        .iter()
+        .map(|key| Violation::Foreign { key: key.clone() });
+    let mut violations: Vec<Violation> = foreign.collect();
     check_topics(image, &mut violations);
     let planned: BTreeMap<TopicId, u16> = image
         .topics

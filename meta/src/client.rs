@@ -8,12 +8,12 @@
 use std::sync::Arc;
 
 use quorate_kv::env;
-use quorate_kv::model::{CheckedTxn, Consistency, Limits, LogTime, ReadOp};
+use quorate_kv::model::{CheckedTxn, Consistency, Key, Limits, LogTime, ReadOp};
 
 use crate::error::{Conflict, Error, ReadError};
 use crate::ids::{BrokerId, PartitionIndex, TopicId};
 use crate::image::Image;
-use crate::keys;
+use crate::keys::{InvalidPrefix, Keys};
 use crate::name::TopicName;
 use crate::ops::brokers::{
     BrokerReason, BrokerRefusal, ChangedBroker, Flags, RegisterBroker, RegisterBrokers, Registered, Replicas,
@@ -24,7 +24,7 @@ use crate::ops::topics::{CreateRefusal, CreateTopic, CreateTopics, CreatedTopic,
 use crate::ops::updates::{IsrUpdate, LeaderUpdate, UpdateIsrs, UpdateLeaders, UpdateRefusal, Updated};
 use crate::ops::{self, Context, LostRace, Operation, Plan};
 use crate::read::{load, load_more};
-use crate::rows::{Broker, Partition, Topic};
+use crate::rows::{Broker, CorruptReason, CorruptRow, Partition, Topic};
 use crate::store::Store;
 
 /// Why a broker was not registered, fenced, unfenced or unregistered.
@@ -44,20 +44,30 @@ const ATTEMPTS_MAX: u32 = 16;
 #[derive(Clone)]
 pub struct MetaClient<S> {
     store: S,
+    keys: Keys,
     limits: Limits,
     clock: Arc<dyn Fn() -> LogTime + Send + Sync>,
     consistency: Consistency,
 }
 
 impl<S: Store> MetaClient<S> {
-    /// A client over a store with default limits, linearizable reads and the process's wall clock.
+    /// A client over a store with default limits, linearizable reads and the process's wall clock. All rows stand
+    /// below the prefix `meta/`.
     pub fn new(store: S) -> Self {
         Self {
             store,
+            keys: Keys::default(),
             limits: Limits::default(),
             clock: Arc::new(env::wall_clock),
             consistency: Consistency::Linearizable,
         }
+    }
+
+    /// The same for the metadata below another prefix, which is taken as it is (`blue/meta/`). Keys below it are this
+    /// metadata's alone, and no other metadata's prefix may begin with it or the other way round.
+    pub fn under(mut self, prefix: impl AsRef<[u8]>) -> Result<Self, InvalidPrefix> {
+        self.keys = Keys::under(prefix)?;
+        Ok(self)
     }
 
     /// The same for a store with other limits.
@@ -85,6 +95,11 @@ impl<S: Store> MetaClient<S> {
     /// The store.
     pub fn store(&self) -> &S {
         &self.store
+    }
+
+    /// The keys of the rows.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
     }
 
     /// Carries out any operation.
@@ -115,9 +130,12 @@ impl<S: Store> MetaClient<S> {
         &self,
         operation: &O,
     ) -> Result<Result<O::Answer, LostRace>, Error<O::Refusal>> {
-        let mut image = load(&self.store, operation.reads(), Consistency::Linearizable).await?;
+        operation.check(&self.keys, &self.limits)?;
+        let reads = operation.reads(&self.keys);
+        let mut image = load(&self.store, &self.keys, reads, Consistency::Linearizable).await?;
         let more = operation.more_reads(&image);
         load_more(&self.store, &mut image, more).await?;
+        tell_foreign(&image);
         let context = Context {
             now: (self.clock)(),
             limits: self.limits,
@@ -146,6 +164,8 @@ impl<S: Store> MetaClient<S> {
     ) -> Result<Vec<Registered>, BrokerError> {
         let ids: Vec<BrokerId> = brokers.iter().map(|register| register.id).collect();
         let operation = RegisterBrokers(brokers);
+        // What is too large by itself is not made smaller by sweeps.
+        operation.check(&self.keys, &self.limits)?;
         let mut attempt = 1;
         let mut swept = false;
         loop {
@@ -300,8 +320,36 @@ impl<S: Store> MetaClient<S> {
     }
 
     /// Deletes topics with all their partitions, all or none, in one transaction. Answers them as they were.
+    ///
+    /// A foreign key among a topic's partitions is not deleted with them: the topic stays, and the error names the key.
     pub async fn delete_topics(&self, topics: Vec<DeleteTopic>) -> Result<Vec<Topic>, CreateError> {
-        self.run(&DeleteTopics(topics)).await
+        let operation = DeleteTopics(topics);
+        let result = self.run(&operation).await;
+        match &result {
+            Err(Error::Store(error)) if !error.is_retryable() && !error.may_have_committed() => {
+                // More keys than the topic has partitions: the store counted them and cannot tell them apart.
+                match self.foreign_partition(&operation.0).await? {
+                    Some(key) => Err(CorruptRow::new(&key, CorruptReason::Key).into()),
+                    None => result,
+                }
+            }
+            _ => result,
+        }
+    }
+
+    /// The first key among the partitions of these topics that is no row.
+    async fn foreign_partition(&self, topics: &[DeleteTopic]) -> Result<Option<Key>, ReadError> {
+        for delete in topics {
+            let Some(topic) = self.topic(&delete.name).await? else {
+                continue;
+            };
+            let partitions = vec![ops::read_all(self.keys.partitions_of(topic.id))];
+            let image = load(&self.store, &self.keys, partitions, Consistency::Linearizable).await?;
+            if let Some(key) = image.foreign.first() {
+                return Ok(Some(key.clone()));
+            }
+        }
+        Ok(None)
     }
 
     /// Deletes a topic with all its partitions; see [`delete_topics`](Self::delete_topics).
@@ -361,25 +409,25 @@ impl<S: Store> MetaClient<S> {
 
     /// A broker, if it is registered.
     pub async fn broker(&self, id: BrokerId) -> Result<Option<Broker>, ReadError> {
-        let mut image = self.read(vec![ReadOp::Get(keys::broker(id))]).await?;
+        let mut image = self.read(vec![ReadOp::Get(self.keys.broker(id))]).await?;
         Ok(image.brokers.remove(&id))
     }
 
     /// All brokers, by id.
     pub async fn brokers(&self) -> Result<Vec<Broker>, ReadError> {
-        let image = self.read(vec![ops::read_all(keys::brokers())]).await?;
+        let image = self.read(vec![ops::read_all(self.keys.brokers())]).await?;
         Ok(image.brokers.into_values().collect())
     }
 
     /// A topic, if it exists.
     pub async fn topic(&self, name: &TopicName) -> Result<Option<Topic>, ReadError> {
-        let mut image = self.read(vec![ReadOp::Get(keys::topic(name))]).await?;
+        let mut image = self.read(vec![ReadOp::Get(self.keys.topic(name))]).await?;
         Ok(image.topics.remove(name))
     }
 
     /// All topics, by name.
     pub async fn topics(&self) -> Result<Vec<Topic>, ReadError> {
-        let image = self.read(vec![ops::read_all(keys::topics())]).await?;
+        let image = self.read(vec![ops::read_all(self.keys.topics())]).await?;
         Ok(image.topics.into_values().collect())
     }
 
@@ -390,7 +438,7 @@ impl<S: Store> MetaClient<S> {
         index: PartitionIndex,
     ) -> Result<Option<Partition>, ReadError> {
         let mut image = self
-            .read(vec![ReadOp::Get(keys::partition(topic, index))])
+            .read(vec![ReadOp::Get(self.keys.partition(topic, index))])
             .await?;
         Ok(image.partitions.remove(&(topic, index)))
     }
@@ -398,29 +446,49 @@ impl<S: Store> MetaClient<S> {
     /// The partitions of a topic, by index; none when there is no such topic. Costs what the topic's own
     /// partitions cost, however many others there are.
     pub async fn partitions(&self, topic: TopicId) -> Result<Vec<Partition>, ReadError> {
-        let image = self.read(vec![ops::read_all(keys::partitions_of(topic))]).await?;
+        let image = self
+            .read(vec![ops::read_all(self.keys.partitions_of(topic))])
+            .await?;
         Ok(image.partitions.into_values().collect())
     }
 
     /// A topic with its partitions, both at one revision.
     pub async fn describe(&self, name: &TopicName) -> Result<Option<(Topic, Vec<Partition>)>, ReadError> {
-        let mut image = self.read(vec![ReadOp::Get(keys::topic(name))]).await?;
+        let mut image = self.read(vec![ReadOp::Get(self.keys.topic(name))]).await?;
         let Some(topic) = image.topics.remove(name) else {
             return Ok(None);
         };
-        let partitions = vec![ops::read_all(keys::partitions_of(topic.id))];
+        let partitions = vec![ops::read_all(self.keys.partitions_of(topic.id))];
         load_more(&self.store, &mut image, partitions).await?;
         Ok(Some((topic, image.partitions.into_values().collect())))
     }
 
     /// Everything, at one revision.
     pub async fn image(&self) -> Result<Image, ReadError> {
-        let ranges = [keys::brokers(), keys::topics(), keys::names(), keys::partitions()];
+        let ranges = [
+            self.keys.brokers(),
+            self.keys.topics(),
+            self.keys.names(),
+            self.keys.partitions(),
+        ];
         self.read(ranges.into_iter().map(ops::read_all).collect()).await
     }
 
     async fn read(&self, reads: Vec<ReadOp>) -> Result<Image, ReadError> {
-        load(&self.store, reads, self.consistency).await
+        let image = load(&self.store, &self.keys, reads, self.consistency).await?;
+        tell_foreign(&image);
+        Ok(image)
+    }
+}
+
+/// Says which keys stand among the rows and are none.
+fn tell_foreign(image: &Image) {
+    if let Some(first) = image.foreign.first() {
+        tracing::warn!(
+            key = %first,
+            keys = image.foreign.len(),
+            "another application writes below the metadata's prefix: these keys are no rows"
+        );
     }
 }
 

@@ -70,6 +70,14 @@ impl fmt::Display for Size {
 }
 
 impl TooLarge {
+    pub(crate) fn bytes(asked: u64, limit: usize) -> Self {
+        Self {
+            what: Size::Bytes,
+            asked,
+            limit: limit as u64,
+        }
+    }
+
     pub(crate) fn operations(asked: u64, limit: usize) -> Self {
         Self {
             what: Size::Operations,

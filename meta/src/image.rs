@@ -4,14 +4,15 @@
 //! the operation names its reads, so it never looks for a row that it did not ask for.
 //!
 //! Always: all rows were read at `revision`; each row carries the revision that last wrote it, which is what
-//! guards pin.
+//! guards pin. A key among the rows that is none of them holds up no decision: it is told by its name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_kv::model::{Key, KeyValue, Record, Revision};
+use quorate_kv::planted::{self, Bug};
 
 use crate::ids::{BrokerId, PartitionIndex, TopicId};
-use crate::keys::{self, RowKey};
+use crate::keys::{Keys, RowKey};
 use crate::name::TopicName;
 use crate::rows::{Broker, CorruptReason, CorruptRow, Partition, Topic};
 
@@ -29,12 +30,22 @@ pub struct Image {
     pub names: BTreeMap<String, TopicName>,
     /// Partitions.
     pub partitions: BTreeMap<(TopicId, PartitionIndex), Partition>,
+    /// Keys that stand among the rows and are none: somebody else wrote them.
+    pub foreign: BTreeSet<Key>,
+    keys: Keys,
 }
 
 impl Image {
-    /// An image without rows.
+    /// An image without rows, of those below the prefix where none is said.
     pub fn new(revision: Revision) -> Self {
+        Self::under(Keys::default(), revision)
+    }
+
+    /// An image without rows, of those with these keys.
+    pub fn under(keys: Keys, revision: Revision) -> Self {
         Self {
+            keys,
+            foreign: BTreeSet::new(),
             revision,
             brokers: BTreeMap::new(),
             topics: BTreeMap::new(),
@@ -43,22 +54,33 @@ impl Image {
         }
     }
 
-    /// The image of these records, all read at `revision`. Keys that are not of this crate are an error.
+    /// The keys of the rows.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// The image of these records, all read at `revision`.
     pub fn from_records<'a>(
+        keys: Keys,
         revision: Revision,
         records: impl IntoIterator<Item = &'a KeyValue>,
     ) -> Result<Self, CorruptRow> {
-        let mut image = Self::new(revision);
+        let mut image = Self::under(keys, revision);
         for KeyValue { key, record } in records {
             image.insert(key, record)?;
         }
         Ok(image)
     }
 
-    /// Adds a record that was read at the image's revision.
+    /// Adds a record that was read at the image's revision. One whose key is no row's is noted as foreign.
     pub fn insert(&mut self, key: &Key, record: &Record) -> Result<(), CorruptRow> {
-        match keys::parse(key) {
-            None => return Err(CorruptRow::new(key, CorruptReason::Key)),
+        match self.keys.parse(key) {
+            None if planted::is(Bug::ForeignKeyStopsMetadata) => {
+                return Err(CorruptRow::new(key, CorruptReason::Key));
+            }
+            None => {
+                self.foreign.insert(key.clone());
+            }
             Some(RowKey::Broker(id)) => {
                 self.brokers.insert(id, Broker::decode(key, id, record)?);
             }

@@ -1,4 +1,4 @@
-//! Where in the store each row lives.
+//! Where in the store each row lives: below one prefix, `meta/` unless told otherwise.
 //!
 //! | prefix | rest of the key | row |
 //! |---|---|---|
@@ -9,8 +9,11 @@
 //! | `c/` | cluster settings, reserved | |
 //!
 //! Always: numbers are big-endian, so that ranges sort; every segment but the last has a fixed width, so that
-//! no name can forge another row's key; the first two bytes alone tell the kind of row.
+//! no name can forge another row's key; the first two bytes behind the prefix alone tell the kind of row.
 
+use std::fmt;
+
+use bytes::Bytes;
 use quorate_kv::model::{Key, KeyRange};
 use uuid::Uuid;
 
@@ -35,90 +38,157 @@ pub enum RowKey {
     Partition(TopicId, PartitionIndex),
 }
 
-fn key(prefix: &[u8; 2], segments: &[&[u8]]) -> Key {
-    let mut bytes = Vec::with_capacity(2 + segments.iter().map(|s| s.len()).sum::<usize>());
-    bytes.extend_from_slice(prefix);
-    for segment in segments {
-        bytes.extend_from_slice(segment);
+/// The keys of the rows of one metadata: all those below one prefix, which nobody else's keys begin with.
+///
+/// Two metadata in one store need prefixes of which neither begins with the other. Cheap to clone.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Keys {
+    prefix: Bytes,
+}
+
+/// A prefix that rows cannot stand below.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a prefix of {bytes} bytes: it must have from 1 to {}",
+    Keys::PREFIX_BYTES_MAX
+)]
+pub struct InvalidPrefix {
+    /// Its length.
+    pub bytes: usize,
+}
+
+impl Default for Keys {
+    /// Below `meta/`.
+    fn default() -> Self {
+        Self {
+            prefix: Bytes::from_static(Self::PREFIX),
+        }
     }
-    #[allow(
-        clippy::expect_used,
-        reason = "2 to 251 bytes: a name is at most 249 by its type"
-    )]
-    Key::new(bytes).expect("a row's key has 2 to 251 bytes")
 }
 
-/// The key of a broker's row.
-pub fn broker(id: BrokerId) -> Key {
-    key(BROKERS, &[&id.number().to_be_bytes()])
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Keys({})", self.prefix.escape_ascii())
+    }
 }
 
-/// The keys of all brokers' rows.
-pub fn brokers() -> KeyRange {
-    KeyRange::prefix(&BROKERS[..])
-}
+impl Keys {
+    /// The prefix where none is said.
+    pub const PREFIX: &'static [u8] = b"meta/";
 
-/// The key of a topic's row.
-pub fn topic(name: &TopicName) -> Key {
-    key(TOPICS, &[name.as_str().as_bytes()])
-}
+    /// The longest prefix: with the longest row behind it, a store's default limit of a key is not reached.
+    pub const PREFIX_BYTES_MAX: usize = 1024;
 
-/// The keys of all topics' rows.
-pub fn topics() -> KeyRange {
-    KeyRange::prefix(&TOPICS[..])
-}
-
-/// The key of the row that keeps this name and those that collide with it apart, if any can.
-pub fn name(name: &TopicName) -> Option<Key> {
-    name.collision().map(|form| key(NAMES, &[form.as_bytes()]))
-}
-
-/// The keys of all rows that keep colliding names apart.
-pub fn names() -> KeyRange {
-    KeyRange::prefix(&NAMES[..])
-}
-
-/// The key of a partition's row.
-pub fn partition(topic: TopicId, index: PartitionIndex) -> Key {
-    key(
-        PARTITIONS,
-        &[topic.uuid().as_bytes(), &index.number().to_be_bytes()],
-    )
-}
-
-/// The keys of all partitions' rows of a topic, in the order of their indexes.
-pub fn partitions_of(topic: TopicId) -> KeyRange {
-    KeyRange::prefix([&PARTITIONS[..], topic.uuid().as_bytes()].concat())
-}
-
-/// The keys of all partitions' rows.
-pub fn partitions() -> KeyRange {
-    KeyRange::prefix(&PARTITIONS[..])
-}
-
-/// Takes a key apart; `None` when it is not one of this crate's rows.
-pub fn parse(key: &Key) -> Option<RowKey> {
-    let (prefix, rest) = key.as_bytes().split_first_chunk::<2>()?;
-    match prefix {
-        BROKERS => {
-            let id = u64::from_be_bytes(rest.try_into().ok()?);
-            Some(RowKey::Broker(BrokerId::new(id)))
+    /// The keys below a prefix, which is taken as it is: a separator at its end is part of it.
+    pub fn under(prefix: impl AsRef<[u8]>) -> Result<Self, InvalidPrefix> {
+        let prefix = prefix.as_ref();
+        let bytes = prefix.len();
+        if !(1..=Self::PREFIX_BYTES_MAX).contains(&bytes) {
+            return Err(InvalidPrefix { bytes });
         }
-        TOPICS => {
-            let name = TopicName::new(std::str::from_utf8(rest).ok()?).ok()?;
-            Some(RowKey::Topic(name))
+        Ok(Self {
+            prefix: Bytes::copy_from_slice(prefix),
+        })
+    }
+
+    /// The prefix.
+    pub fn prefix(&self) -> &[u8] {
+        &self.prefix
+    }
+
+    fn below(&self, segments: &[&[u8]]) -> Vec<u8> {
+        [&[&self.prefix[..]], segments].concat().concat()
+    }
+
+    fn key(&self, segments: &[&[u8]]) -> Key {
+        #[allow(
+            clippy::expect_used,
+            reason = "3 to 1,275 bytes: a prefix has 1 to 1,024 by its type, a name at most 249"
+        )]
+        Key::new(self.below(segments)).expect("a row's key has 3 to 1,275 bytes")
+    }
+
+    /// All keys below the prefix.
+    pub fn all(&self) -> KeyRange {
+        KeyRange::prefix(self.prefix.clone())
+    }
+
+    /// The key of a broker's row.
+    pub fn broker(&self, id: BrokerId) -> Key {
+        self.key(&[BROKERS, &id.number().to_be_bytes()])
+    }
+
+    /// The keys of all brokers' rows.
+    pub fn brokers(&self) -> KeyRange {
+        KeyRange::prefix(self.below(&[BROKERS]))
+    }
+
+    /// The key of a topic's row.
+    pub fn topic(&self, name: &TopicName) -> Key {
+        self.key(&[TOPICS, name.as_str().as_bytes()])
+    }
+
+    /// The keys of all topics' rows.
+    pub fn topics(&self) -> KeyRange {
+        KeyRange::prefix(self.below(&[TOPICS]))
+    }
+
+    /// The key of the row that keeps this name and those that collide with it apart, if any can.
+    pub fn name(&self, name: &TopicName) -> Option<Key> {
+        name.collision().map(|form| self.key(&[NAMES, form.as_bytes()]))
+    }
+
+    /// The keys of all rows that keep colliding names apart.
+    pub fn names(&self) -> KeyRange {
+        KeyRange::prefix(self.below(&[NAMES]))
+    }
+
+    /// The key of a partition's row.
+    pub fn partition(&self, topic: TopicId, index: PartitionIndex) -> Key {
+        let index = index.number().to_be_bytes();
+        self.key(&[PARTITIONS, topic.uuid().as_bytes(), &index])
+    }
+
+    /// The keys of all partitions' rows of a topic, in the order of their indexes.
+    pub fn partitions_of(&self, topic: TopicId) -> KeyRange {
+        KeyRange::prefix(self.below(&[PARTITIONS, topic.uuid().as_bytes()]))
+    }
+
+    /// The keys of all partitions' rows.
+    pub fn partitions(&self) -> KeyRange {
+        KeyRange::prefix(self.below(&[PARTITIONS]))
+    }
+
+    /// How long the key of a partition's row is.
+    pub(crate) fn partition_bytes(&self) -> usize {
+        self.prefix.len() + PARTITIONS.len() + size_of::<Uuid>() + size_of::<u32>()
+    }
+
+    /// Takes a key apart; `None` when it is not one of these rows.
+    pub fn parse(&self, key: &Key) -> Option<RowKey> {
+        let key = key.as_bytes().strip_prefix(self.prefix())?;
+        let (prefix, rest) = key.split_first_chunk::<2>()?;
+        match prefix {
+            BROKERS => {
+                let id = u64::from_be_bytes(rest.try_into().ok()?);
+                Some(RowKey::Broker(BrokerId::new(id)))
+            }
+            TOPICS => {
+                let name = TopicName::new(std::str::from_utf8(rest).ok()?).ok()?;
+                Some(RowKey::Topic(name))
+            }
+            NAMES => {
+                let form = TopicName::new(std::str::from_utf8(rest).ok()?).ok()?;
+                Some(RowKey::Name(form.as_str().to_owned()))
+            }
+            PARTITIONS => {
+                let (topic, index) = rest.split_first_chunk::<16>()?;
+                let topic = TopicId::from_uuid(Uuid::from_bytes(*topic));
+                let index = u32::from_be_bytes(index.try_into().ok()?);
+                Some(RowKey::Partition(topic, PartitionIndex::new(index)))
+            }
+            _ => None,
         }
-        NAMES => {
-            let form = TopicName::new(std::str::from_utf8(rest).ok()?).ok()?;
-            Some(RowKey::Name(form.as_str().to_owned()))
-        }
-        PARTITIONS => {
-            let (topic, index) = rest.split_first_chunk::<16>()?;
-            let topic = TopicId::from_uuid(Uuid::from_bytes(*topic));
-            let index = u32::from_be_bytes(index.try_into().ok()?);
-            Some(RowKey::Partition(topic, PartitionIndex::new(index)))
-        }
-        _ => None,
     }
 }
 
@@ -132,26 +202,48 @@ mod tests {
         TopicId::from_uuid(Uuid::from_u128(number))
     }
 
+    fn prefix() -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(any::<u8>(), 1..=Keys::PREFIX_BYTES_MAX)
+    }
+
     proptest! {
         #[test]
-        fn a_key_comes_back_as_what_it_was_made_of(b: u64, t: u128, i: u32, n in "[A-Za-z0-9._-]{3,249}") {
+        fn a_key_comes_back_as_what_it_was_made_of(
+            p in prefix(), b: u64, t: u128, i: u32, n in "[A-Za-z0-9._-]{3,249}"
+        ) {
+            let keys = Keys::under(p).unwrap();
             let n = TopicName::new(&n).unwrap();
-            prop_assert_eq!(parse(&broker(BrokerId::new(b))), Some(RowKey::Broker(BrokerId::new(b))));
-            prop_assert_eq!(parse(&topic(&n)), Some(RowKey::Topic(n.clone())));
+            prop_assert_eq!(keys.parse(&keys.broker(BrokerId::new(b))), Some(RowKey::Broker(BrokerId::new(b))));
+            prop_assert_eq!(keys.parse(&keys.topic(&n)), Some(RowKey::Topic(n.clone())));
             let (t, i) = (topic_id(t), PartitionIndex::new(i));
-            prop_assert_eq!(parse(&partition(t, i)), Some(RowKey::Partition(t, i)));
-            prop_assert!(partitions_of(t).contains(partition(t, i).as_bytes()));
-            if let Some(key) = name(&n) {
-                prop_assert_eq!(parse(&key), Some(RowKey::Name(n.collision().unwrap())));
+            let partition = keys.partition(t, i);
+            prop_assert_eq!(keys.parse(&partition), Some(RowKey::Partition(t, i)));
+            prop_assert!(keys.partitions_of(t).contains(partition.as_bytes()));
+            prop_assert!(keys.all().contains(partition.as_bytes()));
+            prop_assert_eq!(partition.len(), keys.partition_bytes());
+            if let Some(key) = keys.name(&n) {
+                prop_assert_eq!(keys.parse(&key), Some(RowKey::Name(n.collision().unwrap())));
             }
         }
 
         #[test]
         fn keys_sort_as_their_numbers_do(a: u64, b: u64, t: u128, i: u32, j: u32) {
-            let keys = (broker(BrokerId::new(a)), broker(BrokerId::new(b)));
-            prop_assert_eq!(keys.0.cmp(&keys.1), a.cmp(&b));
-            let partition = |n| partition(topic_id(t), PartitionIndex::new(n));
+            let keys = Keys::default();
+            let brokers = (keys.broker(BrokerId::new(a)), keys.broker(BrokerId::new(b)));
+            prop_assert_eq!(brokers.0.cmp(&brokers.1), a.cmp(&b));
+            let partition = |n| keys.partition(topic_id(t), PartitionIndex::new(n));
             prop_assert_eq!(partition(i).cmp(&partition(j)), i.cmp(&j));
+        }
+
+        #[test]
+        fn rows_below_prefixes_of_which_neither_begins_with_the_other_never_meet(
+            one in prefix(), other in prefix(), b: u64
+        ) {
+            prop_assume!(!one.starts_with(&other) && !other.starts_with(&one));
+            let (one, other) = (Keys::under(one).unwrap(), Keys::under(other).unwrap());
+            let key = one.broker(BrokerId::new(b));
+            prop_assert_eq!(other.parse(&key), None);
+            prop_assert!(!other.all().contains(key.as_bytes()));
         }
     }
 
@@ -159,19 +251,33 @@ mod tests {
     fn a_foreign_key_is_not_a_row() {
         for bytes in [
             &b"x"[..],
-            b"b/123",
-            b"p/short",
-            b"t/",
-            b"t/a/b",
-            b"q/name",
-            b"b/123456789",
+            b"b/12345678",
+            b"meta",
+            b"meta/",
+            b"meta/b/123",
+            b"meta/p/short",
+            b"meta/t/",
+            b"meta/t/a/b",
+            b"meta/q/name",
+            b"meta/b/123456789",
         ] {
             assert_eq!(
-                parse(&Key::try_from(bytes).unwrap()),
+                Keys::default().parse(&Key::try_from(bytes).unwrap()),
                 None,
                 "{}",
                 bytes.escape_ascii()
             );
         }
+    }
+
+    #[test]
+    fn a_prefix_has_a_byte_at_least_and_leaves_room_for_the_row() {
+        assert_eq!(Keys::under("").unwrap_err(), InvalidPrefix { bytes: 0 });
+        assert!(Keys::under([b'x'; Keys::PREFIX_BYTES_MAX]).is_ok());
+        let refused = Keys::under([b'x'; Keys::PREFIX_BYTES_MAX + 1]).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "a prefix of 1025 bytes: it must have from 1 to 1024"
+        );
     }
 }

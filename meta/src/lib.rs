@@ -50,6 +50,7 @@ pub use client::{BrokerError, CreateError, MetaClient, UpdateError};
 pub use error::{Conflict, Error, ReadError, Refusal, Size, TooLarge};
 pub use ids::{BrokerEpoch, BrokerId, Incarnation, LeaderEpoch, PartitionEpoch, PartitionIndex, TopicId};
 pub use image::{Image, Ineligible};
+pub use keys::{InvalidPrefix, Keys};
 pub use name::{InvalidTopicName, TopicName};
 pub use ops::brokers::{
     BrokerReason, BrokerRefusal, ChangedBroker, RegisterBroker, Registered, Registration, Replicas, Takeover,

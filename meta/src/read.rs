@@ -6,6 +6,7 @@ use quorate_kv::model::{Consistency, KeyRange, RangeRead, ReadOp, ReadResult, Re
 
 use crate::error::ReadError;
 use crate::image::Image;
+use crate::keys::Keys;
 use crate::store::Store;
 
 /// What the reads of one call may weigh: a thousand rows are some 100 KiB, eight pages of a range are 8 MiB,
@@ -16,10 +17,11 @@ const RANGE_WEIGHT: usize = WEIGHT_MAX / 8;
 /// Reads everything that is asked for, as of one revision.
 pub(crate) async fn load<S: Store>(
     store: &S,
+    keys: &Keys,
     reads: Vec<ReadOp>,
     consistency: Consistency,
 ) -> Result<Image, ReadError> {
-    let mut image = Image::new(Revision::FIRST);
+    let mut image = Image::under(keys.clone(), Revision::FIRST);
     if let Some(revision) = load_into(store, &mut image, reads, consistency).await? {
         image.revision = revision;
     }

@@ -12,7 +12,7 @@ use quorate_kv::model::{
     Proposal, ReadOp, ReadResult, Record, Revision, StateHash, Term, Txn, TxnRefused, decode, encode,
 };
 use quorate_kv::node::{LogEvent, NodeRole, Status};
-use quorate_meta::keys::{self, RowKey};
+use quorate_meta::keys::{Keys, RowKey};
 use quorate_meta::{Epochs, PartitionEpoch, PartitionIndex};
 use quorate_tests::check::ground::Ground;
 use quorate_tests::check::history::{Answer, Call, CallId, History, MetaFailure, MetaRequest, Request};
@@ -861,11 +861,16 @@ fn with_rows(name: &str, by: Rule, spoil: impl FnOnce(&Ground) -> Vec<Op>) {
     caught(name, by, &metadata::judge(&ground, &[], &[]));
 }
 
+/// The rows of a range now: without the keys that another application wrote there.
+fn rows_in(ground: &Ground, range: &KeyRange) -> Vec<KeyValue> {
+    let mut rows = ground.model.range_at(range, ground.model.revision());
+    rows.retain(|row| Keys::default().parse(&row.key).is_some());
+    rows
+}
+
 /// The partitions' rows now.
 fn partitions(ground: &Ground) -> Vec<KeyValue> {
-    ground
-        .model
-        .range_at(&keys::partitions(), ground.model.revision())
+    rows_in(ground, &Keys::default().partitions())
 }
 
 /// Where in a partition's row the mask of its ISR stands: behind the format's version, the row's version, and the
@@ -894,7 +899,7 @@ fn an_epoch_that_went_back_is_seen() {
             image.insert(key, record).expect("a sound row");
             image.brokers.into_values().next().expect("a broker").epoch
         };
-        let brokers = ground.model.range_at(&keys::brokers(), ground.model.revision());
+        let brokers = rows_in(ground, &Keys::default().brokers());
         let reborn = brokers.iter().find_map(|row| {
             let now = epoch(&row.key, &row.record);
             let versions = ground.model.versions(&row.key).iter();
@@ -918,11 +923,11 @@ fn half_a_batch_is_seen() {
     });
     with_rows("a partition of no topic", Rule::Counts, |ground| {
         let row = partitions(ground).pop().expect("a partition");
-        let Some(RowKey::Partition(topic, _)) = keys::parse(&row.key) else {
+        let Some(RowKey::Partition(topic, _)) = Keys::default().parse(&row.key) else {
             panic!("a partition's key");
         };
         vec![Op::put(
-            keys::partition(topic, PartitionIndex::new(77)),
+            Keys::default().partition(topic, PartitionIndex::new(77)),
             row.record.value,
         )]
     });
@@ -1027,7 +1032,20 @@ fn rows_that_were_told_and_are_not_there_are_seen() {
             call.answer = Err(MetaFailure {
                 may_have_committed: false,
                 refused: true,
+                corrupt: false,
                 why,
+            });
+        }
+        fits
+    });
+    with_meta("a read that a foreign key failed", Rule::SoundRows, |call| {
+        let fits = call.answer.is_ok() && matches!(call.request, MetaRequest::Other(_));
+        if fits {
+            call.answer = Err(MetaFailure {
+                may_have_committed: false,
+                refused: false,
+                corrupt: true,
+                why: "spoiled".to_owned(),
             });
         }
         fits

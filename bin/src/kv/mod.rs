@@ -201,7 +201,8 @@ impl Request {
     }
 }
 
-fn consistency(freshness: &Freshness) -> Consistency {
+/// What a read of this freshness asks for.
+pub(crate) fn consistency(freshness: &Freshness) -> Consistency {
     match freshness {
         Freshness {
             revision: Some(revision),

@@ -3,13 +3,18 @@
 use std::collections::BTreeMap;
 
 use comfy_table::Cell;
-use quorate_meta::{Broker, BrokerId, Endpoint, Incarnation, RegisterBroker, Registration};
+use quorate_kv::model::Revision;
+use quorate_meta::{
+    Broker, BrokerEpoch, BrokerError, BrokerId, BrokerReason, ChangedBroker, Endpoint, Incarnation,
+    InvalidEndpoint, RegisterBroker, Registration, Replicas, Target,
+};
 use serde::Serialize;
 
-use super::{Meta, pairs, time, uuid};
-use crate::cli::BrokerCommand;
+use super::{Meta, pairs, reading, time, uuid};
+use crate::cli::{BrokerArgs, BrokerCommand};
 use crate::failure::Failure;
 use crate::output::{Line, Output, Report, number, table};
+use crate::text::parse_size;
 
 pub(super) async fn run(
     command: BrokerCommand,
@@ -22,10 +27,22 @@ pub(super) async fn run(
             listeners,
             rack,
             labels,
+            replicas_max,
+            disk_bytes,
             incarnation,
+            fenced,
+            takeover,
         } => {
-            let register = registration(id, &listeners, rack, &labels, incarnation)?;
-            let registered = client()?.register_broker(register).await?;
+            let mut register = registration(id, &listeners, incarnation)?;
+            register.rack = rack;
+            register.labels = pairs("--label", &labels)?;
+            register.capacity.replicas_max = replicas_max;
+            register.capacity.disk_bytes = disk_bytes.as_deref().map(bytes).transpose()?;
+            register.fenced = fenced;
+            if takeover {
+                register = register.takeover();
+            }
+            let registered = client()?.register_broker(register).await.map_err(refused)?;
             let what = match registration_name(registered.registration) {
                 "unchanged" => "was registered already".to_owned(),
                 name => format!("{name}, its epoch is {}", registered.broker.epoch),
@@ -40,44 +57,158 @@ pub(super) async fn run(
                 line,
             ))
         }
-        BrokerCommand::List => {
-            let brokers = client()?.brokers().await?;
+        BrokerCommand::List { freshness } => {
+            let brokers = reading(client()?, &freshness).brokers().await?;
             output.show(&Brokers {
                 brokers: brokers.iter().map(BrokerRow::of).collect(),
             })
         }
-        BrokerCommand::Describe { id } => {
-            let image = client()?.image().await?;
-            let id = BrokerId::new(id);
-            let broker = image.brokers.get(&id).ok_or_else(|| {
-                Failure::not_found(format!("there is no broker {id}"))
-                    .hint("quorate meta broker list shows the brokers")
-            })?;
-            let mut holds = Vec::new();
-            for topic in image.topics.values() {
-                for partition in image.partitions_of(topic.id).filter(|p| p.replicas.contains(&id)) {
-                    holds.push(Holds {
-                        topic: topic.name.to_string(),
-                        partition: partition.index.number(),
-                        leads: partition.leader == Some(id),
-                        in_sync: partition.isr.contains(&id),
-                        preferred: partition.replicas.first() == Some(&id),
-                    });
-                }
-            }
-            output.show(&Described {
-                broker: BrokerRow::of(broker),
-                partitions: holds,
-            })
+        BrokerCommand::Describe { id, freshness } => {
+            describe(&reading(client()?, &freshness), BrokerId::new(id), output).await
+        }
+        BrokerCommand::Fence(args) => {
+            let changed = client()?.fence_broker(target(&args)).await.map_err(refused)?;
+            let left = match changed.partitions_changed {
+                0 => String::new(),
+                1 => "; one partition left it".to_owned(),
+                many => format!("; {many} partitions left it"),
+            };
+            flagged(&changed, &format!("fenced{left}"), "fenced", output)
+        }
+        BrokerCommand::Unfence(args) => {
+            let changed = client()?.unfence_broker(target(&args)).await.map_err(refused)?;
+            let led = match changed.partitions_changed {
+                0 => String::new(),
+                1 => "; one partition that nobody led is led again".to_owned(),
+                many => format!("; {many} partitions that nobody led are led again"),
+            };
+            flagged(&changed, &format!("unfenced{led}"), "not fenced", output)
+        }
+        BrokerCommand::Cordon(args) => {
+            let changed = client()?
+                .cordon_broker(target(&args), true)
+                .await
+                .map_err(refused)?;
+            flagged(&changed, "cordoned: it gets no new replicas", "cordoned", output)
+        }
+        BrokerCommand::Uncordon(args) => {
+            let changed = client()?
+                .cordon_broker(target(&args), false)
+                .await
+                .map_err(refused)?;
+            flagged(
+                &changed,
+                "uncordoned: it may get new replicas",
+                "not cordoned",
+                output,
+            )
+        }
+        BrokerCommand::Unregister { broker, dangling } => {
+            let replicas = match dangling {
+                true => Replicas::MayDangle,
+                false => Replicas::MustBeGone,
+            };
+            let removed = client()?
+                .unregister_broker(target(&broker), replicas)
+                .await
+                .map_err(refused)?;
+            let line = format!("broker {} is unregistered", removed.id);
+            output.show(&Line::new(BrokerRow::of(&removed), line))
         }
     }
+}
+
+fn target(args: &BrokerArgs) -> Target {
+    Target {
+        id: BrokerId::new(args.id),
+        epoch: args.epoch.map(|epoch| BrokerEpoch::new(Revision::new(epoch))),
+    }
+}
+
+/// A refusal, with what to do where something can be done.
+fn refused(error: BrokerError) -> Failure {
+    let (broker, reason) = match error.refusals() {
+        [refusal] => (refusal.broker, refusal.reason.clone()),
+        _ => return error.into(),
+    };
+    match reason {
+        BrokerReason::NotRegistered => no_such_broker(broker),
+        BrokerReason::DuplicateRegistration { .. } => Failure::from(error).hint(format!(
+            "fence it (quorate meta broker fence {broker}), or say --takeover when you know that it is gone"
+        )),
+        BrokerReason::HasReplicas { .. } => Failure::from(error).hint(
+            "quorate meta broker describe shows them; move them first, or let them dangle with --dangling",
+        ),
+        BrokerReason::StaleEpoch { .. } => {
+            Failure::from(error).hint("it was registered anew; look at it before you decide again")
+        }
+        _ => error.into(),
+    }
+}
+
+fn no_such_broker(id: BrokerId) -> Failure {
+    Failure::not_found(format!("there is no broker {id}")).hint("quorate meta broker list shows the brokers")
+}
+
+#[derive(Debug, Serialize)]
+struct FlaggedRow {
+    changed: bool,
+    partitions_changed: usize,
+    #[serde(flatten)]
+    broker: BrokerRow,
+}
+
+fn flagged(changed: &ChangedBroker, done: &str, state: &str, output: Output) -> Result<(), Failure> {
+    let id = changed.broker.id;
+    let line = match changed.changed || changed.partitions_changed > 0 {
+        true => format!("broker {id} is {done}"),
+        false => format!("broker {id} was {state} already"),
+    };
+    output.show(&Line::new(
+        FlaggedRow {
+            changed: changed.changed,
+            partitions_changed: changed.partitions_changed,
+            broker: BrokerRow::of(&changed.broker),
+        },
+        line,
+    ))
+}
+
+async fn describe(client: &Meta, id: BrokerId, output: Output) -> Result<(), Failure> {
+    if client.broker(id).await?.is_none() {
+        return Err(no_such_broker(id));
+    }
+    let image = client.image().await?;
+    let broker = image.brokers.get(&id).ok_or_else(|| no_such_broker(id))?;
+    let mut holds = Vec::new();
+    for topic in image.topics.values() {
+        for partition in image.partitions_of(topic.id).filter(|p| p.replicas.contains(&id)) {
+            holds.push(Holds {
+                topic: topic.name.to_string(),
+                partition: partition.index.number(),
+                leads: partition.leader == Some(id),
+                in_sync: partition.isr.contains(&id),
+                preferred: partition.replicas.first() == Some(&id),
+            });
+        }
+    }
+    output.show(&Described {
+        broker: BrokerRow::of(broker),
+        partitions: holds,
+    })
+}
+
+fn bytes(text: &str) -> Result<u64, Failure> {
+    parse_size(text).ok_or_else(|| {
+        Failure::refused(format!(
+            "--disk-bytes: {text:?} is no number of bytes, such as 500GiB (KiB, MiB, GiB, TiB)"
+        ))
+    })
 }
 
 fn registration(
     id: u64,
     endpoints: &[String],
-    rack: Option<String>,
-    labels: &[String],
     incarnation: Option<String>,
 ) -> Result<RegisterBroker, Failure> {
     let incarnation = match incarnation {
@@ -86,7 +217,10 @@ fn registration(
     };
     let endpoints: Result<Vec<Endpoint>, Failure> = endpoints
         .iter()
-        .map(|text| text.parse().map_err(refused))
+        .map(|text| {
+            text.parse()
+                .map_err(|error: InvalidEndpoint| Failure::refused(error.to_string()))
+        })
         .collect();
     let mut endpoints = endpoints?.into_iter();
     let first = endpoints
@@ -94,13 +228,7 @@ fn registration(
         .ok_or_else(|| Failure::refused("a broker has at least one endpoint"))?;
     let mut register = RegisterBroker::new(BrokerId::new(id), incarnation, first);
     register.endpoints.extend(endpoints);
-    register.rack = rack;
-    register.labels = pairs("--label", labels)?;
     Ok(register)
-}
-
-fn refused(error: impl std::fmt::Display) -> Failure {
-    Failure::refused(error.to_string())
 }
 
 fn registration_name(registration: Registration) -> &'static str {
@@ -127,6 +255,8 @@ struct BrokerRow {
     endpoints: Vec<String>,
     rack: Option<String>,
     labels: BTreeMap<String, String>,
+    replicas_max: Option<u32>,
+    disk_bytes: Option<u64>,
     fenced: bool,
     shutting_down: bool,
     cordoned: bool,
@@ -145,6 +275,8 @@ impl BrokerRow {
             endpoints: broker.endpoints.iter().map(ToString::to_string).collect(),
             rack: broker.rack.clone(),
             labels: broker.labels.clone(),
+            replicas_max: broker.capacity.replicas_max,
+            disk_bytes: broker.capacity.disk_bytes,
             fenced: broker.fenced,
             shutting_down: broker.shutting_down,
             cordoned: broker.cordoned,

@@ -1,17 +1,23 @@
 //! `quorate meta`: brokers, topics and partitions.
+//!
+//! Always: what the library's client offers has a command, or a reason why not (`every_method_has_a_command`).
 
 mod broker;
+mod check;
 mod partition;
+#[cfg(test)]
+mod tests;
 mod topic;
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use quorate_kv::Client;
-use quorate_meta::{Assignment, BrokerId, Error, MetaClient, ReadError, Refusal, TopicName};
+use quorate_meta::{Assignment, BrokerId, Error, Keys, MetaClient, ReadError, Refusal, TopicName};
 
-use crate::cli::{MetaArgs, MetaCommand};
+use crate::cli::{Freshness, MetaArgs, MetaCommand};
 use crate::failure::{Failure, Kind};
+use crate::kv::consistency;
 use crate::output::Output;
 use crate::reach::{self, Reached, limits};
 
@@ -21,22 +27,32 @@ type Meta = MetaClient<Client>;
 /// Runs the command.
 pub async fn run(args: MetaArgs, output: Output) -> Result<(), Failure> {
     // What is wrong with the request itself is told before a client is made.
+    let prefix = args.meta_prefix.clone();
+    let invalid = |error| Failure::refused(format!("--meta-prefix {prefix:?}: {error}"));
+    Keys::under(&prefix).map_err(invalid)?;
     let made = OnceCell::new();
     let client = || {
         let client = made
             .get_or_init(|| Reached::find(&args.reach)?.client())
             .clone()?;
-        Ok::<_, Failure>(MetaClient::new(client).with_limits(limits()))
+        let meta = MetaClient::new(client).with_limits(limits());
+        meta.under(&prefix).map_err(invalid)
     };
     let answered = match args.command {
         MetaCommand::Broker(command) => broker::run(command, client, output).await,
         MetaCommand::Topic(command) => topic::run(command, client, output).await,
         MetaCommand::Partition(command) => partition::run(command, client, output).await,
+        MetaCommand::Check { freshness } => check::run(&freshness, client, output).await,
     };
     if let Some(Ok(client)) = made.into_inner() {
         reach::close(client).await;
     }
     answered
+}
+
+/// A client that reads as fresh as is asked for.
+fn reading(client: Meta, freshness: &Freshness) -> Meta {
+    client.reading(consistency(freshness))
 }
 
 fn topic_name(name: &str) -> Result<TopicName, Failure> {
@@ -119,34 +135,18 @@ impl<R: Refusal> From<Error<R>> for Failure {
             other if other.is_retryable() => Kind::Unavailable,
             _ => Kind::Refused,
         };
-        match error.refusals() {
+        let failure = match error.refusals() {
             refusals @ [_, _, ..] => Failure::new(kind, "refused, nothing was changed")
                 .details(refusals.iter().map(ToString::to_string)),
             _ => Failure::new(kind, error.to_string()),
+        };
+        match error {
+            Error::TooLarge(_) => failure.hint(
+                "create fewer partitions, and let the topic grow: quorate meta partition create TOPIC --total N",
+            ),
+            Error::Corrupt(_) => failure.hint("quorate meta check names every key that is no row"),
+            Error::Conflict(_) => failure.hint("ask again"),
+            _ => failure,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn assignments_are_read_partition_by_partition() {
-        let read = assignments("1,2,3; 2,3,1").unwrap();
-        let replicas: Vec<Vec<u64>> = read
-            .iter()
-            .map(|a| a.replicas.iter().map(|b| b.number()).collect())
-            .collect();
-        assert_eq!(replicas, [[1, 2, 3], [2, 3, 1]]);
-        assert!(assignments("1,x").unwrap_err().to_string().contains("\"x\""));
-        assert!(assignments("").is_err());
-    }
-
-    #[test]
-    fn pairs_need_a_name() {
-        assert_eq!(pairs("--config", &["a=b=c".to_owned()]).unwrap()["a"], "b=c");
-        assert!(pairs("--config", &["=x".to_owned()]).is_err());
-        assert!(pairs("--config", &["x".to_owned()]).is_err());
     }
 }

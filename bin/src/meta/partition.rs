@@ -7,7 +7,7 @@ use quorate_meta::{
 };
 use serde::Serialize;
 
-use super::{Meta, assignments, ids, no_such_topic, time, topic_name};
+use super::{Meta, assignments, ids, no_such_topic, reading, time, topic_name};
 use crate::cli::PartitionCommand;
 use crate::failure::Failure;
 use crate::output::{Line, Output, Report, number, table};
@@ -51,9 +51,18 @@ pub(super) async fn run(
                 partitions,
             })
         }
+        PartitionCommand::Describe { partition, freshness } => {
+            let (name, index) = place(&partition)?;
+            let seen = seen(&reading(client()?, &freshness), &name, index).await?;
+            output.show(&Described {
+                topic: name.to_string(),
+                partition: PartitionRow::of(&seen),
+            })
+        }
         PartitionCommand::SetLeader {
             partition,
             leader,
+            unclean,
             leader_epoch,
             partition_epoch,
         } => {
@@ -61,7 +70,10 @@ pub(super) async fn run(
             let client = client()?;
             let seen = seen(&client, &name, index).await?;
             let expected = expected(&seen, leader_epoch, partition_epoch);
-            let update = LeaderUpdate::at((seen.topic, seen.index), BrokerId::new(leader), expected);
+            let mut update = LeaderUpdate::at((seen.topic, seen.index), BrokerId::new(leader), expected);
+            if unclean {
+                update = update.unclean();
+            }
             let updated = client.update_leader(update).await?;
             let what = if updated.changed {
                 "is led by"
@@ -79,6 +91,7 @@ pub(super) async fn run(
         PartitionCommand::SetIsr {
             partition,
             isr,
+            recovered,
             leader_epoch,
             partition_epoch,
         } => {
@@ -87,9 +100,11 @@ pub(super) async fn run(
             let seen = seen(&client, &name, index).await?;
             let expected = expected(&seen, leader_epoch, partition_epoch);
             let isr = isr.into_iter().map(BrokerId::new);
-            let updated = client
-                .update_isr(IsrUpdate::at((seen.topic, seen.index), isr, expected))
-                .await?;
+            let mut update = IsrUpdate::at((seen.topic, seen.index), isr, expected);
+            if recovered {
+                update = update.recovered();
+            }
+            let updated = client.update_isr(update).await?;
             let what = if updated.changed {
                 "has the ISR"
             } else {
@@ -223,6 +238,20 @@ pub(super) fn partitions_table(partitions: &[PartitionRow]) -> String {
         ]);
     }
     table.to_string()
+}
+
+#[derive(Debug, Serialize)]
+struct Described {
+    topic: String,
+    #[serde(flatten)]
+    partition: PartitionRow,
+}
+
+impl Report for Described {
+    fn text(&self) -> String {
+        let partitions = std::slice::from_ref(&self.partition);
+        format!("topic {}\n{}", self.topic, partitions_table(partitions))
+    }
 }
 
 #[derive(Debug, Serialize)]

@@ -7,7 +7,7 @@ use quorate_meta::{CreateTopic, Creation, DeleteTopic, Topic, TopicId};
 use serde::Serialize;
 
 use super::partition::{PartitionRow, partitions_table};
-use super::{Meta, assignments, no_such_topic, pairs, time, topic_name, uuid};
+use super::{Meta, assignments, no_such_topic, pairs, reading, time, topic_name, uuid};
 use crate::cli::TopicCommand;
 use crate::failure::Failure;
 use crate::output::{Line, Output, Report, number, table};
@@ -42,15 +42,15 @@ pub(super) async fn run(
                 partitions: created.partitions.iter().map(PartitionRow::of).collect(),
             })
         }
-        TopicCommand::List => {
-            let topics = client()?.topics().await?;
+        TopicCommand::List { freshness } => {
+            let topics = reading(client()?, &freshness).topics().await?;
             output.show(&Topics {
                 topics: topics.iter().map(TopicRow::of).collect(),
             })
         }
-        TopicCommand::Describe { name } => {
+        TopicCommand::Describe { name, freshness } => {
             let name = topic_name(&name)?;
-            let (topic, partitions) = client()?
+            let (topic, partitions) = reading(client()?, &freshness)
                 .describe(&name)
                 .await?
                 .ok_or_else(|| no_such_topic(&name))?;

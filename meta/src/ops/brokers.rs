@@ -11,13 +11,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use quorate_kv::model::{Op, ReadOp, Revision};
+use quorate_kv::model::{Limits, Op, ReadOp, Revision};
 
 use super::{Answer, Context, Operation, Pins, Plan, read_all, replace, sweep_partitions_max};
-use crate::error::{Error, Refusal};
+use crate::error::{Error, Refusal, TooLarge};
 use crate::ids::{BrokerEpoch, BrokerId, Incarnation};
 use crate::image::Image;
-use crate::keys;
+use crate::keys::Keys;
 use crate::rows::{Broker, Capacity, Endpoint, EpochOf, Partition};
 use crate::transition::{self, LeaderSet};
 
@@ -252,9 +252,18 @@ impl Operation for RegisterBrokers {
     type Answer = Vec<Registered>;
     type Refusal = BrokerRefusal;
 
-    fn reads(&self) -> Vec<ReadOp> {
+    fn check(&self, _: &Keys, limits: &Limits) -> Result<(), TooLarge> {
+        // A pin and a write each.
+        let (asked, limit) = ((self.0.len() as u64).saturating_mul(2), limits.txn_ops_max);
+        match asked > limit as u64 {
+            true => Err(TooLarge::operations(asked, limit)),
+            false => Ok(()),
+        }
+    }
+
+    fn reads(&self, keys: &Keys) -> Vec<ReadOp> {
         let ids: BTreeSet<_> = self.0.iter().map(|register| register.id).collect();
-        ids.into_iter().map(|id| ReadOp::Get(keys::broker(id))).collect()
+        ids.into_iter().map(|id| ReadOp::Get(keys.broker(id))).collect()
     }
 
     fn more_reads(&self, image: &Image) -> Vec<ReadOp> {
@@ -262,10 +271,12 @@ impl Operation for RegisterBrokers {
             return Vec::new();
         }
         // Nobody indexes partitions by broker in the store: the rows hold each fact once.
-        vec![read_all(keys::brokers()), read_all(keys::partitions())]
+        let keys = image.keys();
+        vec![read_all(keys.brokers()), read_all(keys.partitions())]
     }
 
     fn decide(&self, image: &Image, context: &Context) -> Result<Plan<Self::Answer>, Error<BrokerRefusal>> {
+        self.check(image.keys(), &context.limits)?;
         let mut refusals = Vec::new();
         let mut seen = BTreeSet::new();
         for register in &self.0 {
@@ -277,7 +288,7 @@ impl Operation for RegisterBrokers {
             return Err(Error::Refused(refusals));
         }
 
-        let mut pins = Pins::default();
+        let mut pins = Pins::of(image);
         let mut then = Vec::new();
         let mut answer: Vec<Registered> = Vec::with_capacity(self.0.len());
         for register in &self.0 {
@@ -290,7 +301,7 @@ impl Operation for RegisterBrokers {
                 Registration::Unchanged => None,
             };
             if let Some(epoch) = epoch {
-                then.push(Op::put(keys::broker(broker.id), broker.encode(epoch)));
+                then.push(Op::put(image.keys().broker(broker.id), broker.encode(epoch)));
             }
             answer.push(Registered {
                 broker,
@@ -498,8 +509,8 @@ impl Operation for SetFlags {
     type Answer = ChangedBroker;
     type Refusal = BrokerRefusal;
 
-    fn reads(&self) -> Vec<ReadOp> {
-        vec![ReadOp::Get(keys::broker(self.target.id))]
+    fn reads(&self, keys: &Keys) -> Vec<ReadOp> {
+        vec![ReadOp::Get(keys.broker(self.target.id))]
     }
 
     fn decide(&self, image: &Image, context: &Context) -> Result<Plan<ChangedBroker>, Error<BrokerRefusal>> {
@@ -514,14 +525,14 @@ impl Operation for SetFlags {
             cordoned: self.flags.cordoned.unwrap_or(before.cordoned),
             ..before.clone()
         };
-        let mut pins = Pins::default();
+        let mut pins = Pins::of(image);
         let mut then = Vec::new();
         let changed = broker != *before;
         if changed {
             broker.modified_at = context.now.max(before.modified_at);
             pins.broker(before);
             then.push(Op::put(
-                keys::broker(broker.id),
+                image.keys().broker(broker.id),
                 broker.encode(EpochOf::Continues),
             ));
         }
@@ -561,12 +572,12 @@ impl Operation for Sweep {
     type Answer = Swept;
     type Refusal = BrokerRefusal;
 
-    fn reads(&self) -> Vec<ReadOp> {
-        vec![read_all(keys::brokers()), read_all(keys::partitions())]
+    fn reads(&self, keys: &Keys) -> Vec<ReadOp> {
+        vec![read_all(keys.brokers()), read_all(keys.partitions())]
     }
 
     fn decide(&self, image: &Image, context: &Context) -> Result<Plan<Swept>, Error<BrokerRefusal>> {
-        let mut pins = Pins::default();
+        let mut pins = Pins::of(image);
         // As long as the broker's row stays as it is, no ISR takes it in.
         pins.broker_in(image, self.broker);
         let mut then = Vec::new();
@@ -622,8 +633,8 @@ impl Operation for Unfence {
     type Answer = ChangedBroker;
     type Refusal = BrokerRefusal;
 
-    fn reads(&self) -> Vec<ReadOp> {
-        vec![read_all(keys::brokers()), read_all(keys::partitions())]
+    fn reads(&self, keys: &Keys) -> Vec<ReadOp> {
+        vec![read_all(keys.brokers()), read_all(keys.partitions())]
     }
 
     fn decide(&self, image: &Image, context: &Context) -> Result<Plan<ChangedBroker>, Error<BrokerRefusal>> {
@@ -637,7 +648,7 @@ impl Operation for Unfence {
                 changed: false,
                 partitions_changed: 0,
             };
-            return Ok(Plan::new(Pins::default(), Vec::new(), answer));
+            return Ok(Plan::new(Pins::of(image), Vec::new(), answer));
         }
         let pending = swept(image, image, before.id, context).count();
         if pending > 0 {
@@ -649,13 +660,13 @@ impl Operation for Unfence {
             modified_at: context.now.max(before.modified_at),
             ..before.clone()
         };
-        let mut brokers = Image::new(image.revision);
+        let mut brokers = Image::under(image.keys().clone(), image.revision);
         brokers.brokers = image.brokers.clone();
         brokers.brokers.insert(broker.id, broker.clone());
-        let mut pins = Pins::default();
+        let mut pins = Pins::of(image);
         pins.broker(before);
         let mut then = vec![Op::put(
-            keys::broker(broker.id),
+            image.keys().broker(broker.id),
             broker.encode(EpochOf::Continues),
         )];
         let mut partitions_changed = 0;
@@ -699,8 +710,8 @@ impl Operation for Unregister {
     type Answer = ChangedBroker;
     type Refusal = BrokerRefusal;
 
-    fn reads(&self) -> Vec<ReadOp> {
-        vec![read_all(keys::brokers()), read_all(keys::partitions())]
+    fn reads(&self, keys: &Keys) -> Vec<ReadOp> {
+        vec![read_all(keys.brokers()), read_all(keys.partitions())]
     }
 
     fn decide(&self, image: &Image, context: &Context) -> Result<Plan<ChangedBroker>, Error<BrokerRefusal>> {
@@ -724,13 +735,17 @@ impl Operation for Unregister {
         if pending > 0 {
             return self.target.refuse(BrokerReason::SweepPending { count: pending });
         }
-        let mut pins = Pins::default();
+        let mut pins = Pins::of(image);
         pins.broker(broker);
         let answer = ChangedBroker {
             broker: broker.clone(),
             changed: false,
             partitions_changed: 0,
         };
-        Ok(Plan::new(pins, vec![Op::delete(keys::broker(broker.id))], answer))
+        Ok(Plan::new(
+            pins,
+            vec![Op::delete(image.keys().broker(broker.id))],
+            answer,
+        ))
     }
 }

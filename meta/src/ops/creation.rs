@@ -4,13 +4,13 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use quorate_kv::model::{LogTime, Op, Revision};
+use quorate_kv::model::{Limits, LogTime, Op, Revision};
 
 use super::Pins;
-use crate::error::Refusal;
+use crate::error::{Refusal, TooLarge};
 use crate::ids::{BrokerId, LeaderEpoch, PartitionEpoch, PartitionIndex, TopicId};
 use crate::image::{Image, Ineligible};
-use crate::keys;
+use crate::keys::Keys;
 use crate::name::TopicName;
 use crate::place::{self, Load};
 use crate::rows::{Partition, Recovery};
@@ -331,6 +331,8 @@ pub(super) fn check(
             if isr.is_empty() {
                 refuse(CreateReason::EmptyIsr);
             }
+            // Of one member more than there are replicas, one is repeated or no replica: the rest says nothing new.
+            let isr = &isr[..isr.len().min(replicas.len() + 1)];
             if let Some(broker) = repeated(isr) {
                 refuse(CreateReason::RepeatedIsrMember { broker });
             }
@@ -434,12 +436,68 @@ pub(super) fn partition(
     }
 }
 
+/// The brokers that assignments name, but for those of an assignment that is refused for its length alone.
+pub(super) fn named<'a>(assignments: impl Iterator<Item = &'a Assignment>) -> impl Iterator<Item = BrokerId> {
+    let possible = assignments.filter(|assignment| assignment.replicas.len() <= Partition::REPLICAS_MAX);
+    possible.flat_map(|assignment| assignment.replicas.iter().copied())
+}
+
+/// Whether so many partitions and rows beside them fit into a transaction, with the brokers that it pins.
+pub(super) fn check_size(
+    keys: &Keys,
+    limits: &Limits,
+    (partitions, replicas): (u64, u64),
+    others: u64,
+    brokers: usize,
+) -> Result<(), TooLarge> {
+    let operations = partitions.saturating_add(others).saturating_add(brokers as u64);
+    if operations > limits.txn_ops_max as u64 {
+        return Err(TooLarge::operations(operations, limits.txn_ops_max));
+    }
+    let bytes = bytes_min(keys, partitions, replicas);
+    if bytes > limits.txn_bytes_max as u64 {
+        return Err(TooLarge::bytes(bytes, limits.txn_bytes_max));
+    }
+    Ok(())
+}
+
+/// The least that the keys and values of so many partitions take, with so many replicas in all: each replica and each
+/// other field of a row has a byte at least.
+fn bytes_min(keys: &Keys, partitions: u64, replicas: u64) -> u64 {
+    const FIELDS: u64 = 14;
+    let each = keys.partition_bytes() as u64 + FIELDS;
+    partitions.saturating_mul(each).saturating_add(replicas)
+}
+
 /// Plans the rows of new partitions and pins the brokers that hold them.
 pub(super) fn create_rows(image: &Image, pins: &mut Pins, then: &mut Vec<Op>, partitions: &[Partition]) {
     let replicas = partitions.iter().flat_map(|partition| &partition.replicas);
     for broker in replicas.collect::<BTreeSet<_>>() {
         pins.broker_in(image, *broker);
     }
-    let row = |row: &Partition| Op::create(keys::partition(row.topic, row.index), row.encode());
+    let row = |row: &Partition| Op::create(image.keys().partition(row.topic, row.index), row.encode());
     then.extend(partitions.iter().map(row));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_rows_take_at_least_is_never_more_than_what_they_take() {
+        let keys = Keys::default();
+        for replicas in [1, 3, 32] {
+            let brokers: Vec<_> = (1..=replicas).map(BrokerId::new).collect();
+            let first = (brokers.clone(), brokers[0]);
+            let key = (TopicId::random(), PartitionIndex::FIRST);
+            let row = partition(key, brokers, first, LogTime::from_millis(0));
+            let took = keys.partition(key.0, key.1).len() + row.encode().len();
+            let least = bytes_min(&keys, 1, replicas);
+            assert!(least <= took as u64, "{replicas} replicas: {least} and {took}");
+            assert!(
+                took as u64 - least <= 8,
+                "{replicas} replicas: {least} and {took}"
+            );
+        }
+    }
 }

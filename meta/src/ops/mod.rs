@@ -19,10 +19,10 @@ use quorate_kv::model::{
     Guard, Key, KeyRange, Limits, LogTime, Op, RangeRead, ReadOp, Revision, Txn, TxnResponse,
 };
 
-use crate::error::Error;
+use crate::error::{Error, TooLarge};
 use crate::ids::{BrokerId, PartitionIndex, TopicId};
 use crate::image::Image;
-use crate::keys;
+use crate::keys::Keys;
 use crate::rows::{Broker, Partition, Topic};
 
 /// What a decision depends on beside what was read.
@@ -41,8 +41,15 @@ pub trait Operation {
     /// How an item is refused.
     type Refusal;
 
+    /// Whether it could fit into one transaction at all, by arithmetic on the request alone: before anything is read
+    /// or built for it.
+    fn check(&self, keys: &Keys, limits: &Limits) -> Result<(), TooLarge> {
+        let _ = (keys, limits);
+        Ok(())
+    }
+
     /// The rows that the decision needs.
-    fn reads(&self) -> Vec<ReadOp>;
+    fn reads(&self, keys: &Keys) -> Vec<ReadOp>;
 
     /// Rows that it needs as well, now that `image` has the first ones. Read at the same revision.
     fn more_reads(&self, image: &Image) -> Vec<ReadOp> {
@@ -117,47 +124,63 @@ pub fn interpret<A: Answer>(mut answer: A, pinned: &[Key], response: &TxnRespons
 }
 
 /// The rows that a decision used, each once, with the revision that it saw (`None`: the row was missing).
-#[derive(Debug, Default)]
-struct Pins(BTreeMap<Key, Option<Revision>>);
+#[derive(Debug)]
+struct Pins {
+    keys: Keys,
+    rows: BTreeMap<Key, Option<Revision>>,
+}
 
 impl Pins {
+    /// None yet, of the rows of this image.
+    fn of(image: &Image) -> Self {
+        Self {
+            keys: image.keys().clone(),
+            rows: BTreeMap::new(),
+        }
+    }
+
     fn missing(&mut self, key: Key) {
-        self.0.insert(key, None);
+        self.rows.insert(key, None);
     }
 
     fn topic(&mut self, topic: &Topic) {
-        self.0.insert(keys::topic(&topic.name), Some(topic.revision));
+        self.rows
+            .insert(self.keys.topic(&topic.name), Some(topic.revision));
     }
 
     fn broker(&mut self, broker: &Broker) {
-        self.0.insert(keys::broker(broker.id), Some(broker.revision));
+        self.rows
+            .insert(self.keys.broker(broker.id), Some(broker.revision));
     }
 
     /// Pins a broker as the image has it, or its absence.
     fn broker_in(&mut self, image: &Image, id: BrokerId) {
         let revision = image.brokers.get(&id).map(|broker| broker.revision);
-        self.0.insert(keys::broker(id), revision);
+        self.rows.insert(self.keys.broker(id), revision);
     }
 
     fn partition(&mut self, partition: &Partition) {
-        let key = keys::partition(partition.topic, partition.index);
-        self.0.insert(key, Some(partition.revision));
+        let key = self.keys.partition(partition.topic, partition.index);
+        self.rows.insert(key, Some(partition.revision));
     }
 
     fn into_guard(self) -> (Guard, Vec<Key>) {
-        let conditions = self.0.iter().map(|(key, revision)| match revision {
+        let conditions = self.rows.iter().map(|(key, revision)| match revision {
             Some(_) => Guard::unchanged(key.clone(), *revision),
             None => Guard::missing(key.clone()),
         });
         let guard = Guard::all(conditions);
-        (guard, self.0.into_keys().collect())
+        (guard, self.rows.into_keys().collect())
     }
 }
 
 /// Partition rows that a decision replaces: pins the old one and writes the new one.
 fn replace(pins: &mut Pins, then: &mut Vec<Op>, before: &Partition, after: &Partition) {
     pins.partition(before);
-    then.push(Op::put(keys::partition(after.topic, after.index), after.encode()));
+    then.push(Op::put(
+        pins.keys.partition(after.topic, after.index),
+        after.encode(),
+    ));
 }
 
 /// How many partitions one transaction of a sweep takes: a pin and a write each, with room for the brokers
@@ -175,10 +198,10 @@ pub(crate) fn read_all(range: KeyRange) -> ReadOp {
 }
 
 /// Reads all brokers, or these.
-fn read_brokers(reads: &mut Vec<ReadOp>, some: &BTreeSet<BrokerId>, all: bool) {
+fn read_brokers(keys: &Keys, reads: &mut Vec<ReadOp>, some: &BTreeSet<BrokerId>, all: bool) {
     if all {
-        reads.push(read_all(keys::brokers()));
+        reads.push(read_all(keys.brokers()));
     } else {
-        reads.extend(some.iter().map(|id| ReadOp::Get(keys::broker(*id))));
+        reads.extend(some.iter().map(|id| ReadOp::Get(keys.broker(*id))));
     }
 }

@@ -5,15 +5,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use quorate_kv::model::{Op, ReadOp, Revision};
+use quorate_kv::model::{Limits, Op, ReadOp, Revision};
 
 use super::creation::{Assignment, CreateReason, CreateRefusal, Refusals};
-use super::creation::{check, create_rows, partition, place_partitions};
+use super::creation::{check, check_size, create_rows, named, partition, place_partitions};
 use super::{Answer, Context, Operation, Pins, Plan};
 use crate::error::{Error, TooLarge};
-use crate::ids::{PartitionIndex, TopicId};
+use crate::ids::{BrokerId, PartitionIndex, TopicId};
 use crate::image::Image;
-use crate::keys;
+use crate::keys::Keys;
 use crate::name::TopicName;
 use crate::rows::{Partition, Topic};
 
@@ -96,46 +96,74 @@ pub struct CreatePartitions {
     pub grow: Vec<GrowTopic>,
 }
 
+impl CreatePartitions {
+    /// The brokers that are named.
+    fn brokers(&self) -> BTreeSet<BrokerId> {
+        named(self.partitions.iter().map(|new| &new.assignment)).collect()
+    }
+
+    /// Whether the given partitions fit into a transaction together with so many others and their replicas.
+    fn check_growth(
+        &self,
+        keys: &Keys,
+        limits: &Limits,
+        (partitions, replicas): (u64, u64),
+    ) -> Result<(), TooLarge> {
+        let given = self
+            .partitions
+            .iter()
+            .map(|new| new.assignment.replicas.len() as u64);
+        let size = (
+            partitions.saturating_add(self.partitions.len() as u64),
+            replicas.saturating_add(given.sum()),
+        );
+        check_size(keys, limits, size, self.grow.len() as u64, self.brokers().len())
+    }
+}
+
 impl Operation for CreatePartitions {
     type Answer = CreatedPartitions;
     type Refusal = CreateRefusal;
 
-    fn reads(&self) -> Vec<ReadOp> {
+    fn check(&self, keys: &Keys, limits: &Limits) -> Result<(), TooLarge> {
+        // What topics grow by is known once their rows are.
+        self.check_growth(keys, limits, (0, 0))
+    }
+
+    fn reads(&self, keys: &Keys) -> Vec<ReadOp> {
         let manual = self.partitions.iter().map(|new| &new.topic);
         let topics: BTreeSet<_> = manual.chain(self.grow.iter().map(|grow| &grow.topic)).collect();
         let mut reads = topics
             .into_iter()
-            .map(|topic| ReadOp::Get(keys::topic(topic)))
+            .map(|topic| ReadOp::Get(keys.topic(topic)))
             .collect();
-        let replicas = self
-            .partitions
-            .iter()
-            .flat_map(|new| new.assignment.replicas.iter().copied());
-        super::read_brokers(&mut reads, &replicas.collect(), !self.grow.is_empty());
+        super::read_brokers(keys, &mut reads, &self.brokers(), !self.grow.is_empty());
         reads
     }
 
     fn more_reads(&self, image: &Image) -> Vec<ReadOp> {
         let topics = self.grow.iter().filter_map(|grow| image.topics.get(&grow.topic));
         topics
-            .map(|topic| super::read_all(keys::partitions_of(topic.id)))
+            .map(|topic| super::read_all(image.keys().partitions_of(topic.id)))
             .collect()
     }
 
     fn decide(&self, image: &Image, context: &Context) -> Result<Plan<Self::Answer>, Error<CreateRefusal>> {
-        let limit = context.limits.txn_ops_max;
-        if self.partitions.len() > limit {
-            return Err(TooLarge::operations(self.partitions.len() as u64, limit).into());
-        }
+        let keys = image.keys();
+        self.check(keys, &context.limits)?;
         let mut refusals = Refusals::default();
         let grown = check_growth(self, image, &mut refusals);
-        let asked = grown
+        let growth = grown
             .iter()
-            .map(|(topic, total)| u64::from(total - topic.partitions));
-        let asked = asked.sum::<u64>() + self.partitions.len() as u64;
-        if asked > limit as u64 {
-            return Err(TooLarge::operations(asked, limit).into());
-        }
+            .fold((0u64, 0u64), |(partitions, replicas), (topic, total)| {
+                let added = u64::from(total.saturating_sub(topic.partitions));
+                let factor = u64::from(topic.replication_factor);
+                (
+                    partitions.saturating_add(added),
+                    replicas.saturating_add(added.saturating_mul(factor)),
+                )
+            });
+        self.check_growth(keys, &context.limits, growth)?;
 
         let mut created = given(self, image, context, &mut refusals);
         let mut load = BTreeMap::new();
@@ -159,8 +187,8 @@ impl Operation for CreatePartitions {
             return Err(Error::Refused(refusals.0));
         }
 
-        let mut pins = Pins::default();
-        let mut then = Vec::with_capacity(usize::try_from(asked).unwrap_or(0) + created.len());
+        let mut pins = Pins::of(image);
+        let mut then = Vec::new();
         let mut answer = CreatedPartitions {
             topics: Vec::with_capacity(created.len()),
             partitions: Vec::new(),
@@ -173,7 +201,7 @@ impl Operation for CreatePartitions {
                 modified_at: context.now.max(topic.modified_at),
                 ..topic.clone()
             };
-            then.push(Op::put(keys::topic(&topic.name), topic.encode()));
+            then.push(Op::put(keys.topic(&topic.name), topic.encode()));
             create_rows(image, &mut pins, &mut then, &partitions);
             answer.topics.push(topic);
             answer.partitions.extend(partitions);

@@ -5,15 +5,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use quorate_kv::model::{Op, ReadOp, Revision};
+use quorate_kv::model::{Limits, Op, ReadOp, Revision};
 
 pub use super::creation::{Assignment, CreateReason, CreateRefusal};
-use super::creation::{Refusals, check, create_rows, partition, place_partitions};
+use super::creation::{Refusals, check, check_size, create_rows, named, partition, place_partitions};
 use super::{Answer, Context, Operation, Pins, Plan};
 use crate::error::{Error, TooLarge};
 use crate::ids::{BrokerId, PartitionIndex, TopicId};
 use crate::image::Image;
-use crate::keys;
+use crate::keys::Keys;
 use crate::name::TopicName;
 use crate::place::Load;
 use crate::rows::{Partition, Topic};
@@ -82,10 +82,33 @@ impl CreateTopic {
         self
     }
 
-    fn partitions(&self) -> u64 {
+    /// How many partitions it has, and how many replicas they have in all.
+    fn size(&self) -> (u64, u64) {
         match &self.layout {
-            Layout::Automatic { partitions, .. } => u64::from(*partitions),
-            Layout::Manual(assignments) => assignments.len() as u64,
+            Layout::Automatic {
+                partitions,
+                replication_factor,
+            } => {
+                let partitions = u64::from(*partitions);
+                (
+                    partitions,
+                    partitions.saturating_mul(u64::from(*replication_factor)),
+                )
+            }
+            Layout::Manual(assignments) => {
+                let replicas = assignments
+                    .iter()
+                    .map(|assignment| assignment.replicas.len() as u64);
+                (assignments.len() as u64, replicas.sum())
+            }
+        }
+    }
+
+    /// The assignments that were given.
+    fn given(&self) -> &[Assignment] {
+        match &self.layout {
+            Layout::Automatic { .. } => &[],
+            Layout::Manual(assignments) => assignments,
         }
     }
 }
@@ -126,51 +149,53 @@ impl Answer for Vec<CreatedTopic> {
 #[derive(Debug, Clone)]
 pub struct CreateTopics(pub Vec<CreateTopic>);
 
+impl CreateTopics {
+    /// The brokers that are named.
+    fn brokers(&self) -> BTreeSet<BrokerId> {
+        named(self.0.iter().flat_map(CreateTopic::given)).collect()
+    }
+}
+
 impl Operation for CreateTopics {
     type Answer = Vec<CreatedTopic>;
     type Refusal = CreateRefusal;
 
-    fn reads(&self) -> Vec<ReadOp> {
+    fn check(&self, keys: &Keys, limits: &Limits) -> Result<(), TooLarge> {
+        let sizes = self.0.iter().map(CreateTopic::size);
+        let size = sizes.fold((0u64, 0u64), |(partitions, replicas), (more, of)| {
+            (partitions.saturating_add(more), replicas.saturating_add(of))
+        });
+        check_size(keys, limits, size, self.0.len() as u64, self.brokers().len())
+    }
+
+    fn reads(&self, keys: &Keys) -> Vec<ReadOp> {
         let mut reads = Vec::new();
-        let mut brokers = BTreeSet::new();
-        let mut all_brokers = false;
         for create in &self.0 {
-            reads.push(ReadOp::Get(keys::topic(&create.name)));
-            reads.push(ReadOp::Get(keys::partition(create.id, PartitionIndex::FIRST)));
-            reads.extend(keys::name(&create.name).map(ReadOp::Get));
-            match &create.layout {
-                Layout::Automatic { .. } => all_brokers = true,
-                Layout::Manual(assignments) => {
-                    brokers.extend(assignments.iter().flat_map(|a| a.replicas.iter().copied()));
-                }
-            }
+            reads.push(ReadOp::Get(keys.topic(&create.name)));
+            reads.push(ReadOp::Get(keys.partition(create.id, PartitionIndex::FIRST)));
+            reads.extend(keys.name(&create.name).map(ReadOp::Get));
         }
-        super::read_brokers(&mut reads, &brokers, all_brokers);
+        let automatic = |create: &CreateTopic| matches!(create.layout, Layout::Automatic { .. });
+        let all = self.0.iter().any(automatic);
+        super::read_brokers(keys, &mut reads, &self.brokers(), all);
         reads
     }
 
     fn more_reads(&self, image: &Image) -> Vec<ReadOp> {
         let existing = self.0.iter().filter(|create| existing(image, create).is_some());
         existing
-            .map(|create| super::read_all(keys::partitions_of(create.id)))
+            .map(|create| super::read_all(image.keys().partitions_of(create.id)))
             .collect()
     }
 
     fn decide(&self, image: &Image, context: &Context) -> Result<Plan<Self::Answer>, Error<CreateRefusal>> {
-        // Before anything is built: a request for 2³² partitions must not cost memory.
-        let asked: u64 = self
-            .0
-            .iter()
-            .map(|create| create.partitions().saturating_add(1))
-            .sum();
-        if asked > context.limits.txn_ops_max as u64 {
-            return Err(TooLarge::operations(asked, context.limits.txn_ops_max).into());
-        }
+        let keys = image.keys();
+        self.check(keys, &context.limits)?;
         let mut refusals = Refusals::default();
         check_names(image, &self.0, &mut refusals);
         let mut load = BTreeMap::new();
-        let mut pins = Pins::default();
-        let mut then = Vec::with_capacity(usize::try_from(asked).unwrap_or(0) + self.0.len());
+        let mut pins = Pins::of(image);
+        let mut then = Vec::new();
         let mut answer = Vec::with_capacity(self.0.len());
         for create in &self.0 {
             if let Some(topic) = existing(image, create) {
@@ -198,10 +223,10 @@ impl Operation for CreateTopics {
                 revision: image.revision,
             };
             // A topic has partition 0, so that its absence says that no topic has this id.
-            pins.missing(keys::partition(topic.id, PartitionIndex::FIRST));
-            pins.missing(keys::topic(&topic.name));
-            then.push(Op::create(keys::topic(&topic.name), topic.encode()));
-            if let Some(key) = keys::name(&topic.name) {
+            pins.missing(keys.partition(topic.id, PartitionIndex::FIRST));
+            pins.missing(keys.topic(&topic.name));
+            then.push(Op::create(keys.topic(&topic.name), topic.encode()));
+            if let Some(key) = keys.name(&topic.name) {
                 pins.missing(key.clone());
                 then.push(Op::create(key, topic.name.as_str().as_bytes().to_vec()));
             }
@@ -346,17 +371,28 @@ impl Operation for DeleteTopics {
     type Answer = Vec<Topic>;
     type Refusal = CreateRefusal;
 
-    fn reads(&self) -> Vec<ReadOp> {
+    fn check(&self, _: &Keys, limits: &Limits) -> Result<(), TooLarge> {
+        // A pin and two deletions each.
+        let (asked, limit) = ((self.0.len() as u64).saturating_mul(3), limits.txn_ops_max);
+        match asked > limit as u64 {
+            true => Err(TooLarge::operations(asked, limit)),
+            false => Ok(()),
+        }
+    }
+
+    fn reads(&self, keys: &Keys) -> Vec<ReadOp> {
         self.0
             .iter()
-            .map(|delete| ReadOp::Get(keys::topic(&delete.name)))
+            .map(|delete| ReadOp::Get(keys.topic(&delete.name)))
             .collect()
     }
 
-    fn decide(&self, image: &Image, _: &Context) -> Result<Plan<Self::Answer>, Error<CreateRefusal>> {
+    fn decide(&self, image: &Image, context: &Context) -> Result<Plan<Self::Answer>, Error<CreateRefusal>> {
+        let keys = image.keys();
+        self.check(keys, &context.limits)?;
         let mut refusals = Refusals::default();
         let mut names = BTreeSet::new();
-        let mut pins = Pins::default();
+        let mut pins = Pins::of(image);
         let mut then = Vec::new();
         let mut answer = Vec::with_capacity(self.0.len());
         for DeleteTopic { name, id } in &self.0 {
@@ -375,10 +411,10 @@ impl Operation for DeleteTopics {
             }
             // The topic's row says how many partitions there are, so that it alone pins them all.
             pins.topic(topic);
-            then.push(Op::delete(keys::topic(name)));
-            then.extend(keys::name(name).map(Op::delete));
+            then.push(Op::delete(keys.topic(name)));
+            then.extend(keys.name(name).map(Op::delete));
             then.push(Op::DeleteRange {
-                range: keys::partitions_of(topic.id),
+                range: keys.partitions_of(topic.id),
                 limit: topic.partitions,
             });
             answer.push(topic.clone());

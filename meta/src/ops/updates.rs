@@ -8,13 +8,13 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use quorate_kv::model::{ReadOp, Revision};
+use quorate_kv::model::{Limits, ReadOp, Revision};
 
 use super::{Answer, Context, Operation, PartitionKey, Pins, Plan, replace};
 use crate::error::{Error, Refusal, TooLarge};
 use crate::ids::{BrokerEpoch, BrokerId, LeaderEpoch, PartitionEpoch, PartitionIndex, TopicId};
 use crate::image::{Image, Ineligible};
-use crate::keys;
+use crate::keys::Keys;
 use crate::rows::{Partition, Recovery};
 use crate::transition::{self, LeaderSet};
 
@@ -275,9 +275,17 @@ impl Operation for UpdateLeaders {
     type Answer = Vec<Updated>;
     type Refusal = UpdateRefusal;
 
-    fn reads(&self) -> Vec<ReadOp> {
-        let keys = self.0.iter().map(|update| (update.topic, update.partition));
-        reads(keys, self.0.iter().map(|update| update.leader).collect())
+    fn check(&self, _: &Keys, limits: &Limits) -> Result<(), TooLarge> {
+        check_size(self.0.len(), limits)
+    }
+
+    fn reads(&self, keys: &Keys) -> Vec<ReadOp> {
+        let partitions = self.0.iter().map(|update| (update.topic, update.partition));
+        reads(
+            keys,
+            partitions,
+            self.0.iter().map(|update| update.leader).collect(),
+        )
     }
 
     fn more_reads(&self, image: &Image) -> Vec<ReadOp> {
@@ -288,7 +296,7 @@ impl Operation for UpdateLeaders {
     }
 
     fn decide(&self, image: &Image, context: &Context) -> Result<Plan<Self::Answer>, Error<UpdateRefusal>> {
-        let mut batch = Batch::begin(self.0.len(), context)?;
+        let mut batch = Batch::begin(self.0.len(), image, context)?;
         for update in &self.0 {
             let key = (update.topic, update.partition);
             let Some(before) = batch.find(image, key) else {
@@ -416,8 +424,12 @@ impl Operation for UpdateIsrs {
     type Answer = Vec<Updated>;
     type Refusal = UpdateRefusal;
 
-    fn reads(&self) -> Vec<ReadOp> {
-        let keys = self.0.iter().map(|update| (update.topic, update.partition));
+    fn check(&self, _: &Keys, limits: &Limits) -> Result<(), TooLarge> {
+        check_size(self.0.len(), limits)
+    }
+
+    fn reads(&self, keys: &Keys) -> Vec<ReadOp> {
+        let partitions = self.0.iter().map(|update| (update.topic, update.partition));
         let members = self
             .0
             .iter()
@@ -426,7 +438,7 @@ impl Operation for UpdateIsrs {
             .0
             .iter()
             .filter_map(|update| update.caller.map(|(broker, _)| broker));
-        reads(keys, members.chain(callers).collect())
+        reads(keys, partitions, members.chain(callers).collect())
     }
 
     fn more_reads(&self, image: &Image) -> Vec<ReadOp> {
@@ -437,7 +449,7 @@ impl Operation for UpdateIsrs {
     }
 
     fn decide(&self, image: &Image, context: &Context) -> Result<Plan<Self::Answer>, Error<UpdateRefusal>> {
-        let mut batch = Batch::begin(self.0.len(), context)?;
+        let mut batch = Batch::begin(self.0.len(), image, context)?;
         for update in &self.0 {
             let key = (update.topic, update.partition);
             if let Some(reason) = check_caller(image, update) {
@@ -547,11 +559,24 @@ fn check_epochs(partition: &Partition, asked: Epochs) -> Result<(), UpdateReason
     }
 }
 
-fn reads(partitions: impl Iterator<Item = PartitionKey>, brokers: BTreeSet<BrokerId>) -> Vec<ReadOp> {
+/// A pin and a write each, at least.
+fn check_size(updates: usize, limits: &Limits) -> Result<(), TooLarge> {
+    let (asked, limit) = ((updates as u64).saturating_mul(2), limits.txn_ops_max);
+    match asked > limit as u64 {
+        true => Err(TooLarge::operations(asked, limit)),
+        false => Ok(()),
+    }
+}
+
+fn reads(
+    keys: &Keys,
+    partitions: impl Iterator<Item = PartitionKey>,
+    brokers: BTreeSet<BrokerId>,
+) -> Vec<ReadOp> {
     let mut reads = partitions
-        .map(|(topic, index)| ReadOp::Get(keys::partition(topic, index)))
+        .map(|(topic, index)| ReadOp::Get(keys.partition(topic, index)))
         .collect();
-    super::read_brokers(&mut reads, &brokers, false);
+    super::read_brokers(keys, &mut reads, &brokers, false);
     reads
 }
 
@@ -559,7 +584,7 @@ fn reads(partitions: impl Iterator<Item = PartitionKey>, brokers: BTreeSet<Broke
 fn missing_topics(image: &Image, partitions: impl Iterator<Item = PartitionKey>) -> Vec<ReadOp> {
     let missing = partitions.filter(|key| !image.partitions.contains_key(key));
     let topics: BTreeSet<TopicId> = missing.map(|(topic, _)| topic).collect();
-    let first = |topic| ReadOp::Get(keys::partition(topic, PartitionIndex::FIRST));
+    let first = |topic| ReadOp::Get(image.keys().partition(topic, PartitionIndex::FIRST));
     topics.into_iter().map(first).collect()
 }
 
@@ -573,16 +598,12 @@ struct Batch {
 }
 
 impl Batch {
-    fn begin(size: usize, context: &Context) -> Result<Self, TooLarge> {
-        // A pin and a write each, at least.
-        let (asked, limit) = (size as u64 * 2, context.limits.txn_ops_max);
-        if asked > limit as u64 {
-            return Err(TooLarge::operations(asked, limit));
-        }
+    fn begin(size: usize, image: &Image, context: &Context) -> Result<Self, TooLarge> {
+        check_size(size, &context.limits)?;
         Ok(Self {
             seen: BTreeSet::new(),
             refusals: Vec::new(),
-            pins: Pins::default(),
+            pins: Pins::of(image),
             then: Vec::with_capacity(size),
             answer: Vec::with_capacity(size),
         })

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::ids::{BrokerEpoch, BrokerId, Incarnation, LeaderEpoch, PartitionEpoch, PartitionIndex, TopicId};
-use crate::keys;
+use crate::keys::Keys;
 use crate::name::TopicName;
 
 const REVISION: Revision = Revision::new(77);
@@ -22,6 +22,10 @@ fn record(value: Vec<u8>) -> Record {
         version: 1,
         lease: None,
     }
+}
+
+fn keys() -> Keys {
+    Keys::default()
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -94,23 +98,24 @@ fn broker(epoch: Revision) -> Broker {
 
 fn partition_from(value: Vec<u8>) -> Result<Partition, CorruptRow> {
     let (topic, index) = (topic_id(), PartitionIndex::new(258));
-    Partition::decode(&keys::partition(topic, index), topic, index, &record(value))
+    Partition::decode(&keys().partition(topic, index), topic, index, &record(value))
 }
 
 #[test]
 fn the_bytes_of_version_1_stay_what_they_are() {
     // Specified in docs/formats/metadata.md. Never change these: a new version gets lines of its own.
-    let key = keys::partition(topic_id(), PartitionIndex::new(258));
+    let key = keys().partition(topic_id(), PartitionIndex::new(258));
     assert_eq!(
         hex(key.as_bytes()),
-        "702f000102030405060708090a0b0c0d0e0f00000102"
+        "6d6574612f702f000102030405060708090a0b0c0d0e0f00000102"
     );
     let bytes = "01000303010205000000000305ac020080d095ffbc3109";
     assert_eq!(hex(&partition().encode()), bytes);
 
     let name = TopicName::new("a.b").unwrap();
-    assert_eq!(keys::topic(&name).as_bytes(), b"t/a.b");
-    assert_eq!(keys::name(&name).unwrap().as_bytes(), b"n/a_b");
+    assert_eq!(Keys::under("a/").unwrap().topic(&name).as_bytes(), b"a/t/a.b");
+    assert_eq!(keys().topic(&name).as_bytes(), b"meta/t/a.b");
+    assert_eq!(keys().name(&name).unwrap().as_bytes(), b"meta/n/a_b");
     let bytes = concat!(
         "0100",
         "10000102030405060708090a0b0c0d0e0f",
@@ -124,8 +129,8 @@ fn the_bytes_of_version_1_stay_what_they_are() {
     assert_eq!(hex(&topic().encode()), bytes);
 
     assert_eq!(
-        hex(keys::broker(BrokerId::new(7)).as_bytes()),
-        "622f0000000000000007"
+        hex(keys().broker(BrokerId::new(7)).as_bytes()),
+        "6d6574612f622f0000000000000007"
     );
     let rest = concat!(
         "1000000000000000000000000000000001",
@@ -154,13 +159,13 @@ fn the_bytes_of_version_1_stay_what_they_are() {
 fn a_partition_of_three_replicas_takes_a_few_dozen_bytes_with_its_key() {
     let mut fresh = partition();
     (fresh.leader_epoch, fresh.partition_epoch) = (LeaderEpoch::FIRST, PartitionEpoch::FIRST);
-    let key = keys::partition(fresh.topic, fresh.index);
-    assert_eq!((key.len(), fresh.encode().len()), (22, 22));
+    let key = keys().partition(fresh.topic, fresh.index);
+    assert_eq!((key.len(), fresh.encode().len()), (5 + 22, 22), "behind `meta/`");
 }
 
 #[test]
 fn a_brokers_epoch_is_its_own_revision_when_it_begins_and_kept_when_it_goes_on() {
-    let key = keys::broker(BrokerId::new(7));
+    let key = keys().broker(BrokerId::new(7));
     let decode = |value| Broker::decode(&key, BrokerId::new(7), &record(value)).unwrap();
     let begun = broker(REVISION);
     assert_eq!(decode(begun.encode(EpochOf::Begins)), begun);
@@ -172,7 +177,7 @@ fn a_brokers_epoch_is_its_own_revision_when_it_begins_and_kept_when_it_goes_on()
 fn a_topic_comes_back() {
     let name = TopicName::new("a.b").unwrap();
     let row = record(topic().encode());
-    assert_eq!(Topic::decode(&keys::topic(&name), name, &row).unwrap(), topic());
+    assert_eq!(Topic::decode(&keys().topic(&name), name, &row).unwrap(), topic());
 }
 
 #[test]
@@ -198,7 +203,7 @@ fn a_broker_with_unknown_flags_is_a_corrupt_row() {
     let mut bytes = broker(REVISION).encode(EpochOf::Begins);
     let at = bytes.len() - 3;
     bytes[at] |= 0x10;
-    let key = keys::broker(BrokerId::new(7));
+    let key = keys().broker(BrokerId::new(7));
     let error = Broker::decode(&key, BrokerId::new(7), &record(bytes)).unwrap_err();
     assert_eq!(error.reason, CorruptReason::Flags(0x15));
 }
@@ -291,14 +296,14 @@ proptest! {
             prop_assert_eq!(partition_from(written).unwrap(), row);
         }
         let name = TopicName::new("a.b").unwrap();
-        let key = keys::topic(&name);
+        let key = keys().topic(&name);
         let bytes = damage(topic().encode());
         if let Ok(row) = Topic::decode(&key, name.clone(), &record(bytes.clone())) {
             let written = row.encode();
             prop_assert!(written.len() <= bytes.len(), "{:?} is written as {:?}", bytes, written);
             prop_assert_eq!(Topic::decode(&key, name, &record(written)).unwrap(), row);
         }
-        let key = keys::broker(BrokerId::new(7));
+        let key = keys().broker(BrokerId::new(7));
         let bytes = damage(broker(Revision::new(5)).encode(EpochOf::Continues));
         if let Ok(row) = Broker::decode(&key, BrokerId::new(7), &record(bytes)) {
             let written = record(row.encode(EpochOf::Continues));

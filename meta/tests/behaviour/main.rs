@@ -5,6 +5,7 @@
 mod ancestor;
 mod brokers;
 mod laws;
+mod namespace;
 mod races;
 mod scale;
 mod support;

@@ -2,7 +2,7 @@
 
 use quorate_kv::model::{Op, Txn};
 use quorate_meta::{
-    CreateReason, CreateTopic, Error, GrowTopic, Ineligible, IsrUpdate, LeaderUpdate, UpdateReason, keys,
+    CreateReason, CreateTopic, Error, GrowTopic, Ineligible, IsrUpdate, Keys, LeaderUpdate, UpdateReason,
     ops::{Context, Operation, topics::CreateTopics},
 };
 
@@ -136,7 +136,7 @@ async fn two_that_change_one_partition_at_once_never_both_succeed_on_one_epoch()
 #[tokio::test]
 async fn who_loses_every_race_hears_which_row_moved() {
     let (store, meta) = cluster(2).await;
-    let moving = keys::broker(id(1));
+    let moving = Keys::default().broker(id(1));
     let image = store.image();
     let view = meta.broker(id(1)).await.unwrap().unwrap();
     assert_eq!(image.brokers[&id(1)], view);

@@ -14,8 +14,8 @@ use quorate_kv::model::{
 };
 use quorate_meta::check::{Sweeps, check, check_step};
 use quorate_meta::{
-    Broker, BrokerId, CreateTopic, Image, Incarnation, MetaClient, Partition, PartitionIndex, RegisterBroker,
-    Store, StoreError, TopicName,
+    Broker, BrokerId, CreateTopic, Image, Incarnation, Keys, MetaClient, Partition, PartitionIndex,
+    RegisterBroker, Store, StoreError, TopicName,
 };
 
 pub type Meta = MetaClient<Arc<TestStore>>;
@@ -127,7 +127,8 @@ impl TestStore {
     pub fn image(&self) -> Image {
         let view = self.reader.view().unwrap();
         let mut records: Vec<KeyValue> = Vec::new();
-        let mut range = KeyRange::all();
+        let keys = Keys::default();
+        let mut range = keys.all();
         loop {
             let read = ReadOp::Range(RangeRead::new(range).limit(u32::MAX));
             let mut results = view.read(&[read], None).unwrap().unwrap();
@@ -139,11 +140,11 @@ impl TestStore {
             };
             records.extend(page);
             if !more {
-                return Image::from_records(view.applied().revision, &records).unwrap();
+                return Image::from_records(keys, view.applied().revision, &records).unwrap();
             }
             let mut next = records.last().unwrap().key.as_bytes().to_vec();
             next.push(0);
-            range = KeyRange::from(next);
+            range = KeyRange::new(next, keys.all().end().unwrap().to_vec());
         }
     }
 

@@ -254,6 +254,8 @@ pub struct MetaFailure {
     pub may_have_committed: bool,
     /// The rules refuse it.
     pub refused: bool,
+    /// A row was unreadable.
+    pub corrupt: bool,
     /// What was said.
     pub why: String,
 }

@@ -7,13 +7,18 @@ use std::collections::BTreeSet;
 
 use quorate_kv::model::{Key, Record, Revision};
 use quorate_meta::check::{Sweeps, check, check_step};
-use quorate_meta::keys::{self, RowKey};
+use quorate_meta::keys::{Keys, RowKey};
 use quorate_meta::{Epochs, Image, LeaderEpoch, Partition, PartitionEpoch};
 
 use super::ground::{Ground, Run};
 use super::history::{Call, CallId, MetaCall, MetaRequest};
 use super::model::{How, Model};
 use super::{Rule, Violation};
+
+/// The rows of the metadata that callers work on.
+fn keys() -> Keys {
+    Keys::default()
+}
 
 /// Everything that is wrong with the rows at any revision, and with what callers of the metadata were told.
 pub fn judge(ground: &Ground, calls: &[Call], meta: &[MetaCall]) -> Vec<Violation> {
@@ -64,7 +69,7 @@ fn rows(model: &Model) -> Vec<Violation> {
         let changed: Vec<(&Key, RowKey)> = model
             .changed_by(revision)
             .iter()
-            .filter_map(|key| Some((key, keys::parse(key)?)))
+            .filter_map(|key| Some((key, keys().parse(key)?)))
             .collect();
         if changed.is_empty() {
             continue;
@@ -249,6 +254,10 @@ impl Told<'_> {
         let one_transaction = !matches!(self.call.request, MetaRequest::Other(_));
         match &self.call.answer {
             Err(failure) => {
+                // The workload writes no damaged row, and a key that is none holds nobody up.
+                if failure.corrupt {
+                    broken(violations, Rule::SoundRows, self.told());
+                }
                 if one_transaction && !failure.may_have_committed && !self.committed.is_empty() {
                     let what = format!("{} and yet committed {:?}", self.told(), self.revisions());
                     broken(violations, Rule::NeverRan, what);
@@ -257,7 +266,7 @@ impl Told<'_> {
             Ok(rows) => {
                 let model = &self.ground.model;
                 for row in &rows.brokers {
-                    let there = decode(model, &keys::broker(row.id), row.revision);
+                    let there = decode(model, &keys().broker(row.id), row.revision);
                     if there.as_ref().and_then(|image| image.brokers.get(&row.id)) != Some(row) {
                         broken(
                             violations,
@@ -267,7 +276,7 @@ impl Told<'_> {
                     }
                 }
                 for row in &rows.topics {
-                    let there = decode(model, &keys::topic(&row.name), row.revision);
+                    let there = decode(model, &keys().topic(&row.name), row.revision);
                     if there.as_ref().and_then(|image| image.topics.get(&row.name)) != Some(row) {
                         broken(
                             violations,
@@ -277,7 +286,7 @@ impl Told<'_> {
                     }
                 }
                 for row in &rows.partitions {
-                    let there = decode(model, &keys::partition(row.topic, row.index), row.revision);
+                    let there = decode(model, &keys().partition(row.topic, row.index), row.revision);
                     let found = there
                         .as_ref()
                         .and_then(|image| image.partitions.get(&(row.topic, row.index)));
@@ -318,12 +327,12 @@ impl Told<'_> {
         match &self.call.request {
             MetaRequest::CreateTopics(topics) => {
                 for create in topics {
-                    let topic = keys::topic(&create.name);
+                    let topic = keys().topic(&create.name);
                     // What an earlier call with the same id made is left as it is.
                     if model.at(&topic, previous(revision)).is_some() {
                         continue;
                     }
-                    let partitions = model.range_at(&keys::partitions_of(create.id), revision);
+                    let partitions = model.range_at(&keys().partitions_of(create.id), revision);
                     let asked = match &create.layout {
                         quorate_meta::Layout::Automatic { partitions, .. } => *partitions as usize,
                         quorate_meta::Layout::Manual(assignments) => assignments.len(),
@@ -342,16 +351,16 @@ impl Told<'_> {
             }
             MetaRequest::CreatePartitions(partitions) => {
                 for new in partitions {
-                    let topic = decode(model, &keys::topic(&new.topic), revision);
+                    let topic = decode(model, &keys().topic(&new.topic), revision);
                     let id = topic.and_then(|image| image.topics.get(&new.topic).map(|topic| topic.id));
-                    if !id.is_some_and(|id| made(&keys::partition(id, new.index))) {
+                    if !id.is_some_and(|id| made(&keys().partition(id, new.index))) {
                         missing.push(format!("partition {}/{}", new.topic, new.index));
                     }
                 }
             }
             MetaRequest::Grow(topics) => {
                 for grow in topics {
-                    let topic = decode(model, &keys::topic(&grow.topic), revision);
+                    let topic = decode(model, &keys().topic(&grow.topic), revision);
                     let count =
                         topic.and_then(|image| image.topics.get(&grow.topic).map(|topic| topic.partitions));
                     if count != Some(grow.partitions) {
@@ -382,7 +391,7 @@ impl Told<'_> {
             }
             MetaRequest::DeleteTopics(topics) => {
                 for id in topics {
-                    let left = model.range_at(&keys::partitions_of(*id), revision).len();
+                    let left = model.range_at(&keys().partitions_of(*id), revision).len();
                     if left > 0 {
                         missing.push(format!("{left} partitions of topic {id} are still there"));
                     }
@@ -471,7 +480,7 @@ fn partition(
     index: quorate_meta::PartitionIndex,
     revision: Revision,
 ) -> Option<Partition> {
-    decode(model, &keys::partition(topic, index), revision)?
+    decode(model, &keys().partition(topic, index), revision)?
         .partitions
         .remove(&(topic, index))
 }

@@ -4,10 +4,11 @@
 use std::fmt;
 
 use quorate_kv::Client;
+use quorate_kv::model::{Key, Op, Txn};
 use quorate_meta::{
     Assignment, Broker, BrokerId, CreateTopic, DeleteTopic, Epochs, Error, GrowTopic, Image, Incarnation,
     IsrUpdate, LeaderEpoch, LeaderUpdate, MetaClient, NewPartition, Partition, PartitionEpoch,
-    PartitionIndex, ReadError, Refusal, RegisterBroker, Replicas, Topic, TopicId, TopicName,
+    PartitionIndex, ReadError, Refusal, RegisterBroker, Replicas, Store as _, Topic, TopicId, TopicName,
 };
 use uuid::Uuid;
 
@@ -43,7 +44,8 @@ impl MetaWorker {
         if self.seen.is_empty() || self.random.one_in(3) {
             return self.image(client).await;
         }
-        match self.random.below(20) {
+        match self.random.below(21) {
+            20 => self.foreign(client).await,
             0 => self.register_one(client).await,
             1 => self.register_some(client).await,
             2 => self.brokers(client).await,
@@ -114,6 +116,26 @@ impl MetaWorker {
             Err(error) => Err(unread(&error)),
         };
         self.end("image", (id, called), MetaRequest::Other("image"), answer)
+    }
+
+    /// Another application writes or removes a key below the metadata's prefix that is no row. Not among partitions, whose
+    /// topic then could not be deleted.
+    async fn foreign(&mut self, client: &Client) -> Ended {
+        let (meta, ..) = self.begin(client);
+        let kind = self
+            .random
+            .pick::<&str>(&["b/x", "t/no topic", "n/", "p/x", "q/"]);
+        let key = [meta.keys().prefix(), kind.as_bytes()].concat();
+        let key = Key::new(key).expect("some bytes");
+        let op = match self.random.one_in(3) {
+            true => Op::delete(key),
+            false => Op::put(key, "not a row"),
+        };
+        match meta.store().txn(Txn::new([op])).await {
+            Ok(_) => Ended::Done,
+            Err(error) if error.may_have_committed() => Ended::Unknown,
+            Err(_) => Ended::Failed,
+        }
     }
 
     /// What was read last, or seldom the time before.
@@ -615,6 +637,7 @@ fn failed<R: Refusal + fmt::Debug>(error: &Error<R>) -> MetaFailure {
     MetaFailure {
         may_have_committed: error.may_have_committed(),
         refused: matches!(error, Error::Refused(_) | Error::TooLarge(_) | Error::Conflict(_)),
+        corrupt: matches!(error, Error::Corrupt(_)),
         why: error.to_string(),
     }
 }
@@ -623,6 +646,7 @@ fn unread(error: &ReadError) -> MetaFailure {
     MetaFailure {
         may_have_committed: false,
         refused: false,
+        corrupt: matches!(error, ReadError::Corrupt(_)),
         why: error.to_string(),
     }
 }

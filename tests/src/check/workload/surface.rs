@@ -56,13 +56,15 @@ pub const META: [&str; 26] = [
 ];
 
 /// Methods of `quorate_meta::MetaClient` that are no operations.
-pub const META_ELSEWHERE: [(&str, &str); 5] = [
+pub const META_ELSEWHERE: [(&str, &str); 7] = [
+    ("keys", "an accessor"),
     (
         "reading",
         "a setting: the workload's reads of the store itself draw every consistency",
     ),
     ("run", "below every operation"),
     ("store", "an accessor"),
+    ("under", "a setting: the tests of meta"),
     ("with_clock", "a setting"),
     ("with_limits", "a setting"),
 ];
