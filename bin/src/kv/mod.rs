@@ -414,6 +414,9 @@ impl From<Error> for Failure {
                 failure.hint("quorate status shows which nodes answer; --deadline gives more time")
             }
             Error::LedByAnother { .. } => failure.hint("ask again"),
+            Error::NotAdmitted { .. } => failure.hint(
+                "this client's certificate must be of the cluster's own authority: --certs DIR and --client NAME say which",
+            ),
             _ => failure,
         }
     }
