@@ -627,8 +627,9 @@ pub struct DemoArgs {
     /// How many partitions to create, once one by one and once as a batch
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub partitions: u32,
-    /// Delay the messages between the nodes, so that a round trip takes so many milliseconds longer
-    #[arg(long, value_name = "MS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=1_000))]
+    /// Delay the messages between the nodes, so that a round trip takes so many milliseconds longer; the nodes' timing
+    /// profile follows: low-latency up to 20, production up to 100, high-latency beyond
+    #[arg(long, value_name = "MS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=500))]
     pub rtt_ms: u64,
     /// What to log on standard error: error, warn, info, debug, trace
     #[arg(long, value_name = "LEVEL", default_value = "error")]

@@ -39,11 +39,16 @@ fn the_demonstration_shows_one_entry_for_a_batch_and_a_cluster_that_goes_on() {
 fn the_demonstration_runs_over_a_distance_and_on_one_node() {
     let home = Home::new();
     let far = home.line("demo --partitions 2 --rtt-ms 20 --json").json();
-    assert_eq!(far["nodes_agree"], true);
+    assert_eq!(
+        (&far["nodes_agree"], &far["profile"]),
+        (&true.into(), &"low-latency".into())
+    );
     assert!(
         far["batch_micros"].as_u64().unwrap() >= 20_000,
         "a commit takes a round trip at least: {far:#}"
     );
+    home.line("demo --rtt-ms 501")
+        .fails(2, &["--rtt-ms", "501 is not in 0..=500"]);
     let alone = home.line("demo --nodes 1 --json").json();
     assert_eq!(
         (alone["nodes_agree"].as_bool(), alone["leader_changed"].as_bool()),

@@ -82,6 +82,7 @@ pub async fn demonstrate(args: &DemoArgs) -> Result<DemoReport, Failure> {
         nodes: args.nodes,
         partitions: args.partitions,
         rtt_ms: args.rtt_ms,
+        profile: cluster::profile(round_trip).name(),
         steps,
         sequential_micros: micros(sequential),
         batch_micros: micros(batch),

@@ -33,6 +33,8 @@ pub struct DemoReport {
     pub partitions: u32,
     /// By how much messages were delayed, for a round trip.
     pub rtt_ms: u64,
+    /// The nodes' heartbeats and election timeouts.
+    pub profile: &'static str,
     /// The steps, in order.
     pub steps: Vec<Step>,
     /// All partitions, one by one.
@@ -74,8 +76,8 @@ impl Report for DemoReport {
         }
         let mut lines = vec![
             format!(
-                "{} nodes over QUIC on loopback, round trips {} ms longer",
-                self.nodes, self.rtt_ms
+                "{} nodes over QUIC on loopback, round trips {} ms longer, profile {}",
+                self.nodes, self.rtt_ms, self.profile
             ),
             table.to_string(),
             format!(
