@@ -27,12 +27,20 @@ Start here:
 #[command(name = "quorate", version, after_help = EXIT_CODES, max_term_width = 110)]
 pub struct Cli {
     /// Show results and failures as JSON instead of tables
-    #[arg(long, env = "QUORATE_JSON", global = true, value_parser = clap::builder::BoolishValueParser::new())]
+    #[arg(long, env = "QUORATE_JSON", hide_env = true, global = true, display_order = 900,
+          value_parser = clap::builder::BoolishValueParser::new())]
     pub json: bool,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
+
+const STATUS_HELP: &str = "\
+behind  entries that the leader does not yet know a node to have
+level   how long ago a node had all that its leader told it was committed
+sync    how long the node's log takes to become durable, in the median
+
+Exit code 4 says that no node answered.";
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -40,6 +48,7 @@ pub enum Command {
     /// Run a node until SIGTERM or SIGINT
     Serve(Box<ServeArgs>),
     /// Show every node of the cluster: its part, term, revision and lag
+    #[command(after_help = STATUS_HELP)]
     Status(Reach),
     /// Read and write keys
     Kv(KvArgs),
@@ -62,33 +71,49 @@ pub enum Command {
 
 /// How the cluster is found and asked.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Reaching the cluster (by default: the nodes that you run on this machine)")]
+#[command(
+    next_help_heading = "Reaching the cluster: by default the nodes that you run on this machine.\n\
+                                Each of these is a variable too, such as QUORATE_ENDPOINTS"
+)]
 pub struct Reach {
     /// Nodes to ask, as host:port, comma-separated; one suffices, the others are learned from it
     #[arg(
         long,
         env = "QUORATE_ENDPOINTS",
+        hide_env = true,
         value_delimiter = ',',
         value_name = "HOST:PORT",
         global = true
     )]
     pub endpoints: Vec<String>,
     /// Directory with ca.crt, client-NAME.crt and client-NAME.key
-    #[arg(long, env = "QUORATE_CERTS", value_name = "DIR", global = true)]
+    #[arg(
+        long,
+        env = "QUORATE_CERTS",
+        hide_env = true,
+        value_name = "DIR",
+        global = true
+    )]
     pub certs: Option<PathBuf>,
     /// Whose certificate in that directory; needed where it holds several
-    #[arg(long, env = "QUORATE_CLIENT", value_name = "NAME", global = true,
+    #[arg(long, env = "QUORATE_CLIENT", hide_env = true, value_name = "NAME", global = true,
           value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub client: Option<String>,
     /// Ask the node that runs on this data directory
-    #[arg(long, env = "QUORATE_DATA_DIR", value_name = "DIR", global = true)]
+    #[arg(
+        long,
+        env = "QUORATE_DATA_DIR",
+        hide_env = true,
+        value_name = "DIR",
+        global = true
+    )]
     pub data_dir: Option<PathBuf>,
     /// Ask this cluster, where nodes of several run on this machine
-    #[arg(long, env = "QUORATE_CLUSTER", value_name = "NAME", global = true,
+    #[arg(long, env = "QUORATE_CLUSTER", hide_env = true, value_name = "NAME", global = true,
           value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub cluster: Option<String>,
     /// How long a request may take, retries included
-    #[arg(long, env = "QUORATE_DEADLINE", value_name = "TIME", default_value = "10s", global = true,
+    #[arg(long, env = "QUORATE_DEADLINE", hide_env = true, value_name = "TIME", default_value = "10s", global = true,
           value_parser = humantime::parse_duration)]
     pub deadline: Duration,
 }
@@ -117,66 +142,77 @@ issue), then on each node n
 #[command(after_help = SERVE_HELP)]
 pub struct ServeArgs {
     /// The configuration file (TOML)
-    #[arg(long, short, env = "QUORATE_CONFIG", value_name = "FILE")]
+    #[arg(long, short, env = "QUORATE_CONFIG", hide_env = true, value_name = "FILE")]
     pub config: Option<String>,
     /// Where the node keeps its files; made if missing
-    #[arg(long, short, env = "QUORATE_DATA_DIR", value_name = "DIR")]
+    #[arg(long, short, env = "QUORATE_DATA_DIR", hide_env = true, value_name = "DIR")]
     pub data_dir: Option<String>,
     /// The cluster's name
-    #[arg(long, env = "QUORATE_CLUSTER", value_name = "NAME")]
+    #[arg(long, env = "QUORATE_CLUSTER", hide_env = true, value_name = "NAME")]
     pub cluster: Option<String>,
     /// This node's id: a number that no other node of the cluster has or had
-    #[arg(long, env = "QUORATE_NODE_ID", value_name = "ID")]
+    #[arg(long, env = "QUORATE_NODE_ID", hide_env = true, value_name = "ID")]
     pub node_id: Option<String>,
     /// Address to listen on; port 0 takes any free one
-    #[arg(long, env = "QUORATE_LISTEN", value_name = "ADDRESS:PORT")]
+    #[arg(long, env = "QUORATE_LISTEN", hide_env = true, value_name = "ADDRESS:PORT")]
     pub listen: Option<String>,
     /// Where other nodes and clients reach this one, where that is not the address listened on
-    #[arg(long, env = "QUORATE_ADVERTISE", value_name = "HOST:PORT")]
+    #[arg(long, env = "QUORATE_ADVERTISE", hide_env = true, value_name = "HOST:PORT")]
     pub advertise: Option<String>,
     /// All nodes of a new cluster, this one included; the same list on each
-    #[arg(long, env = "QUORATE_PEERS", value_name = "ID=HOST:PORT,...")]
+    #[arg(long, env = "QUORATE_PEERS", hide_env = true, value_name = "ID=HOST:PORT,...")]
     pub peers: Option<String>,
     /// Wait to be added to a cluster that exists (quorate member add), instead of forming one
-    #[arg(long, env = "QUORATE_JOIN", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+    #[arg(long, env = "QUORATE_JOIN", hide_env = true, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]
     pub join: Option<String>,
     /// Directory with ca.crt, node-ID.crt and node-ID.key
-    #[arg(long, env = "QUORATE_CERTS", value_name = "DIR")]
+    #[arg(long, env = "QUORATE_CERTS", hide_env = true, value_name = "DIR")]
     pub certs: Option<String>,
     /// Heartbeats and election timeouts: development, production, low-latency or high-latency
-    #[arg(long, env = "QUORATE_PROFILE", value_name = "PROFILE")]
+    #[arg(long, env = "QUORATE_PROFILE", hide_env = true, value_name = "PROFILE")]
     pub profile: Option<String>,
     /// Offer metrics for Prometheus under http://ADDRESS:PORT/metrics
-    #[arg(long, env = "QUORATE_METRICS", value_name = "ADDRESS:PORT")]
+    #[arg(long, env = "QUORATE_METRICS", hide_env = true, value_name = "ADDRESS:PORT")]
     pub metrics: Option<String>,
     /// What to log: error, warn, info, debug, trace, or filters such as info,quorate_kv=debug
-    #[arg(long, env = "QUORATE_LOG", value_name = "LEVEL")]
+    #[arg(long, env = "QUORATE_LOG", hide_env = true, value_name = "LEVEL")]
     pub log: Option<String>,
     /// How to log: text or json
-    #[arg(long, env = "QUORATE_LOG_FORMAT", value_name = "FORMAT")]
+    #[arg(long, env = "QUORATE_LOG_FORMAT", hide_env = true, value_name = "FORMAT")]
     pub log_format: Option<String>,
     /// Worker threads for the network and for clients; as many as processors by default
-    #[arg(long, env = "QUORATE_WORKERS", value_name = "N")]
+    #[arg(long, env = "QUORATE_WORKERS", hide_env = true, value_name = "N")]
     pub workers: Option<String>,
     /// With one worker thread: how long it looks for the next datagram before it sleeps; 500us by default, 0s is not at
     /// all
-    #[arg(long, env = "QUORATE_BUSY_POLL", value_name = "TIME")]
+    #[arg(long, env = "QUORATE_BUSY_POLL", hide_env = true, value_name = "TIME")]
     pub busy_poll: Option<String>,
     /// Check the configuration, say what it amounts to, and end
-    #[arg(long, env = "QUORATE_CHECK", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+    #[arg(long, env = "QUORATE_CHECK", hide_env = true, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]
     pub check: Option<String>,
 }
 
+const KV_HELP: &str = "\
+Examples:
+  quorate kv put greeting hello
+  quorate kv get greeting --raw
+  quorate kv range --prefix config/ --keys-only
+  quorate kv range --count
+  quorate kv del config/ --prefix
+  echo 'add hits 1' | quorate kv txn
+  quorate kv get hits --number";
+
 /// `quorate kv`.
 #[derive(Debug, Args)]
+#[command(after_help = KV_HELP)]
 pub struct KvArgs {
     /// Keys and values are given and shown as hexadecimal digits
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 800)]
     pub hex: bool,
     /// Values are given and shown as the numbers that add and max keep, in 8 bytes
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 801)]
     pub number: bool,
     /// How the cluster is found. Last, since its heading goes on.
     #[command(flatten)]
@@ -295,9 +331,11 @@ pub struct MetaArgs {
     #[arg(
         long,
         env = "QUORATE_META_PREFIX",
+        hide_env = true,
         value_name = "PREFIX",
         default_value = "meta/",
-        global = true
+        global = true,
+        display_order = 800
     )]
     pub meta_prefix: String,
     /// How the cluster is found.
@@ -339,14 +377,15 @@ Examples:
 const TOPIC_HELP: &str = "\
 Examples:
   quorate meta topic create orders --partitions 12 --replication-factor 3
-  quorate meta topic create orders --assignment '1,2,3;2,3,1' --config retention.ms=1000
+  quorate meta topic create orders --assignment '1,2,3;2,3,1' --config a=b
   quorate meta topic delete orders";
 
 const PARTITION_HELP: &str = "\
 Examples:
   quorate meta partition create orders --total 24
   quorate meta partition set-leader orders/0 2
-  quorate meta partition set-leader orders/0 3 --unclean   what only the ISR had is lost
+  quorate meta partition set-leader orders/0 3 --unclean
+                                    what only the ISR had is lost
   quorate meta partition set-isr orders/0 1,2";
 
 /// Which life of a broker is meant.
@@ -534,8 +573,17 @@ pub enum PartitionCommand {
     },
 }
 
+const MEMBER_HELP: &str = "\
+To add a node, under an id that no node ever had:
+  quorate serve --join --node-id 4 --data-dir D --certs C --listen 0.0.0.0:7001
+  quorate member add 4 node4.example:7001   it receives the log, without a vote
+  quorate member promote 4                  refused until it has caught up
+
+To replace a node that is lost: remove it, then add another under a new id.";
+
 /// `quorate member`.
 #[derive(Debug, Args)]
+#[command(after_help = MEMBER_HELP)]
 pub struct MemberArgs {
     /// How the cluster is found.
     #[command(flatten)]
@@ -574,8 +622,15 @@ pub enum MemberCommand {
     },
 }
 
+const CERTS_HELP: &str = "\
+Examples:
+  quorate certs init --cluster orders --dir certs
+  quorate certs issue --dir certs --node 1 --host node1.example
+  quorate certs issue --dir certs --client admin --validity 90days";
+
 /// `quorate certs`.
 #[derive(Debug, Args)]
+#[command(after_help = CERTS_HELP)]
 pub struct CertsArgs {
     /// What to do.
     #[command(subcommand)]
@@ -650,14 +705,21 @@ pub enum BenchOp {
     StaleGet,
 }
 
+const BENCH_HELP: &str = "\
+Examples:
+  quorate bench --nodes 3 --clients 64 --total 50000
+  quorate bench --nodes 3 --op txn --ops-per-txn 100 --clients 16 --total 2000
+  quorate bench --endpoints node1:7001 --certs certs --op get --connections 4";
+
 /// `quorate bench`.
 #[derive(Debug, Args)]
+#[command(after_help = BENCH_HELP)]
 pub struct BenchArgs {
     /// Start a cluster of so many processes on this machine for the measurement, and stop it at the end
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=9))]
     pub nodes: Option<u64>,
-    /// What to do, again and again
-    #[arg(long, value_enum, default_value_t = BenchOp::Put)]
+    /// What to do, again and again: put, txn (several puts), get (linearizable) or stale-get (of the node asked)
+    #[arg(long, value_enum, default_value_t = BenchOp::Put, hide_possible_values = true)]
     pub op: BenchOp,
     /// How many callers; each waits for its answer before it asks again
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
@@ -708,5 +770,20 @@ mod tests {
     #[test]
     fn the_grammar_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_stands_below_the_flags_fits_into_a_terminal_of_80_columns() {
+        fn look(command: &clap::Command) {
+            let text = command
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            for line in text.lines() {
+                assert!(line.chars().count() <= 80, "{}: {line}", command.get_name());
+            }
+            command.get_subcommands().for_each(look);
+        }
+        look(&Cli::command());
     }
 }

@@ -148,6 +148,11 @@ pub fn table<const N: usize>(headings: [&str; N]) -> Table {
     table
 }
 
+/// How wide the terminal is; `None` where there is none, and lines may be as long as they are.
+pub fn columns() -> Option<usize> {
+    Table::new().width().map(usize::from)
+}
+
 /// A number's cell: to the right.
 pub fn number(value: impl std::fmt::Display) -> Cell {
     Cell::new(value).set_alignment(CellAlignment::Right)

@@ -72,15 +72,14 @@ impl Forms {
         self.keys.show(bytes)
     }
 
-    /// A value for people. One that is no text and may be a counter is shown as both.
+    /// A value for people. One that is no text and may be a counter is shown as its bytes and as the number.
     pub fn value(self, bytes: &[u8]) -> String {
-        let shown = self.values.show(bytes);
         let is_text = std::str::from_utf8(bytes).is_ok_and(|text| !text.chars().any(char::is_control));
         match number(bytes) {
             Some(number) if self.values == Form::Text && !is_text => {
-                format!("{shown} (as a number: {number})")
+                format!("0x{} (number {number})", hex(bytes))
             }
-            _ => shown,
+            _ => self.values.show(bytes),
         }
     }
 }
@@ -256,7 +255,7 @@ mod tests {
         let shown = |hex, number, bytes: &[u8]| Forms::new(hex, number).value(bytes);
         assert_eq!(
             shown(false, false, &1i64.to_be_bytes()),
-            "\\0\\0\\0\\0\\0\\0\\0\\u{1} (as a number: 1)"
+            "0x0000000000000001 (number 1)"
         );
         assert_eq!(shown(false, false, b"eight by"), "eight by", "text is text");
         assert_eq!(shown(false, true, &1i64.to_be_bytes()), "1");

@@ -184,7 +184,12 @@ fn counters_are_numbers() {
         home.line("kv get 68697473 --hex --raw").ok().text(),
         "000000000000002a"
     );
-    assert!(home.line("kv get hits").ok().text().contains("(as a number: 42)"));
+    assert!(
+        home.line("kv get hits")
+            .ok()
+            .text()
+            .contains("0x000000000000002a (number 42)")
+    );
 
     home.line("kv put level -3 --number").ok();
     home.line("kv put name hello").ok();

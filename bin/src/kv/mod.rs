@@ -10,8 +10,8 @@ use bytes::Bytes;
 use quorate_kv::Client;
 use quorate_kv::client::Error;
 use quorate_kv::model::{
-    Consistency, Key, KeyRange, KeyValue, Op, OpResult, Order, RangeRead, ReadOp, ReadResult, Revision, Txn,
-    TxnRefused,
+    Consistency, Guard, Key, KeyRange, KeyValue, Op, OpResult, Order, RangeRead, ReadOp, ReadResult,
+    Revision, Txn, TxnRefused,
 };
 use serde::Serialize;
 
@@ -43,8 +43,9 @@ async fn answer(client: &Client, request: Request, forms: Forms, output: Output)
         Request::Delete { op, what } => delete(client, op, &what, output).await,
         Request::Range { read, consistency } => range(client, read, consistency, forms, output).await,
         Request::Txn(txn) => {
+            let guarded = txn.guard != Guard::always();
             let response = client.txn(txn).await?;
-            output.show(&show::Answer::new(response, forms))
+            output.show(&show::Answer::new(response, guarded, forms))
         }
     }
 }

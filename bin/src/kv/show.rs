@@ -6,11 +6,18 @@ use quorate_kv::model::{FailedCondition, Found, KeyValue, OpResult, Record, Revi
 use serde::Serialize;
 use serde::ser::Serializer;
 
-use crate::output::{Report, maybe, number, table};
+use crate::output::{self, Report, maybe, number, table};
 use crate::text::{Forms, JsonKey, JsonValue, shorten};
 
-/// A value's width in a table; `kv get --raw` gives it whole.
-const WIDTH: usize = 80;
+/// A value's width in a table: in a terminal so that a row with a key of some length stays on a line; `kv get --raw` gives
+/// it whole.
+fn width() -> usize {
+    const MOST: usize = 80;
+    // Beside it: borders, three numbers with their headings, and a key.
+    const BESIDE: usize = 52;
+    const LEAST: usize = 30;
+    output::columns().map_or(MOST, |columns| columns.saturating_sub(BESIDE).clamp(LEAST, MOST))
+}
 
 /// A key with its record.
 #[derive(Debug, Clone, Serialize)]
@@ -51,7 +58,7 @@ fn rows(rows: &[Row], forms: Forms) -> String {
     for row in rows {
         let mut cells = vec![Cell::new(forms.key(&row.key.0))];
         if let Some(JsonValue(value)) = &row.value {
-            cells.push(Cell::new(shorten(forms.value(value), value.len(), WIDTH)));
+            cells.push(Cell::new(shorten(forms.value(value), value.len(), width())));
         }
         cells.extend([
             number(row.version),
@@ -123,6 +130,9 @@ pub struct Answer {
     log_index: u64,
     failed: Vec<Failed>,
     results: Vec<OpAnswer>,
+    /// Whether there were conditions.
+    #[serde(skip)]
+    guarded: bool,
     #[serde(skip)]
     forms: Forms,
 }
@@ -226,14 +236,15 @@ impl Serialize for OpAnswer {
 }
 
 impl Answer {
-    /// Of a response.
-    pub fn new(response: TxnResponse, forms: Forms) -> Self {
+    /// Of a response to a transaction with conditions, or without.
+    pub fn new(response: TxnResponse, guarded: bool, forms: Forms) -> Self {
         Self {
             succeeded: response.succeeded,
             revision: response.revision.number(),
             log_index: response.log_index.number(),
             failed: response.failed.into_iter().map(failed).collect(),
             results: response.results.into_iter().map(result).collect(),
+            guarded,
             forms,
         }
     }
@@ -304,10 +315,12 @@ fn result(result: OpResult) -> OpAnswer {
 impl Report for Answer {
     fn text(&self) -> String {
         let forms = self.forms;
-        let mut lines = vec![match self.succeeded {
-            true => format!("the conditions held; revision {}", self.revision),
-            false => format!("the conditions did not hold; revision {}", self.revision),
-        }];
+        let what = match (self.guarded, self.succeeded) {
+            (false, _) => "done",
+            (true, true) => "the conditions held, \"then\" ran",
+            (true, false) => "the conditions did not hold, \"else\" ran",
+        };
+        let mut lines = vec![format!("{what}; revision {}", self.revision)];
         for Failed { condition, found } in &self.failed {
             let found = match found {
                 FoundAnswer::Missing => "there is no such key".to_owned(),
