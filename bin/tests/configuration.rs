@@ -219,6 +219,25 @@ fn a_node_may_open_as_many_files_as_the_system_lets_it_and_a_log_of_more_is_refu
             "use segments of 547 KiB at least",
         ],
     );
-    home.run_after("ulimit -Hn 4096; ulimit -Sn 64", "serve --data-dir other --check")
+}
+
+/// At some thousand segments, and again at each start, a soft limit of 1,024 ended a node.
+#[test]
+fn a_log_of_more_segments_than_the_soft_limit_has_files_is_kept_and_opened_again() {
+    let home = Home::new();
+    home.file(
+        "q.toml",
+        "data_dir = 'data'\nlisten = '127.0.0.1:0'\n[store]\nlog_segment_bytes = '64 KiB'\nlog_bytes_kept = '16 MiB'\n",
+    );
+    let segments = || std::fs::read_dir(home.path("data/log")).unwrap().count();
+    let limits = "ulimit -Hn 4096; ulimit -Sn 64";
+    let node = home.serve_after(limits, "-c q.toml");
+    home.line("bench --total 200 --warm-up 0 --clients 1 --value-size 60000")
         .ok();
+    assert!(segments() > 100, "{} files", segments());
+    node.kill();
+    let node = home.serve_after(limits, "-c q.toml");
+    home.line("kv put a 1").ok();
+    assert!(segments() > 100, "{} files", segments());
+    assert!(node.stop().success());
 }

@@ -29,6 +29,9 @@
 //! what is kept ([`log`], [`machine`], [`identity`]), how nodes agree (`raft`), and what users hold
 //! ([`node`], [`client`]).
 
+// A library that prints panics where its program has no standard output.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 pub mod model;
 
 pub mod env;

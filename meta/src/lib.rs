@@ -32,6 +32,9 @@
 //! [`ops`] with [`place`], and [`client`], which carries them out over a [`store`]. [`check`](mod@check) says
 //! what always holds.
 
+// A library that prints panics where its program has no standard output.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 pub mod check;
 pub mod client;
 mod error;

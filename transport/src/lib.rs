@@ -7,6 +7,9 @@
 //! Always: messages of one stream arrive whole, in order and at most once; a stream that failed says so to
 //! both sides and never resumes; every queue is bounded and a full one makes the sender wait.
 
+// A library that prints panics where its program has no standard output.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 mod backoff;
 pub mod certs;
 pub mod delay;

@@ -68,15 +68,25 @@ fn uuid(flag: &str, text: &str) -> Result<uuid::Uuid, Failure> {
         .map_err(|_| Failure::refused(format!("{flag}: {text:?} is no UUID")))
 }
 
-/// `NAME=VALUE` pairs.
+/// `NAME=VALUE` pairs, each name once.
 fn pairs(flag: &str, given: &[String]) -> Result<BTreeMap<String, String>, Failure> {
-    let pair = |text: &String| match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err(Failure::refused(format!(
-            "{flag}: {text:?} is not of the form NAME=VALUE"
-        ))),
-    };
-    given.iter().map(pair).collect()
+    let mut pairs = BTreeMap::new();
+    for text in given {
+        let (name, value) = match text.split_once('=') {
+            Some((name, value)) if !name.is_empty() => (name, value),
+            _ => {
+                return Err(Failure::refused(format!(
+                    "{flag}: {text:?} is not of the form NAME=VALUE"
+                )));
+            }
+        };
+        if let Some(other) = pairs.insert(name.to_owned(), value.to_owned()) {
+            return Err(Failure::refused(format!(
+                "{flag}: {name:?} is given twice, as {other:?} and as {value:?}"
+            )));
+        }
+    }
+    Ok(pairs)
 }
 
 /// `1,2,3;2,3,1`: the replicas of one partition after the other.

@@ -20,10 +20,12 @@ fn assignments_are_read_partition_by_partition() {
 }
 
 #[test]
-fn pairs_need_a_name() {
+fn pairs_need_a_name_and_have_it_once() {
     assert_eq!(pairs("--config", &["a=b=c".to_owned()]).unwrap()["a"], "b=c");
     assert!(pairs("--config", &["=x".to_owned()]).is_err());
     assert!(pairs("--config", &["x".to_owned()]).is_err());
+    let twice = pairs("--config", &["a=1".to_owned(), "a=2".to_owned()]).unwrap_err();
+    assert!(twice.to_string().contains("\"a\" is given twice"), "{twice}");
 }
 
 /// What each method of the library's client is on the command line: the words of a command, or why there is none.

@@ -195,7 +195,8 @@ impl Given<'_> {
     }
 }
 
-/// Reads the file that the flags name, lays the flags over it and checks the whole.
+/// Reads the file that the flags name, lays the flags over it and checks the whole, against the files that the process may
+/// open too, whose limit is raised first.
 pub fn load(given: Given<'_>) -> Result<(Config, Logging), Failure> {
     let table = match given.args.config.as_deref() {
         None => toml::Table::new(),
@@ -214,7 +215,7 @@ pub fn load(given: Given<'_>) -> Result<(Config, Logging), Failure> {
             })?
         }
     };
-    read(table, given).map_err(|faults| {
+    read(table, given, descriptors::raise_limit()).map_err(|faults| {
         let count = match faults.len() {
             1 => "one fault".to_owned(),
             many => format!("{many} faults"),
@@ -232,11 +233,16 @@ pub(super) fn read_text(text: &str) -> Option<Result<Config, Vec<String>>> {
         args: &ServeArgs::default(),
         variables: &BTreeSet::new(),
     };
-    let config = read(table, given).map(|(config, _)| config);
+    let config = read(table, given, None).map(|(config, _)| config);
     Some(config.map_err(|faults| faults.iter().map(ToString::to_string).collect()))
 }
 
-fn read(table: toml::Table, given: Given<'_>) -> Result<(Config, Logging), Vec<Fault>> {
+/// `open_files_max`: how many files the process may have open.
+fn read(
+    table: toml::Table,
+    given: Given<'_>,
+    open_files_max: Option<u64>,
+) -> Result<(Config, Logging), Vec<Fault>> {
     let mut keys = Keys::new(table);
     let args = given.args;
     let flags = [
@@ -299,7 +305,6 @@ fn read(table: toml::Table, given: Given<'_>) -> Result<(Config, Logging), Vec<F
     let busy_poll = busy_poll(&mut keys, workers);
     let logging = logging(&mut keys);
     let settings = settings(&mut keys);
-    let open_files_max = descriptors::raise_limit();
     let (kept, segment) = (settings.log_bytes_kept, settings.log_segment_bytes);
     if let Err(reason) = descriptors::check_log(kept, segment, open_files_max) {
         keys.fault("store.log_segment_bytes", reason);

@@ -98,11 +98,15 @@ impl Home {
 
     /// Runs the program after words of the shell, such as a limit.
     pub fn run_after(&self, shell: &str, line: &str) -> Ran {
+        Self::finish(self.command_after(shell, line), b"")
+    }
+
+    fn command_after(&self, shell: &str, line: &str) -> Command {
         let mut command = Command::new("sh");
         let program = env!("CARGO_BIN_EXE_quorate");
         self.at_home(&mut command)
             .args(["-c", &format!("{shell}; exec {program} {line}")]);
-        Self::finish(command, b"")
+        command
     }
 
     /// Runs the program to its end.
@@ -159,7 +163,17 @@ impl Home {
 
     /// The same with this as its standard error.
     pub fn serve_logging_to(&self, args: &[&str], log: impl Into<Stdio>) -> Server {
-        let mut command = self.command(["serve"].iter().chain(args));
+        let command = self.command(["serve"].iter().chain(args));
+        self.serving(command, log)
+    }
+
+    /// Starts a node after words of the shell, such as a limit, and waits until it serves.
+    pub fn serve_after(&self, shell: &str, line: &str) -> Server {
+        let log = std::fs::File::create(self.path("log-after")).unwrap();
+        self.serving(self.command_after(shell, &format!("serve {line}")), log)
+    }
+
+    fn serving(&self, mut command: Command, log: impl Into<Stdio>) -> Server {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -172,7 +186,7 @@ impl Home {
             .unwrap();
         if line.is_empty() {
             let status = child.wait().unwrap();
-            panic!("serve {args:?} ended with {status}:\n{}", self.logs());
+            panic!("{command:?} ended with {status}:\n{}", self.logs());
         }
         let address = line.trim_end().rsplit(' ').next().unwrap().to_owned();
         Server { child, address }
