@@ -97,6 +97,11 @@ fn describe() {
         "making the state file durable"
     );
     describe_histogram!(
+        "quorate_heartbeat_seconds",
+        Unit::Seconds,
+        "from a heartbeat until its answer, or until it was given up, by node; on leaders"
+    );
+    describe_histogram!(
         "quorate_read_round_readers",
         Unit::Count,
         "linearizable readers that shared one confirmation of leadership"

@@ -28,7 +28,7 @@ use super::types::{LogId, Member, Snapshot, TypeConfig, Vote};
 use super::wire::{
     ControlRequest, ControlResponse, Heartbeat, SnapshotAnswer, SnapshotHeader, encode_append,
 };
-use crate::env::{self, Owner, watch};
+use crate::env::{self, Instant, Owner, watch};
 use crate::fault::{Fault, Faults};
 use crate::log::Log;
 use crate::machine::Applied;
@@ -59,15 +59,15 @@ pub(crate) struct Link {
     applied: watch::Receiver<Arc<Applied>>,
     stall_max: Duration,
     faults: Faults,
-    /// Heartbeats are appends that travel as control messages.
-    heartbeats: bool,
+    /// On a link for heartbeats, which are appends that travel as control messages: how long each takes.
+    heartbeats: Option<metrics::Histogram>,
     /// The control stream, while no answer is owed on it.
     /// In a mutex for `Sync` alone: only `&mut self` reaches it.
     control: Mutex<Option<quorate_transport::Stream>>,
 }
 
 impl NetworkFactory {
-    fn link(&self, target: u64, node: &Member, heartbeats: bool) -> Link {
+    fn link(&self, target: u64, node: &Member) -> Link {
         Link {
             own_id: self.own_id,
             target,
@@ -80,7 +80,7 @@ impl NetworkFactory {
             applied: self.applied.clone(),
             stall_max: self.stall_max,
             faults: self.faults.clone(),
-            heartbeats,
+            heartbeats: None,
             control: Mutex::new(None),
         }
     }
@@ -90,11 +90,35 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
     type Network = Link;
 
     async fn new_client(&mut self, target: u64, node: &Member) -> Link {
-        self.link(target, node, false)
+        self.link(target, node)
     }
 
     async fn new_heartbeat_client(&mut self, target: u64, node: &Member) -> Link {
-        self.link(target, node, true)
+        let mut link = self.link(target, node);
+        let answered = metrics::histogram!("quorate_heartbeat_seconds", "node" => target.to_string());
+        link.heartbeats = Some(answered);
+        link
+    }
+}
+
+/// Records how long it lived: what is timed may be given up in the middle.
+struct Timed {
+    started: Instant,
+    histogram: metrics::Histogram,
+}
+
+impl Timed {
+    fn start(histogram: metrics::Histogram) -> Self {
+        Self {
+            started: env::now(),
+            histogram,
+        }
+    }
+}
+
+impl Drop for Timed {
+    fn drop(&mut self) {
+        self.histogram.record(self.started.elapsed().as_secs_f64());
     }
 }
 
@@ -242,7 +266,7 @@ impl openraft::RaftNetworkV2<TypeConfig> for Link {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
-        if self.heartbeats {
+        if self.heartbeats.is_some() {
             return Box::pin(async move {
                 let ttl = option.soft_ttl();
                 let answers = stream::unfold((self, input), move |(link, mut input)| async move {
@@ -252,6 +276,7 @@ impl openraft::RaftNetworkV2<TypeConfig> for Link {
                         prev: request.prev_log_id,
                         commit: request.leader_commit,
                     };
+                    let timed = link.heartbeats.clone().map(Timed::start);
                     let asked = link
                         .ask(ControlRequest::Heartbeat(heartbeat), RPCTypes::AppendEntries, ttl)
                         .await;
@@ -260,6 +285,7 @@ impl openraft::RaftNetworkV2<TypeConfig> for Link {
                         Ok(other) => Err(unexpected(&other)),
                         Err(error) => Err(error),
                     };
+                    drop(timed);
                     Some((answer, (link, input)))
                 });
                 Ok(Box::pin(answers) as BoxStream<'s, _>)
