@@ -48,11 +48,13 @@ pub enum Bug {
     OpenAnswersForgotten,
     /// A key below the metadata's prefix that is no row fails every operation that reads its range.
     ForeignKeyStopsMetadata,
+    /// A follower answers a heartbeat with yes, though it has voted for another since.
+    HeartbeatOkWithHigherVote,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 19] = [
+    pub const ALL: [Bug; 20] = [
         Bug::AckBeforeSync,
         Bug::VoteVolatile,
         Bug::VoteAfterAppend,
@@ -72,6 +74,7 @@ impl Bug {
         Bug::FailureTakenForCertain,
         Bug::OpenAnswersForgotten,
         Bug::ForeignKeyStopsMetadata,
+        Bug::HeartbeatOkWithHigherVote,
     ];
 
     /// As the command line writes it.
@@ -96,6 +99,7 @@ impl Bug {
             Bug::FailureTakenForCertain => "failure-taken-for-certain",
             Bug::OpenAnswersForgotten => "open-answers-forgotten",
             Bug::ForeignKeyStopsMetadata => "foreign-key-stops-metadata",
+            Bug::HeartbeatOkWithHigherVote => "heartbeat-ok-with-higher-vote",
         }
     }
 }
@@ -123,6 +127,9 @@ impl Bug {
             Bug::FailureTakenForCertain => "a failure after an unknown outcome is told as certain",
             Bug::OpenAnswersForgotten => "a client says that it has the answers of its writes under way",
             Bug::ForeignKeyStopsMetadata => "a key that is no row fails the metadata's operations",
+            Bug::HeartbeatOkWithHigherVote => {
+                "a heartbeat is answered with yes by who has voted for another since"
+            }
         }
     }
 }

@@ -6,6 +6,8 @@
 mod checkpoints;
 #[cfg(any(test, feature = "fuzzing"))]
 mod decoders;
+mod heartbeat;
+mod intake;
 mod log_store;
 mod network;
 mod peers;
@@ -206,7 +208,7 @@ impl RaftNode {
             stall_max: parts.timing.election_timeout_min,
             faults: parts.faults.clone(),
         };
-        let store = LogStore::new(parts.log.clone(), tap);
+        let store = LogStore::new(parts.log.clone(), tap, parts.faults.clone());
         let started = Raft::new(
             parts.id.number(),
             Arc::new(config),
@@ -312,6 +314,9 @@ impl RaftNode {
                 Err(_) => Proposed::Unknown { leader: None },
             });
         });
+        // Here and not in the core, which must not wait: see `intake`. A leader's entries on their way to its own disk
+        // exceed the log's bound by what may be proposed at once (`Settings::proposals_in_flight`).
+        self.log.wait_for_room().await;
         // On an error the responder was dropped, and what it holds says so to those who wait.
         if let Err(error) = self.raft.client_write_ff(data, Some(responder)).await {
             tracing::debug!(%error, "nothing was proposed: Raft has stopped");

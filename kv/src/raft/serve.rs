@@ -7,6 +7,8 @@ use futures_util::{StreamExt, stream};
 use openraft::raft::{AppendEntriesRequest, StreamAppendResult};
 use quorate_transport::{MessageReceiver, Stream};
 
+use super::heartbeat;
+use super::intake::{Intake, committed_with};
 use super::peers::PeerContact;
 use super::types::{Raft, Snapshot, TypeConfig, Vote};
 use super::wire::{ControlRequest, ControlResponse, SnapshotAnswer, SnapshotHeader, decode_append};
@@ -52,16 +54,8 @@ async fn answer_control(node: &RaftNode, from: u64, request: ControlRequest) -> 
         }
         ControlRequest::Heartbeat(heartbeat) => {
             node.contact.heard(heartbeat.commit.map(|id| id.index));
-            let request = AppendEntriesRequest {
-                vote: heartbeat.vote,
-                prev_log_id: heartbeat.prev,
-                entries: Vec::new(),
-                leader_commit: heartbeat.commit,
-            };
-            match node.raft.append_entries(request).await {
-                Ok(response) => {
-                    ControlResponse::Append(response.into_stream_result(heartbeat.prev, heartbeat.prev))
-                }
+            match heartbeat::answer(&node.raft, &heartbeat).await {
+                Ok(answer) => ControlResponse::Append(answer),
                 Err(error) => stopped(&error),
             }
         }
@@ -95,10 +89,13 @@ fn refuse(from: u64, vote: &Vote) -> ControlResponse {
 /// durable here.
 pub(crate) async fn append(node: Arc<RaftNode>, from: u64, stream: Stream) {
     let Stream { mut sender, receiver } = stream;
-    let requests = requests(receiver, from, Arc::clone(&node.contact));
+    let intake = Intake::new(node.log.clone(), node.machine.applied());
+    let unanswered = intake.unanswered();
+    let requests = requests(receiver, from, Arc::clone(&node.contact), intake);
     let mut answers = Box::pin(node.raft.stream_append(requests));
     let mut ready = Vec::new();
     while let Some(answer) = answers.next().await {
+        unanswered.answered();
         let Ok(answer) = answer else { return };
         let last = answer.is_err();
         ready.push(encode_answer(&answer));
@@ -130,13 +127,16 @@ fn requests(
     receiver: MessageReceiver,
     from: u64,
     contact: Arc<PeerContact>,
+    intake: Intake,
 ) -> impl futures_util::Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + 'static {
-    stream::unfold((receiver, contact), move |(mut receiver, contact)| async move {
+    let reading = (receiver, contact, intake);
+    stream::unfold(reading, move |(mut receiver, contact, mut intake)| async move {
         let message = own(receiver.receive().await.ok()??);
         match decode_append(&message) {
             Ok(request) if request.vote.leader_id.node_id == from => {
                 contact.heard(request.leader_commit.map(|id| id.index));
-                Some((request, (receiver, contact)))
+                intake.admit(message.len(), committed_with(&request)).await;
+                Some((request, (receiver, contact, intake)))
             }
             Ok(request) => {
                 refuse(from, &request.vote);
