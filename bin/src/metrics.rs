@@ -242,7 +242,7 @@ fn describe() {
     describe_gauge!(
         "quorate_follow_lag_seconds",
         Unit::Seconds,
-        "how long ago this node was level with its leader; 0 on a leader"
+        "how old this node's state may be, as far as a quorum has confirmed; 0 on a leader with a quorum"
     );
     describe_gauge!(
         "quorate_replication_lag_entries",

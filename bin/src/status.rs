@@ -60,7 +60,7 @@ struct NodeState {
     purged: Option<u64>,
     /// Entries behind the leader, as the leader knows it.
     lag_entries: Option<u64>,
-    /// How long ago it was level with its leader.
+    /// How old its state may be.
     lag_micros: Option<u64>,
     fsync_p50_micros: Option<u64>,
     fault: Option<String>,

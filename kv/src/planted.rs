@@ -50,11 +50,15 @@ pub enum Bug {
     ForeignKeyStopsMetadata,
     /// A follower answers a heartbeat with yes, though it has voted for another since.
     HeartbeatOkWithHigherVote,
+    /// Any message of a leader, also of one that was deposed, marks a node's state as fresh.
+    LagByAnyMessage,
+    /// A linearizable reader joins a round that began before it came.
+    RoundJoinedLate,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 20] = [
+    pub const ALL: [Bug; 22] = [
         Bug::AckBeforeSync,
         Bug::VoteVolatile,
         Bug::VoteAfterAppend,
@@ -75,6 +79,8 @@ impl Bug {
         Bug::OpenAnswersForgotten,
         Bug::ForeignKeyStopsMetadata,
         Bug::HeartbeatOkWithHigherVote,
+        Bug::LagByAnyMessage,
+        Bug::RoundJoinedLate,
     ];
 
     /// As the command line writes it.
@@ -100,6 +106,8 @@ impl Bug {
             Bug::OpenAnswersForgotten => "open-answers-forgotten",
             Bug::ForeignKeyStopsMetadata => "foreign-key-stops-metadata",
             Bug::HeartbeatOkWithHigherVote => "heartbeat-ok-with-higher-vote",
+            Bug::LagByAnyMessage => "lag-by-any-message",
+            Bug::RoundJoinedLate => "round-joined-late",
         }
     }
 }
@@ -130,6 +138,8 @@ impl Bug {
             Bug::HeartbeatOkWithHigherVote => {
                 "a heartbeat is answered with yes by who has voted for another since"
             }
+            Bug::LagByAnyMessage => "any message of a leader, deposed ones too, marks a state as fresh",
+            Bug::RoundJoinedLate => "a reader joins a round that began before it came",
         }
     }
 }

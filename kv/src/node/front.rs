@@ -12,7 +12,7 @@ use super::readers::{self, ReadJob, ReadOwner};
 use super::reply::{NO_ANSWER, ReplyTo};
 use super::settings::Settings;
 use super::status::{MemberStatus, NodeRole, Status};
-use crate::env::{self, OwnerHandle, mpsc};
+use crate::env::{self, Instant, OwnerHandle, mpsc};
 use crate::fault::{Fault, Faults};
 use crate::log::Log;
 use crate::model::{CheckedTxn, Command, Consistency, LogIndex, NodeId, ReadOp, Revision, check_reads};
@@ -195,14 +195,15 @@ impl Front {
         wait: Duration,
     ) -> Result<Option<Revision>, Failure> {
         check_reads(reads, &self.settings.limits)?;
-        match env::timeout(wait, self.await_state(consistency)).await {
+        let called = env::now();
+        match env::timeout(wait, self.await_state(consistency, called)).await {
             Ok(prepared) => prepared,
-            Err(env::Elapsed) => self.state_in_time(consistency),
+            Err(env::Elapsed) => self.state_in_time(consistency, called),
         }
     }
 
     /// What is said of a state that was waited for long enough. What came at the last moment counts.
-    fn state_in_time(&self, consistency: Consistency) -> Result<Option<Revision>, Failure> {
+    fn state_in_time(&self, consistency: Consistency, called: Instant) -> Result<Option<Revision>, Failure> {
         let current = self.raft.machine().applied().borrow().revision;
         match consistency {
             Consistency::Linearizable => Err(Failure::NoQuorum),
@@ -218,13 +219,20 @@ impl Front {
             // Nobody has told in time how old it is.
             Consistency::Stale {
                 max_lag: Some(bound), ..
-            } => within(bound, self.raft.lag()).map(|()| None),
+            } => match reaches_back(bound, self.raft.level_at(), called) {
+                true => Ok(None),
+                false => Err(self.too_stale()),
+            },
             Consistency::Stale { max_lag: None, .. } => Ok(None),
             Consistency::At(revision) => Ok(Some(revision)),
         }
     }
 
-    async fn await_state(&self, consistency: Consistency) -> Result<Option<Revision>, Failure> {
+    async fn await_state(
+        &self,
+        consistency: Consistency,
+        called: Instant,
+    ) -> Result<Option<Revision>, Failure> {
         match consistency {
             Consistency::Linearizable if planted::is(Bug::ReadWithoutIndex) => Ok(None),
             Consistency::Linearizable => {
@@ -243,11 +251,7 @@ impl Front {
                     self.await_applied(|_, current| current >= revision).await?;
                 }
                 if let Some(bound) = max_lag {
-                    let lag = match self.raft.lag() {
-                        Some(lag) => Some(lag),
-                        None => self.find_out_lag().await,
-                    };
-                    within(bound, lag)?;
+                    self.await_level(bound, called).await?;
                 }
                 Ok(None)
             }
@@ -258,13 +262,25 @@ impl Front {
         }
     }
 
-    /// How long ago this node was level with its leader, where nothing has told so yet since it started or was
-    /// elected: it asks. `None` when nobody answers.
-    async fn find_out_lag(&self) -> Option<Duration> {
-        let asked = env::now();
-        let index = self.raft.read_index().await.ok()?;
-        self.await_applied(|applied, _| applied >= index).await.ok()?;
-        Some(asked.elapsed())
+    /// Waits until everything that was acknowledged anywhere up to `bound` before the call is in the state here. Asks
+    /// where that is not known: what a question confirms that begins now is in every bound.
+    async fn await_level(&self, bound: Duration, called: Instant) -> Result<(), Failure> {
+        let level_at = self.raft.level_at();
+        if reaches_back(bound, level_at, called) {
+            // As long as such reads come, the next ones need not wait for the answer either.
+            if !reaches_back(bound / 2, level_at, called) {
+                self.raft.refresh_level();
+            }
+            return Ok(());
+        }
+        let Ok(index) = self.raft.read_index().await else {
+            return Err(self.too_stale());
+        };
+        self.await_applied(|applied, _| applied >= index).await
+    }
+
+    fn too_stale(&self) -> Failure {
+        Failure::TooStale { lag: self.raft.lag() }
     }
 
     async fn await_applied(
@@ -432,12 +448,9 @@ impl Front {
     }
 }
 
-/// Whether a state that was level with the leader's `lag` ago is young enough.
-fn within(bound: Duration, lag: Option<Duration>) -> Result<(), Failure> {
-    match lag {
-        Some(lag) if lag <= bound => Ok(()),
-        lag => Err(Failure::TooStale { lag }),
-    }
+/// Whether a state that has everything from before `level_at` has everything from `bound` before the call.
+fn reaches_back(bound: Duration, level_at: Option<Instant>, called: Instant) -> bool {
+    level_at.is_some_and(|level_at| called.since(level_at) <= bound)
 }
 
 /// What a transfer came to: who was named, who was asked to stand, and who leads in the place of this node.

@@ -76,7 +76,9 @@ pub struct Status {
     pub applied: Option<LogIndex>,
     /// The log before this entry is gone.
     pub purged: Option<LogIndex>,
-    /// How long ago it was level with its leader.
+    /// How old its state may be: everything that was acknowledged anywhere before so long ago is in it. `None` where
+    /// nobody has confirmed that yet. In a healthy cluster some three heartbeats at most on a follower, one on the leader;
+    /// it grows where no quorum is heard of, on the leader too.
     pub lag: Option<Duration>,
     /// The median time of the log's syncs so far, in microseconds.
     pub sync_p50_micros: Option<u64>,

@@ -32,7 +32,9 @@ pub(super) async fn answer(
     raft: &Raft,
     heartbeat: &Heartbeat,
 ) -> Result<StreamAppendResult<TypeConfig>, Fatal<TypeConfig>> {
-    let Heartbeat { vote, prev, commit } = *heartbeat;
+    let Heartbeat {
+        vote, prev, commit, ..
+    } = *heartbeat;
     let request = AppendEntriesRequest {
         vote,
         prev_log_id: prev,
@@ -161,8 +163,12 @@ mod tests {
     }
 
     fn heartbeat(vote: Vote, prev: Option<LogId>) -> Heartbeat {
-        let commit = None;
-        Heartbeat { vote, prev, commit }
+        Heartbeat {
+            vote,
+            prev,
+            commit: None,
+            confirmed: None,
+        }
     }
 
     impl Follower {

@@ -6,12 +6,13 @@
 mod checkpoints;
 #[cfg(any(test, feature = "fuzzing"))]
 mod decoders;
+mod freshness;
 mod heartbeat;
 mod intake;
 mod log_store;
 mod network;
-mod peers;
 mod read_index;
+mod rounds;
 mod serve;
 mod state_machine;
 #[cfg(test)]
@@ -38,7 +39,7 @@ use openraft::{ChangeMembers, Config, ServerState, SnapshotPolicy};
 use quorate_transport::{Class, Incoming, Role, Transport};
 use tokio::sync::Mutex;
 
-use crate::env::{self, Disk};
+use crate::env::{self, Disk, Instant};
 use crate::fault::{Fault, Faults};
 use crate::log::Log;
 use crate::machine::{EntryOutcome, Machine, Reader};
@@ -46,9 +47,9 @@ use crate::model::{LogIndex, NodeId, Term};
 use crate::node::{RaftSettings, Timing};
 use crate::planted::{self, Bug};
 use crate::tasks::Tasks;
+use freshness::{Freshness, confirmed_by_quorum};
 use log_store::LogStore;
-use network::NetworkFactory;
-use peers::PeerContact;
+use network::{Leading, NetworkFactory};
 use read_index::ReadRounds;
 use types::{Callback, Raft, TypeConfig};
 
@@ -73,7 +74,7 @@ pub(crate) struct RaftNode {
     raft: Raft,
     machine: StateMachine,
     log: Log,
-    contact: Arc<PeerContact>,
+    freshness: Arc<Freshness>,
     rounds: ReadRounds,
     /// Held through a change of members, which takes two entries: one change at a time, and nobody takes one
     /// under way for one that was left behind.
@@ -200,6 +201,7 @@ impl RaftNode {
             parts.dir,
             parts.faults.clone(),
         );
+        let leading = Leading::default();
         let network = NetworkFactory {
             own_id: parts.id.number(),
             transport: Arc::clone(&parts.transport),
@@ -207,6 +209,7 @@ impl RaftNode {
             applied: machine.applied(),
             stall_max: parts.timing.election_timeout_min,
             faults: parts.faults.clone(),
+            leading: leading.clone(),
         };
         let store = LogStore::new(parts.log.clone(), tap, parts.faults.clone());
         let started = Raft::new(
@@ -224,7 +227,10 @@ impl RaftNode {
             }
         };
         let tasks = Tasks::new(parts.faults.clone());
-        let (rounds, run) = ReadRounds::new(raft.clone(), Arc::clone(&parts.transport));
+        leading.runs(raft.metrics());
+        let freshness = Arc::default();
+        let transport = Arc::clone(&parts.transport);
+        let (rounds, run) = ReadRounds::new(raft.clone(), transport, Arc::clone(&freshness));
         tasks.spawn("read-rounds", run.run());
         tasks.spawn("watch-core", watch_core(raft.clone(), parts.faults.clone()));
         tasks.spawn("stop-on-fault", stop_on_fault(raft.clone(), parts.faults.clone()));
@@ -247,7 +253,7 @@ impl RaftNode {
             raft,
             machine,
             log: parts.log,
-            contact: Arc::default(),
+            freshness,
             rounds,
             changing,
             faults: parts.faults,
@@ -325,26 +331,43 @@ impl RaftNode {
 
     /// The index that a linearizable read on this node must have applied; a follower asks its leader.
     pub(crate) async fn read_index(&self) -> Result<Option<LogIndex>, ReadIndexError> {
-        self.rounds.index(true).await
+        self.rounds.index().await
     }
 
-    /// The same for a follower's question, which is not passed on.
-    pub(crate) async fn leader_read_index(&self) -> Result<Option<LogIndex>, ReadIndexError> {
-        self.rounds.index(false).await
+    /// The moment before which everything that was acknowledged anywhere is in the state here. `None` where nobody has
+    /// confirmed one yet.
+    pub(crate) fn level_at(&self) -> Option<Instant> {
+        let applied = self.machine.applied().borrow().position.map(|p| p.index);
+        let metrics = self.raft.metrics();
+        if let Some((at, index)) = confirmed_by_quorum(&metrics.borrow_watched()) {
+            self.freshness.confirm(at, Some(index));
+        }
+        self.freshness.level_at(applied)
     }
 
-    /// How long ago this node was level with its leader; zero on a leader whose quorum is fresh.
+    /// Has [`level_at`](Self::level_at) confirmed anew, and does not wait.
+    pub(crate) fn refresh_level(&self) {
+        self.rounds.refresh();
+    }
+
+    /// How old the state here may be, as far as is known without asking; nothing on a sole voter that leads.
     pub(crate) fn lag(&self) -> Option<Duration> {
-        let applied = self.machine.applied().borrow().position.map(|p| p.index.number());
+        if self.is_sole_leader() {
+            return Some(Duration::ZERO);
+        }
+        self.level_at().map(Instant::elapsed)
+    }
+
+    /// Whether this node leads, and its own vote is all that it takes.
+    fn is_sole_leader(&self) -> bool {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
-        if metrics.state == ServerState::Leader {
-            return metrics
-                .last_quorum_acked
-                .as_ref()
-                .map(|acked| env::now().since(**acked));
-        }
-        self.contact.lag(applied)
+        metrics.state == ServerState::Leader
+            && metrics
+                .membership_config
+                .membership()
+                .voter_ids()
+                .all(|voter| voter == self.id.number())
     }
 
     /// Adds a node that receives the log but has no vote. Returns when it is in the membership.

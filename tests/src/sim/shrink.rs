@@ -168,6 +168,7 @@ impl Shrinker<'_> {
             }
         }
         self.try_change(|plan| plan.rest_max = Duration::ZERO);
+        while self.best.readers > 0 && self.try_change(|plan| plan.readers /= 2) {}
         while self.best.clients > 1 && self.try_change(|plan| plan.clients /= 2) {}
         self.try_change(|plan| plan.clock_rates.iter_mut().for_each(|rate| *rate = 1_000_000));
         self.try_change(|plan| plan.links.loss_per_million = 0);

@@ -77,6 +77,7 @@ pub(super) fn plan(seed: u64, only: Option<Kind>) -> Plan {
         seed,
         nodes,
         clients: *random.pick(&[2, 4, 8]),
+        readers: *random.pick(&[0, nodes, 2 * nodes]),
         keys: *random.pick(&[1, 5, 100]),
         pause_max,
         busy_max,

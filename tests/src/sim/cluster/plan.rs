@@ -35,6 +35,10 @@ pub struct Plan {
     pub nodes: u32,
     /// How many clients.
     pub clients: u32,
+    /// How many callers read alone, each of one node whatever it is, leader or cut off: node after node in their order.
+    /// Plans that were written before there were any have none.
+    #[serde(default)]
+    pub readers: u32,
     /// How many keys the clients share.
     pub keys: u64,
     /// How long a client pauses between operations at most.
