@@ -54,11 +54,13 @@ pub enum Bug {
     LagByAnyMessage,
     /// A linearizable reader joins a round that began before it came.
     RoundJoinedLate,
+    /// A vote is given to a node that never answered.
+    PromoteUnheard,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 22] = [
+    pub const ALL: [Bug; 23] = [
         Bug::AckBeforeSync,
         Bug::VoteVolatile,
         Bug::VoteAfterAppend,
@@ -81,6 +83,7 @@ impl Bug {
         Bug::HeartbeatOkWithHigherVote,
         Bug::LagByAnyMessage,
         Bug::RoundJoinedLate,
+        Bug::PromoteUnheard,
     ];
 
     /// As the command line writes it.
@@ -108,6 +111,7 @@ impl Bug {
             Bug::HeartbeatOkWithHigherVote => "heartbeat-ok-with-higher-vote",
             Bug::LagByAnyMessage => "lag-by-any-message",
             Bug::RoundJoinedLate => "round-joined-late",
+            Bug::PromoteUnheard => "promote-unheard",
         }
     }
 }
@@ -140,6 +144,7 @@ impl Bug {
             }
             Bug::LagByAnyMessage => "any message of a leader, deposed ones too, marks a state as fresh",
             Bug::RoundJoinedLate => "a reader joins a round that began before it came",
+            Bug::PromoteUnheard => "a vote is given to a node that never answered",
         }
     }
 }

@@ -19,7 +19,7 @@ use quorate_kv::node::{Settings, StartError, StorageError};
 use quorate_kv::planted::Bug;
 use quorate_tests::sim::cluster::{Fault, FaultEvent, Kind, Phase, Plan, Reach, Report, Target};
 use quorate_tests::sim::scene::{
-    at, caught_when_on_and_held_when_off, held, isolate, marks, ms, plan, power, stall, when,
+    CLEAN_SEEDS, at, caught_when_on_and_held_when_off, held, isolate, marks, ms, plan, power, stall, when,
 };
 use quorate_tests::sim::{Host, PowerLoss, SimDisk, Simulation};
 

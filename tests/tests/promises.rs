@@ -2,7 +2,7 @@
 //! break them ([`quorate_tests::sim::scene`]).
 
 use quorate_kv::planted::Bug;
-use quorate_tests::sim::cluster::{Fault, Plan, Target};
+use quorate_tests::sim::cluster::{Fault, Kind, Plan, Target};
 use quorate_tests::sim::scene::{at, caught_when_on_and_held_when_off, held, isolate, marks, ms, plan};
 
 /// Callers that read of one node each, whatever that is, while others write: what is old shows.
@@ -89,6 +89,32 @@ fn a_question_to_a_leader_that_fell_is_asked_anew_as_soon_as_another_leads() {
     };
     let clean = held(3, falls);
     assert!(marks(&clean, "raft.read_round_anew") > 0, "nobody asked who fell");
+}
+
+/// The story: a learner that had never answered counted as near while the log was short, and got a vote.
+#[test]
+fn a_node_that_is_not_heard_gets_no_vote() {
+    let unheard = |seed| {
+        let schedule = vec![
+            at(900, Fault::AddLearner),
+            // The fourth, as soon as it may be there.
+            at(905, isolate(Target::Nth(3), 3_000)),
+            at(2_500, Fault::Promote),
+        ];
+        let mut plan = plan(seed, 3, schedule);
+        plan.clients = 8;
+        plan.pause_max = ms(2);
+        plan.faulty = ms(4_500);
+        plan
+    };
+    let rules = [("PromotedNear", "")];
+    let clean = caught_when_on_and_held_when_off(Bug::PromoteUnheard, &rules, unheard);
+    for report in clean {
+        assert!(
+            report.coverage.total(Kind::Promote) > 0,
+            "it got none when it was heard again"
+        );
+    }
 }
 
 /// The story: a reader that joined a round which had begun before it came went unseen in 200 seeds. On a follower it shows

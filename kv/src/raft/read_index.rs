@@ -282,10 +282,12 @@ impl Asking {
         }
     }
 
-    /// Waits until the metrics, in their next change or a later one, know another leader or none. What they say now may be
-    /// older than what the core has just answered.
+    /// Waits until the metrics change, now or later, to another leader or to none. What they say now does not count: it may
+    /// be older than what the core has just answered, and while leadership is handed on the core names the next leader
+    /// already.
     async fn follows_another_than(&self, leader: NodeId) {
         let mut server = self.raft.server_metrics();
+        drop(server.borrow_and_update());
         // Raft's end ends the wait for answers too.
         while server.changed().await.is_ok() {
             if server.borrow_watched().current_leader != Some(leader.number()) {

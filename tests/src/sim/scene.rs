@@ -105,6 +105,7 @@ pub fn plan(seed: u64, nodes: u32, schedule: Vec<FaultEvent>) -> Plan {
             log_bytes_kept: 1 << 30,
             log_cache_bytes: 1 << 20,
             durable_interval: ms(1000),
+            promote_lag_max: 50,
             proposals_in_flight: 4,
         },
         links: Links {

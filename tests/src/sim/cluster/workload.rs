@@ -132,9 +132,11 @@ pub(super) fn start(cluster: &Cluster) -> Workers {
         };
         let number = cluster.plan.clients + number;
         let (random, book) = (cluster.sim.rng(&name), cluster.history.borrow().book.clone());
+        let mut pace = Pace::new(cluster, number);
         let mut worker = Worker::new(number, style, clients, random, cluster.record.clock(), book);
         cluster.sim.spawn_local("reader", async move {
             while !stop.get() {
+                pace.rest_if_tired().await;
                 worker.look().await;
             }
             running.set(running.get() - 1);
