@@ -108,7 +108,7 @@ async fn append(log: &Log, first: u64, count: usize) -> Result<Duration> {
     let callback = Box::new(move |result| {
         let _gone = told.send(result);
     });
-    log.append(entries, callback).await?;
+    log.append(entries, callback)?;
     durable.await.map_err(|_| anyhow!("the log ended"))??;
     Ok(begun.elapsed())
 }

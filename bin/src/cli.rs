@@ -231,7 +231,7 @@ pub struct Freshness {
     /// Take what the node that is asked has, instead of asking the leader
     #[arg(long)]
     pub stale: bool,
-    /// With --stale: refuse when the node was last level with its leader longer ago than this
+    /// With --stale: what was acknowledged up to this long before is seen, or the read is refused
     #[arg(long, value_name = "TIME", requires = "stale", value_parser = humantime::parse_duration)]
     pub max_lag: Option<Duration>,
 }

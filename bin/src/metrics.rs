@@ -97,6 +97,11 @@ fn describe() {
         "making the state file durable"
     );
     describe_histogram!(
+        "quorate_heartbeat_seconds",
+        Unit::Seconds,
+        "from a heartbeat until its answer, or until it was given up, by node; on leaders"
+    );
+    describe_histogram!(
         "quorate_read_round_readers",
         Unit::Count,
         "linearizable readers that shared one confirmation of leadership"
@@ -181,12 +186,22 @@ fn describe() {
     describe_gauge!(
         "quorate_has_leader",
         Unit::Count,
-        "1 while this node knows a leader, else 0: the quorum's status as it sees it"
+        "1 while this node knows a leader that has a quorum, else 0"
+    );
+    describe_gauge!(
+        "quorate_has_quorum",
+        Unit::Count,
+        "1 while a quorum has confirmed a leader within the greatest election timeout, as far as this node has heard"
+    );
+    describe_gauge!(
+        "quorate_quorum_age_seconds",
+        Unit::Seconds,
+        "how long ago a quorum was asked that has confirmed a leader since; not told by a sole voter"
     );
     describe_gauge!(
         "quorate_is_leader",
         Unit::Count,
-        "1 while this node leads, else 0"
+        "1 while this node leads and has a quorum, else 0"
     );
     describe_gauge!(
         "quorate_stopped",
@@ -237,7 +252,7 @@ fn describe() {
     describe_gauge!(
         "quorate_follow_lag_seconds",
         Unit::Seconds,
-        "how long ago this node was level with its leader; 0 on a leader"
+        "how old this node's state may be, as far as a quorum has confirmed; 0 on a leader with a quorum"
     );
     describe_gauge!(
         "quorate_replication_lag_entries",
@@ -281,8 +296,14 @@ impl Last {
             ("version", status.version.clone()),
         ];
         gauge!("quorate_info", &labels).set(1.0);
-        gauge!("quorate_has_leader").set(flag(status.leader.is_some()));
-        gauge!("quorate_is_leader").set(flag(status.role == NodeRole::Leader));
+        // What a node says that is cut off, or has lost its quorum, is true of the past.
+        let leads = status.quorum && status.role == NodeRole::Leader;
+        gauge!("quorate_has_quorum").set(flag(status.quorum));
+        gauge!("quorate_has_leader").set(flag(status.quorum && status.leader.is_some()));
+        gauge!("quorate_is_leader").set(flag(leads));
+        if let Some(confirmed) = status.confirmed {
+            gauge!("quorate_quorum_age_seconds").set(confirmed.as_secs_f64());
+        }
         gauge!("quorate_stopped").set(flag(status.role == NodeRole::Stopped));
         gauge!("quorate_term").set(number(status.term.number()));
         gauge!("quorate_revision").set(number(status.revision.number()));
@@ -291,7 +312,8 @@ impl Last {
         gauge!("quorate_log_applied_index").set(index(status.applied));
         gauge!("quorate_log_purged_index").set(index(status.purged));
         gauge!("quorate_apply_lag_entries").set((index(status.committed) - index(status.applied)).max(0.0));
-        if let Some(lag) = status.lag {
+        let lag = if leads { Some(Duration::ZERO) } else { status.lag };
+        if let Some(lag) = lag {
             gauge!("quorate_follow_lag_seconds").set(lag.as_secs_f64());
         }
         if let Some(micros) = status.sync_p50_micros {

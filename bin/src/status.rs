@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use comfy_table::{Cell, Color};
+use quorate_kv::model::NodeId;
 use quorate_kv::node::{NodeRole, Status};
 use serde::Serialize;
 
@@ -28,10 +29,24 @@ pub async fn run(reach: Reach, output: Output) -> Result<(), Failure> {
 #[derive(Debug, Serialize)]
 pub struct ClusterReport {
     cluster: String,
+    /// Who leads with a quorum behind it.
     leader: Option<u64>,
-    /// A majority of the voters answered and follows one leader.
+    /// Whether there is such a leader, as its nodes have heard within an election timeout.
     quorum: bool,
+    standing: Standing,
     nodes: Vec<NodeReport>,
+}
+
+/// Whether the cluster serves, and if not, whether it can help itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Standing {
+    /// A leader has a quorum.
+    Serving,
+    /// A majority of the voters is there, and nobody leads it yet.
+    Electing,
+    /// Too few voters are there to elect anybody.
+    NoQuorum,
 }
 
 /// One node.
@@ -60,7 +75,7 @@ struct NodeState {
     purged: Option<u64>,
     /// Entries behind the leader, as the leader knows it.
     lag_entries: Option<u64>,
-    /// How long ago it was level with its leader.
+    /// How old its state may be.
     lag_micros: Option<u64>,
     fsync_p50_micros: Option<u64>,
     fault: Option<String>,
@@ -70,12 +85,12 @@ impl ClusterReport {
     /// From what the nodes told, by address. When none answered, the cluster is unavailable.
     pub fn new(statuses: BTreeMap<String, Result<Status, String>>) -> Result<Self, Failure> {
         let answered: Vec<&Status> = statuses.values().filter_map(|s| s.as_ref().ok()).collect();
-        // Of two that call themselves leader the one with the higher term is it.
-        let leader = answered
-            .iter()
-            .filter(|s| s.role == NodeRole::Leader)
-            .max_by_key(|s| s.term);
-        let Some(view) = leader.or(answered.iter().max_by_key(|s| s.term)).copied() else {
+        // Of two that call themselves leader the one with the higher term is it; one that has lost its quorum is none.
+        // Whom others follow that are reached leads too, where it is not reached itself.
+        let is_served = |s: &Status| s.quorum && s.leader.is_some();
+        let leads = |s: &Status| s.role == NodeRole::Leader;
+        let rank = |s: &&&Status| (is_served(s), is_served(s) && leads(s), s.term);
+        let Some(view) = answered.iter().max_by_key(rank).copied() else {
             let reason = |(address, status): (&String, &Result<_, String>)| {
                 let reason = status.as_ref().err()?;
                 Some(format!("{address}: {reason}"))
@@ -83,14 +98,20 @@ impl ClusterReport {
             let reasons = statuses.iter().filter_map(reason);
             return Err(Failure::unavailable("no node answers").details(reasons));
         };
-        let leader = leader.map(|s| s.node);
+        let leader = view.leader.filter(|_| is_served(view));
         let voters: Vec<_> = view.members.iter().filter(|m| m.voter).map(|m| m.id).collect();
-        let follow = |id| {
+        let is_up = |id: &&NodeId| {
             answered
                 .iter()
-                .any(|s| s.node == id && leader.is_some() && s.leader == leader)
+                .any(|s| s.node == **id && s.role != NodeRole::Stopped)
         };
-        let quorum = voters.iter().filter(|id| follow(**id)).count() * 2 > voters.len();
+        let standing = if leader.is_some() {
+            Standing::Serving
+        } else if voters.iter().filter(is_up).count() * 2 > voters.len() {
+            Standing::Electing
+        } else {
+            Standing::NoQuorum
+        };
         let mut nodes: Vec<NodeReport> = Vec::new();
         for (address, status) in &statuses {
             let node = match status {
@@ -109,7 +130,8 @@ impl ClusterReport {
         Ok(Self {
             cluster: view.cluster.clone(),
             leader: leader.map(|id| id.number()),
-            quorum,
+            quorum: standing == Standing::Serving,
+            standing,
             nodes,
         })
     }
@@ -227,10 +249,120 @@ impl Report for ClusterReport {
             Some(leader) => format!("node {leader} leads"),
             None => "nobody leads".to_owned(),
         };
-        let quorum = if self.quorum { "quorum" } else { "no quorum" };
+        let standing = match self.standing {
+            Standing::Serving => "quorum",
+            Standing::Electing => "electing",
+            Standing::NoQuorum => "no quorum",
+        };
         format!(
-            "cluster {}: {leader}, {quorum}\n{table}{silent}{faults}",
+            "cluster {}: {leader}, {standing}\n{table}{silent}{faults}",
             self.cluster
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_kv::model::{Revision, StateHash, Term};
+    use quorate_kv::node::MemberStatus;
+
+    /// One of three voters.
+    fn status(node: u64, role: NodeRole, term: u64, leader: Option<u64>, quorum: bool) -> Status {
+        let member = |id| MemberStatus {
+            id: NodeId::new(id),
+            address: format!("node-{id}:7001"),
+            voter: true,
+            lag_entries: None,
+            round_trip: None,
+            answered: None,
+        };
+        Status {
+            cluster: "test".to_owned(),
+            node: NodeId::new(node),
+            version: "0".to_owned(),
+            role,
+            term: Term::new(term),
+            leader: leader.map(NodeId::new),
+            quorum,
+            confirmed: None,
+            revision: Revision::FIRST,
+            state_hash: StateHash(0),
+            last_log: None,
+            committed: None,
+            applied: None,
+            purged: None,
+            lag: None,
+            sync_p50_micros: None,
+            members: (1..=3).map(member).collect(),
+            fault: None,
+        }
+    }
+
+    #[test]
+    fn a_cluster_has_no_quorum_only_when_it_can_elect_nobody() {
+        use NodeRole::{Candidate, Follower, Leader, Stopped};
+        let cases = [
+            (
+                "all is well",
+                vec![
+                    status(1, Leader, 3, Some(1), true),
+                    status(2, Follower, 3, Some(1), true),
+                    status(3, Follower, 3, Some(1), true),
+                ],
+                (Some(1), Standing::Serving),
+            ),
+            (
+                "the leader is not reached, and those who are follow it",
+                vec![status(2, Follower, 3, Some(1), true)],
+                (Some(1), Standing::Serving),
+            ),
+            (
+                "the leader died, two of three are electing",
+                vec![
+                    status(2, Candidate, 4, None, false),
+                    status(3, Follower, 3, Some(1), false),
+                ],
+                (None, Standing::Electing),
+            ),
+            (
+                "the leader is cut off from two that elect another",
+                vec![
+                    status(1, Leader, 3, Some(1), false),
+                    status(2, Follower, 3, Some(1), false),
+                    status(3, Follower, 3, Some(1), false),
+                ],
+                (None, Standing::Electing),
+            ),
+            (
+                "one that was deposed does not know it yet",
+                vec![
+                    status(1, Leader, 3, Some(1), true),
+                    status(2, Leader, 4, Some(2), true),
+                ],
+                (Some(2), Standing::Serving),
+            ),
+            (
+                "a leader is left alone",
+                vec![status(1, Leader, 3, Some(1), false)],
+                (None, Standing::NoQuorum),
+            ),
+            (
+                "two of three, one of which has stopped",
+                vec![
+                    status(1, Follower, 3, Some(2), false),
+                    status(2, Stopped, 3, Some(2), false),
+                ],
+                (None, Standing::NoQuorum),
+            ),
+        ];
+        for (case, statuses, (leader, standing)) in cases {
+            let told = statuses
+                .into_iter()
+                .map(|s| (format!("node-{}:7001", s.node), Ok(s)));
+            let report = ClusterReport::new(told.collect()).expect("somebody answered");
+            assert_eq!((report.leader, report.standing), (leader, standing), "{case}");
+            assert_eq!(report.quorum, standing == Standing::Serving, "{case}");
+        }
     }
 }

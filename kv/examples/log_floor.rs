@@ -101,7 +101,7 @@ async fn append(log: &Log, first: u64, count: usize) -> anyhow::Result<()> {
     let told = Box::new(move |result| {
         let _gone = tx.send(result);
     });
-    log.append(entries, told).await?;
+    log.append(entries, told)?;
     rx.await??;
     Ok(())
 }

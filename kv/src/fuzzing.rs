@@ -317,6 +317,8 @@ fn status() -> Status {
         version: "0.1.0".to_owned(),
         role: NodeRole::Leader,
         term: Term::new(3),
+        quorum: true,
+        confirmed: Some(Duration::from_millis(40)),
         leader: Some(NodeId::new(1)),
         revision: Revision::new(12),
         state_hash: StateHash(1 << 100),
@@ -332,6 +334,7 @@ fn status() -> Status {
             voter: true,
             lag_entries: Some(0),
             round_trip: Some(Duration::from_micros(150)),
+            answered: Some(Duration::from_millis(90)),
         }],
         fault: None,
     }

@@ -48,11 +48,19 @@ pub enum Bug {
     OpenAnswersForgotten,
     /// A key below the metadata's prefix that is no row fails every operation that reads its range.
     ForeignKeyStopsMetadata,
+    /// A follower answers a heartbeat with yes, though it has voted for another since.
+    HeartbeatOkWithHigherVote,
+    /// Any message of a leader, also of one that was deposed, marks a node's state as fresh.
+    LagByAnyMessage,
+    /// A linearizable reader joins a round that began before it came.
+    RoundJoinedLate,
+    /// A vote is given to a node that never answered.
+    PromoteUnheard,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 19] = [
+    pub const ALL: [Bug; 23] = [
         Bug::AckBeforeSync,
         Bug::VoteVolatile,
         Bug::VoteAfterAppend,
@@ -72,6 +80,10 @@ impl Bug {
         Bug::FailureTakenForCertain,
         Bug::OpenAnswersForgotten,
         Bug::ForeignKeyStopsMetadata,
+        Bug::HeartbeatOkWithHigherVote,
+        Bug::LagByAnyMessage,
+        Bug::RoundJoinedLate,
+        Bug::PromoteUnheard,
     ];
 
     /// As the command line writes it.
@@ -96,6 +108,10 @@ impl Bug {
             Bug::FailureTakenForCertain => "failure-taken-for-certain",
             Bug::OpenAnswersForgotten => "open-answers-forgotten",
             Bug::ForeignKeyStopsMetadata => "foreign-key-stops-metadata",
+            Bug::HeartbeatOkWithHigherVote => "heartbeat-ok-with-higher-vote",
+            Bug::LagByAnyMessage => "lag-by-any-message",
+            Bug::RoundJoinedLate => "round-joined-late",
+            Bug::PromoteUnheard => "promote-unheard",
         }
     }
 }
@@ -123,6 +139,12 @@ impl Bug {
             Bug::FailureTakenForCertain => "a failure after an unknown outcome is told as certain",
             Bug::OpenAnswersForgotten => "a client says that it has the answers of its writes under way",
             Bug::ForeignKeyStopsMetadata => "a key that is no row fails the metadata's operations",
+            Bug::HeartbeatOkWithHigherVote => {
+                "a heartbeat is answered with yes by who has voted for another since"
+            }
+            Bug::LagByAnyMessage => "any message of a leader, deposed ones too, marks a state as fresh",
+            Bug::RoundJoinedLate => "a reader joins a round that began before it came",
+            Bug::PromoteUnheard => "a vote is given to a node that never answered",
         }
     }
 }

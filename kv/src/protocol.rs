@@ -88,7 +88,7 @@ pub(crate) enum Failure {
     NotYet { asked: Revision, current: Revision },
     /// The revision is older than the history that is kept.
     Compacted { oldest: Revision },
-    /// The node last knew itself level with the leader longer ago than the caller accepts.
+    /// Nobody confirmed in time that the node's state is as new as the caller demands; how old it may be, where known.
     TooStale { lag: Option<Duration> },
     /// Outside the limits of this node.
     Invalid(String),

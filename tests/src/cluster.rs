@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use quorate_kv::env::{Disk, RealDisk};
 use quorate_kv::model::Limits;
 use quorate_kv::node::{NodeRole, Profile, Settings, Status};
 use quorate_kv::{Client, Node};
@@ -24,6 +26,7 @@ pub struct Cluster {
     authority: Authority,
     dir: tempfile::TempDir,
     settings: Settings,
+    disk: Arc<dyn Disk>,
     addresses: BTreeMap<u64, SocketAddr>,
     members: BTreeMap<u64, SocketAddr>,
     nodes: BTreeMap<u64, Node>,
@@ -67,10 +70,16 @@ impl Cluster {
             name,
             dir: tempfile::tempdir()?,
             settings,
+            disk: Arc::new(RealDisk),
             members: addresses.clone(),
             addresses,
             nodes: BTreeMap::new(),
         })
+    }
+
+    /// What nodes that start from now on keep their files on.
+    pub fn set_disk(&mut self, disk: Arc<dyn Disk>) {
+        self.disk = disk;
     }
 
     /// Starts a node on its files, for the first time or again.
@@ -132,6 +141,7 @@ impl Cluster {
             .node_id(id)
             .data_dir(self.dir.path().join(id.to_string()))
             .transport(transport)
+            .disk(Arc::clone(&self.disk))
             .settings(self.settings.clone()))
     }
 

@@ -777,6 +777,49 @@ fn bounds_that_are_not_kept_are_seen() {
         },
     );
     with_call(
+        "a stale read that is older than its bound",
+        Rule::KeepsTheBound,
+        |ground, call| match (&mut call.request, &call.answer) {
+            (Request::Read { consistency, .. }, Answer::Read(response))
+                if response.revision < ground.model.revision() =>
+            {
+                *consistency = Consistency::Stale {
+                    min_revision: None,
+                    max_lag: Some(Duration::from_millis(100)),
+                };
+                // Asked again when all has been answered for long.
+                call.called += Duration::from_secs(3_600);
+                call.answered += Duration::from_secs(3_600);
+                true
+            }
+            _ => false,
+        },
+    );
+    with_call(
+        "a key as it was before a stale read's bound",
+        Rule::KeepsTheBound,
+        |ground, call| {
+            let Answer::Record(Some(record)) = &call.answer else {
+                return false;
+            };
+            let Request::Get { key, consistency } = &mut call.request else {
+                return false;
+            };
+            let later = ground.model.versions(key).iter();
+            let Some(next) = later
+                .map(|version| version.revision)
+                .find(|at| *at > record.mod_revision)
+            else {
+                return false;
+            };
+            *consistency = Consistency::Stale {
+                min_revision: Some(next),
+                max_lag: None,
+            };
+            true
+        },
+    );
+    with_call(
         "another revision than was asked for",
         Rule::KeepsTheBound,
         |_, call| match (&mut call.request, &call.answer) {

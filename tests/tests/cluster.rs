@@ -294,3 +294,139 @@ async fn a_stale_read_waits_for_its_revision_and_keeps_its_bound() -> Result<()>
     }
     cluster.shutdown().await
 }
+
+/// The story: a node alone refused every stale read with a bound, since its lag grew for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bounded_stale_read_is_answered_alone_and_on_every_node_with_no_bound_too_tight() -> Result<()> {
+    for count in [1, 3] {
+        let cluster = Cluster::start(count, fast_settings()).await?;
+        cluster.client()?.put("k", "1").await?;
+        for node in cluster.nodes().values() {
+            for max_lag in [Duration::ZERO, Duration::from_millis(1), Duration::from_secs(30)] {
+                let stale = Consistency::Stale {
+                    min_revision: None,
+                    max_lag: Some(max_lag),
+                };
+                let record = node.client().get_with("k", stale).await?;
+                // It was acknowledged before, and so is in every bound that is asked for within 30 seconds of it.
+                assert!(
+                    record.is_some() || max_lag > Duration::from_millis(1),
+                    "node {} of {count}, {max_lag:?}",
+                    node.id()
+                );
+            }
+        }
+        // Heartbeats tell followers how fresh they are, though nobody reads.
+        cluster
+            .wait("fresh statuses", |statuses| {
+                let is_fresh = |s: &Status| s.quorum && s.lag.is_some_and(|lag| lag < Duration::from_secs(1));
+                statuses.iter().all(is_fresh).then_some(())
+            })
+            .await?;
+        cluster.shutdown().await?;
+    }
+    Ok(())
+}
+
+/// The story: `member add 2 <dead port>; member promote 2` on a single node answered that nothing was changed, made it a
+/// cluster of two voters, and it was lost for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_never_answered_gets_no_vote_and_the_cluster_stays() -> Result<()> {
+    let cluster = Cluster::start(1, fast_settings()).await?;
+    let client = cluster.client()?;
+    let nobody = free_address()?.to_string();
+    client.add_learner(NodeId::new(2), nobody.clone()).await?;
+    let refused = client.promote(NodeId::new(2)).await.expect_err("nobody is there");
+    assert!(!refused.may_have_committed(), "{refused}");
+    let text = refused.to_string();
+    assert!(
+        text.contains("never answered") && text.contains(&nobody),
+        "{text}"
+    );
+    put_range(&client, 0..5).await?;
+    let members = client.status().await?.members;
+    let voters: Vec<_> = members.iter().map(|m| (m.id.number(), m.voter)).collect();
+    assert_eq!(voters, [(1, true), (2, false)]);
+    client.remove(NodeId::new(2)).await?;
+    put_range(&client, 5..10).await?;
+    cluster.shutdown().await
+}
+
+/// The story: adding an existing id with another address said that it was done, and changed nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_is_added_again_where_it_is_and_refused_elsewhere() -> Result<()> {
+    let mut cluster = Cluster::start(1, fast_settings()).await?;
+    let client = cluster.client()?;
+    let address = cluster.start_joining(2).await?;
+    let id = NodeId::new(2);
+    client.add_learner(id, address.clone()).await?;
+    client.add_learner(id, address.clone()).await?;
+    let elsewhere = free_address()?.to_string();
+    let refused = client
+        .add_learner(id, elsewhere.clone())
+        .await
+        .expect_err("it is elsewhere");
+    assert!(
+        !refused.may_have_committed() && !refused.is_retryable(),
+        "{refused}"
+    );
+    let text = refused.to_string();
+    assert!(text.contains(&address) && text.contains(&elsewhere), "{text}");
+    let members = client.status().await?.members;
+    assert_eq!(
+        members.iter().find(|m| m.id == id).map(|m| &m.address),
+        Some(&address)
+    );
+    cluster.shutdown().await
+}
+
+/// The story: a change of members that waited for a majority and was given up was told to have changed nothing; when the
+/// others came back it happened.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_members_that_reached_no_majority_may_happen_yet_and_says_so() -> Result<()> {
+    let mut cluster = Cluster::start(3, fast_settings()).await?;
+    let client = cluster.client()?;
+    put_range(&client, 0..5).await?;
+    let leader = cluster.leader().await?;
+    let others: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
+    for other in &others {
+        cluster.abort(*other).await?;
+    }
+    let address = free_address()?.to_string();
+    // Of the leader's process: whoever cannot be reached is asked no more.
+    let at_leader = cluster.node(leader)?.client();
+    let error = at_leader
+        .with_deadline(Duration::from_millis(700))
+        .add_learner(NodeId::new(4), address)
+        .await
+        .expect_err("there is no majority");
+    assert!(error.may_have_committed(), "{error}");
+    for other in others {
+        cluster.start_node(other).await?;
+    }
+    put_range(&client.with_deadline(Duration::from_secs(30)), 5..10).await?;
+    cluster.agreement().await?;
+    cluster.shutdown().await
+}
+
+/// A leader that reaches nobody says that it has lost its quorum, and so do those whom nobody leads.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_without_its_quorum_says_so() -> Result<()> {
+    let mut cluster = Cluster::start(3, fast_settings()).await?;
+    put_range(&cluster.client()?, 0..5).await?;
+    let leader = cluster.leader().await?;
+    let everyone = |statuses: &[Status]| statuses.iter().all(|s| s.quorum).then_some(());
+    cluster.wait("a quorum that all know of", everyone).await?;
+    for other in (1..=3).filter(|id| *id != leader) {
+        cluster.abort(other).await?;
+    }
+    let alone = |statuses: &[Status]| statuses.iter().all(|s| !s.quorum).then(|| statuses.to_vec());
+    let statuses = cluster
+        .wait("a leader that knows that it is alone", alone)
+        .await?;
+    assert!(
+        statuses.iter().all(|s| s.confirmed.is_some() && s.lag.is_some()),
+        "{statuses:?}"
+    );
+    cluster.shutdown().await
+}

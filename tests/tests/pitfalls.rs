@@ -5,8 +5,7 @@
 //! be planted, because the pitfall is openraft's own or lies behind a setting, the plan must pass through the
 //! place and hold, and the setting or the release that keeps us out of it is pinned.
 //!
-//! The seeds are the first ones from 0. Another order of tasks may hide a planted bug from one seed, so that up
-//! to [`SEEDS`] are tried until one fails; when these tests were written, none needed more than three, and most were
+//! When these tests were written, no planted bug needed more than three seeds ([`quorate_tests::sim::scene`]), and most were
 //! caught by each of the first 20.
 
 use std::path::Path;
@@ -17,16 +16,12 @@ use quorate_kv::Node;
 use quorate_kv::env::{self, Disk};
 use quorate_kv::log::LogOpenError;
 use quorate_kv::node::{Settings, StartError, StorageError};
-use quorate_kv::planted::{self, Bug};
-use quorate_tests::sim::cluster::{
-    self, Disks, Failure, Fault, FaultEvent, Kind, Links, Phase, Plan, Reach, Report, Target, Tuning,
+use quorate_kv::planted::Bug;
+use quorate_tests::sim::cluster::{Fault, FaultEvent, Kind, Phase, Plan, Reach, Report, Target};
+use quorate_tests::sim::scene::{
+    CLEAN_SEEDS, at, caught_when_on_and_held_when_off, held, isolate, marks, ms, plan, power, stall, when,
 };
 use quorate_tests::sim::{Host, PowerLoss, SimDisk, Simulation};
-
-/// So many seeds a planted bug may stay hidden from.
-const SEEDS: u64 = 20;
-/// At least so many seeds must hold without it.
-const CLEAN_SEEDS: u64 = 3;
 
 const WORKSPACE: &str = include_str!("../../Cargo.toml");
 const LOCKFILE: &str = include_str!("../../Cargo.lock");
@@ -35,111 +30,12 @@ const READ_INDEX: &str = include_str!("../../kv/src/raft/read_index.rs");
 /// The release whose source the pitfalls were read in.
 const OPENRAFT: &str = "0.10.0-alpha.37";
 
-/// A bug in this thread, until the end of the scope.
-struct Planted;
-
-impl Planted {
-    fn new(bug: Bug) -> Self {
-        const { assert!(planted::AVAILABLE, "this build has no planted bugs") };
-        planted::plant(Some(bug));
-        Self
-    }
-}
-
-impl Drop for Planted {
-    fn drop(&mut self) {
-        planted::plant(None);
-    }
-}
-
-/// Runs the plan's first seeds with the bug until one is caught by one of these rules, given with a part of what
-/// they say; then as many without it, which must hold. Answers the reports of those.
-#[track_caller]
-fn caught_when_on_and_held_when_off(
-    bug: Bug,
-    rules: &[(&str, &str)],
-    plan: impl Fn(u64) -> Plan,
-) -> Vec<Report> {
-    let caught = (0..SEEDS).find_map(|seed| {
-        let _on = Planted::new(bug);
-        Some((seed, cluster::run_plan(&plan(seed)).failure?))
-    });
-    let Some((seed, failure)) = caught else {
-        panic!("{bug} was on in {SEEDS} seeds, and nothing noticed");
-    };
-    let is_expected = |(rule, part): &(&str, &str)| failure.rule == *rule && failure.detail.contains(part);
-    assert!(
-        rules.iter().any(is_expected),
-        "{bug}, seed {seed}, is caught by another rule than expected: {failure}"
-    );
-    held(seed.max(CLEAN_SEEDS - 1) + 1, plan)
-}
-
-/// Runs the plan's first seeds, which must hold.
-#[track_caller]
-fn held(seeds: u64, plan: impl Fn(u64) -> Plan) -> Vec<Report> {
-    let run = |seed| {
-        let report = cluster::run_plan(&plan(seed));
-        let failure: Option<&Failure> = report.failure.as_ref();
-        assert!(failure.is_none(), "seed {seed}: {}", report.failure.expect("one"));
-        report
-    };
-    (0..seeds).map(run).collect()
-}
-
-/// How often a rare path was passed in all of them.
-fn marks(reports: &[Report], name: &str) -> u64 {
-    reports.iter().filter_map(|report| report.marks.get(name)).sum()
-}
-
 /// Whether a node lost its disk, and one of another id took its place.
 fn was_replaced(report: &Report) -> bool {
     report.coverage.total(Kind::Replace) > 0
 }
 
-const fn ms(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
-
-/// A small quick cluster: elections within 200 to 400 ms, syncs within 3 ms, messages within 2 ms.
-fn plan(seed: u64, nodes: u32, schedule: Vec<FaultEvent>) -> Plan {
-    let last = schedule.iter().map(|event| event.at).max().unwrap_or_default();
-    Plan {
-        version: Plan::VERSION,
-        note: String::new(),
-        seed,
-        nodes,
-        clients: 3,
-        keys: 4,
-        pause_max: ms(20),
-        busy_max: Duration::ZERO,
-        rest_max: Duration::ZERO,
-        faulty: last + ms(500),
-        clock_rates: vec![1_000_000; nodes as usize],
-        tuning: Tuning {
-            heartbeat: ms(20),
-            snapshot_entries: 50_000,
-            log_entries_kept: 1000,
-            log_bytes_kept: 1 << 30,
-            log_cache_bytes: 1 << 20,
-            durable_interval: ms(1000),
-            proposals_in_flight: 4,
-        },
-        links: Links {
-            latency_min: ms(1),
-            latency_max: ms(2),
-            loss_per_million: 0,
-        },
-        disks: Disks {
-            sync_max: ms(3),
-            stall_permille: 0,
-            garbage_in_log: false,
-        },
-        schedule,
-    }
-}
-
-/// The same with a log that is purged as soon as a state behind it is durable, under enough writes that it is.
+/// A plan with a log that is purged as soon as a state behind it is durable, under enough writes that it is.
 fn purging(seed: u64, schedule: Vec<FaultEvent>) -> Plan {
     let mut plan = plan(seed, 3, schedule);
     plan.tuning.snapshot_entries = 10;
@@ -148,48 +44,6 @@ fn purging(seed: u64, schedule: Vec<FaultEvent>) -> Plan {
     plan.clients = 8;
     plan.pause_max = ms(4);
     plan
-}
-
-fn at(millis: u64, fault: Fault) -> FaultEvent {
-    FaultEvent {
-        at: ms(millis),
-        when: None,
-        fault,
-    }
-}
-
-/// Not before that time, and then when the cluster is in that phase.
-fn when(millis: u64, phase: Phase, fault: Fault) -> FaultEvent {
-    FaultEvent {
-        when: Some(phase),
-        ..at(millis, fault)
-    }
-}
-
-/// The next sync takes so long.
-fn stall(target: Target, millis: u64) -> Fault {
-    Fault::DiskStall {
-        target,
-        passes: 0,
-        lasts: ms(millis),
-    }
-}
-
-/// Hosts lose power and whatever was not synced, and come back at once.
-fn power(target: Target, reach: Reach) -> Fault {
-    Fault::PowerLoss {
-        target,
-        reach,
-        loss: PowerLoss::LoseAll,
-        down: Duration::ZERO,
-    }
-}
-
-fn isolate(target: Target, millis: u64) -> Fault {
-    Fault::Isolate {
-        target,
-        lasts: ms(millis),
-    }
 }
 
 /// Pitfall 1: `enable_leader_restore`, on by default. A leader that lost the unsynced end of its log leads again in

@@ -559,6 +559,10 @@ fn settings(keys: &mut Keys) -> Settings {
         keys.duration("store.durable_interval"),
     );
     set(
+        &mut settings.promote_lag_max,
+        keys.number("store.promote_lag_max"),
+    );
+    set(
         &mut settings.proposals_in_flight,
         memory(keys.number("store.proposals_in_flight")),
     );

@@ -71,10 +71,14 @@ pub enum Error {
         /// Where the node was.
         current: Revision,
     },
-    /// The node is further behind than the caller accepts.
-    #[error("the node was last level with its leader {} ago", lag.map_or("an unknown time".to_owned(), |l| format!("{l:?}")))]
+    /// Nobody confirmed in time that the node's state is as new as the caller demands: it is cut off from a quorum, or
+    /// has not applied enough yet. Nothing was read.
+    #[error(
+        "no quorum confirmed in time that the node's state is new enough; it may be {} old",
+        lag.map_or("any time".to_owned(), |l| format!("{l:?}"))
+    )]
     TooStale {
-        /// How long ago it was level, where it knows.
+        /// How old it may be, where that is known.
         lag: Option<Duration>,
     },
     /// The node gave the read up: it took longer than one read may.

@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::env::{Disk, File, disk::LockGuard};
 
@@ -77,7 +77,42 @@ pub(crate) struct Failures {
 
 /// See the module. A clone is the same disk.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct CrashDisk(Arc<Mutex<State>>);
+pub(crate) struct CrashDisk {
+    state: Arc<Mutex<State>>,
+    gate: Arc<Gate>,
+}
+
+/// Where syncs wait while somebody holds them.
+#[derive(Debug, Default)]
+struct Gate {
+    held: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Gate {
+    fn held(&self) -> MutexGuard<'_, bool> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pass(&self) {
+        let mut held = self.held();
+        while *held {
+            held = self.opened.wait(held).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// No sync returns until this is dropped: a disk that stalls.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct SyncsHeld(Arc<Gate>);
+
+impl Drop for SyncsHeld {
+    fn drop(&mut self) {
+        *self.0.held() = false;
+        self.0.opened.notify_all();
+    }
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -108,7 +143,10 @@ impl CrashDisk {
             state.names.insert(path.clone(), state.files.len());
             state.files.push(bytes.clone());
         }
-        Self(Arc::new(Mutex::new(state)))
+        Self {
+            state: Arc::new(Mutex::new(state)),
+            gate: Arc::default(),
+        }
     }
 
     /// What is there now, durable or not.
@@ -136,8 +174,14 @@ impl CrashDisk {
         state.syncs = 0;
     }
 
+    /// Holds every sync from now on.
+    pub fn hold_syncs(&self) -> SyncsHeld {
+        *self.gate.held() = true;
+        SyncsHeld(Arc::clone(&self.gate))
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -249,6 +293,7 @@ impl File for CrashFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.disk.gate.pass();
         let mut state = self.disk.state();
         let count = state.syncs;
         state.syncs += 1;

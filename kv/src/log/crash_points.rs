@@ -73,11 +73,11 @@ crash_points! {
     SegmentUnneeded = "log.segment.unneeded",
     /// Raft's vote is durable, and Raft was not told.
     VoteSaved = "raft.vote.saved",
-    /// Raft's truncation is durable, and Raft was not told.
+    /// Raft's truncation is durable; Raft does not wait for it.
     Truncated = "raft.log.truncated",
     /// Raft asks for a purge: the state behind it is durable.
     PurgeAsked = "raft.log.purge_asked",
-    /// The purge is durable, and Raft was not told.
+    /// The purge is durable; Raft does not wait for it.
     Purged = "raft.log.purged",
     /// A change of members is applied, and Raft was not told.
     MembershipApplied = "raft.membership.applied",

@@ -43,7 +43,7 @@ use self::reader::{ReadJob, Reader};
 use self::segment::Maker;
 use self::view::{Truncation, View};
 use self::writer::{Answer, Job, Work, Writer};
-use crate::env::{Disk, OwnerHandle, Semaphore, oneshot, spawn_owner};
+use crate::env::{Disk, OwnerHandle, oneshot, spawn_owner, watch};
 use crate::fault::{Fault, Faults};
 use crate::model::{LogIndex, LogPosition};
 
@@ -85,9 +85,10 @@ pub struct LogSettings {
     ///
     /// Followers that lag by no more than this are served without touching the disk.
     pub cache_bytes_max: u64,
-    /// How many bytes may wait to be written, from 64 KiB to 4 GiB; 64 MiB by default. Beyond it calls wait.
+    /// How many bytes may wait to be written until there is no more room, from 64 KiB to 4 GiB; 64 MiB by default.
     ///
-    /// They are in memory in addition to the cache. Each call counts as 1 KiB at least.
+    /// No call waits for room: who has more to write asks for it first, with [`Log::wait_for_room`]. They are in memory
+    /// in addition to the cache. Each call counts as 1 KiB at least.
     pub queue_bytes_max: u64,
 }
 
@@ -277,9 +278,53 @@ struct Shared {
     /// `view`, never after it.
     next: Mutex<Next>,
     view: Mutex<View>,
-    /// Room in the queue, in units of [`QUEUE_UNIT`]. Held from sending to answering.
-    room: Arc<Semaphore>,
-    room_max: u32,
+    queued: Arc<Queued>,
+}
+
+/// How many bytes are on their way to the disk: counted from sending to answering.
+#[derive(Debug)]
+struct Queued {
+    /// Who watches is woken when the bytes fall to the most again.
+    bytes: watch::Sender<u64>,
+    bytes_max: u64,
+}
+
+impl Queued {
+    fn new(bytes_max: u64) -> Arc<Self> {
+        let bytes = watch::channel(0).0;
+        Arc::new(Self { bytes, bytes_max })
+    }
+
+    /// Counts a job, until what is returned is dropped.
+    fn count(self: &Arc<Self>, bytes: u64) -> Place {
+        let bytes = bytes.max(JOB_BYTES_MIN);
+        self.bytes.send_if_modified(|queued| {
+            *queued += bytes;
+            false
+        });
+        Place {
+            queued: Arc::clone(self),
+            bytes,
+        }
+    }
+}
+
+/// A job's place in the queue.
+#[derive(Debug)]
+struct Place {
+    queued: Arc<Queued>,
+    bytes: u64,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let max = self.queued.bytes_max;
+        self.queued.bytes.send_if_modified(|queued| {
+            let before = *queued;
+            *queued = before.saturating_sub(self.bytes);
+            before > max && *queued <= max
+        });
+    }
 }
 
 /// What goes along with the next job.
@@ -288,8 +333,11 @@ struct Next {
     committed: Option<Bytes>,
 }
 
-/// What a place in the queue is counted in, and what a job costs at least.
-const QUEUE_UNIT: u64 = 1024;
+/// What a job counts in the queue at least.
+const JOB_BYTES_MIN: u64 = 1024;
+/// Jobs that the queue has places for. It is the bytes that are bounded, by callers who ask for room; so many jobs
+/// would be 1 GiB of them. A place that is not taken costs nothing.
+const QUEUE_JOBS: usize = 1 << 20;
 
 impl Shared {
     fn view(&self) -> MutexGuard<'_, View> {
@@ -341,21 +389,19 @@ impl Log {
     ) -> Result<Log, LogOpenError> {
         settings.check()?;
         let opened = recovery::open(&disk, dir, &settings)?;
-        let room_max = u32::try_from(settings.queue_bytes_max / QUEUE_UNIT).unwrap_or(u32::MAX);
         let shared = Arc::new(Shared {
             dir: dir.to_owned(),
             next: Mutex::default(),
             view: Mutex::new(View::new(opened.recovered, settings.cache_bytes_max)),
-            room: Arc::new(Semaphore::new(room_max as usize)),
-            room_max,
+            queued: Queued::new(settings.queue_bytes_max),
         });
         let maker = Maker::start(disk, dir.to_owned(), faults);
         let writer = Writer::start(shared.clone(), maker.clone(), opened.appender);
-        // Every job holds a unit of room, so the queue is never full; and one batch takes all that waits.
+        // One batch takes all that waits.
         let writer = spawn_owner(
             "log-writer",
-            room_max as usize,
-            room_max as usize,
+            QUEUE_JOBS,
+            QUEUE_JOBS,
             writer,
             faults.on_panic("writer of the log"),
         );
@@ -413,34 +459,36 @@ impl Log {
         self.shared.view().statistics()
     }
 
+    /// Waits until no more than [`LogSettings::queue_bytes_max`] wait to be written, or the log has stopped. Cancel safe.
+    ///
+    /// Room is not reserved: of those that wait for it each may find the others' bytes before its own.
+    pub async fn wait_for_room(&self) {
+        let queued = &self.shared.queued;
+        // The sender is ours: the channel does not end.
+        let _ = queued
+            .bytes
+            .subscribe()
+            .wait_for(|bytes| *bytes <= queued.bytes_max)
+            .await;
+    }
+
     /// Appends entries, which follow on the last one.
     ///
     /// Returns once they can be read; `on_durable` is told after they are on disk, in the order of the calls,
-    /// exactly once, also when this call fails. Waits only for room in the queue.
+    /// exactly once, also when this call fails. Never waits, also where there is no room in the queue: openraft's core
+    /// appends in its one loop, which answers heartbeats and votes as well.
     ///
     /// # Errors
     /// The fault that stopped the log; or that the entries are not consecutive, and then none is taken.
-    ///
-    /// # Cancel safety
-    /// Dropped before it returned, nothing is appended and `on_durable` is dropped untold.
-    pub async fn append(&self, entries: Vec<LogEntry>, on_durable: Completion) -> Result<(), Fault> {
+    pub fn append(&self, entries: Vec<LogEntry>, on_durable: Completion) -> Result<(), Fault> {
         let bytes = entries
             .iter()
             .map(|entry| (entry.payload.len() + format::RECORD_HEADER) as u64)
             .sum();
-        let room = self.room(bytes).await;
-        let refused = {
-            let mut next = self.next();
-            match self.enter(|view| view.append(&entries)) {
-                Ok(()) => {
-                    let answer = Answer::callback(on_durable, room);
-                    return self.send(&mut next, Work::Append(entries), answer);
-                }
-                Err(fault) => fault,
-            }
-        };
-        on_durable(Err(refused.clone()));
-        Err(refused)
+        self.begin(bytes, on_durable, |view| {
+            view.append(&entries)?;
+            Ok(Work::Append(entries))
+        })
     }
 
     /// Saves the vote; returns when it, and everything appended before, is durable.
@@ -472,43 +520,37 @@ impl Log {
         Ok(())
     }
 
-    /// Removes the entries after `last`, all of them with `None`; returns when that is durable.
+    /// Removes the entries after `last`, all of them with `None`; `on_durable` is told as for
+    /// [`append`](Self::append). Never waits.
     ///
-    /// They cannot be read from the call's start on, and others may be appended in their place at once.
+    /// They cannot be read from here on, and others may be appended in their place at once.
     ///
     /// # Errors
     /// The fault that stopped the log; or that `last` lies below the purge point.
-    ///
-    /// # Cancel safety
-    /// Dropped, the entries may be removed all the same.
-    pub async fn truncate_after(&self, last: Option<LogIndex>) -> Result<(), Fault> {
-        self.call(0, |view| {
+    pub fn truncate_after(&self, last: Option<LogIndex>, on_durable: Completion) -> Result<(), Fault> {
+        self.begin(0, on_durable, |view| {
             Ok(match view.truncate_after(last)? {
                 Truncation::Nothing => Work::Barrier,
                 Truncation::From { index, last } => Work::Truncate { from: index, last },
             })
         })
-        .await
     }
 
-    /// Removes the entries up to `upto`, which may lie beyond the last; returns when that is durable.
+    /// Removes the entries up to `upto`, which may lie beyond the last; `on_durable` is told as for
+    /// [`append`](Self::append). Never waits.
     ///
-    /// Segments that hold no entry any more are used again.
+    /// Segments that hold no entry any more are used again once that is durable.
     ///
     /// # Errors
     /// The fault that stopped the log.
-    ///
-    /// # Cancel safety
-    /// Dropped, the entries may be removed all the same.
-    pub async fn purge(&self, upto: LogPosition) -> Result<(), Fault> {
-        self.call(0, |view| {
+    pub fn purge(&self, upto: LogPosition, on_durable: Completion) -> Result<(), Fault> {
+        self.begin(0, on_durable, |view| {
             Ok(if view.purge(upto) {
                 Work::Purge(upto)
             } else {
                 Work::Barrier
             })
         })
-        .await
     }
 
     /// Reads the entries of `range` that are in the log, consecutive and without a hole.
@@ -558,37 +600,35 @@ impl Log {
         closed
     }
 
-    /// Enters a change into the view and sends its job, then waits until it is durable.
+    /// Enters a change into the view and sends its job.
+    fn begin(
+        &self,
+        bytes: u64,
+        on_durable: Completion,
+        change: impl FnOnce(&mut View) -> Result<Work, Fault>,
+    ) -> Result<(), Fault> {
+        let place = self.shared.queued.count(bytes);
+        let refused = {
+            let mut next = self.next();
+            match self.enter(change) {
+                Ok(work) => return self.send(&mut next, work, Answer::new(on_durable, place)),
+                Err(fault) => fault,
+            }
+        };
+        on_durable(Err(refused.clone()));
+        Err(refused)
+    }
+
+    /// The same, and waits until it is durable.
     async fn call(
         &self,
         bytes: u64,
         change: impl FnOnce(&mut View) -> Result<Work, Fault>,
     ) -> Result<(), Fault> {
-        let room = self.room(bytes).await;
         let (tx, rx) = oneshot::channel();
-        {
-            let mut next = self.next();
-            let work = self.enter(change)?;
-            self.send(&mut next, work, Answer::reply(tx, room))?;
-        }
-        match rx.await {
-            Ok(answer) => answer,
-            Err(_) => Err(self.shared.stopped()),
-        }
-    }
-
-    async fn room(&self, bytes: u64) -> writer::Room {
-        let units = bytes
-            .div_ceil(QUEUE_UNIT)
-            .clamp(1, u64::from(self.shared.room_max));
-        // The semaphore is never closed; were it, the job would be sent without a place, and the queue's own
-        // bound would hold.
-        self.shared
-            .room
-            .clone()
-            .acquire_many_owned(units as u32)
-            .await
-            .ok()
+        // Who asked may have gone.
+        self.begin(bytes, Box::new(|result| drop(tx.send(result))), change)?;
+        rx.await.unwrap_or_else(|_| Err(self.shared.stopped()))
     }
 
     fn next(&self) -> MutexGuard<'_, Next> {
@@ -614,8 +654,8 @@ impl Log {
             None => self.shared.stopped(),
             Some(_full) => {
                 let fault = Fault::Invariant {
-                    invariant: "the log's queue has a place for each unit of room",
-                    detail: "it was full".to_owned(),
+                    invariant: "callers of the log ask for room before they have more to write",
+                    detail: format!("{QUEUE_JOBS} jobs wait"),
                 };
                 self.shared.view().fail(&fault);
                 fault

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 
 use bytes::Bytes;
 
-use super::{Log, LogEntry, LogOpenError, LogSettings};
+use super::{Completion, Log, LogEntry, LogOpenError, LogSettings};
 use crate::env::{RealDisk, oneshot};
 use crate::fault::Fault;
 use crate::model::{LogIndex, LogPosition, NodeId, Term};
@@ -64,12 +64,23 @@ fn entries(term: u64, range: std::ops::Range<u64>) -> Vec<LogEntry> {
     range.map(|number| entry(term, number)).collect()
 }
 
-/// Appends, and waits until it is durable.
-async fn append(log: &Log, entries: Vec<LogEntry>) -> Result<(), Fault> {
+/// Asks the log for something, and waits until it is durable.
+async fn durable(ask: impl FnOnce(Completion) -> Result<(), Fault>) -> Result<(), Fault> {
     let (tx, rx) = oneshot::channel();
-    log.append(entries, Box::new(move |result| drop(tx.send(result))))
-        .await?;
+    ask(Box::new(move |result| drop(tx.send(result))))?;
     rx.await.expect("the completion is told")
+}
+
+async fn append(log: &Log, entries: Vec<LogEntry>) -> Result<(), Fault> {
+    durable(|told| log.append(entries, told)).await
+}
+
+async fn truncate_after(log: &Log, last: Option<LogIndex>) -> Result<(), Fault> {
+    durable(|told| log.truncate_after(last, told)).await
+}
+
+async fn purge(log: &Log, upto: LogPosition) -> Result<(), Fault> {
+    durable(|told| log.purge(upto, told)).await
 }
 
 async fn all(log: &Log) -> Vec<LogEntry> {
@@ -82,11 +93,11 @@ async fn all(log: &Log) -> Vec<LogEntry> {
 type Told = (u64, Result<(), Fault>);
 
 /// Collects completions in the order in which they are told.
-fn recorder() -> (impl Fn(u64) -> super::Completion, Receiver<Told>) {
+fn recorder() -> (impl Fn(u64) -> Completion, Receiver<Told>) {
     let (tx, rx) = channel();
     let make = move |name| {
         let tx = tx.clone();
-        Box::new(move |result| drop(tx.send((name, result)))) as super::Completion
+        Box::new(move |result| drop(tx.send((name, result)))) as Completion
     };
     (make, rx)
 }

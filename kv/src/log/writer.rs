@@ -10,14 +10,11 @@ use bytes::Bytes;
 use super::appender::Appender;
 use super::segment::Maker;
 use super::view::{Change, Written};
-use super::{Completion, LogEntry, Shared};
-use crate::env::{Instant, Owner, now, oneshot};
+use super::{Completion, LogEntry, Place, Shared};
+use crate::env::{Instant, Owner, now};
 use crate::fault::Fault;
 use crate::model::LogPosition;
 use crate::planted::{self, Bug};
-
-/// A place in the queue.
-pub(super) type Room = Option<tokio::sync::OwnedSemaphorePermit>;
 
 /// What the writer is asked for, and who waits for it.
 pub(super) struct Job {
@@ -45,27 +42,15 @@ pub(super) enum Work {
 ///
 /// Dropped unanswered, it answers that the log has stopped: nobody waits for ever.
 pub(super) struct Answer {
-    to: Option<To>,
-    _room: Room,
-}
-
-enum To {
-    Callback(Completion),
-    Reply(oneshot::Sender<Result<(), Fault>>),
+    to: Option<Completion>,
+    _place: Place,
 }
 
 impl Answer {
-    pub fn callback(to: Completion, room: Room) -> Self {
+    pub fn new(to: Completion, place: Place) -> Self {
         Self {
-            to: Some(To::Callback(to)),
-            _room: room,
-        }
-    }
-
-    pub fn reply(to: oneshot::Sender<Result<(), Fault>>, room: Room) -> Self {
-        Self {
-            to: Some(To::Reply(to)),
-            _room: room,
+            to: Some(to),
+            _place: place,
         }
     }
 
@@ -74,13 +59,8 @@ impl Answer {
     }
 
     fn tell(&mut self, result: Result<(), Fault>) {
-        match self.to.take() {
-            Some(To::Callback(callback)) => callback(result),
-            Some(To::Reply(reply)) => {
-                // Who asked may have gone.
-                let _gone = reply.send(result);
-            }
-            None => {}
+        if let Some(to) = self.to.take() {
+            to(result);
         }
     }
 }

@@ -16,7 +16,9 @@ pub enum Consistency {
     Stale {
         /// The node waits until it has applied at least this revision.
         min_revision: Option<Revision>,
-        /// Refused when the node last knew itself level with the leader longer ago than this.
+        /// Everything that was acknowledged anywhere up to this long before the read came to the node is in what it sees.
+        /// The node asks, as for a linearizable read, where it does not know that; the read is refused where nobody
+        /// confirms it within the deadline. With 0 it sees as much as a linearizable read.
         max_lag: Option<Duration>,
     },
     /// The state as it was at this revision, exactly. Waits, within the deadline, for a revision to come.

@@ -12,13 +12,13 @@ use super::readers::{self, ReadJob, ReadOwner};
 use super::reply::{NO_ANSWER, ReplyTo};
 use super::settings::Settings;
 use super::status::{MemberStatus, NodeRole, Status};
-use crate::env::{self, OwnerHandle, mpsc};
+use crate::env::{self, Instant, OwnerHandle, mpsc};
 use crate::fault::{Fault, Faults};
 use crate::log::Log;
 use crate::model::{CheckedTxn, Command, Consistency, LogIndex, NodeId, ReadOp, Revision, check_reads};
 use crate::planted::{self, Bug};
 use crate::protocol::{Admin, Failure, Request, Response};
-use crate::raft::{MembershipError, Part, RaftNode, RaftState, ReadIndexError};
+use crate::raft::{MemberState, MembershipError, Part, RaftNode, RaftState, ReadIndexError};
 use crate::tasks::Tasks;
 
 /// What the front desk needs to know of its node. Cheap to clone.
@@ -195,14 +195,15 @@ impl Front {
         wait: Duration,
     ) -> Result<Option<Revision>, Failure> {
         check_reads(reads, &self.settings.limits)?;
-        match env::timeout(wait, self.await_state(consistency)).await {
+        let called = env::now();
+        match env::timeout(wait, self.await_state(consistency, called)).await {
             Ok(prepared) => prepared,
-            Err(env::Elapsed) => self.state_in_time(consistency),
+            Err(env::Elapsed) => self.state_in_time(consistency, called),
         }
     }
 
     /// What is said of a state that was waited for long enough. What came at the last moment counts.
-    fn state_in_time(&self, consistency: Consistency) -> Result<Option<Revision>, Failure> {
+    fn state_in_time(&self, consistency: Consistency, called: Instant) -> Result<Option<Revision>, Failure> {
         let current = self.raft.machine().applied().borrow().revision;
         match consistency {
             Consistency::Linearizable => Err(Failure::NoQuorum),
@@ -218,13 +219,20 @@ impl Front {
             // Nobody has told in time how old it is.
             Consistency::Stale {
                 max_lag: Some(bound), ..
-            } => within(bound, self.raft.lag()).map(|()| None),
+            } => match reaches_back(bound, self.raft.level_at(), called) {
+                true => Ok(None),
+                false => Err(self.too_stale()),
+            },
             Consistency::Stale { max_lag: None, .. } => Ok(None),
             Consistency::At(revision) => Ok(Some(revision)),
         }
     }
 
-    async fn await_state(&self, consistency: Consistency) -> Result<Option<Revision>, Failure> {
+    async fn await_state(
+        &self,
+        consistency: Consistency,
+        called: Instant,
+    ) -> Result<Option<Revision>, Failure> {
         match consistency {
             Consistency::Linearizable if planted::is(Bug::ReadWithoutIndex) => Ok(None),
             Consistency::Linearizable => {
@@ -243,11 +251,7 @@ impl Front {
                     self.await_applied(|_, current| current >= revision).await?;
                 }
                 if let Some(bound) = max_lag {
-                    let lag = match self.raft.lag() {
-                        Some(lag) => Some(lag),
-                        None => self.find_out_lag().await,
-                    };
-                    within(bound, lag)?;
+                    self.await_level(bound, called).await?;
                 }
                 Ok(None)
             }
@@ -258,13 +262,25 @@ impl Front {
         }
     }
 
-    /// How long ago this node was level with its leader, where nothing has told so yet since it started or was
-    /// elected: it asks. `None` when nobody answers.
-    async fn find_out_lag(&self) -> Option<Duration> {
-        let asked = env::now();
-        let index = self.raft.read_index().await.ok()?;
-        self.await_applied(|applied, _| applied >= index).await.ok()?;
-        Some(asked.elapsed())
+    /// Waits until everything that was acknowledged anywhere up to `bound` before the call is in the state here. Asks
+    /// where that is not known: what a question confirms that begins now is in every bound.
+    async fn await_level(&self, bound: Duration, called: Instant) -> Result<(), Failure> {
+        let level_at = self.raft.level_at();
+        if reaches_back(bound, level_at, called) {
+            // As long as such reads come, the next ones need not wait for the answer either.
+            if !reaches_back(bound / 2, level_at, called) {
+                self.raft.refresh_level();
+            }
+            return Ok(());
+        }
+        let Ok(index) = self.raft.read_index().await else {
+            return Err(self.too_stale());
+        };
+        self.await_applied(|applied, _| applied >= index).await
+    }
+
+    fn too_stale(&self) -> Failure {
+        Failure::TooStale { lag: self.raft.lag() }
     }
 
     async fn await_applied(
@@ -294,7 +310,7 @@ impl Front {
     pub(crate) async fn admin(&self, admin: Admin) -> Response {
         let result = match admin {
             Admin::AddLearner { id, address } => self.raft.add_learner(id, address).await,
-            Admin::Promote { id } => self.promote(id).await,
+            Admin::Promote { id } => self.raft.promote(id).await,
             Admin::Remove { id } => self.remove(id).await,
             Admin::MoveLeader { to } => self.move_leader(to).await,
         };
@@ -302,6 +318,8 @@ impl Front {
             Ok(()) => Response::Done,
             Err(MembershipError::NotLeader { leader }) => Response::Failed(Failure::NotLeader { leader }),
             Err(MembershipError::Refused(reason)) => Response::Failed(Failure::Refused(reason)),
+            Err(MembershipError::Busy(reason)) => Response::Failed(Failure::Busy(reason)),
+            Err(MembershipError::Unknown(reason)) => Response::Failed(Failure::unknown(reason)),
             Err(MembershipError::LedByAnother { asked, leader }) => {
                 Response::Failed(Failure::LedByAnother { asked, leader })
             }
@@ -309,33 +327,16 @@ impl Front {
         }
     }
 
-    /// Promotes a learner once it has caught up: a voter far behind would lower the group's resilience.
-    async fn promote(&self, id: NodeId) -> Result<(), MembershipError> {
-        let state = self.raft.state();
-        let Some(member) = state.members.iter().find(|m| m.id == id) else {
-            return Err(MembershipError::Refused(format!(
-                "node {id} is no member; add it as a learner first"
-            )));
-        };
-        // One that votes already may do so by an entry that is not committed: it is asked for again, and waited for.
-        if state.role == Part::Leader && !member.voter {
-            let lag = entries_behind(state.last_log, member.matched);
-            const LAG_MAX: u64 = 1000;
-            if lag > LAG_MAX {
-                return Err(MembershipError::Refused(format!(
-                    "node {id} is {lag} entries behind; a learner is promoted when it is at most {LAG_MAX} behind"
-                )));
-            }
-        }
-        self.raft.promote(id).await
-    }
-
     /// Removes a member. A leader that is to go hands leadership over first and leaves its removal to the next one:
     /// it could not lead the second half of the change, after its vote has gone.
     async fn remove(&self, id: NodeId) -> Result<(), MembershipError> {
         let state = self.raft.state();
         if id == self.node && state.role == Part::Leader {
-            self.move_leader(None).await?;
+            self.move_leader(None).await.map_err(|error| match error {
+                // Of the removal nothing was begun.
+                MembershipError::Unknown(reason) => MembershipError::Busy(reason),
+                error => error,
+            })?;
             let leader = leader_of(&self.raft.state());
             return Err(MembershipError::NotLeader { leader });
         }
@@ -344,30 +345,29 @@ impl Front {
 
     /// Hands leadership over and waits until the node named leads; without a name, until any other does.
     pub(crate) async fn move_leader(&self, to: Option<NodeId>) -> Result<(), MembershipError> {
+        let timing = &self.settings.timing;
+        let patience = timing.election_timeout_min;
+        // One that leads since a moment has heard of nobody yet.
+        let heard = self.raft.wait_for(|state| {
+            state.role != Part::Leader || successor(state, self.node, to, patience).is_ok()
+        });
+        let _in_time = env::timeout(timing.heartbeat * 2, heard).await;
         let state = self.raft.state();
         if state.role != Part::Leader {
             let leader = leader_of(&state);
             return Err(MembershipError::NotLeader { leader });
         }
-        let candidates = state.members.iter().filter(|m| m.voter && m.id != self.node);
-        let chosen = match to {
-            Some(to) if to == self.node => return Ok(()),
-            Some(to) if !state.members.iter().any(|m| m.voter && m.id == to) => {
-                return Err(MembershipError::Refused(format!("node {to} has no vote")));
-            }
-            Some(to) => to,
-            None => match candidates.max_by_key(|m| m.matched) {
-                Some(member) => member.id,
-                None => return Err(MembershipError::Refused("there is no other voter".to_owned())),
-            },
-        };
+        if to == Some(self.node) {
+            return Ok(());
+        }
+        let chosen = successor(&state, self.node, to, patience).map_err(MembershipError::Refused)?;
         self.raft.transfer_leader(chosen).await?;
         let mut leader = None;
         let moved = self.raft.wait_for(|state| {
             leader = state.leader.filter(|leader| *leader != self.node);
             leader.is_some() || state.role == Part::Stopped
         });
-        let waited = env::timeout(self.settings.timing.election_timeout_max, moved).await;
+        let waited = env::timeout(timing.election_timeout_max, moved).await;
         took_over(to, chosen, waited.ok().and(leader))
     }
 
@@ -400,6 +400,7 @@ impl Front {
                 false => None,
             },
             round_trip: self.transport.round_trip(m.id.number()),
+            answered: m.answered,
         });
         Status {
             cluster: self.cluster.to_string(),
@@ -414,6 +415,8 @@ impl Front {
             },
             term: state.term,
             leader: state.leader,
+            quorum: state.has_quorum,
+            confirmed: state.confirmed,
             revision: applied.revision,
             state_hash: applied.state_hash,
             last_log: state.last_log,
@@ -432,19 +435,42 @@ impl Front {
     }
 }
 
-/// Whether a state that was level with the leader's `lag` ago is young enough.
-fn within(bound: Duration, lag: Option<Duration>) -> Result<(), Failure> {
-    match lag {
-        Some(lag) if lag <= bound => Ok(()),
-        lag => Err(Failure::TooStale { lag }),
+/// Whether a state that has everything from before `level_at` has everything from `bound` before the call.
+fn reaches_back(bound: Duration, level_at: Option<Instant>, called: Instant) -> bool {
+    level_at.is_some_and(|level_at| called.since(level_at) <= bound)
+}
+
+/// Who is to lead in the place of this node: the voter that was named, or the one whose log is furthest. Not one that has
+/// not answered lately: meanwhile nobody would serve.
+fn successor(
+    state: &RaftState,
+    own: NodeId,
+    named: Option<NodeId>,
+    patience: Duration,
+) -> Result<NodeId, String> {
+    let voters = || state.members.iter().filter(|m| m.voter && m.id != own);
+    let is_heard = |member: &&MemberState| member.answered.is_some_and(|silence| silence <= patience);
+    match named {
+        Some(named) => match voters().find(|m| m.id == named) {
+            None => Err(format!("node {named} has no vote")),
+            Some(member) if is_heard(&member) => Ok(named),
+            Some(_) => Err(format!(
+                "node {named} has not answered for {patience:?} or longer"
+            )),
+        },
+        None if voters().next().is_none() => Err("there is no other voter".to_owned()),
+        None => match voters().filter(is_heard).max_by_key(|m| m.matched) {
+            Some(member) => Ok(member.id),
+            None => Err(format!("no other voter has answered within {patience:?}")),
+        },
     }
 }
 
 /// What a transfer came to: who was named, who was asked to stand, and who leads in the place of this node.
 fn took_over(named: Option<NodeId>, chosen: NodeId, leader: Option<NodeId>) -> Result<(), MembershipError> {
     match (leader, named) {
-        (None, _) => Err(MembershipError::Refused(format!(
-            "node {chosen} did not take over in time"
+        (None, _) => Err(MembershipError::Unknown(format!(
+            "node {chosen} was asked to lead, and nobody has taken over yet"
         ))),
         (Some(leader), Some(asked)) if leader != asked => {
             Err(MembershipError::LedByAnother { asked, leader })
@@ -480,6 +506,9 @@ mod tests {
             "{another:?}"
         );
         let nobody = took_over(Some(one), one, None);
-        assert!(matches!(nobody, Err(MembershipError::Refused(_))), "{nobody:?}");
+        assert!(
+            matches!(nobody, Err(MembershipError::Unknown(_))),
+            "it may take over yet: {nobody:?}"
+        );
     }
 }

@@ -38,6 +38,9 @@ pub struct Settings {
     /// The state file is made durable at the latest after this long; 5 s by default. The log holds the rest:
     /// this bounds the replay after a crash, not what may be lost, which is nothing.
     pub durable_interval: Duration,
+    /// How many entries a learner may be behind to get a vote: any number; 1,000 by default. It catches up while others
+    /// are voted on, so that a large one makes the cluster lean on a node that is not there yet.
+    pub promote_lag_max: u64,
     /// Proposals that may be on their way at once: 1 to 1,024; 4 by default. What waits longer shares an
     /// entry, so a small number makes large batches under load and costs a lone client nothing.
     pub proposals_in_flight: usize,
@@ -61,6 +64,7 @@ impl Default for Settings {
             log_segment_bytes: log.segment_bytes,
             state_cache_bytes: MachineSettings::default().cache_bytes,
             durable_interval: Duration::from_secs(5),
+            promote_lag_max: 1_000,
             proposals_in_flight: 4,
             session_ttl: Duration::from_secs(3600),
             sessions_max: MachineSettings::default().sessions_max,
@@ -162,6 +166,7 @@ impl Settings {
             log_bytes_kept: self.log_bytes_kept,
             durability: DurabilityBounds::default(),
             durable_interval: self.durable_interval,
+            promote_lag_max: self.promote_lag_max,
         }
     }
 }
@@ -174,4 +179,5 @@ pub(crate) struct RaftSettings {
     pub log_bytes_kept: u64,
     pub durability: DurabilityBounds,
     pub durable_interval: Duration,
+    pub promote_lag_max: u64,
 }

@@ -47,6 +47,8 @@ pub struct MemberStatus {
     pub lag_entries: Option<u64>,
     /// The smoothed round trip to it.
     pub round_trip: Option<Duration>,
+    /// How long ago the leader sent the last message that it answered; told by leaders, of others.
+    pub answered: Option<Duration>,
 }
 
 /// A node's account of itself.
@@ -62,8 +64,14 @@ pub struct Status {
     pub role: NodeRole,
     /// Its term.
     pub term: Term,
-    /// The leader that it follows or is.
+    /// The leader that it follows or is. A node that is cut off goes on naming the last one: see [`quorum`](Self::quorum).
     pub leader: Option<NodeId>,
+    /// Whether a quorum follows a leader, as far as this node has heard within the greatest election timeout. A leader that
+    /// has lost its quorum says no.
+    pub quorum: bool,
+    /// How long ago a quorum was asked that has confirmed a leader since. `None` where none ever has, and on a sole voter,
+    /// which asks nobody.
+    pub confirmed: Option<Duration>,
     /// The revision that it has applied.
     pub revision: Revision,
     /// The hash of its state at that revision and applied index.
@@ -76,7 +84,9 @@ pub struct Status {
     pub applied: Option<LogIndex>,
     /// The log before this entry is gone.
     pub purged: Option<LogIndex>,
-    /// How long ago it was level with its leader.
+    /// How old its state may be: everything that was acknowledged anywhere before so long ago is in it. `None` where
+    /// nobody has confirmed that yet. In a healthy cluster some three heartbeats at most on a follower, one on the leader;
+    /// it grows where no quorum is heard of, on the leader too.
     pub lag: Option<Duration>,
     /// The median time of the log's syncs so far, in microseconds.
     pub sync_p50_micros: Option<u64>,

@@ -13,7 +13,8 @@ use super::types::{
     TypeConfig, Vote,
 };
 use super::wire::{
-    ControlRequest, ControlResponse, Heartbeat, SnapshotAnswer, SnapshotHeader, decode_append, encode_append,
+    Confirmed, ControlRequest, ControlResponse, Heartbeat, SnapshotAnswer, SnapshotHeader, decode_append,
+    encode_append,
 };
 use crate::fuzzing::{Decoder, decoder_of, one_form};
 use crate::log::LogEntry;
@@ -33,6 +34,10 @@ pub(crate) fn decoders() -> Vec<Decoder> {
                     vote: vote(),
                     prev: Some(log_id(7)),
                     commit: Some(log_id(6)),
+                    confirmed: Some(Confirmed {
+                        answers: 5,
+                        index: LogIndex::new(6),
+                    }),
                 }),
                 ControlRequest::TransferLeader(TransferLeaderRequest::new(vote(), 3, Some(log_id(7)))),
                 ControlRequest::ReadIndex,

@@ -2,6 +2,12 @@
 //!
 //! Always: `append` returns once the entries are readable, and completes its callback after their sync, in
 //! order; a vote is durable when `save_vote` returns (openraft's `docs::protocol::io_ordering`).
+//! Always: nothing here but a vote waits for the disk. openraft's core calls it from the one loop in which it also
+//! answers heartbeats and votes; a disk that stalls must not stop those.
+//!
+//! Truncations and purges may return before they are durable, since the log makes everything durable in the order in which
+//! it was asked: whatever is told durable later stands on a log in which they are. A crash before that leaves what is
+//! as true as it was: entries that a leader will find in conflict again, or some that the state no longer needs.
 
 use std::fmt::Debug;
 use std::io;
@@ -17,8 +23,8 @@ use super::types::{
     Entry, EntryPayload, LogId, Membership, ProposalData, TypeConfig, Vote, kind, log_id, position,
 };
 use crate::env;
-use crate::fault::Fault;
-use crate::log::{CrashPoint, Log, LogEntry};
+use crate::fault::{Fault, Faults};
+use crate::log::{Completion, CrashPoint, Log, LogEntry};
 use crate::model::{self, LogIndex, NodeId, Term};
 use crate::planted::{self, Bug};
 
@@ -30,11 +36,12 @@ const READ_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub(crate) struct LogStore {
     log: Log,
     tap: Option<Arc<dyn Tap>>,
+    faults: Faults,
 }
 
 impl LogStore {
-    pub(crate) fn new(log: Log, tap: Option<Arc<dyn Tap>>) -> Self {
-        let store = Self { log, tap };
+    pub(crate) fn new(log: Log, tap: Option<Arc<dyn Tap>>, faults: Faults) -> Self {
+        let store = Self { log, tap, faults };
         store.tell(|| LogEvent::Opened {
             // One that cannot be read is a fault, which openraft meets when it asks.
             vote: store
@@ -66,6 +73,28 @@ impl LogStore {
             return Ok(());
         }
         Ok(self.log.save_vote(bytes).await?)
+    }
+
+    /// Passes a crash point once something is durable for which nobody waits. What fails then is told to all.
+    fn passing(
+        &self,
+        span: env::Span,
+        point: CrashPoint,
+        then: impl FnOnce() + Send + 'static,
+    ) -> Completion {
+        let faults = self.faults.clone();
+        Box::new(move |durable| {
+            let _ends_here = span;
+            let passed = durable.and_then(|()| {
+                then();
+                point
+                    .reached()
+                    .map_err(|error| Fault::disk("writing to", "the log", error))
+            });
+            if let Err(fault) = passed {
+                faults.raise(fault);
+            }
+        })
     }
 
     /// Reads `range` whole, in as many steps as its size asks for.
@@ -199,25 +228,32 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         };
         if planted::is(Bug::AckBeforeSync) {
             on_durable(Ok(()));
-            return Ok(self.log.append(entries, Box::new(drop)).await?);
+            return Ok(self.log.append(entries, Box::new(drop))?);
         }
-        Ok(self.log.append(entries, Box::new(on_durable)).await?)
+        Ok(self.log.append(entries, Box::new(on_durable))?)
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
-        let _span = env::span("raft.truncate");
+        let span = env::span("raft.truncate");
         let last = last.map(|id| LogIndex::new(id.index));
         self.tell(|| LogEvent::Truncating(last));
-        self.log.truncate_after(last).await?;
-        CrashPoint::Truncated.reached()
+        Ok(self
+            .log
+            .truncate_after(last, self.passing(span, CrashPoint::Truncated, || ()))?)
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
-        let _span = env::span("raft.purge");
+        let span = env::span("raft.purge");
         CrashPoint::PurgeAsked.reached()?;
-        self.log.purge(position(&upto)).await?;
-        self.tell(|| LogEvent::Purged(position(&upto)));
-        CrashPoint::Purged.reached()
+        let (upto, tap) = (position(&upto), self.tap.clone());
+        let tell = move || {
+            if let Some(tap) = tap {
+                tap.log(LogEvent::Purged(upto));
+            }
+        };
+        Ok(self
+            .log
+            .purge(upto, self.passing(span, CrashPoint::Purged, tell))?)
     }
 }
 

@@ -6,10 +6,14 @@
 mod checkpoints;
 #[cfg(any(test, feature = "fuzzing"))]
 mod decoders;
+mod freshness;
+mod heartbeat;
+mod intake;
 mod log_store;
+mod membership;
 mod network;
-mod peers;
 mod read_index;
+mod rounds;
 mod serve;
 mod state_machine;
 #[cfg(test)]
@@ -20,6 +24,7 @@ mod wire;
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use decoders::decoders;
+pub(crate) use membership::MembershipError;
 pub(crate) use read_index::ReadIndexError;
 pub(crate) use state_machine::{DurabilityBounds, SnapshotData, StateMachine};
 pub use tap::{LogEvent, LogVote, Tap};
@@ -32,11 +37,11 @@ use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, InitializeError, RaftError};
-use openraft::{ChangeMembers, Config, ServerState, SnapshotPolicy};
+use openraft::{Config, ServerState, SnapshotPolicy};
 use quorate_transport::{Class, Incoming, Role, Transport};
 use tokio::sync::Mutex;
 
-use crate::env::{self, Disk};
+use crate::env::{self, Disk, Instant};
 use crate::fault::{Fault, Faults};
 use crate::log::Log;
 use crate::machine::{EntryOutcome, Machine, Reader};
@@ -44,9 +49,10 @@ use crate::model::{LogIndex, NodeId, Term};
 use crate::node::{RaftSettings, Timing};
 use crate::planted::{self, Bug};
 use crate::tasks::Tasks;
+use freshness::{Freshness, confirmed_by_quorum};
 use log_store::LogStore;
-use network::NetworkFactory;
-use peers::PeerContact;
+use membership::finish_joint;
+use network::{Leading, NetworkFactory};
 use read_index::ReadRounds;
 use types::{Callback, Raft, TypeConfig};
 
@@ -71,11 +77,12 @@ pub(crate) struct RaftNode {
     raft: Raft,
     machine: StateMachine,
     log: Log,
-    contact: Arc<PeerContact>,
+    freshness: Arc<Freshness>,
     rounds: ReadRounds,
     /// Held through a change of members, which takes two entries: one change at a time, and nobody takes one
     /// under way for one that was left behind.
     changing: Arc<Mutex<()>>,
+    promote_lag_max: u64,
     faults: Faults,
     tasks: Tasks,
 }
@@ -102,20 +109,6 @@ pub(crate) enum Proposed {
     Unknown { leader: Option<(NodeId, String)> },
 }
 
-/// What a member change or a leadership transfer was refused for.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub(crate) enum MembershipError {
-    #[error("this node does not lead")]
-    NotLeader { leader: Option<(NodeId, String)> },
-    #[error("{0}")]
-    Refused(String),
-    #[error("node {asked} was to lead, but node {leader} took over")]
-    LedByAnother { asked: NodeId, leader: NodeId },
-    #[error("the node has stopped: {0}")]
-    Stopped(String),
-}
-
 /// One member as the membership and the metrics know it.
 #[derive(Debug, Clone)]
 pub(crate) struct MemberState {
@@ -124,6 +117,9 @@ pub(crate) struct MemberState {
     pub voter: bool,
     /// How far the leader knows this member's log; `None` on followers and where nothing is known yet.
     pub matched: Option<LogIndex>,
+    /// How long ago the leader sent the last message that this member answered; `None` on followers, for the leader
+    /// itself, and where it never answered.
+    pub answered: Option<Duration>,
 }
 
 /// A glance at the Raft part.
@@ -136,6 +132,12 @@ pub(crate) struct RaftState {
     pub committed: Option<LogIndex>,
     pub purged: Option<LogIndex>,
     pub members: Vec<MemberState>,
+    /// Whether a quorum follows the leader, as far as was heard within a leader's lease. A leader that is cut off knows
+    /// then that it leads nobody; a follower, that its leader may lead nobody.
+    pub has_quorum: bool,
+    /// How long ago a quorum last confirmed a leader, counted from the question. `None` before the first time, and on a
+    /// sole voter, which asks nobody.
+    pub confirmed: Option<Duration>,
     pub stopped: Option<String>,
 }
 
@@ -198,6 +200,7 @@ impl RaftNode {
             parts.dir,
             parts.faults.clone(),
         );
+        let leading = Leading::default();
         let network = NetworkFactory {
             own_id: parts.id.number(),
             transport: Arc::clone(&parts.transport),
@@ -205,8 +208,9 @@ impl RaftNode {
             applied: machine.applied(),
             stall_max: parts.timing.election_timeout_min,
             faults: parts.faults.clone(),
+            leading: leading.clone(),
         };
-        let store = LogStore::new(parts.log.clone(), tap);
+        let store = LogStore::new(parts.log.clone(), tap, parts.faults.clone());
         let started = Raft::new(
             parts.id.number(),
             Arc::new(config),
@@ -222,7 +226,10 @@ impl RaftNode {
             }
         };
         let tasks = Tasks::new(parts.faults.clone());
-        let (rounds, run) = ReadRounds::new(raft.clone(), Arc::clone(&parts.transport));
+        leading.runs(raft.metrics());
+        let freshness = Arc::default();
+        let transport = Arc::clone(&parts.transport);
+        let (rounds, run) = ReadRounds::new(raft.clone(), transport, Arc::clone(&freshness));
         tasks.spawn("read-rounds", run.run());
         tasks.spawn("watch-core", watch_core(raft.clone(), parts.faults.clone()));
         tasks.spawn("stop-on-fault", stop_on_fault(raft.clone(), parts.faults.clone()));
@@ -245,9 +252,10 @@ impl RaftNode {
             raft,
             machine,
             log: parts.log,
-            contact: Arc::default(),
+            freshness,
             rounds,
             changing,
+            promote_lag_max: parts.settings.promote_lag_max,
             faults: parts.faults,
             tasks,
         })
@@ -312,6 +320,9 @@ impl RaftNode {
                 Err(_) => Proposed::Unknown { leader: None },
             });
         });
+        // Here and not in the core, which must not wait: see `intake`. A leader's entries on their way to its own disk
+        // exceed the log's bound by what may be proposed at once (`Settings::proposals_in_flight`).
+        self.log.wait_for_room().await;
         // On an error the responder was dropped, and what it holds says so to those who wait.
         if let Err(error) = self.raft.client_write_ff(data, Some(responder)).await {
             tracing::debug!(%error, "nothing was proposed: Raft has stopped");
@@ -320,62 +331,43 @@ impl RaftNode {
 
     /// The index that a linearizable read on this node must have applied; a follower asks its leader.
     pub(crate) async fn read_index(&self) -> Result<Option<LogIndex>, ReadIndexError> {
-        self.rounds.index(true).await
+        self.rounds.index().await
     }
 
-    /// The same for a follower's question, which is not passed on.
-    pub(crate) async fn leader_read_index(&self) -> Result<Option<LogIndex>, ReadIndexError> {
-        self.rounds.index(false).await
+    /// The moment before which everything that was acknowledged anywhere is in the state here. `None` where nobody has
+    /// confirmed one yet.
+    pub(crate) fn level_at(&self) -> Option<Instant> {
+        let applied = self.machine.applied().borrow().position.map(|p| p.index);
+        let metrics = self.raft.metrics();
+        if let Some((at, index)) = confirmed_by_quorum(&metrics.borrow_watched()) {
+            self.freshness.confirm(at, Some(index));
+        }
+        self.freshness.level_at(applied)
     }
 
-    /// How long ago this node was level with its leader; zero on a leader whose quorum is fresh.
+    /// Has [`level_at`](Self::level_at) confirmed anew, and does not wait.
+    pub(crate) fn refresh_level(&self) {
+        self.rounds.refresh();
+    }
+
+    /// How old the state here may be, as far as is known without asking; nothing on a sole voter that leads.
     pub(crate) fn lag(&self) -> Option<Duration> {
-        let applied = self.machine.applied().borrow().position.map(|p| p.index.number());
+        if self.is_sole_leader() {
+            return Some(Duration::ZERO);
+        }
+        self.level_at().map(Instant::elapsed)
+    }
+
+    /// Whether this node leads, and its own vote is all that it takes.
+    fn is_sole_leader(&self) -> bool {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
-        if metrics.state == ServerState::Leader {
-            return metrics
-                .last_quorum_acked
-                .as_ref()
-                .map(|acked| env::now().since(**acked));
-        }
-        self.contact.lag(applied)
-    }
-
-    /// Adds a node that receives the log but has no vote. Returns when it is in the membership.
-    pub(crate) async fn add_learner(&self, id: NodeId, address: String) -> Result<(), MembershipError> {
-        let _change = self.changing.lock().await;
-        membership(
-            self.raft
-                .add_learner(id.number(), Member { address }, false)
-                .await,
-        )
-    }
-
-    /// Gives a learner a vote.
-    pub(crate) async fn promote(&self, id: NodeId) -> Result<(), MembershipError> {
-        let _change = self.changing.lock().await;
-        let change = ChangeMembers::AddVoterIds(BTreeSet::from([id.number()]));
-        membership(self.raft.change_membership(change, true).await)
-    }
-
-    /// Takes a node out, whatever its part.
-    pub(crate) async fn remove(&self, id: NodeId) -> Result<(), MembershipError> {
-        let _change = self.changing.lock().await;
-        let ids = BTreeSet::from([id.number()]);
-        let voter = self.raft.voter_ids().any(|voter| voter == id.number());
-        if voter {
-            membership(
-                self.raft
-                    .change_membership(ChangeMembers::RemoveVoters(ids.clone()), true)
-                    .await,
-            )?;
-        }
-        membership(
-            self.raft
-                .change_membership(ChangeMembers::RemoveNodes(ids), false)
-                .await,
-        )
+        metrics.state == ServerState::Leader
+            && metrics
+                .membership_config
+                .membership()
+                .voter_ids()
+                .all(|voter| voter == self.id.number())
     }
 
     /// Hands leadership to a voter. Returns when the request was made; watch [`state`](Self::state) for it.
@@ -384,8 +376,14 @@ impl RaftNode {
         transfer.map_err(|e| MembershipError::Stopped(e.to_string()))
     }
 
+    /// How long a leader may go without a word of its quorum.
+    fn lease(&self) -> Duration {
+        Duration::from_millis(self.raft.config().election_timeout_max)
+    }
+
     /// A glance at the metrics.
     pub(crate) fn state(&self) -> RaftState {
+        let is_sole_leader = self.is_sole_leader();
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let index = |id: &Option<types::LogId>| id.as_ref().map(|id| LogIndex::new(id.index));
@@ -400,7 +398,18 @@ impl RaftNode {
                 .as_ref()
                 .and_then(|r| r.get(id))
                 .and_then(index),
+            answered: metrics
+                .heartbeat
+                .as_ref()
+                .and_then(|answered| answered.get(id)?.as_ref())
+                .filter(|_| *id != self.id.number())
+                .map(|sent| sent.elapsed()),
         });
+        let confirmed_at = match metrics.state {
+            ServerState::Leader => metrics.last_quorum_acked.as_ref().map(|acked| **acked),
+            _ => self.freshness.confirmed_at(),
+        };
+        let confirmed = confirmed_at.filter(|_| !is_sole_leader).map(Instant::elapsed);
         let fault = self.faults.first().map(|fault| fault.to_string());
         let stopped = fault.or(metrics.running_state.as_ref().err().map(ToString::to_string));
         RaftState {
@@ -419,6 +428,8 @@ impl RaftNode {
             committed: index(&metrics.local_committed),
             purged: index(&metrics.purged),
             members: members.collect(),
+            has_quorum: is_sole_leader || confirmed.is_some_and(|age| age <= self.lease()),
+            confirmed,
             stopped,
         }
     }
@@ -468,21 +479,6 @@ impl RaftNode {
 fn leader(id: Option<u64>, member: Option<Member>) -> Option<(NodeId, String)> {
     id.zip(member)
         .map(|(id, member)| (NodeId::new(id), member.address))
-}
-
-fn membership<T>(
-    result: Result<T, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>,
-) -> Result<(), MembershipError> {
-    match result {
-        Ok(_) => Ok(()),
-        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
-            Err(MembershipError::NotLeader {
-                leader: leader(forward.leader_id, forward.leader_node),
-            })
-        }
-        Err(RaftError::APIError(error)) => Err(MembershipError::Refused(error.to_string())),
-        Err(RaftError::Fatal(fatal)) => Err(MembershipError::Stopped(fatal.to_string())),
-    }
 }
 
 /// Makes the state durable from time to time, so that a restart replays little and the state file's pages
@@ -544,52 +540,6 @@ fn beyond_kept(snapshot: Option<u64>, purged: Option<u64>, entries_kept: u64) ->
     let after = |last: Option<u64>| last.map_or(0, |last| last.saturating_add(1));
     let end = after(snapshot).saturating_sub(entries_kept);
     (end >= after(purged).saturating_add(PURGE_ENTRIES_MIN)).then(|| end - 1)
-}
-
-/// How long a refused change rests before it is asked for again.
-const FINISH_PAUSE: Duration = Duration::from_millis(100);
-
-/// Finishes a change of voters that a leader began and did not end.
-///
-/// Such a change goes through a joint configuration, which needs both majorities; a leader that crashed in
-/// between leaves it to its successor (Raft, section 6), and openraft leaves it to us.
-async fn finish_joint(raft: Raft, changing: Arc<Mutex<()>>) {
-    let mut changes = raft.server_metrics();
-    let now = raft.server_metrics();
-    let unfinished = || {
-        let metrics = now.borrow_watched();
-        let joint = metrics.membership_config.membership().get_joint_config().len() > 1;
-        let committed = metrics.membership_config == metrics.committed_membership_config;
-        metrics.state == ServerState::Leader && joint && committed && !planted::is(Bug::JointAbandoned)
-    };
-    loop {
-        if unfinished() {
-            let change = changing.lock().await;
-            if !unfinished() {
-                continue;
-            }
-            let nothing_new = ChangeMembers::AddVoterIds(BTreeSet::new());
-            let finished = raft.change_membership(nothing_new, true).await;
-            drop(change);
-            match finished {
-                Ok(_) => {
-                    env::mark("raft.joint_finished");
-                    tracing::info!("a joint configuration was finished");
-                }
-                Err(RaftError::Fatal(_)) => return,
-                // Another change is on its way, or we lead no more, or a quorum is out of reach: of that, what is
-                // watched may say nothing.
-                Err(error) => {
-                    tracing::debug!(%error, "the joint configuration stands");
-                    env::sleep(FINISH_PAUSE).await;
-                    continue;
-                }
-            }
-        }
-        if changes.changed().await.is_err() {
-            return;
-        }
-    }
 }
 
 /// Ends Raft when the node met a fault: it must neither lead nor vote with what it can no longer trust.

@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,15 +20,16 @@ use openraft::raft::{
     AppendEntriesRequest, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use openraft::{OptionalSend, RaftNetworkFactory};
+use openraft::{OptionalSend, RaftMetrics, RaftNetworkFactory};
 use quorate_transport::{Class, MessageReceiver, Peer, Transport, TransportError};
 
+use super::freshness::{Echoes, confirmed_by_quorum};
 use super::state_machine::SnapshotData;
 use super::types::{LogId, Member, Snapshot, TypeConfig, Vote};
 use super::wire::{
-    ControlRequest, ControlResponse, Heartbeat, SnapshotAnswer, SnapshotHeader, encode_append,
+    Confirmed, ControlRequest, ControlResponse, Heartbeat, SnapshotAnswer, SnapshotHeader, encode_append,
 };
-use crate::env::{self, Owner, watch};
+use crate::env::{self, Instant, Owner, watch};
 use crate::fault::{Fault, Faults};
 use crate::log::Log;
 use crate::machine::Applied;
@@ -46,6 +47,32 @@ pub(crate) struct NetworkFactory {
     /// How long an append stream may owe an answer before its link counts as dead.
     pub(crate) stall_max: Duration,
     pub(crate) faults: Faults,
+    pub(crate) leading: Leading,
+}
+
+/// What this node knows of its own leadership, once Raft runs. Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct Leading(Arc<OnceLock<watch::Receiver<RaftMetrics<TypeConfig>>>>);
+
+impl std::fmt::Debug for Leading {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Leading").finish_non_exhaustive()
+    }
+}
+
+impl Leading {
+    /// Raft runs, and these are its metrics.
+    pub(crate) fn runs(&self, metrics: watch::Receiver<RaftMetrics<TypeConfig>>) {
+        // It starts once.
+        let _again = self.0.set(metrics);
+    }
+
+    /// What a heartbeat on a stream with these answers may tell.
+    fn confirmed(&self, echoes: &Echoes) -> Option<Confirmed> {
+        let (asked_at, index) = confirmed_by_quorum(&self.0.get()?.borrow())?;
+        let answers = echoes.before(asked_at)?;
+        Some(Confirmed { answers, index })
+    }
 }
 
 /// A link to one peer for one kind of traffic.
@@ -59,15 +86,15 @@ pub(crate) struct Link {
     applied: watch::Receiver<Arc<Applied>>,
     stall_max: Duration,
     faults: Faults,
-    /// Heartbeats are appends that travel as control messages.
-    heartbeats: bool,
-    /// The control stream, while no answer is owed on it.
+    /// On a link for heartbeats, which are appends that travel as control messages: how long each takes.
+    heartbeats: Option<metrics::Histogram>,
     /// In a mutex for `Sync` alone: only `&mut self` reaches it.
-    control: Mutex<Option<quorate_transport::Stream>>,
+    control: Mutex<Option<ControlStream>>,
+    leading: Leading,
 }
 
 impl NetworkFactory {
-    fn link(&self, target: u64, node: &Member, heartbeats: bool) -> Link {
+    fn link(&self, target: u64, node: &Member) -> Link {
         Link {
             own_id: self.own_id,
             target,
@@ -80,8 +107,9 @@ impl NetworkFactory {
             applied: self.applied.clone(),
             stall_max: self.stall_max,
             faults: self.faults.clone(),
-            heartbeats,
+            heartbeats: None,
             control: Mutex::new(None),
+            leading: self.leading.clone(),
         }
     }
 }
@@ -90,11 +118,61 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
     type Network = Link;
 
     async fn new_client(&mut self, target: u64, node: &Member) -> Link {
-        self.link(target, node, false)
+        self.link(target, node)
     }
 
     async fn new_heartbeat_client(&mut self, target: u64, node: &Member) -> Link {
-        self.link(target, node, true)
+        let mut link = self.link(target, node);
+        let answered = metrics::histogram!("quorate_heartbeat_seconds", "node" => target.to_string());
+        link.heartbeats = Some(answered);
+        link
+    }
+}
+
+/// Records how long it lived: what is timed may be given up in the middle.
+struct Timed {
+    started: Instant,
+    histogram: metrics::Histogram,
+}
+
+impl Timed {
+    fn start(histogram: metrics::Histogram) -> Self {
+        Self {
+            started: env::now(),
+            histogram,
+        }
+    }
+}
+
+impl Drop for Timed {
+    fn drop(&mut self) {
+        self.histogram.record(self.started.elapsed().as_secs_f64());
+    }
+}
+
+/// A control stream on which no answer is owed, and the answers that came on it.
+#[derive(Debug)]
+pub(crate) struct ControlStream {
+    stream: quorate_transport::Stream,
+    echoes: Echoes,
+}
+
+impl ControlStream {
+    async fn open(transport: &Arc<dyn Transport>, peer: &Peer) -> Result<Self, TransportError> {
+        Ok(Self {
+            stream: transport.open(peer, Class::Control).await?,
+            echoes: Echoes::default(),
+        })
+    }
+
+    async fn ask(&mut self, request: &ControlRequest) -> Result<ControlResponse, TransportError> {
+        self.stream.sender.send(model::encode(request).into()).await?;
+        let answer = self.stream.receiver.receive().await?;
+        let broken = |reason: String| TransportError::Broken { reason };
+        let answer =
+            answer.ok_or_else(|| broken("the peer ended the stream without an answer".to_owned()))?;
+        self.echoes.answer(env::now());
+        model::decode(&answer).map_err(|e| broken(format!("the peer's answer: {e}")))
     }
 }
 
@@ -103,34 +181,19 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
 pub(crate) async fn ask_control(
     transport: &Arc<dyn Transport>,
     peer: &Peer,
-    cached: &mut Option<quorate_transport::Stream>,
-    request: &ControlRequest,
+    cached: &mut Option<ControlStream>,
+    request: impl Fn(&Echoes) -> ControlRequest,
 ) -> Result<ControlResponse, TransportError> {
-    let message = Bytes::from(model::encode(request));
     if let Some(mut stream) = cached.take()
-        && stream.sender.send(message.clone()).await.is_ok()
-        && let Ok(Some(answer)) = stream.receiver.receive().await
+        && let Ok(answer) = stream.ask(&request(&stream.echoes)).await
     {
-        let answer = decode_answer(&answer)?;
         *cached = Some(stream);
         return Ok(answer);
     }
-    let mut stream = transport.open(peer, Class::Control).await?;
-    stream.sender.send(message).await?;
-    let Some(answer) = stream.receiver.receive().await? else {
-        return Err(TransportError::Broken {
-            reason: "the peer ended the stream without an answer".to_owned(),
-        });
-    };
-    let answer = decode_answer(&answer)?;
+    let mut stream = ControlStream::open(transport, peer).await?;
+    let answer = stream.ask(&request(&stream.echoes)).await?;
     *cached = Some(stream);
     Ok(answer)
-}
-
-fn decode_answer(bytes: &[u8]) -> Result<ControlResponse, TransportError> {
-    model::decode(bytes).map_err(|e| TransportError::Broken {
-        reason: format!("the peer's answer: {e}"),
-    })
 }
 
 fn rpc_error(error: &TransportError) -> RPCError<TypeConfig> {
@@ -191,12 +254,12 @@ fn unexpected(answer: &ControlResponse) -> RPCError<TypeConfig> {
 impl Link {
     async fn ask(
         &mut self,
-        request: ControlRequest,
+        request: impl Fn(&Echoes) -> ControlRequest,
         what: RPCTypes,
         ttl: Duration,
     ) -> Result<ControlResponse, RPCError<TypeConfig>> {
         let control = self.control.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let asked = ask_control(&self.transport, &self.peer, control, &request);
+        let asked = ask_control(&self.transport, &self.peer, control, request);
         match env::timeout(ttl, asked).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(rpc_error(&error)),
@@ -242,24 +305,28 @@ impl openraft::RaftNetworkV2<TypeConfig> for Link {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
-        if self.heartbeats {
+        if self.heartbeats.is_some() {
             return Box::pin(async move {
                 let ttl = option.soft_ttl();
                 let answers = stream::unfold((self, input), move |(link, mut input)| async move {
                     let request = input.next().await?;
-                    let heartbeat = Heartbeat {
-                        vote: request.vote,
-                        prev: request.prev_log_id,
-                        commit: request.leader_commit,
+                    let leading = link.leading.clone();
+                    let heartbeat = |echoes: &Echoes| {
+                        ControlRequest::Heartbeat(Heartbeat {
+                            vote: request.vote,
+                            prev: request.prev_log_id,
+                            commit: request.leader_commit,
+                            confirmed: leading.confirmed(echoes),
+                        })
                     };
-                    let asked = link
-                        .ask(ControlRequest::Heartbeat(heartbeat), RPCTypes::AppendEntries, ttl)
-                        .await;
+                    let timed = link.heartbeats.clone().map(Timed::start);
+                    let asked = link.ask(heartbeat, RPCTypes::AppendEntries, ttl).await;
                     let answer = match asked {
                         Ok(ControlResponse::Append(result)) => Ok(result),
                         Ok(other) => Err(unexpected(&other)),
                         Err(error) => Err(error),
                     };
+                    drop(timed);
                     Some((answer, (link, input)))
                 });
                 Ok(Box::pin(answers) as BoxStream<'s, _>)
@@ -341,7 +408,11 @@ impl openraft::RaftNetworkV2<TypeConfig> for Link {
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
         match self
-            .ask(ControlRequest::Vote(request), RPCTypes::Vote, option.soft_ttl())
+            .ask(
+                |_| ControlRequest::Vote(request.clone()),
+                RPCTypes::Vote,
+                option.soft_ttl(),
+            )
             .await?
         {
             ControlResponse::Vote(response) => Ok(response),
@@ -356,7 +427,7 @@ impl openraft::RaftNetworkV2<TypeConfig> for Link {
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
         match self
             .ask(
-                ControlRequest::PreVote(request),
+                |_| ControlRequest::PreVote(request.clone()),
                 RPCTypes::Vote,
                 option.soft_ttl(),
             )
@@ -397,7 +468,7 @@ impl openraft::RaftNetworkV2<TypeConfig> for Link {
     ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
         match self
             .ask(
-                ControlRequest::TransferLeader(request),
+                |_| ControlRequest::TransferLeader(request.clone()),
                 RPCTypes::TransferLeader,
                 option.soft_ttl(),
             )

@@ -2,18 +2,29 @@
 //! readers that wait.
 //!
 //! While a round is on its way, later readers gather for the next: a read may only use a round that began
-//! after it did. On a follower the round is one question to the leader.
+//! after it did (`rounds` has the rule). On a follower the round is one question to the leader. One that waits longer
+//! than usual, as for a leader that is dead, holds nobody up: the next begins beside it; and a question is given up, and
+//! asked anew, as soon as this node knows of another leader.
+//!
+//! Each round that is confirmed tells `freshness` when it began.
 
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use futures_util::future::{self, BoxFuture, Either};
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use openraft::ReadPolicy;
+use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{LinearizableReadError, RaftError};
 use quorate_transport::{Peer, Transport};
 
-use super::network::ask_control;
+use super::freshness::Freshness;
+use super::network::{ControlStream, ask_control};
+use super::rounds::{ROUNDS_MAX, RoundId, Rounds};
 use super::types::Raft;
 use super::wire::{ControlRequest, ControlResponse};
-use crate::env::{mpsc, oneshot};
+use crate::env::{self, Instant, mpsc, oneshot};
 use crate::model::{LogIndex, NodeId};
 
 /// Readers that wait for a round to begin; more wait in their callers.
@@ -35,10 +46,34 @@ pub(crate) enum ReadIndexError {
 
 type Answer = oneshot::Sender<Result<Option<LogIndex>, ReadIndexError>>;
 
-struct Reader {
-    /// Whether a follower may ask its leader, which a question from another follower may not.
-    forward: bool,
-    answer: Answer,
+#[derive(Debug)]
+enum Reader {
+    /// Of this node; a follower asks its leader for it.
+    Own(Answer),
+    /// The question of another node, which is not passed on.
+    Peer(Answer),
+    /// Nobody waits: that the round confirms how fresh the state is suffices.
+    Refresh,
+}
+
+impl Reader {
+    /// Whether its round still serves anybody.
+    fn is_waiting(&self) -> bool {
+        match self {
+            Reader::Own(answer) | Reader::Peer(answer) => !answer.is_closed(),
+            Reader::Refresh => true,
+        }
+    }
+
+    fn is_peer(&self) -> bool {
+        matches!(self, Reader::Peer(_))
+    }
+
+    fn answer(self, result: Result<Option<LogIndex>, ReadIndexError>) {
+        if let Reader::Own(answer) | Reader::Peer(answer) = self {
+            let _ = answer.send(result);
+        }
+    }
 }
 
 /// The queue of readers. Cheap to clone.
@@ -48,93 +83,189 @@ pub(crate) struct ReadRounds {
 }
 
 /// Runs the rounds until every handle is dropped.
-pub(crate) struct Rounds {
+pub(crate) struct RoundsTask {
     rx: mpsc::Receiver<Reader>,
+    rounds: Rounds<Reader>,
+    under_way: FuturesUnordered<BoxFuture<'static, (RoundId, Step)>>,
+    asking: Arc<Asking>,
+    freshness: Arc<Freshness>,
+}
+
+/// How far a round has come.
+enum Step {
+    Confirmed(Option<LogIndex>),
+    Failed(ReadIndexError),
+    /// This node follows that one.
+    Follows {
+        leader: Option<NodeId>,
+        address: Option<String>,
+    },
+    /// The leader that was asked leads no more, as far as this node knows.
+    LeaderChanged,
+}
+
+/// What the questions share.
+struct Asking {
     raft: Raft,
     transport: Arc<dyn Transport>,
-    to_leader: Option<(u64, quorate_transport::Stream)>,
+    /// Streams to a leader on which no answer is owed. Taken for a question and put back: as many as rounds at most.
+    streams: Mutex<Vec<(NodeId, ControlStream)>>,
 }
 
 impl ReadRounds {
-    pub(crate) fn new(raft: Raft, transport: Arc<dyn Transport>) -> (Self, Rounds) {
+    pub(super) fn new(
+        raft: Raft,
+        transport: Arc<dyn Transport>,
+        freshness: Arc<Freshness>,
+    ) -> (Self, RoundsTask) {
         let (tx, rx) = mpsc::channel(QUEUE);
-        (
-            Self { tx },
-            Rounds {
-                rx,
-                raft,
-                transport,
-                to_leader: None,
-            },
-        )
+        let asking = Arc::new(Asking {
+            raft,
+            transport,
+            streams: Mutex::default(),
+        });
+        let task = RoundsTask {
+            rx,
+            rounds: Rounds::default(),
+            under_way: FuturesUnordered::new(),
+            asking,
+            freshness,
+        };
+        (Self { tx }, task)
     }
 
-    /// The index that must be applied before reading. Cancel safe.
-    pub(crate) async fn index(&self, forward: bool) -> Result<Option<LogIndex>, ReadIndexError> {
+    /// The index that a read of this node must have applied; a follower asks its leader. Cancel safe.
+    pub(crate) async fn index(&self) -> Result<Option<LogIndex>, ReadIndexError> {
+        self.wait(Reader::Own).await
+    }
+
+    /// The same for a question of another node, which is answered by a leader alone. Cancel safe.
+    pub(crate) async fn index_as_leader(&self) -> Result<Option<LogIndex>, ReadIndexError> {
+        self.wait(Reader::Peer).await
+    }
+
+    /// Begins a round for which nobody waits, unless so many do that one begins anyway.
+    pub(crate) fn refresh(&self) {
+        let _full = self.tx.try_send(Reader::Refresh);
+    }
+
+    async fn wait(&self, reader: impl FnOnce(Answer) -> Reader) -> Result<Option<LogIndex>, ReadIndexError> {
         let (answer, index) = oneshot::channel();
         let stopped = || ReadIndexError::Stopped {
             reason: "it was shut down".to_owned(),
         };
-        self.tx
-            .send(Reader { forward, answer })
-            .await
-            .map_err(|_| stopped())?;
+        self.tx.send(reader(answer)).await.map_err(|_| stopped())?;
         index.await.unwrap_or_else(|_| Err(stopped()))
     }
 }
 
-impl Rounds {
+impl RoundsTask {
     pub(crate) async fn run(mut self) {
-        let mut waiting = Vec::new();
-        while self.rx.recv_many(&mut waiting, QUEUE).await > 0 {
+        let mut came = Vec::new();
+        loop {
             // Readers that gave up need no round.
-            waiting.retain(|reader| !reader.answer.is_closed());
-            if waiting.is_empty() {
-                continue;
-            }
-            metrics::histogram!("quorate_read_round_readers").record(waiting.len() as f64);
-            match self.local().await {
-                Err((ReadIndexError::NoLeader { leader }, address)) => {
-                    let (forwarded, refused): (Vec<_>, Vec<_>) = waiting.drain(..).partition(|r| r.forward);
-                    answer(refused, &Err(ReadIndexError::NoLeader { leader }));
-                    if !forwarded.is_empty() {
-                        let result = self.ask_leader(leader, address).await;
-                        answer(forwarded, &result);
+            self.rounds.retain(Reader::is_waiting);
+            let now = env::now();
+            match self.rounds.due(now) {
+                Some(due) if due <= now => {
+                    self.begin(now);
+                    continue;
+                }
+                due => {
+                    let patience = async {
+                        match due {
+                            Some(due) => env::sleep_until(due).await,
+                            None => future::pending().await,
+                        }
+                    };
+                    tokio::select! {
+                        // Rounds first: they are driven here, and readers may come without an end.
+                        biased;
+                        Some((id, step)) = self.under_way.next() => self.take(id, step),
+                        count = self.rx.recv_many(&mut came, QUEUE) => {
+                            if count == 0 {
+                                return;
+                            }
+                            came.drain(..).for_each(|reader| self.arrive(reader));
+                        }
+                        () = patience => {}
                     }
                 }
-                Err((error, _)) => answer(waiting.drain(..), &Err(error)),
-                Ok(index) => answer(waiting.drain(..), &Ok(index)),
             }
         }
     }
 
+    fn arrive(&mut self, reader: Reader) {
+        // Any round serves who wants none of its own.
+        if matches!(reader, Reader::Refresh) && !self.rounds.is_idle() {
+            return;
+        }
+        self.rounds.arrive(reader);
+    }
+
+    fn begin(&mut self, now: Instant) {
+        // Those that have come meanwhile come before it.
+        while let Ok(reader) = self.rx.try_recv() {
+            self.arrive(reader);
+        }
+        let (id, readers) = self.rounds.begin(now);
+        metrics::histogram!("quorate_read_round_readers").record(readers.len() as f64);
+        let asking = Arc::clone(&self.asking);
+        self.under_way
+            .push(Box::pin(async move { (id, asking.itself().await) }));
+    }
+
+    fn take(&mut self, id: RoundId, step: Step) {
+        match step {
+            Step::Confirmed(index) => {
+                if let Some((began, readers)) = self.rounds.end(id) {
+                    self.freshness.confirm(began, index);
+                    readers.into_iter().for_each(|reader| reader.answer(Ok(index)));
+                }
+            }
+            Step::Failed(error) => {
+                let readers = self.rounds.end(id).map(|(_, readers)| readers);
+                let readers = readers.into_iter().flatten();
+                readers.for_each(|reader| reader.answer(Err(error.clone())));
+            }
+            Step::Follows { leader, address } => {
+                let peers = self.rounds.dismiss(id, Reader::is_peer);
+                peers
+                    .into_iter()
+                    .for_each(|peer| peer.answer(Err(ReadIndexError::NoLeader { leader })));
+                let asking = Arc::clone(&self.asking);
+                let asked = async move { (id, asking.leader(leader, address).await) };
+                self.under_way.push(Box::pin(asked));
+            }
+            Step::LeaderChanged => {
+                env::mark("raft.read_round_anew");
+                self.rounds.begin_anew(id);
+            }
+        }
+    }
+}
+
+impl Asking {
     /// Confirms by a heartbeat to a quorum that this node leads.
-    async fn local(&mut self) -> Result<Option<LogIndex>, (ReadIndexError, Option<String>)> {
+    async fn itself(&self) -> Step {
         match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
-            Ok(linearizer) => Ok(Some(LogIndex::new(linearizer.read_log_id().index()))),
-            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
-                let leader = forward.leader_id.map(NodeId::new);
-                let address = forward.leader_node.map(|member| member.address);
-                Err((ReadIndexError::NoLeader { leader }, address))
-            }
+            Ok(linearizer) => Step::Confirmed(Some(LogIndex::new(linearizer.read_log_id().index()))),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => Step::Follows {
+                leader: forward.leader_id.map(NodeId::new),
+                address: forward.leader_node.map(|member| member.address),
+            },
             Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
-                Err((ReadIndexError::NoQuorum, None))
+                Step::Failed(ReadIndexError::NoQuorum)
             }
-            Err(RaftError::Fatal(fatal)) => Err((
-                ReadIndexError::Stopped {
-                    reason: fatal.to_string(),
-                },
-                None,
-            )),
+            Err(RaftError::Fatal(fatal)) => Step::Failed(ReadIndexError::Stopped {
+                reason: fatal.to_string(),
+            }),
         }
     }
 
-    async fn ask_leader(
-        &mut self,
-        leader: Option<NodeId>,
-        address: Option<String>,
-    ) -> Result<Option<LogIndex>, ReadIndexError> {
-        let no_leader = Err(ReadIndexError::NoLeader { leader });
+    /// Asks the leader that openraft has just named, until it answers, or another leads, or for an election timeout.
+    async fn leader(&self, leader: Option<NodeId>, address: Option<String>) -> Step {
+        let no_leader = Step::Failed(ReadIndexError::NoLeader { leader });
         let (Some(leader), Some(address)) = (leader, address) else {
             return no_leader;
         };
@@ -142,26 +273,54 @@ impl Rounds {
             node_id: Some(leader.number()),
             address,
         };
-        let mut cached = match self.to_leader.take() {
-            Some((id, stream)) if id == leader.number() => Some(stream),
-            _ => None,
-        };
-        let asked = ask_control(&self.transport, &peer, &mut cached, &ControlRequest::ReadIndex);
-        let asked = crate::env::timeout(
-            std::time::Duration::from_millis(self.raft.config().election_timeout_min),
-            asked,
-        )
-        .await;
-        self.to_leader = cached.map(|stream| (leader.number(), stream));
-        match asked {
-            Ok(Ok(ControlResponse::ReadIndex(index))) => Ok(index),
-            _ => no_leader,
+        let changed = pin!(self.follows_another_than(leader));
+        let asked = pin!(self.ask(leader, &peer));
+        match future::select(asked, changed).await {
+            Either::Left((Some(index), _)) => Step::Confirmed(index),
+            Either::Left((None, _)) => no_leader,
+            Either::Right(((), _)) => Step::LeaderChanged,
         }
     }
-}
 
-fn answer(readers: impl IntoIterator<Item = Reader>, result: &Result<Option<LogIndex>, ReadIndexError>) {
-    for reader in readers {
-        let _ = reader.answer.send(result.clone());
+    /// Waits until the metrics change, now or later, to another leader or to none. What they say now does not count: it may
+    /// be older than what the core has just answered, and while leadership is handed on the core names the next leader
+    /// already.
+    async fn follows_another_than(&self, leader: NodeId) {
+        let mut server = self.raft.server_metrics();
+        drop(server.borrow_and_update());
+        // Raft's end ends the wait for answers too.
+        while server.changed().await.is_ok() {
+            if server.borrow_watched().current_leader != Some(leader.number()) {
+                return;
+            }
+        }
+    }
+
+    async fn ask(&self, leader: NodeId, peer: &Peer) -> Option<Option<LogIndex>> {
+        let mut stream = self.stream_to(leader);
+        let asked = ask_control(&self.transport, peer, &mut stream, |_| ControlRequest::ReadIndex);
+        let patience = Duration::from_millis(self.raft.config().election_timeout_min);
+        let answer = env::timeout(patience, asked).await;
+        if let Some(stream) = stream {
+            self.put_back(leader, stream);
+        }
+        match answer {
+            Ok(Ok(ControlResponse::ReadIndex(index))) => Some(index),
+            _ => None,
+        }
+    }
+
+    fn stream_to(&self, leader: NodeId) -> Option<ControlStream> {
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        // Streams to who led before are of no more use.
+        streams.retain(|(to, _)| *to == leader);
+        streams.pop().map(|(_, stream)| stream)
+    }
+
+    fn put_back(&self, leader: NodeId, stream: ControlStream) {
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        if streams.len() < ROUNDS_MAX {
+            streams.push((leader, stream));
+        }
     }
 }

@@ -7,31 +7,40 @@ use futures_util::{StreamExt, stream};
 use openraft::raft::{AppendEntriesRequest, StreamAppendResult};
 use quorate_transport::{MessageReceiver, Stream};
 
-use super::peers::PeerContact;
+use super::freshness::Echoes;
+use super::heartbeat;
+use super::intake::{Intake, committed_with};
 use super::types::{Raft, Snapshot, TypeConfig, Vote};
 use super::wire::{ControlRequest, ControlResponse, SnapshotAnswer, SnapshotHeader, decode_append};
 use super::{RaftNode, SnapshotData, StateMachine};
 use crate::env::{self, Owner, oneshot};
 use crate::machine::{ReceivedSnapshot, SnapshotSink};
-use crate::model;
+use crate::model::{self, LogIndex};
 
 /// Chunks that wait for the writer thread: the sender reads one ahead, so more would only hold memory.
 const CHUNK_QUEUE: usize = 2;
 
 /// Answers a peer's control stream until it ends.
 pub(crate) async fn control(node: Arc<RaftNode>, from: u64, mut stream: Stream) {
+    let mut echoes = Echoes::default();
     while let Ok(Some(message)) = stream.receiver.receive().await {
         let answer = match model::decode::<ControlRequest>(&message) {
-            Ok(request) => answer_control(&node, from, request).await,
+            Ok(request) => answer_control(&node, from, request, &echoes).await,
             Err(error) => ControlResponse::Refused(error.to_string()),
         };
+        echoes.answer(env::now());
         if stream.sender.send(model::encode(&answer).into()).await.is_err() {
             return;
         }
     }
 }
 
-async fn answer_control(node: &RaftNode, from: u64, request: ControlRequest) -> ControlResponse {
+async fn answer_control(
+    node: &RaftNode,
+    from: u64,
+    request: ControlRequest,
+    echoes: &Echoes,
+) -> ControlResponse {
     let stopped = |e: &dyn std::fmt::Display| ControlResponse::Stopped(e.to_string());
     match request {
         ControlRequest::Vote(request) | ControlRequest::PreVote(request)
@@ -51,17 +60,15 @@ async fn answer_control(node: &RaftNode, from: u64, request: ControlRequest) -> 
             refuse(from, &heartbeat.vote)
         }
         ControlRequest::Heartbeat(heartbeat) => {
-            node.contact.heard(heartbeat.commit.map(|id| id.index));
-            let request = AppendEntriesRequest {
-                vote: heartbeat.vote,
-                prev_log_id: heartbeat.prev,
-                entries: Vec::new(),
-                leader_commit: heartbeat.commit,
-            };
-            match node.raft.append_entries(request).await {
-                Ok(response) => {
-                    ControlResponse::Append(response.into_stream_result(heartbeat.prev, heartbeat.prev))
-                }
+            node.freshness
+                .heard(heartbeat.commit.map(|id| LogIndex::new(id.index)));
+            if let Some(confirmed) = heartbeat.confirmed
+                && let Some(left_at) = echoes.left_at(confirmed.answers)
+            {
+                node.freshness.confirm(left_at, Some(confirmed.index));
+            }
+            match heartbeat::answer(&node.raft, &heartbeat).await {
+                Ok(answer) => ControlResponse::Append(answer),
                 Err(error) => stopped(&error),
             }
         }
@@ -72,7 +79,7 @@ async fn answer_control(node: &RaftNode, from: u64, request: ControlRequest) -> 
             Ok(response) => ControlResponse::TransferLeader(response),
             Err(error) => stopped(&error),
         },
-        ControlRequest::ReadIndex => match node.leader_read_index().await {
+        ControlRequest::ReadIndex => match node.rounds.index_as_leader().await {
             Ok(index) => ControlResponse::ReadIndex(index),
             Err(_) => ControlResponse::NotLeader,
         },
@@ -95,10 +102,13 @@ fn refuse(from: u64, vote: &Vote) -> ControlResponse {
 /// durable here.
 pub(crate) async fn append(node: Arc<RaftNode>, from: u64, stream: Stream) {
     let Stream { mut sender, receiver } = stream;
-    let requests = requests(receiver, from, Arc::clone(&node.contact));
+    let intake = Intake::new(node.log.clone(), node.machine.applied());
+    let unanswered = intake.unanswered();
+    let requests = requests(receiver, from, intake);
     let mut answers = Box::pin(node.raft.stream_append(requests));
     let mut ready = Vec::new();
     while let Some(answer) = answers.next().await {
+        unanswered.answered();
         let Ok(answer) = answer else { return };
         let last = answer.is_err();
         ready.push(encode_answer(&answer));
@@ -129,14 +139,14 @@ fn own(message: Bytes) -> Bytes {
 fn requests(
     receiver: MessageReceiver,
     from: u64,
-    contact: Arc<PeerContact>,
+    intake: Intake,
 ) -> impl futures_util::Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + 'static {
-    stream::unfold((receiver, contact), move |(mut receiver, contact)| async move {
+    stream::unfold((receiver, intake), move |(mut receiver, mut intake)| async move {
         let message = own(receiver.receive().await.ok()??);
         match decode_append(&message) {
             Ok(request) if request.vote.leader_id.node_id == from => {
-                contact.heard(request.leader_commit.map(|id| id.index));
-                Some((request, (receiver, contact)))
+                intake.admit(message.len(), committed_with(&request)).await;
+                Some((request, (receiver, intake)))
             }
             Ok(request) => {
                 refuse(from, &request.vote);
@@ -206,7 +216,6 @@ async fn receive_snapshot(
     let on_panic = node.machine.faults().on_panic("snapshot writer");
     let writer = env::spawn_owner("quorate-snapshot-write", CHUNK_QUEUE, 1, writer, on_panic);
     while let Some(chunk) = receiver.receive().await.map_err(|e| e.to_string())? {
-        node.contact.heard(None);
         metrics::counter!("quorate_snapshot_received_bytes_total").increment(chunk.len() as u64);
         let (done, written) = oneshot::channel();
         writer

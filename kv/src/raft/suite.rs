@@ -35,6 +35,7 @@ fn open(dir: &Path) -> Result<(LogStore, StateMachine), Box<dyn std::error::Erro
     };
     let (machine, reader) =
         Machine::open(Arc::clone(&disk), &state_dir, machine::OpenMode::Create, settings)?;
+    let faults = Faults::default();
     let machine = StateMachine::start(
         machine,
         reader,
@@ -42,9 +43,9 @@ fn open(dir: &Path) -> Result<(LogStore, StateMachine), Box<dyn std::error::Erro
         None,
         disk,
         state_dir,
-        Faults::default(),
+        faults.clone(),
     );
-    Ok((LogStore::new(log, None), machine))
+    Ok((LogStore::new(log, None, faults), machine))
 }
 
 impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Stores {

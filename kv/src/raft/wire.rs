@@ -32,6 +32,16 @@ pub(crate) struct Heartbeat {
     pub vote: Vote,
     pub prev: Option<LogId>,
     pub commit: Option<LogId>,
+    pub confirmed: Option<Confirmed>,
+}
+
+/// What a leader's quorum has confirmed since the receiver's answers on the same stream.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Confirmed {
+    /// So many of them had come when the quorum was asked.
+    pub answers: u64,
+    /// Everything that was acknowledged anywhere before the last of them left stands at or below this.
+    pub index: LogIndex,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

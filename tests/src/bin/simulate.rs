@@ -406,11 +406,12 @@ fn shrink(plan: &Plan, args: &Args) -> anyhow::Result<ExitCode> {
     }
     let mut told = |runs, plan: &Plan| {
         eprintln!(
-            "{runs:>5} runs: {} faults over {:.1} s, {} nodes, {} clients",
+            "{runs:>5} runs: {} faults over {:.1} s, {} nodes, {} clients, {} readers",
             plan.schedule.len(),
             plan.faulty.as_secs_f64(),
             plan.nodes,
-            plan.clients
+            plan.clients,
+            plan.readers
         );
     };
     let Some(shrunk) = shrink::shrink(plan, effort, &mut told) else {

@@ -28,6 +28,7 @@ pub fn judge(ground: &Ground, calls: &[Call]) -> Vec<Violation> {
         }
     }
     judge.states(calls);
+    judge.lags(calls);
     judge.real_time(calls);
     judge.violations
 }
@@ -242,6 +243,13 @@ impl Judge<'_> {
                         self.broken(Rule::ReadsTheState, what);
                     }
                 }
+                Consistency::Stale {
+                    min_revision: Some(least),
+                    ..
+                } if !self.held_since(key, record.as_ref(), *least, call.answered) => {
+                    let what = format!("{} found nothing that stood at {least} or later", told(call));
+                    self.broken(Rule::KeepsTheBound, what);
+                }
                 Consistency::Linearizable | Consistency::Stale { .. } => {
                     if let Some(record) = record {
                         self.exists(call, record.mod_revision);
@@ -314,6 +322,49 @@ impl Judge<'_> {
         }
     }
 
+    /// A stale read with a bound on its lag saw everything that had been answered so long before it began.
+    fn lags(&mut self, calls: &[Call]) {
+        let mut bounded: Vec<(Duration, &Call)> = calls
+            .iter()
+            .filter_map(|call| Some((call.called.checked_sub(longest(max_lag(call)?))?, call)))
+            .collect();
+        bounded.sort_by_key(|(since, _)| *since);
+        let mut answered = self.by_answer(calls).into_iter().peekable();
+        let mut newest: Option<(Revision, CallId)> = None;
+        for (since, call) in bounded {
+            while let Some((before, point)) = answered.next_if(|(before, _)| before.answered < since) {
+                newest = newest.max(Some((point.revision, before.id)));
+            }
+            let Some((least, before)) = newest else {
+                continue;
+            };
+            let kept = match (&call.request, &call.answer) {
+                (_, Answer::Read(response)) => response.revision >= least,
+                (Request::Get { key, .. }, Answer::Record(record)) => {
+                    self.held_since(key, record.as_ref(), least, call.answered)
+                }
+                _ => true,
+            };
+            if !kept {
+                let what = format!(
+                    "{} does not know revision {least}, with which call {before} had been answered before {since:?}",
+                    told(call)
+                );
+                self.broken(Rule::KeepsTheBound, what);
+            }
+        }
+    }
+
+    /// The calls that have a place in the order, by their answers.
+    fn by_answer<'c>(&self, calls: &'c [Call]) -> Vec<(&'c Call, Point)> {
+        let mut by_answer: Vec<_> = calls
+            .iter()
+            .filter_map(|call| Some((call, self.point(call)?)))
+            .collect();
+        by_answer.sort_by_key(|(call, _)| call.answered);
+        by_answer
+    }
+
     /// A revision that was told had been applied somewhere.
     fn exists(&mut self, call: &Call, revision: Revision) {
         if revision == Revision::FIRST {
@@ -332,12 +383,7 @@ impl Judge<'_> {
     fn real_time(&mut self, calls: &[Call]) {
         let mut by_call: Vec<&Call> = calls.iter().collect();
         by_call.sort_by_key(|call| call.called);
-        let mut by_answer: Vec<(&Call, Point)> = calls
-            .iter()
-            .filter_map(|call| Some((call, self.point(call)?)))
-            .collect();
-        by_answer.sort_by_key(|(call, _)| call.answered);
-        let mut answered = by_answer.into_iter().peekable();
+        let mut answered = self.by_answer(calls).into_iter().peekable();
         let mut newest: Option<(Revision, CallId)> = None;
         let mut furthest: Option<(usize, CallId)> = None;
         for call in by_call {
@@ -483,6 +529,20 @@ fn consistency_of(request: &Request) -> Consistency {
         | Request::Transact { .. }
         | Request::Range(_) => Consistency::Linearizable,
     }
+}
+
+fn max_lag(call: &Call) -> Option<Duration> {
+    match consistency_of(&call.request) {
+        Consistency::Stale { max_lag, .. } => max_lag,
+        Consistency::Linearizable | Consistency::At(_) => None,
+    }
+}
+
+/// How long a lag may have been that a node's own clock, which may be slow, took for this one.
+fn longest(lag: Duration) -> Duration {
+    /// The slowest clock that plans draw, in thousandths of a right one.
+    const SLOWEST: u32 = 950;
+    lag.saturating_mul(1000) / SLOWEST
 }
 
 fn previous(revision: Revision) -> Revision {

@@ -24,6 +24,11 @@ impl Membership {
         self.voters.len() > 1
     }
 
+    /// Whether a node has a vote, in a change that is under way too.
+    pub fn votes(&self, node: u64) -> bool {
+        self.voters.iter().any(|voters| voters.contains(&node))
+    }
+
     fn decode(bytes: &[u8]) -> Option<Self> {
         // Behind a version byte.
         postcard::from_bytes(bytes.get(1..)?).ok()
@@ -50,6 +55,18 @@ pub fn last(agreement: &Agreement) -> Result<Option<(LogIndex, Membership)>, Vio
             Err(Violation::new(Rule::NoJointLeft, what))
         }
     }
+}
+
+/// The first entry in which a node has a vote.
+pub fn promotion(agreement: &Agreement, node: u64) -> Option<LogIndex> {
+    let mut entries = agreement.entries().iter();
+    entries.find_map(|(index, agreed)| match &agreed.entry.payload {
+        Payload::Membership(bytes) => {
+            let membership = Membership::decode(bytes)?;
+            membership.votes(node).then_some(*index)
+        }
+        Payload::Blank | Payload::Proposal(_) => None,
+    })
 }
 
 /// Judges the members that a cluster which had all the time that it needed is left with.

@@ -47,6 +47,10 @@ pub enum Rule {
     DurableLog,
     /// No change of voters is left in the middle.
     NoJointLeft,
+    /// A node that gets a vote has the log, but for the few entries that it may lack.
+    PromotedNear,
+    /// A change of members of which somebody was told that nothing was changed does not happen.
+    OperatorTold,
     /// The product's answer to each entry is the model's.
     Replay,
     /// A write that was acknowledged is in the order, with the answer that its caller got.

@@ -354,6 +354,13 @@ impl Cluster {
         Client::connect(addresses, transport, limits)
     }
 
+    /// A client that knows one node alone. One that only reads never hears of another.
+    fn client_of(&self, name: &str, node: u32) -> Client {
+        let identity = Identity::client(cluster_id(), name).expect("a legal name");
+        let transport = self.transport(identity, name, HostId::OUTSIDE);
+        Client::connect([address(node)], transport, Limits::default())
+    }
+
     /// Ends every fault, and starts whoever is down.
     fn heal(&self) {
         self.healed.set(true);

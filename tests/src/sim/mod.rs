@@ -29,6 +29,7 @@ pub mod disk;
 mod executor;
 pub mod net;
 mod rng;
+pub mod scene;
 pub mod selftest;
 pub mod shrink;
 mod world;

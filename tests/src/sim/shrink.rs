@@ -168,6 +168,7 @@ impl Shrinker<'_> {
             }
         }
         self.try_change(|plan| plan.rest_max = Duration::ZERO);
+        while self.best.readers > 0 && self.try_change(|plan| plan.readers /= 2) {}
         while self.best.clients > 1 && self.try_change(|plan| plan.clients /= 2) {}
         self.try_change(|plan| plan.clock_rates.iter_mut().for_each(|rate| *rate = 1_000_000));
         self.try_change(|plan| plan.links.loss_per_million = 0);
@@ -177,6 +178,7 @@ impl Shrinker<'_> {
         self.try_change(|plan| plan.keys = 1);
         self.try_change(|plan| plan.tuning.snapshot_entries = 50_000);
         self.try_change(|plan| plan.tuning.log_entries_kept = 1_000);
+        self.try_change(|plan| plan.tuning.promote_lag_max = 1_000);
         self.try_change(|plan| plan.tuning.proposals_in_flight = 1);
         self.try_change(|plan| plan.schedule.iter_mut().for_each(|event| event.when = None));
         while self.best.pause_max < Duration::from_millis(400) && self.try_change(|plan| plan.pause_max *= 2)

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use quorate_kv::env::oneshot;
 use quorate_kv::fault::Fault;
-use quorate_kv::log::{Log, LogEntry, LogSettings};
+use quorate_kv::log::{Completion, Log, LogEntry, LogSettings};
 use quorate_kv::model::{LogIndex, LogPosition, NodeId, Term};
 use quorate_tests::sim::disk::DiskImage;
 use quorate_tests::sim::{CrashAction, PowerLoss, Rng, SimDisk, Simulation};
@@ -125,7 +125,7 @@ fn states(steps: &[Step]) -> (Vec<Model>, Vec<usize>) {
 
 /// Runs a workload on the host's disk until its end, or until the disk fails; answers how many steps were
 /// acknowledged. `None` when not even the log's making was. With `overlap` the next step does not wait until
-/// an append is durable.
+/// this one is durable, unless it is a vote.
 async fn run(sim: &Simulation, steps: Vec<Step>, overlap: bool) -> Option<usize> {
     let host = sim.host(1);
     let disk = Arc::new(host.disk());
@@ -144,10 +144,12 @@ async fn run(sim: &Simulation, steps: Vec<Step>, overlap: bool) -> Option<usize>
             let ack = ack.clone();
             let ack = move || ack(before + 1);
             let done = match step {
-                Step::Append(entries) => append(&log, entries, ack, overlap).await,
+                Step::Append(entries) => durable(ack, overlap, |told| log.append(entries, told)).await,
                 Step::Vote(vote) => log.save_vote(vote).await.map(|()| ack()),
-                Step::TruncateAfter(last) => log.truncate_after(Some(last)).await.map(|()| ack()),
-                Step::Purge(upto) => log.purge(upto).await.map(|()| ack()),
+                Step::TruncateAfter(last) => {
+                    durable(ack, overlap, |told| log.truncate_after(Some(last), told)).await
+                }
+                Step::Purge(upto) => durable(ack, overlap, |told| log.purge(upto, told)).await,
             };
             if done.is_err() {
                 return;
@@ -160,11 +162,11 @@ async fn run(sim: &Simulation, steps: Vec<Step>, overlap: bool) -> Option<usize>
     *acknowledged.lock().unwrap()
 }
 
-async fn append(
-    log: &Log,
-    entries: Vec<LogEntry>,
+/// Asks the log for something that calls `ack` when durable, and waits until it is, but for an overlap.
+async fn durable(
     ack: impl FnOnce() + Send + 'static,
     overlap: bool,
+    ask: impl FnOnce(Completion) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
     let (tx, rx) = oneshot::channel();
     let completion = move |durable: Result<(), Fault>| {
@@ -173,7 +175,7 @@ async fn append(
         }
         let _ = tx.send(());
     };
-    log.append(entries, Box::new(completion)).await?;
+    ask(Box::new(completion))?;
     if !overlap {
         let _ = rx.await;
     }
@@ -206,7 +208,7 @@ fn open(image: &DiskImage) -> Result<Model, String> {
             payload,
         };
         let fault = |fault: Fault| fault.to_string();
-        append(&log, vec![entry.clone()], || (), false)
+        durable(|| (), false, |told| log.append(vec![entry.clone()], told))
             .await
             .map_err(fault)?;
         log.save_vote(Bytes::from_static(b"again")).await.map_err(fault)?;

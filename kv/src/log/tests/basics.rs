@@ -27,7 +27,7 @@ async fn a_truncated_tail_is_replaced() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let log = create(dir.path());
     append(&log, entries(1, 0..1000)).await?;
-    log.truncate_after(Some(index(4))).await?;
+    truncate_after(&log, Some(index(4))).await?;
     assert_eq!(log.last(), Some(position(1, 4)));
     append(&log, entries(2, 5..8)).await?;
     let expected = [entries(1, 0..5), entries(2, 5..8)].concat();
@@ -35,7 +35,7 @@ async fn a_truncated_tail_is_replaced() -> anyhow::Result<()> {
     log.close().await?;
     let log = reopen(dir.path());
     assert_eq!(all(&log).await, expected);
-    log.truncate_after(None).await?;
+    truncate_after(&log, None).await?;
     assert_eq!(log.last(), None);
     log.close().await?;
     let log = reopen(dir.path());
@@ -52,7 +52,7 @@ async fn votes_survive_the_recycling_of_the_segments_that_held_them() -> anyhow:
     log.save_committed(Bytes::from_static(b"committed 1"))?;
     for round in 0..40 {
         append(&log, entries(1, round * 100..(round + 1) * 100)).await?;
-        log.purge(position(1, round * 100 + 50)).await?;
+        purge(&log, position(1, round * 100 + 50)).await?;
     }
     let statistics = log.statistics();
     assert!(statistics.segments_retired > 20, "{statistics:?}");
@@ -99,7 +99,7 @@ async fn a_purge_beyond_the_last_entry_lets_the_log_go_on_behind_it() -> anyhow:
     let dir = tempfile::tempdir()?;
     let log = create(dir.path());
     append(&log, entries(1, 0..10)).await?;
-    log.purge(position(5, 100)).await?;
+    purge(&log, position(5, 100)).await?;
     assert_eq!(log.last(), Some(position(5, 100)));
     append(&log, entries(6, 101..103)).await?;
     assert_eq!(all(&log).await, entries(6, 101..103));
@@ -138,7 +138,7 @@ async fn completions_are_told_in_order_and_share_syncs() -> anyhow::Result<()> {
     let log = create(dir.path());
     let (completion, told) = recorder();
     for number in 0..200 {
-        log.append(vec![entry(1, number)], completion(number)).await?;
+        log.append(vec![entry(1, number)], completion(number))?;
     }
     log.save_vote(Bytes::from_static(b"vote")).await?;
     let order: Vec<u64> = told

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::super::crash_disk::CrashDisk;
+use super::super::crash_disk::{CrashDisk, Failures};
 use super::*;
 
 /// Readers that lag behind while the log is purged, truncated and its segments are written anew: what they
@@ -54,11 +54,11 @@ async fn readers_see_consecutive_entries_while_segments_are_recycled_under_them(
         next += 20;
         if term % 3 == 0 {
             next -= 7;
-            log.truncate_after(Some(index(next - 1))).await?;
+            truncate_after(&log, Some(index(next - 1))).await?;
         }
         if term % 4 == 0 && next > 60 {
             let upto = log.position(index(next - 60)).expect("an entry of the log");
-            log.purge(upto).await?;
+            purge(&log, upto).await?;
         }
     }
     done.store(true, Ordering::Relaxed);
@@ -70,29 +70,64 @@ async fn readers_see_consecutive_entries_while_segments_are_recycled_under_them(
 }
 
 #[tokio::test]
-async fn a_full_queue_makes_appends_wait_and_loses_none() -> anyhow::Result<()> {
+async fn nothing_waits_for_room_but_who_asks_for_it_and_nothing_is_lost() -> anyhow::Result<()> {
     let disk = CrashDisk::default();
     let settings = LogSettings {
         queue_bytes_max: 64 << 10,
         segment_bytes: 1 << 20,
         ..LogSettings::default().create()
     };
-    let log = Log::open(Arc::new(disk), Path::new("/log"), settings)?;
+    let log = Log::open(Arc::new(disk.clone()), Path::new("/log"), settings)?;
+    // The first sync stands still until it is let go.
+    let held = disk.hold_syncs();
     let (completion, told) = recorder();
-    for number in 0..300 {
-        log.append(vec![entry_of(1, number, 3000)], completion(number))
-            .await?;
+    log.wait_for_room().await;
+    for number in 0..30 {
+        log.append(vec![entry_of(1, number, 3000)], completion(number))?;
     }
-    // Longer than the whole queue: it takes all of it, and goes through.
-    log.append(vec![entry_of(1, 300, 200_000)], completion(300))
-        .await?;
+    // Longer than the whole queue: it goes through all the same.
+    log.append(vec![entry_of(1, 30, 200_000)], completion(30))?;
+    log.truncate_after(Some(index(25)), completion(31))?;
+    log.purge(position(1, 10), completion(32))?;
+    assert_eq!(log.last(), Some(position(1, 25)));
+    assert!(told.try_recv().is_err(), "the disk has made nothing durable");
+    let room = log.wait_for_room();
+    let mut room = std::pin::pin!(room);
+    assert!(futures_util::poll!(&mut room).is_pending());
+    drop(held);
+    room.await;
     log.save_vote(Bytes::from_static(b"vote")).await?;
     let told = told
         .try_iter()
         .map(|(number, result)| result.map(|()| number))
         .collect::<Result<Vec<_>, _>>()?;
-    assert_eq!(told, (0..=300).collect::<Vec<_>>());
-    assert_eq!(all(&log).await.len(), 301);
+    assert_eq!(told, (0..=32).collect::<Vec<_>>());
+    assert_eq!(all(&log).await.len(), 15);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_log_that_has_stopped_keeps_nobody_waiting_for_room() -> anyhow::Result<()> {
+    let disk = CrashDisk::default();
+    let settings = LogSettings {
+        queue_bytes_max: 64 << 10,
+        segment_bytes: 1 << 20,
+        ..LogSettings::default().create()
+    };
+    let log = Log::open(Arc::new(disk.clone()), Path::new("/log"), settings)?;
+    let held = disk.hold_syncs();
+    let (completion, _told) = recorder();
+    log.append(vec![entry_of(1, 0, 200_000)], completion(0))?;
+    disk.fail(Failures {
+        syncs_from: Some(0),
+        ..Failures::default()
+    });
+    drop(held);
+    log.wait_for_room().await;
+    assert!(matches!(
+        log.save_vote(Bytes::new()).await,
+        Err(Fault::Disk { .. })
+    ));
     Ok(())
 }
 
@@ -101,8 +136,7 @@ async fn a_log_dropped_by_everybody_still_answers_what_it_was_asked() -> anyhow:
     let disk = CrashDisk::default();
     let log = Log::open(Arc::new(disk.clone()), Path::new("/log"), small().create())?;
     let (tx, rx) = oneshot::channel();
-    log.append(entries(1, 0..3), Box::new(move |result| drop(tx.send(result))))
-        .await?;
+    log.append(entries(1, 0..3), Box::new(move |result| drop(tx.send(result))))?;
     drop(log);
     rx.await??;
     Ok(())
@@ -115,7 +149,7 @@ async fn a_closed_log_answers_that_it_has_stopped() -> anyhow::Result<()> {
     append(&log, entries(1, 0..3)).await?;
     log.close().await?;
     let (completion, told) = recorder();
-    let late = log.append(entries(1, 3..4), completion(1)).await;
+    let late = log.append(entries(1, 3..4), completion(1));
     assert!(matches!(late, Err(Fault::Stopped { .. })), "{late:?}");
     assert!(matches!(told.try_recv()?, (1, Err(Fault::Stopped { .. }))));
     assert!(matches!(log.close().await, Err(Fault::Stopped { .. })));

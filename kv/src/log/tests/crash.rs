@@ -12,9 +12,9 @@ use super::super::crash_disk::{CrashDisk, Depth, Event, Failures, Image, Moment,
 use super::super::recovery;
 use super::super::view::View;
 use super::super::writer::{Answer, Job, Work, Writer};
-use super::super::{Shared, reader::Reader};
+use super::super::{Queued, Shared, reader::Reader};
 use super::*;
-use crate::env::{Owner as _, Semaphore};
+use crate::env::Owner as _;
 use crate::fault::Faults;
 
 /// What is asked of the log, one thing at a time.
@@ -119,18 +119,15 @@ impl Run {
                         acknowledge(result);
                         let _gone = tx.send(());
                     });
-                    self.log
-                        .append(vec![entry.clone()], told)
-                        .await
-                        .expect("an append");
+                    self.log.append(vec![entry.clone()], told).expect("an append");
                     waiting.push(rx);
                 }
                 Step::Vote(vote) => acknowledge(self.log.save_vote(blob(*vote)).await),
                 Step::Committed(committed) => {
                     self.log.save_committed(blob(*committed)).expect("the log runs");
                 }
-                Step::Truncate(last) => acknowledge(self.log.truncate_after(last.map(index)).await),
-                Step::Purge(upto) => acknowledge(self.log.purge(*upto).await),
+                Step::Truncate(last) => acknowledge(truncate_after(&self.log, last.map(index)).await),
+                Step::Purge(upto) => acknowledge(purge(&self.log, *upto).await),
             }
         }
         for told in waiting {
@@ -154,8 +151,7 @@ fn open_quietly(disk: &CrashDisk, settings: &LogSettings) -> Result<Quiet, LogOp
         dir: dir(),
         next: std::sync::Mutex::default(),
         view: std::sync::Mutex::new(View::new(opened.recovered, 0)),
-        room: Arc::new(Semaphore::new(1)),
-        room_max: 1,
+        queued: Queued::new(1),
     });
     Ok(Quiet {
         reader: Reader::new(shared.clone()),
@@ -495,7 +491,7 @@ fn a_flipped_byte_does_not_take_what_was_written_together_with_the_close() {
     let job = |work| Job {
         work,
         committed: None,
-        answer: Answer::callback(Box::new(drop), None),
+        answer: Answer::new(Box::new(drop), Queued::new(1).count(0)),
     };
     let entries: Vec<_> = (0..3).map(|number| entry_of(1, number, 300)).collect();
     let effects = writer.work(&mut vec![
@@ -639,20 +635,19 @@ async fn after_a_failed_sync_nothing_is_written_and_everything_answers_the_fault
         disk.fail(failures);
         let (completion, told) = recorder();
         log.append(entries(1, 3..5), completion(1))
-            .await
             .expect("entered in memory");
         let vote = log.save_vote(blob(1)).await;
         assert!(matches!(vote, Err(Fault::Disk { .. })), "{vote:?}");
         let writes = disk.history().len();
         disk.fail(Failures::default());
 
-        let late = log.append(entries(1, 5..6), completion(2)).await;
+        let late = log.append(entries(1, 5..6), completion(2));
         assert!(matches!(late, Err(Fault::Disk { .. })), "{late:?}");
         for answer in [
             log.save_vote(blob(2)).await,
             log.save_committed(blob(2)),
-            log.truncate_after(None).await,
-            log.purge(position(1, 1)).await,
+            truncate_after(&log, None).await,
+            purge(&log, position(1, 1)).await,
             log.close().await,
         ] {
             assert!(matches!(answer, Err(Fault::Disk { .. })), "{answer:?}");

@@ -39,6 +39,7 @@ async fn an_append_stream_ends_when_the_peer_ends_it_though_there_is_nothing_mor
         applied: watch::channel(applied_to(1)).1,
         stall_max: Duration::from_secs(3_600),
         faults: Faults::default(),
+        leading: Leading::default(),
     };
     let member = Member {
         address: "node-2".to_owned(),

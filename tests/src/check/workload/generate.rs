@@ -315,6 +315,21 @@ impl Generator {
             .collect()
     }
 
+    /// One that bounds how old an answer may be, in real time or by nothing.
+    pub fn fresh_consistency(&mut self) -> Consistency {
+        match self.random.below(3) {
+            0 => Consistency::Linearizable,
+            _ => self.bounded_in_time(),
+        }
+    }
+
+    fn bounded_in_time(&mut self) -> Consistency {
+        Consistency::Stale {
+            min_revision: None,
+            max_lag: Some(Duration::from_millis(*self.random.pick(&[0, 10, 200, 5_000]))),
+        }
+    }
+
     /// How fresh: the present, with a bound, without one; the newest revision met, one about a delete, the
     /// oldest, or one that has not come yet.
     pub fn consistency(&mut self) -> Consistency {
@@ -328,10 +343,7 @@ impl Generator {
                 min_revision: self.seen.last().copied(),
                 max_lag: None,
             },
-            6 => Consistency::Stale {
-                min_revision: None,
-                max_lag: Some(Duration::from_millis(*self.random.pick(&[10, 200, 5_000]))),
-            },
+            6 => self.bounded_in_time(),
             _ => Consistency::At(self.at()),
         }
     }

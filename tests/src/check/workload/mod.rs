@@ -128,6 +128,18 @@ impl Worker {
         }
     }
 
+    /// Pauses, and reads what must not be old: of who only does this nothing is written.
+    pub async fn look(&mut self) {
+        let pause = self.draw.random().duration(Duration::ZERO, self.style.pause_max);
+        env::sleep(pause).await;
+        let client = self.client();
+        let consistency = self.draw.fresh_consistency();
+        match self.draw.random().one_in(4) {
+            true => self.get_at(&client, consistency).await,
+            false => self.read_at(&client, consistency).await,
+        }
+    }
+
     /// A client with the deadline of this call.
     fn client(&mut self) -> Client {
         let random = self.draw.random();
@@ -227,7 +239,12 @@ impl Worker {
     }
 
     async fn get_with(&mut self, client: &Client) {
-        let (key, consistency) = (self.draw.shared(), self.draw.consistency());
+        let consistency = self.draw.consistency();
+        self.get_at(client, consistency).await;
+    }
+
+    async fn get_at(&mut self, client: &Client, consistency: Consistency) {
+        let key = self.draw.shared();
         let (id, called) = (self.scribe.number(), self.scribe.now());
         let result = client.get_with(key.clone(), consistency).await;
         let answer = result.map_or_else(Answer::of_error, Answer::Record);
@@ -244,7 +261,12 @@ impl Worker {
     }
 
     async fn read(&mut self, client: &Client) {
-        let (reads, consistency) = (self.draw.reads(), self.draw.consistency());
+        let consistency = self.draw.consistency();
+        self.read_at(client, consistency).await;
+    }
+
+    async fn read_at(&mut self, client: &Client, consistency: Consistency) {
+        let reads = self.draw.reads();
         let (id, called) = (self.scribe.number(), self.scribe.now());
         let result = client.read(reads.clone(), consistency).await;
         let answer = result.map_or_else(Answer::of_error, Answer::Read);

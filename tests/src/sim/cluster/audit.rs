@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use quorate_kv::env;
-use quorate_kv::model::{Key, KeyRange, NodeId, Op, Txn};
+use quorate_kv::model::{Key, KeyRange, LogIndex, NodeId, Op, Txn};
 use quorate_kv::node::{Status, Tap};
 
 use super::Cluster;
@@ -72,6 +72,18 @@ impl Record {
     pub(super) fn broken(&self) -> Option<Violation> {
         let of_statuses = || lock(&self.statuses).violations().first().cloned();
         self.taps.broken().or_else(of_statuses)
+    }
+
+    /// The members that were applied last.
+    pub(super) fn members(&self) -> Option<membership::Membership> {
+        let last = self.taps.look(membership::last);
+        last.ok()?.map(|(_, members)| members)
+    }
+
+    /// The first entry in which a node has a vote, as far as one was applied.
+    pub(super) fn promotion(&self, number: u32) -> Option<LogIndex> {
+        self.taps
+            .look(|agreement| membership::promotion(agreement, u64::from(number)))
     }
 
     /// Whether the members that were applied last are two sets of voters: a change between them is under way.

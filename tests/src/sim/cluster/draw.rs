@@ -45,6 +45,7 @@ pub(super) fn plan(seed: u64, only: Option<Kind>) -> Plan {
         log_bytes_kept: LOG_SEGMENT_BYTES * *random.pick(&[2, 2, 4, 1 << 14]),
         log_cache_bytes: *random.pick(&[0, 4_096, 1 << 20]),
         durable_interval: micros(&mut random, 50_000, 5_000_000),
+        promote_lag_max: *random.pick(&[1_000, 50]),
         proposals_in_flight: *random.pick(&[1, 4, 64]),
     };
     let kinds = kinds(&mut random, only);
@@ -77,6 +78,7 @@ pub(super) fn plan(seed: u64, only: Option<Kind>) -> Plan {
         seed,
         nodes,
         clients: *random.pick(&[2, 4, 8]),
+        readers: *random.pick(&[0, nodes, 2 * nodes]),
         keys: *random.pick(&[1, 5, 100]),
         pause_max,
         busy_max,

@@ -10,12 +10,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use quorate_kv::client::Error;
-use quorate_kv::env;
-use quorate_kv::model::NodeId;
+use quorate_kv::model::{LogIndex, NodeId};
 use quorate_kv::planted::{self, Bug};
+use quorate_kv::{Client, env};
 
 use super::fault::{Kind, Target};
 use super::{Cluster, address};
+use crate::check::membership::Membership;
+use crate::check::{Rule, Violation};
 use crate::sim::world::lock;
 use crate::sim::{CrashAction, PowerLoss};
 
@@ -95,7 +97,7 @@ async fn carry_out(cluster: &Cluster, change: Change) -> Result<(), String> {
     match change {
         Change::AddLearner => add(cluster, Kind::AddLearner).await.map(drop),
         Change::Promote => match learner(cluster) {
-            Some(learner) => promote(cluster, learner, Kind::Promote).await,
+            Some(learner) => promote(cluster, learner, Begun::No).await,
             None => Ok(()),
         },
         Change::PromoteAndLeave(away) => {
@@ -147,21 +149,41 @@ async fn add(cluster: &Cluster, kind: Kind) -> Result<u32, String> {
     cluster.install(number);
     cluster.start(number);
     let id = NodeId::new(u64::from(number));
-    repeat(cluster, kind, async |client| {
-        client.add_learner(id, address(number)).await
-    })
-    .await?;
+    let is_in = |members: &Membership| members.members.contains_key(&u64::from(number));
+    let ask = async |client: &Client| client.add_learner(id, address(number)).await;
+    repeat(cluster, kind, Begun::No, is_in, ask).await?;
     let mut fleet = cluster.fleet.borrow_mut();
     fleet.joining.remove(&number);
     fleet.members.insert(number);
     Ok(number)
 }
 
-async fn promote(cluster: &Cluster, number: u32, kind: Kind) -> Result<(), String> {
+async fn promote(cluster: &Cluster, number: u32, begun: Begun) -> Result<(), String> {
     let id = NodeId::new(u64::from(number));
-    repeat(cluster, kind, async |client| client.promote(id).await).await?;
+    let votes = |members: &Membership| members.votes(u64::from(number));
+    let ask = async |client: &Client| client.promote(id).await;
+    repeat(cluster, Kind::Promote, begun, votes, ask).await?;
     cluster.fleet.borrow_mut().voters.insert(number);
-    Ok(())
+    was_near(cluster, number)
+}
+
+/// Whether a node that has just got a vote had nearly all of the log when it got it. One that is down now cannot be asked.
+fn was_near(cluster: &Cluster, number: u32) -> Result<(), String> {
+    /// Entries that may be appended between the leader's look at the node and the change.
+    const BETWEEN: u64 = 100;
+    let behind = cluster.plan.tuning.promote_lag_max + BETWEEN;
+    let (Some(promotion), Some(status)) = (
+        cluster.record.promotion(number),
+        lock(&cluster.seen).latest.get(&number).cloned(),
+    ) else {
+        return Ok(());
+    };
+    let last = status.last_log.map_or(0, LogIndex::number);
+    if last + behind >= promotion.number() {
+        return Ok(());
+    }
+    let what = format!("node {number} has the log up to {last}, and a vote since entry {promotion}");
+    Err(Violation::new(Rule::PromotedNear, what).to_string())
 }
 
 /// A member without a vote.
@@ -197,12 +219,14 @@ async fn promote_and_leave(cluster: &Cluster, number: u32, away: Duration) -> Re
             return Ok(());
         }
     }
-    promote(cluster, number, Kind::Promote).await
+    promote(cluster, number, Begun::Perhaps).await
 }
 
 async fn remove(cluster: &Cluster, number: u32, kind: Kind) -> Result<(), String> {
     let id = NodeId::new(u64::from(number));
-    repeat(cluster, kind, async |client| client.remove(id).await).await?;
+    let is_out = |members: &Membership| !members.members.contains_key(&u64::from(number));
+    let ask = async |client: &Client| client.remove(id).await;
+    repeat(cluster, kind, Begun::No, is_out, ask).await?;
     let mut fleet = cluster.fleet.borrow_mut();
     fleet.members.remove(&number);
     fleet.voters.remove(&number);
@@ -316,17 +340,31 @@ async fn take_place_of(cluster: &Cluster, number: u32) -> Result<(), String> {
     remove(cluster, number, Kind::Remove).await?;
     let fresh = add(cluster, Kind::AddLearner).await?;
     if was_voter {
-        promote(cluster, fresh, Kind::Promote).await?;
+        promote(cluster, fresh, Begun::No).await?;
     }
     Ok(())
 }
 
-/// Asks until the answer is that it is done.
+/// Whether a change may have been begun already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Begun {
+    No,
+    Perhaps,
+}
+
+/// Asks until the answer is that it is done. As long as all answers are that nothing was changed, it must not have
+/// happened.
 async fn repeat(
     cluster: &Cluster,
     kind: Kind,
-    ask: impl AsyncFn(&quorate_kv::Client) -> Result<(), Error>,
+    mut begun: Begun,
+    has_happened: impl Fn(&Membership) -> bool,
+    ask: impl AsyncFn(&Client) -> Result<(), Error>,
 ) -> Result<(), String> {
+    let is_untrue = |begun| begun == Begun::No && cluster.record.members().is_some_and(|m| has_happened(&m));
+    if is_untrue(begun) {
+        begun = Begun::Perhaps;
+    }
     lock(&cluster.seen).changing_members = true;
     let phases = cluster.watch.phases();
     let client = cluster.client("operator").with_deadline(ATTEMPT);
@@ -342,6 +380,12 @@ async fn repeat(
             Err(error) => error,
         };
         cluster.tell(format!("operator: {kind}: {error}"));
+        if error.may_have_committed() {
+            begun = Begun::Perhaps;
+        }
+        if is_untrue(begun) {
+            return Err(untrue(kind, &error));
+        }
         if cluster.is_healed() {
             let since = *healed_at.get_or_insert(cluster.sim.now());
             if cluster.sim.now() > since + FINISH_MAX {
@@ -351,5 +395,13 @@ async fn repeat(
             }
         }
         env::sleep(PAUSE).await;
+        if is_untrue(begun) {
+            return Err(untrue(kind, &error));
+        }
     }
+}
+
+fn untrue(kind: Kind, error: &Error) -> String {
+    let what = format!("{kind} has happened, of which was told that nothing was changed: {error}");
+    Violation::new(Rule::OperatorTold, what).to_string()
 }

@@ -35,6 +35,10 @@ pub struct Plan {
     pub nodes: u32,
     /// How many clients.
     pub clients: u32,
+    /// How many callers read alone, each of one node whatever it is, leader or cut off: node after node in their order.
+    /// Plans that were written before there were any have none.
+    #[serde(default)]
+    pub readers: u32,
     /// How many keys the clients share.
     pub keys: u64,
     /// How long a client pauses between operations at most.
@@ -81,6 +85,9 @@ pub struct Tuning {
     /// See [`Settings::durable_interval`].
     #[serde(rename = "durable_interval_micros", with = "micros")]
     pub durable_interval: Duration,
+    /// See [`Settings::promote_lag_max`]; plans that were written before it was drawn have the usual one.
+    #[serde(default = "usual_promote_lag_max")]
+    pub promote_lag_max: u64,
     /// See [`Settings::proposals_in_flight`].
     pub proposals_in_flight: usize,
 }
@@ -272,6 +279,7 @@ impl Plan {
         settings.log_cache_bytes = self.tuning.log_cache_bytes;
         settings.state_cache_bytes = 1 << 20;
         settings.durable_interval = self.tuning.durable_interval;
+        settings.promote_lag_max = self.tuning.promote_lag_max;
         settings.proposals_in_flight = self.tuning.proposals_in_flight;
         settings
     }
@@ -299,6 +307,10 @@ impl Plan {
             ..DiskProfile::default()
         }
     }
+}
+
+fn usual_promote_lag_max() -> u64 {
+    Settings::default().promote_lag_max
 }
 
 fn usual_log_bytes_kept() -> u64 {

@@ -87,7 +87,7 @@ impl Workers {
 pub(super) fn start(cluster: &Cluster) -> Workers {
     let workers = Workers {
         stop: Rc::default(),
-        running: Rc::new(Cell::new(cluster.plan.clients)),
+        running: Rc::new(Cell::new(cluster.plan.clients + cluster.plan.readers)),
     };
     let style = Style {
         keys: cluster.plan.keys,
@@ -112,6 +112,32 @@ pub(super) fn start(cluster: &Cluster) -> Workers {
             while !stop.get() {
                 pace.rest_if_tired().await;
                 worker.step().await;
+            }
+            running.set(running.get() - 1);
+        });
+    }
+    // Of a read that goes on for long anything new enough at its beginning is right: short ones ask for more.
+    let style = Style {
+        deadline: Duration::from_millis(100),
+        ..style
+    };
+    for number in 0..cluster.plan.readers {
+        let (stop, running) = (Rc::clone(&workers.stop), Rc::clone(&workers.running));
+        let name = format!("reader-{number}");
+        let client = cluster.client_of(&name, number % cluster.plan.nodes + 1);
+        let clients = Clients {
+            main: client.clone(),
+            other: client.clone(),
+            lax: client,
+        };
+        let number = cluster.plan.clients + number;
+        let (random, book) = (cluster.sim.rng(&name), cluster.history.borrow().book.clone());
+        let mut pace = Pace::new(cluster, number);
+        let mut worker = Worker::new(number, style, clients, random, cluster.record.clock(), book);
+        cluster.sim.spawn_local("reader", async move {
+            while !stop.get() {
+                pace.rest_if_tired().await;
+                worker.look().await;
             }
             running.set(running.get() - 1);
         });

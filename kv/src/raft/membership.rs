@@ -1,0 +1,331 @@
+//! Changes of the members: one at a time, to their end, and told for what they are.
+//!
+//! A change of voters is two entries (a joint configuration, then the new one), taking a voter out is three. What has
+//! become an entry may take effect, whatever comes after; so a change that does not end well counts as refused only where
+//! none of its entries was made.
+//!
+//! A change waits for a majority as long as it takes, and goes on when its caller goes: it is the cluster's. One that its
+//! leader left in the middle is finished by the next (`finish_joint`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::{ChangeMembers, ServerState};
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+use super::types::{LogId, Member, Membership, Raft, TypeConfig};
+use super::{MemberState, RaftNode, leader};
+use crate::env;
+use crate::model::{LogIndex, NodeId};
+use crate::planted::{self, Bug};
+
+/// How a change of members or a transfer of leadership did not come about, or perhaps did.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum MembershipError {
+    /// Nothing was changed.
+    #[error("this node does not lead")]
+    NotLeader { leader: Option<(NodeId, String)> },
+    /// Nothing was changed, and asking again changes nothing.
+    #[error("{0}")]
+    Refused(String),
+    /// Nothing was changed; another change is under way.
+    #[error("{0}")]
+    Busy(String),
+    /// It was begun, and may take effect yet, whole or in part.
+    #[error("{0}")]
+    Unknown(String),
+    #[error("node {asked} was to lead, but node {leader} took over")]
+    LedByAnother { asked: NodeId, leader: NodeId },
+    /// Nothing was changed.
+    #[error("the node has stopped: {0}")]
+    Stopped(String),
+}
+
+/// What the core holds to be the members at a moment.
+struct Members {
+    /// Where they stand in the log; the entry may not be committed.
+    position: Option<LogId>,
+    membership: Membership,
+    leads: bool,
+}
+
+impl Members {
+    async fn of(raft: &Raft) -> Result<Self, MembershipError> {
+        let looked = raft.with_raft_state(|state| {
+            let effective = state.membership_state.effective();
+            Self {
+                position: *effective.log_id(),
+                membership: effective.membership().clone(),
+                leads: state.server_state == ServerState::Leader,
+            }
+        });
+        looked.await.map_err(|e| MembershipError::Stopped(e.to_string()))
+    }
+
+    fn address(&self, id: NodeId) -> Option<&str> {
+        let member = self.membership.get_node(&id.number())?;
+        Some(&member.address)
+    }
+
+    fn votes(&self, id: NodeId) -> bool {
+        self.membership.voter_ids().any(|voter| voter == id.number())
+    }
+}
+
+impl RaftNode {
+    /// Adds a node that receives the log but has no vote. Returns when it is in the membership; one that is there
+    /// already, at the same address, is.
+    pub(crate) async fn add_learner(&self, id: NodeId, address: String) -> Result<(), MembershipError> {
+        let _change = self.begin_change().await?;
+        let members = Members::of(&self.raft).await?;
+        // openraft leaves a node that it knows as it is, and says that it is done.
+        if let Some(known) = members
+            .address(id)
+            .filter(|known| members.leads && *known != address)
+        {
+            return Err(MembershipError::Refused(format!(
+                "node {id} is a member at {known} already, and an address is never changed in place: to move it to \
+                 {address}, add an empty node under a new id there, and remove node {id}"
+            )));
+        }
+        let add = ChangeMembers::AddNodes(BTreeMap::from([(id.number(), Member { address })]));
+        self.carry_out(&members, [(add, true)]).await
+    }
+
+    /// Gives a learner a vote, if it is near and was heard lately: the others could be too few without it.
+    pub(crate) async fn promote(&self, id: NodeId) -> Result<(), MembershipError> {
+        let _change = self.begin_change().await?;
+        let members = Members::of(&self.raft).await?;
+        // One that votes already may do so by an entry that is not committed: it is asked for again, and waited for.
+        if members.leads && !members.votes(id) && !planted::is(Bug::PromoteUnheard) {
+            let state = self.state();
+            let patience = Duration::from_millis(self.raft.config().election_timeout_min);
+            let member = state.members.iter().find(|member| member.id == id);
+            may_vote(id, member, state.last_log, self.promote_lag_max, patience)
+                .map_err(MembershipError::Refused)?;
+        }
+        let promote = ChangeMembers::AddVoterIds(BTreeSet::from([id.number()]));
+        self.carry_out(&members, [(promote, true)]).await
+    }
+
+    /// Takes a node out, whatever its part; one that is not there is out.
+    pub(crate) async fn remove(&self, id: NodeId) -> Result<(), MembershipError> {
+        let _change = self.begin_change().await?;
+        let members = Members::of(&self.raft).await?;
+        let ids = BTreeSet::from([id.number()]);
+        let forget = (ChangeMembers::RemoveNodes(ids.clone()), false);
+        if members.votes(id) {
+            // First without a vote, so that it hears of that while it still receives the log.
+            let take_vote = (ChangeMembers::RemoveVoters(ids), true);
+            return self.carry_out(&members, [take_vote, forget]).await;
+        }
+        self.carry_out(&members, [forget]).await
+    }
+
+    /// Waits for the change that is under way, but not for ever: one that reaches no majority ends when there is one.
+    async fn begin_change(&self) -> Result<OwnedMutexGuard<()>, MembershipError> {
+        let patience = Duration::from_millis(self.raft.config().election_timeout_min);
+        let begun = env::timeout(patience, Arc::clone(&self.changing).lock_owned()).await;
+        begun.map_err(|_| {
+            MembershipError::Busy(
+                "another change of members is under way, and waits for a majority of the voters".to_owned(),
+            )
+        })
+    }
+
+    /// Makes the changes one after the other, each to its end.
+    async fn carry_out(
+        &self,
+        before: &Members,
+        changes: impl IntoIterator<Item = (ChangeMembers<u64, Member>, bool)>,
+    ) -> Result<(), MembershipError> {
+        for (change, retain) in changes {
+            if let Err(error) = self.raft.change_membership(change, retain).await {
+                return Err(self.outcome(before, error).await);
+            }
+        }
+        Ok(())
+    }
+
+    /// What is known of a change that was not told to be done.
+    async fn outcome(
+        &self,
+        before: &Members,
+        error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>,
+    ) -> MembershipError {
+        let has_entries = match &error {
+            RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) | RaftError::Fatal(_) => true,
+            RaftError::APIError(_) => {
+                let now = Members::of(&self.raft).await;
+                now.map_or(true, |now| now.position != before.position)
+            }
+        };
+        if has_entries {
+            return MembershipError::Unknown(format!(
+                "the change was begun, and may take effect yet, whole or in part: {error}"
+            ));
+        }
+        refused(error)
+    }
+}
+
+/// An error of a change none of whose entries was made.
+fn refused(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> MembershipError {
+    match error {
+        RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => MembershipError::NotLeader {
+            leader: leader(forward.leader_id, forward.leader_node),
+        },
+        RaftError::APIError(ClientWriteError::ChangeMembershipError(
+            error @ (ChangeMembershipError::InProgress(_) | ChangeMembershipError::UncommittedLeaderLog(_)),
+        )) => MembershipError::Busy(error.to_string()),
+        RaftError::APIError(error) => MembershipError::Refused(error.to_string()),
+        RaftError::Fatal(fatal) => MembershipError::Stopped(fatal.to_string()),
+    }
+}
+
+/// Whether a node without a vote may get one, as far as its leader knows it; or why not.
+fn may_vote(
+    id: NodeId,
+    member: Option<&MemberState>,
+    last: Option<LogIndex>,
+    lag_max: u64,
+    patience: Duration,
+) -> Result<(), String> {
+    let Some(member) = member else {
+        return Err(format!("node {id} is no member; add it as a learner first"));
+    };
+    match member.answered {
+        None => {
+            return Err(format!(
+                "node {id} at {} has never answered: start it there, with --join, and try again",
+                member.address
+            ));
+        }
+        Some(silence) if silence > patience => {
+            return Err(format!(
+                "node {id} at {} has not answered for {silence:.1?}; a vote is given to a node that answered within the \
+                 last {patience:?}: see that it runs and is reached, and try again",
+                member.address
+            ));
+        }
+        Some(_) => {}
+    }
+    let Some(matched) = member.matched else {
+        return Err(format!(
+            "node {id} has received nothing of the log yet, or is receiving a snapshot; try again when it has caught up"
+        ));
+    };
+    let lag = last.map_or(0, |last| last.number().saturating_sub(matched.number()));
+    if lag > lag_max {
+        return Err(format!(
+            "node {id} is {lag} entries behind; a vote is given to a node that is at most {lag_max} behind: try again \
+             when it has caught up"
+        ));
+    }
+    Ok(())
+}
+
+/// How long a refused change rests before it is asked for again.
+const FINISH_PAUSE: Duration = Duration::from_millis(100);
+
+/// Finishes a change of voters that a leader began and did not end.
+///
+/// Such a change goes through a joint configuration, which needs both majorities; a leader that crashed in
+/// between leaves it to its successor (Raft, section 6), and openraft leaves it to us.
+pub(super) async fn finish_joint(raft: Raft, changing: Arc<Mutex<()>>) {
+    let mut changes = raft.server_metrics();
+    let now = raft.server_metrics();
+    let unfinished = || {
+        let metrics = now.borrow_watched();
+        let joint = metrics.membership_config.membership().get_joint_config().len() > 1;
+        let committed = metrics.membership_config == metrics.committed_membership_config;
+        metrics.state == ServerState::Leader && joint && committed && !planted::is(Bug::JointAbandoned)
+    };
+    loop {
+        if unfinished() {
+            let change = changing.lock().await;
+            if !unfinished() {
+                continue;
+            }
+            let nothing_new = ChangeMembers::AddVoterIds(BTreeSet::new());
+            let finished = raft.change_membership(nothing_new, true).await;
+            drop(change);
+            match finished {
+                Ok(_) => {
+                    env::mark("raft.joint_finished");
+                    tracing::info!("a change of voters that another leader had begun is finished");
+                }
+                Err(RaftError::Fatal(_)) => return,
+                // Another change is on its way, or we lead no more, or a quorum is out of reach: of that, what is
+                // watched may say nothing.
+                Err(error) => {
+                    tracing::debug!(%error, "the joint configuration stands");
+                    env::sleep(FINISH_PAUSE).await;
+                    continue;
+                }
+            }
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The story: a learner that had never answered counted as near while the log was short. One node gave a vote to a
+    /// port where nobody listened, answered that nothing was changed, and the cluster was lost for good.
+    #[test]
+    fn a_vote_is_given_to_who_was_heard_lately_and_is_near() {
+        let learner = |answered: Option<u64>, matched: Option<u64>| MemberState {
+            id: NodeId::new(2),
+            address: "node-2:7001".to_owned(),
+            voter: false,
+            matched: matched.map(LogIndex::new),
+            answered: answered.map(Duration::from_millis),
+        };
+        let judge = |member: Option<MemberState>| {
+            let last = Some(LogIndex::new(1_010));
+            may_vote(
+                NodeId::new(2),
+                member.as_ref(),
+                last,
+                1_000,
+                Duration::from_secs(2),
+            )
+        };
+        assert_eq!(judge(Some(learner(Some(3), Some(10)))), Ok(()));
+        let cases = [
+            ("no member", None, "no member"),
+            ("never heard", Some(learner(None, None)), "never answered"),
+            (
+                "heard, and nothing matched",
+                Some(learner(Some(3), None)),
+                "nothing of the log",
+            ),
+            (
+                "silent for long",
+                Some(learner(Some(2_001), Some(1_010))),
+                "has not answered for 2.0s",
+            ),
+            (
+                "far behind",
+                Some(learner(Some(3), Some(9))),
+                "1001 entries behind",
+            ),
+        ];
+        for (case, member, expected) in cases {
+            let refused = judge(member).expect_err(case);
+            assert!(
+                refused.contains(expected) && refused.contains("node 2"),
+                "{case}: {refused}"
+            );
+        }
+    }
+}
