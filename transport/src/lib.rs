@@ -7,6 +7,7 @@
 //! Always: messages of one stream arrive whole, in order and at most once; a stream that failed says so to
 //! both sides and never resumes; every queue is bounded and a full one makes the sender wait.
 
+mod address;
 mod backoff;
 pub mod certs;
 pub mod delay;
@@ -21,6 +22,7 @@ mod stream;
 #[doc(hidden)]
 pub mod fuzzing;
 
+pub use address::{Address, AddressRule, Host, HostName, InvalidAddress, ListenAddress};
 pub use backoff::BackoffSettings;
 pub use identity::{ClusterId, Identity, InvalidIdentity, Role};
 pub use stream::{MessageReceiver, MessageSender, Stream, StreamReceiver, StreamSender};
@@ -76,8 +78,8 @@ impl Class {
 pub struct Peer {
     /// The node that must answer there; `None` takes any node of the cluster (clients know addresses only).
     pub node_id: Option<u64>,
-    /// `host:port`.
-    pub address: String,
+    /// Where it listens.
+    pub address: Address,
 }
 
 /// A message was not sent, or not answered.

@@ -33,7 +33,7 @@ use std::time::Duration;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, InitializeError, RaftError};
 use openraft::{ChangeMembers, Config, ServerState, SnapshotPolicy};
-use quorate_transport::{Class, Incoming, Role, Transport};
+use quorate_transport::{Address, Class, Incoming, Role, Transport};
 use tokio::sync::Mutex;
 
 use crate::env::{self, Disk};
@@ -120,7 +120,7 @@ pub(crate) enum MembershipError {
 #[derive(Debug, Clone)]
 pub(crate) struct MemberState {
     pub id: NodeId,
-    pub address: String,
+    pub address: Option<Address>,
     pub voter: bool,
     /// How far the leader knows this member's log; `None` on followers and where nothing is known yet.
     pub matched: Option<LogIndex>,
@@ -343,11 +343,17 @@ impl RaftNode {
     }
 
     /// Adds a node that receives the log but has no vote. Returns when it is in the membership.
-    pub(crate) async fn add_learner(&self, id: NodeId, address: String) -> Result<(), MembershipError> {
+    pub(crate) async fn add_learner(&self, id: NodeId, address: Address) -> Result<(), MembershipError> {
         let _change = self.changing.lock().await;
         membership(
             self.raft
-                .add_learner(id.number(), Member { address }, false)
+                .add_learner(
+                    id.number(),
+                    Member {
+                        address: Some(address),
+                    },
+                    false,
+                )
                 .await,
         )
     }
@@ -467,7 +473,7 @@ impl RaftNode {
 
 fn leader(id: Option<u64>, member: Option<Member>) -> Option<(NodeId, String)> {
     id.zip(member)
-        .map(|(id, member)| (NodeId::new(id), member.address))
+        .map(|(id, member)| (NodeId::new(id), member.address_text()))
 }
 
 fn membership<T>(

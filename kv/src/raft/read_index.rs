@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use openraft::ReadPolicy;
 use openraft::errors::{LinearizableReadError, RaftError};
-use quorate_transport::{Peer, Transport};
+use quorate_transport::{Address, Peer, Transport};
 
 use super::network::ask_control;
 use super::types::Raft;
@@ -109,12 +109,12 @@ impl Rounds {
     }
 
     /// Confirms by a heartbeat to a quorum that this node leads.
-    async fn local(&mut self) -> Result<Option<LogIndex>, (ReadIndexError, Option<String>)> {
+    async fn local(&mut self) -> Result<Option<LogIndex>, (ReadIndexError, Option<Address>)> {
         match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
             Ok(linearizer) => Ok(Some(LogIndex::new(linearizer.read_log_id().index()))),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
                 let leader = forward.leader_id.map(NodeId::new);
-                let address = forward.leader_node.map(|member| member.address);
+                let address = forward.leader_node.and_then(|member| member.address);
                 Err((ReadIndexError::NoLeader { leader }, address))
             }
             Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
@@ -132,7 +132,7 @@ impl Rounds {
     async fn ask_leader(
         &mut self,
         leader: Option<NodeId>,
-        address: Option<String>,
+        address: Option<Address>,
     ) -> Result<Option<LogIndex>, ReadIndexError> {
         let no_leader = Err(ReadIndexError::NoLeader { leader });
         let (Some(leader), Some(address)) = (leader, address) else {

@@ -351,7 +351,7 @@ impl Cluster {
         let transport = self.transport(identity, name, HostId::OUTSIDE);
         let mut addresses: Vec<String> = self.numbers().map(address).collect();
         self.sim.rng(name).shuffle(&mut addresses);
-        Client::connect(addresses, transport, limits)
+        Client::connect(addresses, transport, limits).expect("legal addresses")
     }
 
     /// Ends every fault, and starts whoever is down.
@@ -585,7 +585,7 @@ fn died(network: &MemoryNetwork, number: u32, power: PowerLoss) {
 }
 
 fn address(number: u32) -> String {
-    format!("node-{number}")
+    format!("node-{number}:7000")
 }
 
 fn cluster_id() -> ClusterId {
