@@ -62,7 +62,7 @@ impl Cluster {
             peers.into_iter().map(|(_, address)| address),
             Delayed::by(transport, round_trip, alarm),
             Settings::default().limits,
-        );
+        )?;
         let cluster = Self {
             nodes,
             client: client.with_deadline(PATIENCE),

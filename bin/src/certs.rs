@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use quorate_transport::certs::{Authority, CertsError};
-use quorate_transport::{ClusterId, Identity};
+use quorate_transport::{ClusterId, Host, Identity, InvalidAddress};
 use serde::Serialize;
 
 use crate::cli::{CertsArgs, CertsCommand};
@@ -33,6 +33,8 @@ pub fn run(args: CertsArgs, output: Output) -> Result<(), Failure> {
                 }
                 (None, None) => return Err(Failure::refused("say for whom: --node ID or --client NAME")),
             };
+            let parsed: Result<Vec<Host>, InvalidAddress> = hosts.iter().map(|host| host.parse()).collect();
+            let hosts = parsed.map_err(|error| Failure::refused(format!("--host: {error}")))?;
             issue(
                 &authority,
                 &identity,
@@ -75,7 +77,7 @@ fn init(cluster: &str, dir: &Path, output: Output) -> Result<(), Failure> {
 fn issue(
     authority: &Authority,
     identity: &Identity,
-    hosts: &[String],
+    hosts: &[Host],
     validity: Duration,
     out: &Path,
     output: Output,

@@ -3,6 +3,7 @@
 use quorate_kv::Client;
 use quorate_kv::model::NodeId;
 use quorate_kv::node::Status;
+use quorate_transport::{Address, InvalidAddress};
 use serde::Serialize;
 
 use crate::cli::{MemberArgs, MemberCommand};
@@ -17,15 +18,13 @@ pub async fn run(args: MemberArgs, output: Output) -> Result<(), Failure> {
     match args.command {
         MemberCommand::List => output.show(&Members::of(&leader(&client).await?)),
         MemberCommand::Add { id, address } => {
-            let valid = address
-                .rsplit_once(':')
-                .and_then(|(_, port)| port.parse::<u16>().ok());
-            if id == 0 || valid.is_none_or(|port| port == 0) {
-                return Err(Failure::refused(format!(
-                    "node {id} at {address:?}: an id from 1 on and an address such as node4.example:7001 are needed"
-                )));
+            if id == 0 {
+                return Err(Failure::refused("0 is no node's id; the first is 1"));
             }
-            client.add_learner(NodeId::new(id), address.clone()).await?;
+            let address: Address = address
+                .parse()
+                .map_err(|error: InvalidAddress| Failure::refused(error.to_string()))?;
+            client.add_learner(NodeId::new(id), address.as_str()).await?;
             done(
                 &client,
                 output,

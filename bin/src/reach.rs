@@ -9,6 +9,7 @@ use quorate_kv::Client;
 use quorate_kv::model::Limits;
 use quorate_transport::certs::Credentials;
 use quorate_transport::quic::{QuicSettings, QuicTransport};
+use quorate_transport::{Address, InvalidAddress};
 
 use crate::cli::Reach;
 use crate::failure::Failure;
@@ -17,14 +18,14 @@ use crate::run_file::{self, Note};
 /// Nodes to ask, and who asks them.
 #[derive(Debug)]
 pub struct Reached {
-    endpoints: Vec<String>,
+    endpoints: Vec<Address>,
     credentials: Credentials,
     deadline: std::time::Duration,
 }
 
 impl Reached {
     /// These nodes, asked by the holder of these credentials.
-    pub fn new(endpoints: Vec<String>, credentials: Credentials, deadline: std::time::Duration) -> Self {
+    pub fn new(endpoints: Vec<Address>, credentials: Credentials, deadline: std::time::Duration) -> Self {
         Self {
             endpoints,
             credentials,
@@ -49,7 +50,7 @@ impl Reached {
     }
 
     /// Where the nodes are.
-    pub fn endpoints(&self) -> &[String] {
+    pub fn endpoints(&self) -> &[Address] {
         &self.endpoints
     }
 
@@ -67,7 +68,10 @@ impl Reached {
         let mut endpoints = self.endpoints.clone();
         let count = endpoints.len().max(1);
         endpoints.rotate_left(first % count);
-        Ok(Client::connect(endpoints, transport, limits()).with_deadline(self.deadline))
+        let endpoints = endpoints.iter().map(Address::as_str);
+        let client = Client::connect(endpoints, transport, limits())
+            .map_err(|error| Failure::refused(error.to_string()))?;
+        Ok(client.with_deadline(self.deadline))
     }
 }
 
@@ -89,19 +93,11 @@ pub fn limits() -> Limits {
 }
 
 /// Where to ask, and the directory of certificates that belongs to it, where it is known.
-fn endpoints(reach: &Reach) -> Result<(Vec<String>, Option<PathBuf>), Failure> {
+fn endpoints(reach: &Reach) -> Result<(Vec<Address>, Option<PathBuf>), Failure> {
     if !reach.endpoints.is_empty() {
-        for endpoint in &reach.endpoints {
-            let port = endpoint
-                .rsplit_once(':')
-                .and_then(|(_, port)| port.parse::<u16>().ok());
-            if port.is_none_or(|port| port == 0) {
-                let message =
-                    format!("--endpoints: {endpoint:?} is no host and port, such as 127.0.0.1:7001");
-                return Err(Failure::refused(message));
-            }
-        }
-        return Ok((reach.endpoints.clone(), None));
+        let parsed: Result<_, InvalidAddress> = reach.endpoints.iter().map(|text| text.parse()).collect();
+        let endpoints = parsed.map_err(|error| Failure::refused(format!("--endpoints: {error}")))?;
+        return Ok((endpoints, None));
     }
     if let Some(dir) = &reach.data_dir {
         let note = run_file::of_data_dir(dir)
@@ -121,7 +117,7 @@ fn endpoints(reach: &Reach) -> Result<(Vec<String>, Option<PathBuf>), Failure> {
     of_one_cluster(notes)
 }
 
-fn of_one_cluster(notes: Vec<Note>) -> Result<(Vec<String>, Option<PathBuf>), Failure> {
+fn of_one_cluster(notes: Vec<Note>) -> Result<(Vec<Address>, Option<PathBuf>), Failure> {
     // Two nodes of one name that make their own certificates are two clusters all the same.
     let mut clusters: Vec<(&str, Option<&Path>)> = notes
         .iter()
@@ -198,7 +194,7 @@ mod tests {
         Note {
             cluster: cluster.to_owned(),
             node,
-            address: format!("127.0.0.1:{node}"),
+            address: format!("127.0.0.1:{node}").parse().unwrap(),
             certs: Some(certs.into()),
             data_dir: "d".into(),
             pid: 1,
@@ -208,6 +204,7 @@ mod tests {
     #[test]
     fn all_local_nodes_of_one_cluster_are_asked() {
         let (endpoints, certs) = of_one_cluster(vec![note("a", 1, "c"), note("a", 2, "c")]).unwrap();
+        let endpoints: Vec<&str> = endpoints.iter().map(Address::as_str).collect();
         assert_eq!(endpoints, ["127.0.0.1:1", "127.0.0.1:2"]);
         assert_eq!(certs, Some("c".into()));
     }

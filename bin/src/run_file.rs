@@ -11,6 +11,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
+use quorate_transport::Address;
 use serde::{Deserialize, Serialize};
 
 /// The note's name in a data directory.
@@ -24,7 +25,7 @@ pub struct Note {
     /// The node's id.
     pub node: u64,
     /// Where it listens.
-    pub address: String,
+    pub address: Address,
     /// A directory with the certificates of a client, where the node knows one.
     pub certs: Option<PathBuf>,
     /// The node's files.
@@ -143,7 +144,7 @@ mod tests {
     use super::*;
 
     fn note(dir: &Path) -> Note {
-        let (cluster, address) = ("quorate".to_owned(), "127.0.0.1:7001".to_owned());
+        let (cluster, address) = ("quorate".to_owned(), "127.0.0.1:7001".parse().unwrap());
         Note {
             cluster,
             node: 1,

@@ -20,10 +20,10 @@ fn a_configuration_is_refused_with_all_its_faults_at_once() {
                 "the configuration has 9 faults",
                 "lisen: there is no such key; did you mean listen?",
                 "node_id: expected a whole number",
-                "metrics: \"nowhere\" is no address and port",
+                "metrics: \"nowhere\" is no address of the form host:port: the port is missing: write nowhere:7001",
                 "timing: election_timeout_min is 2s, which is less than 5 heartbeats",
                 "limits.key_bytes_max",
-                "peers.2: \"node2\" is no host and port",
+                "peers.2: \"node2\" is no address of the form host:port: the port is missing: write node2:7001",
                 "log.level: \"inof\"",
                 "--cluster (cluster): \"Orders\" is no cluster name",
                 "--workers (workers): 0 is outside 1 to 1,024",
@@ -49,6 +49,44 @@ fn only_a_node_with_one_worker_thread_can_be_told_to_look_for_datagrams_and_not_
     assert!(checked.contains("busy_poll  200µs"), "{checked}");
     let checked = shown("serve --data-dir data --workers 2 --check");
     assert!(checked.contains("busy_poll  off"), "{checked}");
+}
+
+#[test]
+fn an_address_is_read_by_the_same_rules_wherever_it_is_given() {
+    let home = Home::new();
+    home.line("certs init --cluster c --dir c").ok();
+    for (line, said) in [
+        ("serve --data-dir data --listen ::1", "such as [::1]:7001"),
+        (
+            "serve --data-dir data --listen http://a:1",
+            "leave out \"http://\"",
+        ),
+        (
+            "serve --data-dir data --advertise 0.0.0.0:7001",
+            "stands for all addresses of a machine",
+        ),
+        ("serve --data-dir data --advertise a:0", "port 0"),
+        (
+            "serve --data-dir data --certs c --peers 1=SSL://a:1,2=b",
+            "\"SSL://a:1\" is no address",
+        ),
+        (
+            "serve --data-dir data --certs c --peers 1=a:1,2=::1",
+            "such as [::1]:7001",
+        ),
+        ("status --certs c --endpoints ::1", "such as [::1]:7001"),
+        (
+            "status --certs c --endpoints a:7001,0.0.0.0:7002",
+            "stands for all addresses of a machine",
+        ),
+        (
+            "certs issue --dir c --node 1 --host a:7001",
+            "\"a:7001\" is no part of a host's name",
+        ),
+    ] {
+        home.line(line).fails(2, &[said]);
+    }
+    assert!(!home.path("data").exists(), "nothing was begun");
 }
 
 #[test]

@@ -532,7 +532,7 @@ fn status_and_members_are_shown_in_both_forms() {
         true
     );
     home.line("member promote 7").fails(3, &["node 7 is no member"]);
-    home.line("member add 0 x:1").fails(2, &["an id from 1 on"]);
+    home.line("member add 0 x:1").fails(2, &["0 is no node's id"]);
     let refused = home.line("member move-leader");
     assert_eq!(refused.code, 2, "{}", refused.stderr);
 }
@@ -640,8 +640,10 @@ fn nobody_listening_is_unavailable_and_not_unknown() {
         "kv put a 1 --endpoints 127.0.0.1:{port} --certs c --deadline 1s"
     ));
     ran.fails(4, &["no answer within 1s", "quorate status"]);
-    home.line("kv put a 1 --endpoints nonsense --certs c")
-        .fails(2, &["--endpoints", "\"nonsense\" is no host and port"]);
+    home.line("kv put a 1 --endpoints nonsense --certs c").fails(
+        2,
+        &["--endpoints", "\"nonsense\" is no address of the form host:port"],
+    );
     home.line(&format!("kv put a 1 --endpoints 127.0.0.1:{port}"))
         .fails(2, &["--certs", "quorate certs issue"]);
     home.line("certs issue --dir c --client you").ok();

@@ -67,6 +67,7 @@ pub use ops::updates::{
     Election, Epochs, IsrMember, IsrUpdate, LeaderUpdate, UpdateReason, UpdateRefusal, Updated,
 };
 pub use rows::{
-    Broker, Capacity, CorruptReason, CorruptRow, Endpoint, InvalidEndpoint, Partition, Recovery, Topic,
+    Broker, Capacity, CorruptReason, CorruptRow, Endpoint, EndpointRule, InvalidEndpoint, Partition,
+    Recovery, Topic,
 };
 pub use store::{Store, StoreError};

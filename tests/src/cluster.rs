@@ -188,7 +188,7 @@ impl Cluster {
             .credentials(&Identity::client(self.name.clone(), "test")?)?;
         let transport = QuicTransport::bind(None, &credentials, QuicSettings::default())?;
         let endpoints = self.members.values().map(ToString::to_string);
-        Ok(Client::connect(endpoints, transport, limits))
+        Ok(Client::connect(endpoints, transport, limits)?)
     }
 
     /// The limits of the store.

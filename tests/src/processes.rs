@@ -300,7 +300,7 @@ impl Processes {
         let credentials = self.authority.credentials(&identity)?;
         let transport = QuicTransport::bind(None, &credentials, QuicSettings::default())?;
         let endpoints = addresses.into_iter().map(ToString::to_string);
-        Ok(Client::connect(endpoints, transport, Limits::default()))
+        Ok(Client::connect(endpoints, transport, Limits::default())?)
     }
 
     /// Waits until one of the running nodes leads.

@@ -31,7 +31,7 @@ async fn main() -> Result<(), Error> {
         Ok(QuicTransport::bind(Some(listen), &credentials, settings.clone())?)
     };
     let (one, two) = (start(1)?, start(2)?);
-    let address = two.local_address().ok_or("no address")?.to_string();
+    let address = two.local_address().ok_or("no address")?.try_into()?;
     let peer = Peer {
         node_id: Some(2),
         address,

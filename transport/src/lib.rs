@@ -10,6 +10,7 @@
 // A library that prints panics where its program has no standard output.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
+mod address;
 mod backoff;
 pub mod certs;
 pub mod delay;
@@ -24,6 +25,7 @@ mod stream;
 #[doc(hidden)]
 pub mod fuzzing;
 
+pub use address::{Address, AddressRule, Host, HostName, InvalidAddress, ListenAddress};
 pub use backoff::BackoffSettings;
 pub use identity::{ClusterId, Identity, InvalidIdentity, Role};
 pub use stream::{MessageReceiver, MessageSender, Stream, StreamReceiver, StreamSender};
@@ -79,8 +81,8 @@ impl Class {
 pub struct Peer {
     /// The node that must answer there; `None` takes any node of the cluster (clients know addresses only).
     pub node_id: Option<u64>,
-    /// `host:port`.
-    pub address: String,
+    /// Where it listens.
+    pub address: Address,
 }
 
 /// A message was not sent, or not answered.

@@ -91,7 +91,8 @@ impl Processes {
 
     /// The nodes, as a client reaches them.
     pub fn reached(&self, deadline: Duration) -> Result<Reached, Failure> {
-        let endpoints = self.nodes.iter().map(|node| node.address.to_string()).collect();
+        let addresses = self.nodes.iter().map(|node| node.address);
+        let endpoints = addresses.filter_map(|address| address.try_into().ok()).collect();
         Ok(Reached::new(endpoints, self.credentials.clone(), deadline))
     }
 

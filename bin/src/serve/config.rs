@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use quorate_kv::node::{InvalidSettings, Profile, Settings};
-use quorate_transport::ClusterId;
 use quorate_transport::quic::BUSY_POLL_MAX;
+use quorate_transport::{Address, ClusterId, ListenAddress};
 use serde::Serialize;
 use toml::Value;
 
@@ -428,27 +428,18 @@ fn peers(keys: &mut Keys) -> BTreeMap<u64, String> {
 }
 
 fn host_and_port(keys: &mut Keys, key: &str, text: String) -> Option<String> {
-    let valid = text
-        .rsplit_once(':')
-        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0));
-    if !valid {
-        keys.fault(
-            key,
-            format!("{text:?} is no host and port, such as node1.example:7001"),
-        );
+    match text.parse::<Address>() {
+        Ok(address) => Some(address.to_string()),
+        Err(error) => {
+            keys.fault(key, error);
+            None
+        }
     }
-    valid.then_some(text)
 }
 
 fn listen_at(keys: &mut Keys, key: &str, text: &str) -> Option<ListenAt> {
-    let listen = ListenAt::parse(text);
-    if listen.is_none() {
-        keys.fault(
-            key,
-            format!("{text:?} is no address and port, such as 0.0.0.0:7001 or [::]:7001"),
-        );
-    }
-    listen
+    let listen = text.parse::<ListenAddress>();
+    listen.map_err(|error| keys.fault(key, error)).ok().map(ListenAt)
 }
 
 /// A thread that looks for datagrams takes up to a processor: by default only where the log and the state have another.

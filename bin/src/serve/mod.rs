@@ -19,7 +19,7 @@ use quorate_kv::fault::Fault;
 use quorate_kv::node::StartError;
 use quorate_transport::certs::Credentials;
 use quorate_transport::quic::{BindError, QuicSettings, QuicTransport};
-use quorate_transport::{Identity, Transport as _};
+use quorate_transport::{Address, Identity, Transport as _};
 use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -253,10 +253,13 @@ fn post(data_dir: &Path, identity: &Identity, address: SocketAddr, certs: &Path)
             .any(|entry| entry.file_name().to_string_lossy().starts_with("client-"))
     };
     let certs: Option<PathBuf> = holds_client(certs).then(|| absolute(certs));
+    let Ok(address) = Address::try_from(reachable(address)) else {
+        return None;
+    };
     let note = Note {
         cluster: identity.cluster.to_string(),
         node: identity.node_id().unwrap_or_default(),
-        address: reachable(address).to_string(),
+        address,
         certs,
         data_dir: absolute(data_dir),
         pid: std::process::id(),

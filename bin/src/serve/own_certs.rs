@@ -14,6 +14,9 @@ use crate::failure::Failure;
 /// The client that the command line on the same machine is.
 const CLIENT: &str = "local";
 
+/// What tools that look at hosts find in the certificates.
+const HOSTS: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+
 /// They never leave the machine, and nobody renews them.
 const VALIDITY: Duration = Duration::from_secs(3_650 * 86_400);
 
@@ -49,7 +52,7 @@ pub(super) fn open(data_dir: &Path, node: &Identity) -> Result<(Credentials, Pat
             authority
                 .issue(
                     identity,
-                    &["localhost".to_owned(), "127.0.0.1".to_owned()],
+                    &HOSTS.map(|host| host.parse().expect("a host")),
                     VALIDITY,
                 )?
                 .write(&dir)?;

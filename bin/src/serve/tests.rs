@@ -98,8 +98,8 @@ fn starts() -> Vec<(&'static str, StartError, Kind)> {
             "another address",
             StartError::AddressChanged {
                 id: NodeId::new(1),
-                recorded: detail(),
-                given: detail(),
+                recorded: "a:7001".parse().unwrap(),
+                given: "a:7002".parse().unwrap(),
             },
             LASTS,
         ),

@@ -119,7 +119,7 @@ impl Endpoint {
     pub(crate) fn address(&self) -> &str {
         match self {
             Endpoint::Local(_) => "",
-            Endpoint::Remote(remote) => &remote.peer.address,
+            Endpoint::Remote(remote) => remote.peer.address.as_str(),
         }
     }
 
@@ -127,7 +127,7 @@ impl Endpoint {
     pub(crate) fn name(&self) -> &str {
         match self {
             Endpoint::Local(_) => "this node",
-            Endpoint::Remote(remote) => &remote.peer.address,
+            Endpoint::Remote(remote) => remote.peer.address.as_str(),
         }
     }
 

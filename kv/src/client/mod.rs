@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use quorate_transport::{Peer, Transport};
+use quorate_transport::{Address, InvalidAddress, Peer, Transport};
 
 use crate::env::{self, Instant};
 use crate::model::{
@@ -118,21 +118,21 @@ impl Client {
     }
 
     /// A client of the cluster that these nodes belong to: at least one `host:port`, and no harm in more.
-    /// Nothing is sent before the first call.
-    pub fn connect<A: Into<String>>(
+    /// Nothing is sent before the first call. Each is an [`Address`] as a text; other texts are refused.
+    pub fn connect<A: AsRef<str>>(
         endpoints: impl IntoIterator<Item = A>,
         transport: Arc<dyn Transport>,
         limits: Limits,
-    ) -> Self {
+    ) -> Result<Self, InvalidAddress> {
         let remote = |address: A| {
             let peer = Peer {
                 node_id: None,
-                address: address.into(),
+                address: address.as_ref().parse()?,
             };
-            Endpoint::remote(Arc::clone(&transport), peer)
+            Ok(Endpoint::remote(Arc::clone(&transport), peer))
         };
-        let endpoints = endpoints.into_iter().map(remote).collect();
-        Self::new(Routes::new(endpoints, Arc::clone(&transport)), limits)
+        let endpoints: Result<_, InvalidAddress> = endpoints.into_iter().map(remote).collect();
+        Ok(Self::new(Routes::new(endpoints?, Arc::clone(&transport)), limits))
     }
 
     fn new(routes: Routes, limits: Limits) -> Self {
@@ -270,13 +270,16 @@ impl Client {
         let mut addresses: Vec<(String, Arc<Endpoint>)> =
             self.inner.routes.all().into_iter().map(named).collect();
         if let Ok(status) = self.inner.status(time).await {
-            for member in status.members.into_iter().filter(|m| !m.address.is_empty()) {
+            for member in status.members {
+                let Ok(address) = member.address.parse() else {
+                    continue;
+                };
                 let known = |(address, endpoint): &(String, Arc<Endpoint>)| {
                     *address == member.address
                         || matches!(&**endpoint, Endpoint::Local(front) if front.node() == member.id)
                 };
                 if !addresses.iter().any(known) {
-                    let endpoint = self.inner.routes.remote(Some(member.id), member.address.clone());
+                    let endpoint = self.inner.routes.remote(Some(member.id), address);
                     addresses.push((member.address, Arc::new(endpoint)));
                 }
             }
@@ -292,9 +295,14 @@ impl Client {
         futures_util::future::join_all(asks).await.into_iter().collect()
     }
 
-    /// Adds a node without a vote; it receives the log from then on. The id must never have been used.
-    pub async fn add_learner(&self, id: NodeId, address: impl Into<String>) -> Result<(), Error> {
-        let address = address.into();
+    /// Adds a node without a vote; it receives the log from then on. The id must never have been used. The address is
+    /// an [`Address`] as a text.
+    pub async fn add_learner(&self, id: NodeId, address: impl AsRef<str>) -> Result<(), Error> {
+        let parsed = address.as_ref().parse::<Address>();
+        let address = parsed.map_err(|error| Error::Rejected {
+            reason: error.to_string(),
+        })?;
+        let address = address.to_string();
         let admin = || Admin::AddLearner {
             id,
             address: address.clone(),

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use quorate_transport::{Peer, Transport};
+use quorate_transport::{Address, Peer, Transport};
 
 use super::endpoint::Endpoint;
 use crate::model::NodeId;
@@ -67,13 +67,14 @@ impl Routes {
     pub(super) fn follow(&self, from: usize, leader: Option<(NodeId, String)>) -> bool {
         let mut known = self.known();
         known.leader = None;
-        let Some((id, address)) = leader.filter(|(_, address)| !address.is_empty()) else {
+        let place = leader.and_then(|(id, address)| Some((id, address.parse::<Address>().ok()?)));
+        let Some((id, address)) = place else {
             known.next = from + 1;
             return false;
         };
         let here = |e: &Arc<Endpoint>| match &**e {
             Endpoint::Local(front) => front.node() == id,
-            Endpoint::Remote(_) => e.address() == address,
+            Endpoint::Remote(_) => e.address() == address.as_str(),
         };
         let index = known.endpoints.iter().position(here).unwrap_or_else(|| {
             let endpoint = self.remote(Some(id), address);
@@ -104,7 +105,7 @@ impl Routes {
     }
 
     /// A way to a node that is not among those known yet.
-    pub(super) fn remote(&self, id: Option<NodeId>, address: String) -> Endpoint {
+    pub(super) fn remote(&self, id: Option<NodeId>, address: Address) -> Endpoint {
         let peer = Peer {
             node_id: id.map(NodeId::number),
             address,

@@ -1,13 +1,12 @@
 //! Describes a node and starts it.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use quorate_transport::{ClusterId, Identity, InvalidIdentity, Transport};
+use quorate_transport::{Address, ClusterId, Identity, InvalidAddress, InvalidIdentity, Transport};
 use tokio_util::sync::CancellationToken;
 
 use super::front::{Front, FrontParts};
@@ -95,6 +94,14 @@ pub enum StartError {
         /// The node.
         id: NodeId,
     },
+    /// A text that is no address that others could go to.
+    #[error("node {id}: {error}")]
+    Address {
+        /// Whose address it was to be.
+        id: NodeId,
+        /// What is wrong with it.
+        error: InvalidAddress,
+    },
     /// The node would listen where the others do not look for it. An address is never changed in place: two
     /// halves of the cluster could then each take the node for theirs.
     #[error(
@@ -106,9 +113,9 @@ pub enum StartError {
         /// The node.
         id: NodeId,
         /// Its address in the membership.
-        recorded: String,
+        recorded: Address,
         /// Its address now.
-        given: String,
+        given: Address,
     },
     /// The data directory cannot be used.
     #[error(transparent)]
@@ -131,6 +138,7 @@ impl StartError {
             | StartError::NoTransport
             | StartError::WrongIdentity { .. }
             | StartError::NotAPeer { .. }
+            | StartError::Address { .. }
             | StartError::AddressChanged { .. } => false,
         }
     }
@@ -164,7 +172,8 @@ impl Builder {
     }
 
     /// All nodes of the cluster with their addresses, this one included. Every node is given the same list
-    /// and may start in any order; the list forms the cluster once and is not consulted later.
+    /// and may start in any order; the list forms the cluster once and is not consulted later. Each address is an
+    /// [`Address`] as a text.
     pub fn peers<A: Into<String>>(mut self, peers: impl IntoIterator<Item = (u64, A)>) -> Self {
         self.peers = peers
             .into_iter()
@@ -246,17 +255,24 @@ impl Builder {
             None if self.peers.len() > 1 || self.join => return Err(StartError::NoTransport),
             None => Arc::new(Loopback::new(identity)),
         };
-        let mut members: BTreeMap<NodeId, Member> = self
-            .peers
-            .into_iter()
-            .map(|(id, address)| (id, Member { address }))
-            .collect();
+        let mut members = BTreeMap::new();
+        for (id, text) in self.peers {
+            let address = text.parse().map_err(|error| StartError::Address { id, error })?;
+            members.insert(
+                id,
+                Member {
+                    address: Some(address),
+                },
+            );
+        }
         let named_by_caller = !members.is_empty();
-        if members.is_empty() {
-            let address = transport
-                .local_address()
-                .map(|a| a.to_string())
-                .unwrap_or_default();
+        if !named_by_caller {
+            let address = match transport.local_address().map(Address::try_from).transpose() {
+                Ok(address) => address,
+                // Whoever adds the node says where it is.
+                Err(_) if self.join => None,
+                Err(error) => return Err(StartError::Address { id: self.id, error }),
+            };
             members.insert(self.id, Member { address });
         }
         if !members.contains_key(&self.id) {
@@ -374,13 +390,14 @@ impl Node {
         let known = raft.state().members;
         if known.len() > 1
             && let Some(recorded) = known.iter().find(|m| m.id == self.id())
-            && let Some(given) = members.get(&self.id())
-            && has_moved(&recorded.address, &given.address, named_by_caller)
+            && let Some(recorded) = &recorded.address
+            && let Some(given) = members.get(&self.id()).and_then(|member| member.address.as_ref())
+            && has_moved(recorded, given, named_by_caller)
         {
             return Err(StartError::AddressChanged {
                 id: self.id(),
-                recorded: recorded.address.clone(),
-                given: given.address.clone(),
+                recorded: recorded.clone(),
+                given: given.clone(),
             });
         }
         let voters: Vec<NodeId> = match formed {
@@ -412,14 +429,12 @@ impl Node {
 /// Whether a node is to be reached elsewhere than its cluster knows. An address that the caller did not name is
 /// that of the socket, which may stand for a name or a forwarded port: then only another port of the very same
 /// host counts.
-fn has_moved(recorded: &str, given: &str, named_by_caller: bool) -> bool {
+fn has_moved(recorded: &Address, given: &Address, named_by_caller: bool) -> bool {
     if named_by_caller {
         return recorded != given;
     }
-    match (recorded.parse::<SocketAddr>(), given.parse::<SocketAddr>()) {
-        (Ok(recorded), Ok(given)) => recorded.ip() == given.ip() && recorded.port() != given.port(),
-        _ => false,
-    }
+    let same_host = given.host().ip().is_some() && recorded.host() == given.host();
+    same_host && recorded.port() != given.port()
 }
 
 /// The lowest id forms the cluster at once; the others each give those before them time to do so, so that
@@ -455,7 +470,22 @@ async fn watch_timing(front: Front) {
 
 #[cfg(test)]
 mod tests {
-    use super::has_moved;
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_that_nobody_could_go_to_is_refused_before_a_file_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        for text in ["::1", "0.0.0.0:7004", "http://a:7001", "a:0", "", "a:7001,b:7001"] {
+            let start = Node::builder().data_dir(&data).peers([(1, text)]).start();
+            let refused = start.await.expect_err("a refusal");
+            assert!(
+                matches!(&refused, StartError::Address { id, error } if id.number() == 1 && error.text == text),
+                "{text}: {refused:?}"
+            );
+        }
+        assert!(!data.exists());
+    }
 
     #[test]
     fn a_node_has_moved_when_its_cluster_would_look_for_it_elsewhere() {
@@ -489,10 +519,10 @@ mod tests {
                 false,
                 false,
             ),
-            ("no network", "127.0.0.1:7001", "", false, false),
         ];
         for (case, recorded, given, named, moved) in cases {
-            assert_eq!(has_moved(recorded, given, named), moved, "{case}");
+            let (recorded, given) = (recorded.parse().unwrap(), given.parse().unwrap());
+            assert_eq!(has_moved(&recorded, &given, named), moved, "{case}");
         }
     }
 }

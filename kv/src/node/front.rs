@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use quorate_transport::Transport;
+use quorate_transport::{Address, InvalidAddress, Transport};
 use tokio_util::sync::CancellationToken;
 
 use super::proposer::{self, Waiting};
@@ -309,7 +309,10 @@ impl Front {
 
     pub(crate) async fn admin(&self, admin: Admin) -> Response {
         let result = match admin {
-            Admin::AddLearner { id, address } => self.raft.add_learner(id, address).await,
+            Admin::AddLearner { id, address } => match address.parse() {
+                Ok(address) => self.raft.add_learner(id, address).await,
+                Err(error) => Err(MembershipError::Refused(InvalidAddress::to_string(&error))),
+            },
             Admin::Promote { id } => self.raft.promote(id).await,
             Admin::Remove { id } => self.remove(id).await,
             Admin::MoveLeader { to } => self.move_leader(to).await,
@@ -390,7 +393,7 @@ impl Front {
         let leading = state.role == Part::Leader;
         let members = state.members.iter().map(|m| MemberStatus {
             id: m.id,
-            address: m.address.clone(),
+            address: m.address.as_ref().map(Address::to_string).unwrap_or_default(),
             voter: m.voter,
             lag_entries: match leading {
                 true if m.id == self.node => Some(0),
@@ -483,7 +486,14 @@ fn took_over(named: Option<NodeId>, chosen: NodeId, leader: Option<NodeId>) -> R
 fn leader_of(state: &RaftState) -> Option<(NodeId, String)> {
     let id = state.leader?;
     let member = state.members.iter().find(|m| m.id == id)?;
-    Some((id, member.address.clone()))
+    Some((
+        id,
+        member
+            .address
+            .as_ref()
+            .map(Address::to_string)
+            .unwrap_or_default(),
+    ))
 }
 
 fn entries_behind(last: Option<LogIndex>, matched: Option<LogIndex>) -> u64 {

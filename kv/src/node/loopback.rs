@@ -34,7 +34,7 @@ impl Transport for Loopback {
 
     async fn open(&self, peer: &Peer, _class: Class) -> Result<Stream, TransportError> {
         Err(TransportError::Unreachable {
-            address: peer.address.clone(),
+            address: peer.address.to_string(),
             reason: "this node was started without a network".to_owned(),
         })
     }

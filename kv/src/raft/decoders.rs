@@ -130,7 +130,7 @@ fn log_id(index: u64) -> LogId {
 
 fn membership() -> Membership {
     let member = |id: u64| {
-        let address = format!("node-{id}:7000");
+        let address = format!("node-{id}:7000").parse().ok();
         (id, Member { address })
     };
     let nodes: BTreeMap<u64, Member> = (1..=4).map(member).collect();

@@ -199,7 +199,7 @@ mod tests {
 
     fn first_entry() -> Entry {
         let member = |id: u64| Member {
-            address: format!("node-{id}"),
+            address: Some(format!("node-{id}:1").parse().expect("an address")),
         };
         let members: BTreeMap<u64, Member> = (1..=5).map(|id| (id, member(id))).collect();
         let voters: BTreeSet<u64> = members.keys().copied().collect();

@@ -14,6 +14,7 @@ use std::time::Duration;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{ChangeMembers, ServerState};
+use quorate_transport::Address;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::types::{LogId, Member, Membership, Raft, TypeConfig};
@@ -66,9 +67,9 @@ impl Members {
         looked.await.map_err(|e| MembershipError::Stopped(e.to_string()))
     }
 
-    fn address(&self, id: NodeId) -> Option<&str> {
+    fn address(&self, id: NodeId) -> Option<&Address> {
         let member = self.membership.get_node(&id.number())?;
-        Some(&member.address)
+        member.address.as_ref()
     }
 
     fn votes(&self, id: NodeId) -> bool {
@@ -79,20 +80,25 @@ impl Members {
 impl RaftNode {
     /// Adds a node that receives the log but has no vote. Returns when it is in the membership; one that is there
     /// already, at the same address, is.
-    pub(crate) async fn add_learner(&self, id: NodeId, address: String) -> Result<(), MembershipError> {
+    pub(crate) async fn add_learner(&self, id: NodeId, address: Address) -> Result<(), MembershipError> {
         let _change = self.begin_change().await?;
         let members = Members::of(&self.raft).await?;
         // openraft leaves a node that it knows as it is, and says that it is done.
         if let Some(known) = members
             .address(id)
-            .filter(|known| members.leads && *known != address)
+            .filter(|known| members.leads && **known != address)
         {
             return Err(MembershipError::Refused(format!(
                 "node {id} is a member at {known} already, and an address is never changed in place: to move it to \
                  {address}, add an empty node under a new id there, and remove node {id}"
             )));
         }
-        let add = ChangeMembers::AddNodes(BTreeMap::from([(id.number(), Member { address })]));
+        let add = ChangeMembers::AddNodes(BTreeMap::from([(
+            id.number(),
+            Member {
+                address: Some(address),
+            },
+        )]));
         self.carry_out(&members, [(add, true)]).await
     }
 
@@ -198,18 +204,17 @@ fn may_vote(
     let Some(member) = member else {
         return Err(format!("node {id} is no member; add it as a learner first"));
     };
+    let address = member.address.as_ref().map_or("no address", Address::as_str);
     match member.answered {
         None => {
             return Err(format!(
-                "node {id} at {} has never answered: start it there, with --join, and try again",
-                member.address
+                "node {id} at {address} has never answered: start it there, with --join, and try again"
             ));
         }
         Some(silence) if silence > patience => {
             return Err(format!(
-                "node {id} at {} has not answered for {silence:.1?}; a vote is given to a node that answered within the \
-                 last {patience:?}: see that it runs and is reached, and try again",
-                member.address
+                "node {id} at {address} has not answered for {silence:.1?}; a vote is given to a node that answered \
+                 within the last {patience:?}: see that it runs and is reached, and try again"
             ));
         }
         Some(_) => {}
@@ -285,7 +290,7 @@ mod tests {
     fn a_vote_is_given_to_who_was_heard_lately_and_is_near() {
         let learner = |answered: Option<u64>, matched: Option<u64>| MemberState {
             id: NodeId::new(2),
-            address: "node-2:7001".to_owned(),
+            address: Some("node-2:7001".parse().expect("an address")),
             voter: false,
             matched: matched.map(LogIndex::new),
             answered: answered.map(Duration::from_millis),

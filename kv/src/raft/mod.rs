@@ -38,7 +38,7 @@ use std::time::Duration;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, InitializeError, RaftError};
 use openraft::{Config, ServerState, SnapshotPolicy};
-use quorate_transport::{Class, Incoming, Role, Transport};
+use quorate_transport::{Address, Class, Incoming, Role, Transport};
 use tokio::sync::Mutex;
 
 use crate::env::{self, Disk, Instant};
@@ -113,7 +113,7 @@ pub(crate) enum Proposed {
 #[derive(Debug, Clone)]
 pub(crate) struct MemberState {
     pub id: NodeId,
-    pub address: String,
+    pub address: Option<Address>,
     pub voter: bool,
     /// How far the leader knows this member's log; `None` on followers and where nothing is known yet.
     pub matched: Option<LogIndex>,
@@ -478,7 +478,7 @@ impl RaftNode {
 
 fn leader(id: Option<u64>, member: Option<Member>) -> Option<(NodeId, String)> {
     id.zip(member)
-        .map(|(id, member)| (NodeId::new(id), member.address))
+        .map(|(id, member)| (NodeId::new(id), member.address_text()))
 }
 
 /// Makes the state durable from time to time, so that a restart replays little and the state file's pages

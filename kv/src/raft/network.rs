@@ -98,10 +98,7 @@ impl NetworkFactory {
         Link {
             own_id: self.own_id,
             target,
-            peer: Peer {
-                node_id: Some(target),
-                address: node.address.clone(),
-            },
+            peer: node.peer(target),
             transport: Arc::clone(&self.transport),
             log: self.log.clone(),
             applied: self.applied.clone(),

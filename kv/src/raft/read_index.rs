@@ -17,7 +17,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use openraft::ReadPolicy;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{LinearizableReadError, RaftError};
-use quorate_transport::{Peer, Transport};
+use quorate_transport::{Address, Peer, Transport};
 
 use super::freshness::Freshness;
 use super::network::{ControlStream, ask_control};
@@ -98,7 +98,7 @@ enum Step {
     /// This node follows that one.
     Follows {
         leader: Option<NodeId>,
-        address: Option<String>,
+        address: Option<Address>,
     },
     /// The leader that was asked leads no more, as far as this node knows.
     LeaderChanged,
@@ -252,7 +252,7 @@ impl Asking {
             Ok(linearizer) => Step::Confirmed(Some(LogIndex::new(linearizer.read_log_id().index()))),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => Step::Follows {
                 leader: forward.leader_id.map(NodeId::new),
-                address: forward.leader_node.map(|member| member.address),
+                address: forward.leader_node.and_then(|member| member.address),
             },
             Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
                 Step::Failed(ReadIndexError::NoQuorum)
@@ -264,7 +264,7 @@ impl Asking {
     }
 
     /// Asks the leader that openraft has just named, until it answers, or another leads, or for an election timeout.
-    async fn leader(&self, leader: Option<NodeId>, address: Option<String>) -> Step {
+    async fn leader(&self, leader: Option<NodeId>, address: Option<Address>) -> Step {
         let no_leader = Step::Failed(ReadIndexError::NoLeader { leader });
         let (Some(leader), Some(address)) = (leader, address) else {
             return no_leader;

@@ -4,6 +4,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use openraft::raft::responder::Responder;
+use quorate_transport::{Address, Peer};
 use serde::{Deserialize, Serialize};
 
 use crate::env;
@@ -50,8 +51,43 @@ pub(crate) type Snapshot = openraft::alias::SnapshotOf<TypeConfig, super::Snapsh
 /// What the membership says of a node, beside its id.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Member {
-    /// Where its peers and clients reach it: `host:port`.
-    pub address: String,
+    /// Where its peers and clients reach it; `None` for a node without a network. As a text `host:port`, empty for none.
+    #[serde(with = "place")]
+    pub address: Option<Address>,
+}
+
+impl Member {
+    /// How it is reached. A member without a network is nowhere: no name under `invalid` is ever known (RFC 6761, 6.4).
+    pub(crate) fn peer(&self, id: u64) -> Peer {
+        let nowhere = || "nowhere.invalid:1".parse().expect("an address");
+        Peer {
+            node_id: Some(id),
+            address: self.address.clone().unwrap_or_else(nowhere),
+        }
+    }
+
+    /// Its address as a text, empty for none.
+    pub(crate) fn address_text(&self) -> String {
+        self.address.as_ref().map(Address::to_string).unwrap_or_default()
+    }
+}
+
+/// How the membership says where a node is.
+mod place {
+    use quorate_transport::Address;
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(address: &Option<Address>, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(address.as_ref().map_or("", Address::as_str))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Address>, D::Error> {
+        let text = String::deserialize(from)?;
+        match text.is_empty() {
+            true => Ok(None),
+            false => text.parse().map(Some).map_err(D::Error::custom),
+        }
+    }
 }
 
 /// An encoded [`Proposal`] behind the kind byte of its log record, so that the leader encodes it once and

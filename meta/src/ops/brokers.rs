@@ -348,8 +348,8 @@ fn check_registration(image: &Image, register: &RegisterBroker, repeated: bool) 
     }
     let mut listeners = BTreeSet::new();
     for endpoint in &register.endpoints {
-        if !listeners.insert(&endpoint.listener) {
-            let listener = endpoint.listener.clone();
+        if !listeners.insert(endpoint.listener()) {
+            let listener = endpoint.listener().to_owned();
             reasons.push(BrokerReason::RepeatedListener { listener });
         }
     }

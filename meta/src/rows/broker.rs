@@ -8,6 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use quorate_kv::model::{Key, LogTime, Record, Revision, decode, encode};
+use quorate_transport::{Address, AddressRule, InvalidAddress};
 use serde::{Deserialize, Serialize};
 
 use super::{CorruptReason, CorruptRow};
@@ -56,57 +57,123 @@ pub struct Capacity {
     pub disk_bytes: Option<u64>,
 }
 
-/// A place where a broker is reached: a listener's name, a host and a port.
+/// A place where a broker is reached: a listener's name and an address, as a text `host:port` or `LISTENER://host:port`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "EndpointRow", try_from = "EndpointRow")]
 pub struct Endpoint {
-    /// The listener's name, "PLAINTEXT" where none was given.
-    pub listener: String,
-    /// Host name or address.
-    pub host: String,
-    /// TCP or UDP port, never 0.
-    pub port: u16,
+    listener: String,
+    address: Address,
 }
 
 /// Text that is no endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no endpoint: expected host:port or LISTENER://host:port, with a port from 1 to 65535")]
+#[error("{text:?} is no endpoint of the form host:port or LISTENER://host:port: {rule}")]
 pub struct InvalidEndpoint {
-    /// The text.
+    /// The text, or its beginning.
     pub text: String,
+    /// The rule that it breaks.
+    pub rule: EndpointRule,
+}
+
+/// What an endpoint must be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EndpointRule {
+    /// A listener's name.
+    #[error("a listener's name is 1 to 64 characters of A-Z, a-z, 0-9, ., _ and -")]
+    Listener,
+    /// Its address.
+    #[error(transparent)]
+    Address(AddressRule),
+}
+
+impl Endpoint {
+    /// The listener of an endpoint that names none.
+    pub const DEFAULT_LISTENER: &str = "PLAINTEXT";
+
+    /// An endpoint of a listener: 1 to 64 characters of `[A-Za-z0-9._-]`.
+    pub fn new(listener: &str, address: Address) -> Result<Self, InvalidEndpoint> {
+        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if listener.is_empty() || listener.len() > 64 || !listener.chars().all(legal) {
+            return Err(InvalidEndpoint::new(
+                &format!("{listener}://{address}"),
+                EndpointRule::Listener,
+            ));
+        }
+        Ok(Self {
+            listener: listener.to_owned(),
+            address,
+        })
+    }
+
+    /// The listener's name.
+    pub fn listener(&self) -> &str {
+        &self.listener
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+}
+
+impl InvalidEndpoint {
+    fn new(text: &str, rule: EndpointRule) -> Self {
+        let text = text.chars().take(300).collect();
+        Self { text, rule }
+    }
 }
 
 impl FromStr for Endpoint {
     type Err = InvalidEndpoint;
     fn from_str(text: &str) -> Result<Self, InvalidEndpoint> {
-        let invalid = || InvalidEndpoint {
-            text: text.to_owned(),
-        };
-        let (listener, address) = text.split_once("://").unwrap_or(("PLAINTEXT", text));
-        let (host, port) = address.rsplit_once(':').ok_or_else(invalid)?;
-        let host = host
-            .strip_prefix('[')
-            .and_then(|h| h.strip_suffix(']'))
-            .unwrap_or(host);
-        let port = port.parse().map_err(|_| invalid())?;
-        if listener.is_empty() || host.is_empty() || port == 0 {
-            return Err(invalid());
+        let refused = |rule| InvalidEndpoint::new(text, EndpointRule::Address(rule));
+        if text.contains(',') {
+            return Err(refused(AddressRule::Several));
         }
-        Ok(Self {
-            listener: listener.to_owned(),
-            host: host.to_owned(),
-            port,
-        })
+        let (listener, address) = text.split_once("://").unwrap_or((Self::DEFAULT_LISTENER, text));
+        let address = address
+            .parse()
+            .map_err(|error: InvalidAddress| refused(error.rule))?;
+        Self::new(listener, address).map_err(|error| InvalidEndpoint::new(text, error.rule))
     }
 }
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { listener, host, port } = self;
-        if host.contains(':') {
-            write!(f, "{listener}://[{host}]:{port}")
-        } else {
-            write!(f, "{listener}://{host}:{port}")
+        write!(f, "{}://{}", self.listener, self.address)
+    }
+}
+
+/// How a row has it; a host that is an IPv6 address stands without brackets.
+#[derive(Serialize, Deserialize)]
+struct EndpointRow {
+    listener: String,
+    host: String,
+    port: u16,
+}
+
+impl From<Endpoint> for EndpointRow {
+    fn from(endpoint: Endpoint) -> Self {
+        Self {
+            listener: endpoint.listener,
+            host: endpoint.address.host().to_string(),
+            port: endpoint.address.port(),
         }
+    }
+}
+
+impl TryFrom<EndpointRow> for Endpoint {
+    type Error = InvalidEndpoint;
+    fn try_from(row: EndpointRow) -> Result<Self, InvalidEndpoint> {
+        let EndpointRow { listener, host, port } = row;
+        let refused =
+            |error: InvalidAddress| InvalidEndpoint::new(&error.text, EndpointRule::Address(error.rule));
+        let address = host
+            .parse()
+            .and_then(|host| Address::new(host, port))
+            .map_err(refused)?;
+        Self::new(&listener, address)
     }
 }
 

@@ -14,7 +14,7 @@ mod tests;
 mod topic;
 
 pub(crate) use broker::EpochOf;
-pub use broker::{Broker, Capacity, Endpoint, InvalidEndpoint};
+pub use broker::{Broker, Capacity, Endpoint, EndpointRule, InvalidEndpoint};
 pub use partition::{Partition, Recovery};
 pub use topic::Topic;
 

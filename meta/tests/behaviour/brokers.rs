@@ -48,8 +48,24 @@ fn endpoints_are_read_as_they_are_written() {
         assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), written);
         assert_eq!(written.parse::<Endpoint>().unwrap().to_string(), written);
     }
-    for text in ["", "a", "a:", ":1", "a:0", "a:65536", "://a:1", "a:b"] {
-        assert!(text.parse::<Endpoint>().is_err(), "{text}");
+    for (text, rule) in [
+        ("", "the port is missing"),
+        ("a", "the port is missing"),
+        ("a:", "no port"),
+        (":1", "the host is missing"),
+        ("a:0", "port 0"),
+        ("a:65536", "no port"),
+        ("a:b", "no port"),
+        ("://a:1", "a listener's name"),
+        ("MY LISTENER://a:1", "a listener's name"),
+        ("TLS://PLAINTEXT://a:1", "leave out"),
+        ("SSL://[::1]:9093,PLAINTEXT://x:9092", "give one address"),
+        ("SSL://::1:9093", "brackets"),
+        ("SSL://0.0.0.0:9093", "all addresses of a machine"),
+        ("SSL://", "the port is missing"),
+    ] {
+        let refused = text.parse::<Endpoint>().unwrap_err();
+        assert!(refused.to_string().contains(rule), "{text}: {refused}");
     }
 }
 

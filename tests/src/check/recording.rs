@@ -177,12 +177,12 @@ impl Cluster {
     fn client(&self, name: &str, limits: Limits) -> Client {
         let identity = Identity::client(cluster_id(), name).expect("a legal name");
         let transport = self.network.transport(identity, name);
-        Client::connect((1..=NODES).map(address), transport, limits)
+        Client::connect((1..=NODES).map(address), transport, limits).expect("legal addresses")
     }
 }
 
 fn address(number: u32) -> String {
-    format!("node-{number}")
+    format!("node-{number}:7000")
 }
 
 fn cluster_id() -> ClusterId {

@@ -351,14 +351,14 @@ impl Cluster {
         let transport = self.transport(identity, name, HostId::OUTSIDE);
         let mut addresses: Vec<String> = self.numbers().map(address).collect();
         self.sim.rng(name).shuffle(&mut addresses);
-        Client::connect(addresses, transport, limits)
+        Client::connect(addresses, transport, limits).expect("legal addresses")
     }
 
     /// A client that knows one node alone. One that only reads never hears of another.
     fn client_of(&self, name: &str, node: u32) -> Client {
         let identity = Identity::client(cluster_id(), name).expect("a legal name");
         let transport = self.transport(identity, name, HostId::OUTSIDE);
-        Client::connect([address(node)], transport, Limits::default())
+        Client::connect([address(node)], transport, Limits::default()).expect("a legal address")
     }
 
     /// Ends every fault, and starts whoever is down.
@@ -592,7 +592,7 @@ fn died(network: &MemoryNetwork, number: u32, power: PowerLoss) {
 }
 
 fn address(number: u32) -> String {
-    format!("node-{number}")
+    format!("node-{number}:7000")
 }
 
 fn cluster_id() -> ClusterId {

@@ -16,7 +16,7 @@ use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use super::credentials::{Credentials, CredentialsError};
 use super::files::{self, Readers};
-use crate::{ClusterId, Identity, Role};
+use crate::{ClusterId, Host, Identity, Role};
 
 /// How long an authority's certificate is valid: ten years. Replacing it means touching every node.
 const AUTHORITY_VALIDITY: Duration = Duration::from_secs(3_652 * 86_400);
@@ -79,12 +79,6 @@ pub enum CertsError {
         identity: Box<Identity>,
         /// The authority's cluster.
         cluster: ClusterId,
-    },
-    /// A host name that no certificate can carry.
-    #[error("{host:?} is neither a host name nor an IP address")]
-    InvalidHost {
-        /// The name.
-        host: String,
     },
     /// A certificate must be valid for a while, and end before the year 10000.
     #[error("a validity of {validity:?} is not possible")]
@@ -193,7 +187,7 @@ impl Authority {
     pub fn issue(
         &self,
         identity: &Identity,
-        hosts: &[String],
+        hosts: &[Host],
         validity: Duration,
     ) -> Result<Issued, CertsError> {
         if identity.cluster != self.cluster {
@@ -332,15 +326,17 @@ fn uri(text: String) -> Result<SanType, CertsError> {
     Ok(SanType::URI(text.try_into()?))
 }
 
-fn host_name(host: &str) -> Result<SanType, CertsError> {
-    if let Ok(address) = host.parse() {
-        return Ok(SanType::IpAddress(address));
+fn host_name(host: &Host) -> Result<SanType, CertsError> {
+    match host {
+        Host::Name(name) => {
+            // A dot at the end is the resolver's business, and stands in no certificate (RFC 5280, 4.2.1.6).
+            let name = name.as_str();
+            let name = name.strip_suffix('.').unwrap_or(name);
+            Ok(SanType::DnsName(name.try_into()?))
+        }
+        Host::V4(ip) => Ok(SanType::IpAddress((*ip).into())),
+        Host::V6(ip) => Ok(SanType::IpAddress((*ip).into())),
     }
-    let invalid = || CertsError::InvalidHost {
-        host: host.to_owned(),
-    };
-    let name = rustls::pki_types::DnsName::try_from(host).map_err(|_| invalid())?;
-    Ok(SanType::DnsName(name.as_ref().try_into().map_err(|_| invalid())?))
 }
 
 /// An authority's own name: no identity, so that its certificate never passes as a member's.

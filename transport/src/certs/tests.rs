@@ -50,7 +50,7 @@ fn an_authority_that_was_loaded_again_issues_for_the_same_cluster() {
     let loaded = Authority::load(directory.path()).unwrap();
     assert_eq!(*loaded.cluster(), cluster());
     let client = Identity::client(cluster(), "reader").unwrap();
-    let hosts = ["db-1.example".to_owned(), "10.0.0.1".to_owned(), "::1".to_owned()];
+    let hosts = ["db-1.example", "db-1.example.", "10.0.0.1", "::1"].map(|host| host.parse().unwrap());
     let (certificate, key) = loaded
         .issue(&client, &hosts, DAY)
         .unwrap()
@@ -107,11 +107,6 @@ fn an_authority_issues_for_its_own_cluster_alone_and_only_what_makes_sense() {
     let refused = authority.issue(&stranger, &[], DAY);
     assert!(
         matches!(refused, Err(CertsError::OtherCluster { .. })),
-        "{refused:?}"
-    );
-    let refused = authority.issue(&node(1), &["not a host".to_owned()], DAY);
-    assert!(
-        matches!(refused, Err(CertsError::InvalidHost { .. })),
         "{refused:?}"
     );
     for impossible in [Duration::ZERO, Duration::MAX] {

@@ -20,7 +20,7 @@
 //! let one = network.transport(Identity::node(cluster.clone(), 1), "one:7000");
 //! let two = network.transport(Identity::node(cluster, 2), "two:7000");
 //!
-//! let peer = Peer { node_id: Some(2), address: "two:7000".into() };
+//! let peer = Peer { node_id: Some(2), address: "two:7000".parse()? };
 //! let mut stream = one.open(&peer, Class::Control).await?;
 //! stream.sender.send("a vote, please".into()).await?;
 //!

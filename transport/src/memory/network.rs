@@ -50,7 +50,7 @@ impl Default for NetworkSettings {
 
 /// A network of transports in memory. Cheap to clone; every clone is the same network.
 ///
-/// Places are named by their address, any text. A script may name an address before a transport is there,
+/// Places are named by their address, in its one form where peers are to find them; a client's may be any text. A script may name an address before a transport is there,
 /// and stays in force over restarts. All calls take effect at once.
 #[derive(Debug, Clone)]
 pub struct MemoryNetwork {

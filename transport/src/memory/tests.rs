@@ -15,8 +15,8 @@ use futures_util::future::{BoxFuture, Either, poll_fn, select};
 use super::{Clock, LinkSettings, MemoryNetwork, MemoryTransport};
 use crate::{Class, ClusterId, Identity, Peer, Stream, Transport as _, TransportError};
 
-const ONE: &str = "one";
-const TWO: &str = "two";
+const ONE: &str = "one:1";
+const TWO: &str = "two:1";
 
 /// Who is to be woken when; the number tells timers of one moment apart.
 type Timers = BTreeMap<(Duration, u64), Waker>;
@@ -135,7 +135,7 @@ fn over(latency: Duration, test: impl AsyncFnOnce(&Pair)) {
 fn to_two() -> Peer {
     Peer {
         node_id: Some(2),
-        address: TWO.to_owned(),
+        address: TWO.parse().unwrap(),
     }
 }
 
@@ -240,8 +240,8 @@ fn streams_that_are_made_to_fail_fail_on_both_ends_and_new_ones_work() {
 #[test]
 fn a_partition_separates_its_groups_alone() {
     over(millis(1), async |pair| {
-        let third = pair.network.transport(node(3), "three");
-        pair.network.partition(&[&[ONE, "three"], &[TWO]]);
+        let third = pair.network.transport(node(3), "three:1");
+        pair.network.partition(&[&[ONE, "three:1"], &[TWO]]);
         let unreachable = pair.one.open(&to_two(), Class::Control).await;
         assert!(
             matches!(unreachable, Err(TransportError::Unreachable { .. })),
@@ -249,7 +249,7 @@ fn a_partition_separates_its_groups_alone() {
         );
         let to_three = Peer {
             node_id: Some(3),
-            address: "three".to_owned(),
+            address: "three:1".parse().unwrap(),
         };
         let _opened = pair.one.open(&to_three, Class::Control).await.unwrap();
         third.accept().await.unwrap();

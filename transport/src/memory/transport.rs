@@ -58,7 +58,7 @@ impl MemoryTransport {
                 match state.handshake(self.place, self.incarnation, peer, handshake, moment)? {
                     Handshake::Held if moment.now >= deadline => {
                         let failure = TransportError::Unreachable {
-                            address: peer.address.clone(),
+                            address: peer.address.to_string(),
                             reason: format!("no answer within {:?}", self.shared.settings.connect_timeout),
                         };
                         Err(state.failed(self.place, peer, failure, moment))
@@ -140,7 +140,7 @@ impl Transport for MemoryTransport {
 
     async fn ended(&self, peer: &Peer) {
         let every = self.shared.settings.probe_every;
-        let place = self.shared.step(|state, _| state.place(&peer.address));
+        let place = self.shared.step(|state, _| state.place(peer.address.as_str()));
         let emptied = self.shared.step(|state, _| state.emptied(place));
         // As over QUIC: one answer, and a second one to another probe.
         let mut answers = 0;

@@ -3,22 +3,20 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
 
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::links::Live;
-use super::{Shared, errors, probe, tls};
+use super::{Shared, errors, probe, race, resolve, tls};
 use crate::certs::identity_in;
 use crate::frame::STREAM_VERSION;
 use crate::{Identity, Peer, Role, TransportError};
 
-/// Connects, or says why not, within the connect timeout. Ends early when the transport closes.
+/// Connects, or says why not: within the time for its name, then within the time for the handshake. Ends early when the
+/// transport closes.
 pub(super) async fn connect(shared: &Arc<Shared>, peer: &Peer) -> Result<Live, TransportError> {
-    let attempt = timeout(shared.settings.connect_timeout, any_address(shared, peer));
-    let outcome = tokio::select! {
-        () = shared.closing.cancelled() => return Err(TransportError::Closed),
-        outcome = attempt => outcome.unwrap_or_else(|_| {
-            Err(unreachable(peer, format!("no answer within {:?}", shared.settings.connect_timeout)))
-        }),
+    let attempt = shared.closing.run_until_cancelled(any_place(shared, peer));
+    let Some(outcome) = attempt.await else {
+        return Err(TransportError::Closed);
     };
     match &outcome {
         Ok(live) => {
@@ -37,23 +35,19 @@ pub(super) async fn connect(shared: &Arc<Shared>, peer: &Peer) -> Result<Live, T
     outcome
 }
 
-/// Tries what the name stands for, one address after the other.
-async fn any_address(shared: &Shared, peer: &Peer) -> Result<Live, TransportError> {
-    let addresses = tokio::net::lookup_host(&peer.address).await;
-    let addresses =
-        addresses.map_err(|error| unreachable(peer, format!("the name is not known: {error}")))?;
-    let mut failure = unreachable(peer, "the name has no address".to_owned());
-    for address in addresses {
-        let attempt = tokio::select! {
-            attempt = handshake(shared, peer, address) => attempt,
-            reason = probe::unreachable(address) => Err(unreachable(peer, reason)),
-        };
-        match attempt {
-            Ok(live) => return Ok(live),
-            Err(error) => failure = error,
+/// Tries the places that the address stands for.
+async fn any_place(shared: &Arc<Shared>, peer: &Peer) -> Result<Live, TransportError> {
+    let places = resolve::places(shared, &peer.address).await;
+    let places = places.map_err(|reason| unreachable(peer, reason))?;
+    let within = shared.settings.connect_timeout;
+    let silence = unreachable(peer, format!("no answer within {within:?}"));
+    let attempt = async |place| {
+        tokio::select! {
+            attempt = handshake(shared, peer, place) => attempt,
+            reason = probe::unreachable(place) => Err(unreachable(peer, reason)),
         }
-    }
-    Err(failure)
+    };
+    race::first(race::in_turn(places), within, attempt, silence).await
 }
 
 async fn handshake(shared: &Shared, peer: &Peer, address: SocketAddr) -> Result<Live, TransportError> {
@@ -69,7 +63,7 @@ async fn handshake(shared: &Shared, peer: &Peer, address: SocketAddr) -> Result<
             quinn::ConnectError::EndpointStopping => TransportError::Closed,
             other => unreachable(peer, other.to_string()),
         })?;
-    let failed = |error: quinn::ConnectionError| errors::not_connected(&peer.address, &error);
+    let failed = |error: quinn::ConnectionError| errors::not_connected(peer.address.as_str(), &error);
     let connection = connecting.await.map_err(failed)?;
     let node_id = match check(shared, peer, &connection) {
         Ok(node_id) => node_id,
@@ -132,14 +126,14 @@ pub(super) fn identity_of(connection: &quinn::Connection) -> Result<Identity, St
 
 fn unreachable(peer: &Peer, reason: String) -> TransportError {
     TransportError::Unreachable {
-        address: peer.address.clone(),
+        address: peer.address.to_string(),
         reason,
     }
 }
 
 fn refused(peer: &Peer, reason: String) -> TransportError {
     TransportError::Refused {
-        address: peer.address.clone(),
+        address: peer.address.to_string(),
         reason,
     }
 }

@@ -4,22 +4,23 @@
 //! address where the peer may be.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 
-use super::{Shared, probe};
+use super::{Shared, probe, resolve};
 use crate::Peer;
 
 /// Returns when the peer has ended; never once the transport is closed.
-pub(super) async fn ended(shared: &Shared, peer: &Peer) {
+pub(super) async fn ended(shared: &Arc<Shared>, peer: &Peer) {
     let watch = shared.closing.run_until_cancelled(watch(shared, peer));
     if watch.await.is_none() {
         std::future::pending().await
     }
 }
 
-async fn watch(shared: &Shared, peer: &Peer) {
+async fn watch(shared: &Arc<Shared>, peer: &Peer) {
     let every = shared.settings.probe_every;
     loop {
         let addresses = addresses(shared, peer).await;
@@ -46,11 +47,10 @@ async fn watch(shared: &Shared, peer: &Peer) {
 
 /// Where the peer was reached last; for one that never was, wherever its name leads: it may be at any of these, and at
 /// the others nobody listens though it lives.
-async fn addresses(shared: &Shared, peer: &Peer) -> Vec<SocketAddr> {
+async fn addresses(shared: &Arc<Shared>, peer: &Peer) -> Vec<SocketAddr> {
     if let Some(address) = shared.links.reached(peer) {
         return vec![address];
     }
     // A name that is not known now may be known later.
-    let found = tokio::net::lookup_host(&peer.address).await;
-    found.map(Iterator::collect).unwrap_or_default()
+    resolve::places(shared, &peer.address).await.unwrap_or_default()
 }

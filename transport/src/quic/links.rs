@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::{Shared, connect};
 use crate::backoff::Backoff;
-use crate::{Peer, TransportError};
+use crate::{Address, Peer, TransportError};
 
 /// How many links are remembered. Beyond that those without a connection are forgotten: a cluster has few,
 /// and a client that was given ever new addresses must not grow for ever.
@@ -35,7 +35,7 @@ type Outcome = Result<Live, TransportError>;
 pub(super) struct Links(Mutex<BTreeMap<Key, Link>>);
 
 /// A peer as the callers name it.
-type Key = (String, Option<u64>);
+type Key = (Address, Option<u64>);
 
 #[derive(Debug, Default)]
 struct Link {
@@ -100,7 +100,7 @@ impl Links {
                     link.backoff.succeeded();
                     link.rest = None;
                 } else if let Some(error) = live.connection.close_reason() {
-                    let failure = super::errors::unreachable(&peer.address, &error);
+                    let failure = super::errors::unreachable(peer.address.as_str(), &error);
                     let delay = link.backoff.failed(&shared.settings.backoff, rand::random());
                     link.rest = Some((live.since + delay, failure));
                 }

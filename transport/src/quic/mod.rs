@@ -34,6 +34,8 @@ mod errors;
 mod links;
 mod meters;
 mod probe;
+mod race;
+mod resolve;
 mod settings;
 mod socket;
 mod stream;
@@ -52,6 +54,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use resolve::{Resolver, SystemResolver};
 pub use settings::{BUSY_POLL_MAX, InvalidSettings, QuicSettings};
 
 use crate::certs::Credentials;
@@ -59,6 +62,7 @@ use crate::inbox::Inbox;
 use crate::{Class, Identity, Incoming, Peer, Stream, Transport, TransportError};
 use links::Links;
 use meters::Meters;
+use resolve::Names;
 use socket::Closable;
 
 /// A transport over QUIC. [`shutdown`](Transport::shutdown) takes leave of the peers and gives the address free, for a
@@ -124,6 +128,7 @@ struct Shared {
     local_address: Option<SocketAddr>,
     client: RwLock<quinn::ClientConfig>,
     links: Links,
+    names: Names,
     inbox: Inbox,
     meters: Meters,
     /// Every task of this transport, so that shutdown can wait for them.
@@ -148,6 +153,16 @@ impl QuicTransport {
         credentials: &Credentials,
         settings: QuicSettings,
     ) -> Result<Arc<Self>, BindError> {
+        Self::bind_with(listen, credentials, settings, Arc::new(SystemResolver))
+    }
+
+    /// The same, with names looked up by `resolver`.
+    pub fn bind_with(
+        listen: Option<SocketAddr>,
+        credentials: &Credentials,
+        settings: QuicSettings,
+        resolver: Arc<dyn Resolver>,
+    ) -> Result<Arc<Self>, BindError> {
         settings.check()?;
         let client = tls::client(credentials, &settings)?;
         let (runtime, look) = busy_poll::runtime(settings.busy_poll);
@@ -171,6 +186,7 @@ impl QuicTransport {
             local_address,
             client: RwLock::new(client),
             links: Links::default(),
+            names: Names::new(resolver),
             inbox: Inbox::new(),
             meters: Meters::new(),
             tasks: TaskTracker::new(),
@@ -236,8 +252,8 @@ impl Transport for QuicTransport {
             .connection
             .open_bi()
             .await
-            .map_err(|error| errors::unreachable(&peer.address, &error))?;
-        stream::open(&self.shared, &peer.address, class, send, receive).await
+            .map_err(|error| errors::unreachable(peer.address.as_str(), &error))?;
+        stream::open(&self.shared, peer.address.as_str(), class, send, receive).await
     }
 
     async fn accept(&self) -> Option<Incoming> {

@@ -20,7 +20,12 @@ pub struct QuicSettings {
     /// How often a sign of life is sent when there is nothing else. 750 ms by default; at most half of
     /// `idle_timeout`, so that one lost packet costs no connection.
     pub keep_alive: Duration,
-    /// How long an attempt to connect may take, name resolution and handshake together. 2 s by default.
+    /// How long an attempt to connect waits for the addresses of the peer's name. 2 s by default. An answer that comes
+    /// later serves the next attempt.
+    pub resolve_timeout: Duration,
+    /// How long an attempt to connect may take once the addresses are known, whatever their number: the next one is tried
+    /// when one failed, or has not answered for 250 ms. 2 s by default. A handshake that a peer began ends after the same
+    /// time.
     pub connect_timeout: Duration,
     /// How often a peer is probed by [`ended`](crate::Transport::ended), 10 ms to 10 s. 100 ms by default: the end of a
     /// process is noticed after half of that and two round trips, on average. Each probe is a datagram of one byte, which
@@ -62,6 +67,7 @@ impl Default for QuicSettings {
             message_bytes_max: MESSAGE_BYTES_MAX,
             idle_timeout: Duration::from_secs(3),
             keep_alive: Duration::from_millis(750),
+            resolve_timeout: Duration::from_secs(2),
             connect_timeout: Duration::from_secs(2),
             probe_every: Duration::from_millis(100),
             shutdown_timeout: Duration::from_millis(500),
@@ -115,6 +121,10 @@ impl QuicSettings {
                 seconds(self.keep_alive),
                 "it must be above zero and at most half of idle_timeout",
             );
+        }
+        if self.resolve_timeout.is_zero() {
+            let value = seconds(self.resolve_timeout);
+            return refuse("resolve_timeout", value, "it must be above zero");
         }
         if self.connect_timeout.is_zero() {
             return refuse(

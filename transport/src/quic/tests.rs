@@ -111,7 +111,7 @@ async fn an_acceptor_that_speaks_a_later_version_of_streams_is_refused() {
         &runtime,
     )
     .unwrap();
-    let address = later.local_addr().unwrap().to_string();
+    let address = later.local_addr().unwrap().try_into().unwrap();
     let served = tokio::spawn(async move {
         let connection = later.accept().await.unwrap().await.unwrap();
         let mut welcome = connection.open_uni().await.unwrap();
@@ -177,7 +177,7 @@ impl Mortal {
             one,
             peer: Peer {
                 node_id: Some(2),
-                address: address.to_string(),
+                address: address.try_into().unwrap(),
             },
         }
     }

@@ -276,7 +276,7 @@ pub async fn a_node_with_another_id_is_refused(mut world: impl World) {
     let TransportError::Refused { address, reason } = refused else {
         panic!("{refused:?}");
     };
-    assert_eq!(address, wrong.address);
+    assert_eq!(address, wrong.address.to_string());
     assert!(reason.contains("node 2") && reason.contains("node 3"), "{reason}");
     // And the right one is still reached.
     let right = peer(&world, 2);

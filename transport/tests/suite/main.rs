@@ -5,6 +5,7 @@
 
 mod contract;
 mod memory_world;
+mod names;
 mod quic_only;
 mod quic_world;
 mod relay;

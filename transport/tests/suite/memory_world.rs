@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use quorate_transport::memory::{LinkSettings, MemoryNetwork, NetworkSettings, TokioClock};
-use quorate_transport::{BackoffSettings, Identity, Role, Transport};
+use quorate_transport::{Address, BackoffSettings, Identity, Role, Transport};
 use std::time::Duration;
 
 use crate::world::{IDLE_TIMEOUT, Impairment, LIMIT, PROBE_EVERY, World};
@@ -41,33 +41,34 @@ fn links() -> LinkSettings {
 impl World for MemoryWorld {
     async fn start(&mut self, identity: Identity) -> Arc<dyn Transport> {
         let address = match &identity.role {
-            Role::Node(id) => self.address(*id),
+            Role::Node(id) => self.address(*id).to_string(),
             Role::Client(name) => name.clone(),
         };
         self.network.transport(identity, &address)
     }
 
-    fn address(&self, id: u64) -> String {
-        format!("10.0.0.{id}:7000")
+    fn address(&self, id: u64) -> Address {
+        format!("10.0.0.{id}:7000").parse().unwrap()
     }
 
     async fn kill(&mut self, id: u64, transport: Arc<dyn Transport>) {
-        self.network.crash(&self.address(id));
+        self.network.crash(self.address(id).as_str());
         drop(transport);
     }
 
     fn impair(&self, id: u64, impairment: Option<Impairment>) {
         let (one, other) = (self.address(1), self.address(id));
-        self.network.heal(&one, &other);
+        let (one, other) = (one.as_str(), other.as_str());
+        self.network.heal(one, other);
         self.network.set_links(links());
         match impairment {
             None => {}
-            Some(Impairment::Cut) => self.network.cut(&one, &other),
-            Some(Impairment::Deaf) => self.network.cut_one_way(&one, &other),
-            Some(Impairment::Mute) => self.network.cut_one_way(&other, &one),
+            Some(Impairment::Cut) => self.network.cut(one, other),
+            Some(Impairment::Deaf) => self.network.cut_one_way(one, other),
+            Some(Impairment::Mute) => self.network.cut_one_way(other, one),
             Some(Impairment::Paused) => {
-                self.network.pause(&one, &other);
-                self.network.pause(&other, &one);
+                self.network.pause(one, other);
+                self.network.pause(other, one);
             }
             Some(Impairment::Lossy) => self.network.set_links(LinkSettings {
                 loss_per_million: 300_000,

@@ -28,7 +28,7 @@ fn start(authority: &Authority, identity: &Identity, settings: QuicSettings) -> 
 fn peer(transport: &QuicTransport, node_id: Option<u64>) -> Peer {
     Peer {
         node_id,
-        address: transport.local_address().unwrap().to_string(),
+        address: transport.local_address().unwrap().try_into().unwrap(),
     }
 }
 
@@ -258,7 +258,7 @@ async fn a_port_that_nobody_reads_is_no_end_of_its_process() {
     }
     let peer = Peer {
         node_id: Some(2),
-        address: address.to_string(),
+        address: address.try_into().unwrap(),
     };
     let noticed = tokio::time::timeout(30 * PROBE_EVERY, one.ended(&peer)).await;
     assert!(noticed.is_err(), "it is there, and only slow");

@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use quorate_transport::certs::Authority;
 use quorate_transport::quic::{QuicSettings, QuicTransport};
-use quorate_transport::{BackoffSettings, ClusterId, Identity, Role, Transport};
+use quorate_transport::{Address, BackoffSettings, ClusterId, Identity, Role, Transport};
 
 use crate::relay::Relay;
 use crate::world::{CLUSTER, IDLE_TIMEOUT, Impairment, LIMIT, PROBE_EVERY, World, cluster};
@@ -95,13 +95,13 @@ impl World for QuicWorld {
         }
     }
 
-    fn address(&self, id: u64) -> String {
+    fn address(&self, id: u64) -> Address {
         match self.relays.get(&id) {
-            Some(relay) => relay.address.to_string(),
+            Some(relay) => relay.address.try_into().unwrap(),
             // Never started: nobody listens on the port.
             None => {
                 let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-                socket.local_addr().unwrap().to_string()
+                socket.local_addr().unwrap().try_into().unwrap()
             }
         }
     }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use quorate_transport::{Class, ClusterId, Identity, Incoming, Peer, Stream, Transport, TransportError};
+use quorate_transport::{
+    Address, Class, ClusterId, Identity, Incoming, Peer, Stream, Transport, TransportError,
+};
 
 /// The largest message in all worlds.
 pub const LIMIT: usize = 8 << 20;
@@ -26,7 +28,7 @@ pub trait World: Send {
     /// Starts a node, or starts it again at the address where it was.
     async fn start(&mut self, identity: Identity) -> Arc<dyn Transport>;
     /// Where a node is or will be.
-    fn address(&self, id: u64) -> String;
+    fn address(&self, id: u64) -> Address;
     /// Ends a node's process without a word. Its host lives on.
     async fn kill(&mut self, id: u64, transport: Arc<dyn Transport>);
     /// Does this to every way between a node and those who opened by its address; `None` undoes it.

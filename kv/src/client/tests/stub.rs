@@ -70,7 +70,7 @@ impl Stage {
 
     fn client_of(&self, identity: Identity, addresses: &[&str]) -> Client {
         let transport = self.network.transport(identity, "client");
-        Client::connect(addresses.iter().copied(), transport, Limits::default())
+        Client::connect(addresses, transport, Limits::default()).expect("addresses")
     }
 
     /// Breaks every stream between the client and this address, for both ends.

@@ -11,7 +11,7 @@ use crate::raft::types::log_id;
 /// A transport that bears a node's name and address.
 fn transport(network: &MemoryNetwork, id: u64) -> Arc<MemoryTransport> {
     let cluster = ClusterId::new("links").expect("a legal name");
-    network.transport(Identity::node(cluster, id), &format!("node-{id}"))
+    network.transport(Identity::node(cluster, id), &format!("node-{id}:7000"))
 }
 
 fn request() -> AppendEntriesRequest<TypeConfig> {
@@ -42,7 +42,7 @@ async fn an_append_stream_ends_when_the_peer_ends_it_though_there_is_nothing_mor
         leading: Leading::default(),
     };
     let member = Member {
-        address: "node-2".to_owned(),
+        address: Some("node-2:7000".parse().expect("an address")),
     };
     let mut link = factory.new_client(2, &member).await;
     let peer = async {

@@ -30,7 +30,7 @@ impl State {
         if !self.lives(opener) {
             return Err(TransportError::Closed);
         }
-        let to = self.place(&peer.address);
+        let to = self.place(peer.address.as_str());
         let way = (place, to, peer.node_id);
         let dial = self.dials.entry(way).or_default();
         if let Some(id) = dial.connection {
@@ -64,7 +64,7 @@ impl State {
             Some(own) if self.lives(opener) => own.clone(),
             _ => return Err(TransportError::Closed),
         };
-        let to = self.place(&peer.address);
+        let to = self.place(peer.address.as_str());
         let way = (place, to, peer.node_id);
         let dial = self.dials.entry(way).or_default();
         if let Some(id) = dial.connection
@@ -78,7 +78,7 @@ impl State {
         if !passable(self.link(place, to)) || !passable(self.link(to, place)) {
             return Ok(Handshake::Held);
         }
-        let address = || peer.address.clone();
+        let address = || peer.address.to_string();
         let refusal = match &self.places[to].occupant {
             None => {
                 let reason = "nobody listens there".to_owned();
@@ -121,7 +121,7 @@ impl State {
         failure: TransportError,
         moment: &mut Moment<'_>,
     ) -> TransportError {
-        let to = self.place(&peer.address);
+        let to = self.place(peer.address.as_str());
         self.dial_failed((place, to, peer.node_id), failure, moment)
     }
 

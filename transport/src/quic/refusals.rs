@@ -1,0 +1,104 @@
+//! Peers that were not let in: counted each, logged now and then.
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+use metrics::{Counter, counter};
+use tokio::time::Instant;
+
+use super::seldom::Seldom;
+
+/// Why a peer was not let in, or its stream not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    /// Its certificate is of another authority.
+    Untrusted,
+    /// Its certificate is not valid now.
+    Expired,
+    /// The handshake failed otherwise.
+    Tls,
+    /// Its certificate is the authority's, and says that it has no business here.
+    Identity,
+    /// Its handshake did not go on.
+    Timeout,
+    /// Another one needed the place of its handshake.
+    Displaced,
+    /// Too many handshakes were under way.
+    Handshakes,
+    /// Too many nodes are connected.
+    Nodes,
+    /// Too many clients are connected.
+    Clients,
+    /// Too many clients of its name are connected.
+    ClientShare,
+    /// A stream that is not as it should be.
+    Stream,
+}
+
+impl Why {
+    const ALL: [Why; 11] = [
+        Why::Untrusted,
+        Why::Expired,
+        Why::Tls,
+        Why::Identity,
+        Why::Timeout,
+        Why::Displaced,
+        Why::Handshakes,
+        Why::Nodes,
+        Why::Clients,
+        Why::ClientShare,
+        Why::Stream,
+    ];
+
+    /// Its name in the label of the metric.
+    fn name(self) -> &'static str {
+        match self {
+            Why::Untrusted => "untrusted",
+            Why::Expired => "expired",
+            Why::Tls => "tls",
+            Why::Identity => "identity",
+            Why::Timeout => "timeout",
+            Why::Displaced => "displaced",
+            Why::Handshakes => "handshakes",
+            Why::Nodes => "nodes",
+            Why::Clients => "clients",
+            Why::ClientShare => "client_share",
+            Why::Stream => "stream",
+        }
+    }
+}
+
+/// Counts and tells.
+pub(super) struct Refusals {
+    counters: [Counter; Why::ALL.len()],
+    /// Held for a few lines.
+    lines: Mutex<[Seldom; Why::ALL.len()]>,
+}
+
+impl fmt::Debug for Refusals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Refusals")
+    }
+}
+
+impl Refusals {
+    pub(super) fn new() -> Self {
+        Self {
+            counters: Why::ALL.map(|why| counter!("quorate_transport_refusals_total", "reason" => why.name())),
+            lines: Mutex::default(),
+        }
+    }
+
+    /// Somebody was refused, and why in words.
+    pub(super) fn note(&self, why: Why, peer: impl fmt::Display, reason: impl fmt::Display) {
+        let index = why as usize;
+        self.counters[index].increment(1);
+        let due = {
+            let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+            lines[index].happened(Instant::now())
+        };
+        if let Some(kept_back) = due {
+            tracing::warn!(%peer, %reason, kind = why.name(), kept_back, "refused a peer");
+        }
+    }
+}
