@@ -47,6 +47,9 @@ mod tests {
             "store.durable_interval",
             "store.session_ttl",
             "store.sessions_max",
+            "store.session_idle",
+            "store.unanswered_bytes_max",
+            "store.keys_looked_at_max",
             "nothing.of.ours",
         ];
         let value = prop_oneof![

@@ -48,11 +48,17 @@ pub enum Bug {
     OpenAnswersForgotten,
     /// A key below the metadata's prefix that is no row fails every operation that reads its range.
     ForeignKeyStopsMetadata,
+    /// Conditions on ranges are not counted into what a transaction looks at.
+    GuardsCostNothing,
+    /// A session remembers answers of any size.
+    AnswerBytesNotCounted,
+    /// A session in use makes room for a new one.
+    BusySessionEvicted,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 19] = [
+    pub const ALL: [Bug; 22] = [
         Bug::AckBeforeSync,
         Bug::VoteVolatile,
         Bug::VoteAfterAppend,
@@ -72,6 +78,9 @@ impl Bug {
         Bug::FailureTakenForCertain,
         Bug::OpenAnswersForgotten,
         Bug::ForeignKeyStopsMetadata,
+        Bug::GuardsCostNothing,
+        Bug::AnswerBytesNotCounted,
+        Bug::BusySessionEvicted,
     ];
 
     /// As the command line writes it.
@@ -96,6 +105,9 @@ impl Bug {
             Bug::FailureTakenForCertain => "failure-taken-for-certain",
             Bug::OpenAnswersForgotten => "open-answers-forgotten",
             Bug::ForeignKeyStopsMetadata => "foreign-key-stops-metadata",
+            Bug::GuardsCostNothing => "guards-cost-nothing",
+            Bug::AnswerBytesNotCounted => "answer-bytes-not-counted",
+            Bug::BusySessionEvicted => "busy-session-evicted",
         }
     }
 }
@@ -123,6 +135,9 @@ impl Bug {
             Bug::FailureTakenForCertain => "a failure after an unknown outcome is told as certain",
             Bug::OpenAnswersForgotten => "a client says that it has the answers of its writes under way",
             Bug::ForeignKeyStopsMetadata => "a key that is no row fails the metadata's operations",
+            Bug::GuardsCostNothing => "conditions on ranges are not counted into a transaction's budget",
+            Bug::AnswerBytesNotCounted => "a session remembers answers of any size",
+            Bug::BusySessionEvicted => "a session in use makes room for a new one",
         }
     }
 }
