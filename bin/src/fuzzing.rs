@@ -20,7 +20,7 @@ mod tests {
 
     /// Keys that there are and keys that there are not, with values of every kind, in and out of their bounds.
     fn line() -> impl Strategy<Value = String> {
-        const KEYS: [&str; 27] = [
+        const KEYS: [&str; 30] = [
             "data_dir",
             "cluster",
             "node_id",

@@ -385,8 +385,10 @@ fn what_the_retries_of_one_entry_are_given_again_is_bounded_and_one_alone_always
 #[test]
 fn limits_are_set_by_a_command_once_for_each_version_and_belong_to_the_state() {
     let mut store = Store::new();
-    let mut limits = ReplicatedLimits::default();
-    limits.sessions_max = 1;
+    let limits = ReplicatedLimits {
+        sessions_max: 1,
+        ..ReplicatedLimits::default()
+    };
     let set = |version, limits| Command::SetLimits { version, limits };
     let stand = |changed, version, limits| {
         Outcome::LimitsSet(LimitsSet {

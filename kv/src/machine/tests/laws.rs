@@ -26,7 +26,6 @@ fn tight() -> MachineSettings {
             apply_keys: 20,
             apply_answer_bytes: 200,
             page_bytes_max: 200,
-            ..Tuning::default()
         },
         ..MachineSettings::default()
     }
