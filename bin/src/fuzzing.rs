@@ -20,7 +20,7 @@ mod tests {
 
     /// Keys that there are and keys that there are not, with values of every kind, in and out of their bounds.
     fn line() -> impl Strategy<Value = String> {
-        const KEYS: [&str; 27] = [
+        const KEYS: [&str; 30] = [
             "data_dir",
             "cluster",
             "node_id",
@@ -47,6 +47,9 @@ mod tests {
             "store.durable_interval",
             "store.session_ttl",
             "store.sessions_max",
+            "store.session_idle",
+            "store.unanswered_bytes_max",
+            "store.keys_looked_at_max",
             "nothing.of.ours",
         ];
         let value = prop_oneof![

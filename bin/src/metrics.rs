@@ -81,6 +81,26 @@ fn describe() {
         Unit::Count,
         "entries that were applied in one transaction of the state file"
     );
+    describe_counter!(
+        "quorate_apply_keys_visited_total",
+        Unit::Count,
+        "keys that the ranges of transactions visited, deleted ones that were gone by included"
+    );
+    describe_gauge!(
+        "quorate_sessions",
+        Unit::Count,
+        "sessions of the cluster, as this node has applied it"
+    );
+    describe_counter!(
+        "quorate_sessions_evicted_total",
+        Unit::Count,
+        "idle sessions that made room for others"
+    );
+    describe_counter!(
+        "quorate_sessions_refused_total",
+        Unit::Count,
+        "sessions that were not opened: there were too many and none was idle"
+    );
     describe_histogram!(
         "quorate_log_sync_seconds",
         Unit::Seconds,

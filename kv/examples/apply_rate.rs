@@ -116,7 +116,7 @@ impl Bench {
         });
         match self.machine.apply(vec![entry])?.pop() {
             Some(EntryOutcome::Proposal(outcomes)) => match outcomes.first() {
-                Some(Outcome::SessionOpened(Ok(id))) => Ok(*id),
+                Some(Outcome::SessionOpened(Ok(opened))) => Ok(opened.session),
                 other => bail!("opening a session answered {other:?}"),
             },
             other => bail!("a proposal answered {other:?}"),

@@ -16,11 +16,11 @@ use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use quorate_kv::env::RealDisk;
 use quorate_kv::machine::{
-    Entry, Machine, MachineSettings, OpenMode, Payload, ReadBudget, Reader, Step, View,
+    Entry, EntryOutcome, Machine, MachineSettings, OpenMode, Payload, ReadBudget, Reader, Step, View,
 };
 use quorate_kv::model::{
-    Command, Key, KeyRange, LogIndex, LogPosition, LogTime, NodeId, Op, Proposal, RangeRead, ReadOp,
-    Revision, Term, Txn, encode,
+    Command, Compare, Guard, Key, KeyRange, KeyTest, LogIndex, LogPosition, LogTime, NodeId, Op, Outcome,
+    Proposal, RangeRead, RangeTest, ReadOp, ReadResult, Revision, Term, Txn, TxnRefused, TxnResponse, encode,
 };
 
 const VALUE_BYTES: usize = 100;
@@ -51,7 +51,14 @@ fn main() -> Result<()> {
     bench.reads("90,000 overwritten, in memory", None)?;
     bench.machine.make_durable()?;
     bench.reads("as it was before they were, by the history", Some(filled))?;
-    Ok(())
+    bench.transactions(keys)
+}
+
+/// The time that this thread was on a processor: on a busy machine the wall clock measures the others.
+fn busy() -> Duration {
+    let schedstat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanos = schedstat.split(' ').next().and_then(|nanos| nanos.parse().ok());
+    Duration::from_nanos(nanos.unwrap_or(0))
 }
 
 /// A permutation of the numbers below 2^64.
@@ -82,11 +89,17 @@ impl Bench {
         })
     }
 
-    fn apply(&mut self, txn: Txn) -> Result<Duration> {
+    fn apply(&mut self, txn: Txn) -> Result<()> {
+        self.apply_all(vec![txn]).map(drop)
+    }
+
+    /// Applies transactions that share an entry: how long it took, and the answers.
+    fn apply_all(&mut self, txns: Vec<Txn>) -> Result<(Duration, Vec<Result<TxnResponse, TxnRefused>>)> {
         self.index += 1;
+        let commands = txns.into_iter().map(|txn| Command::Txn { session: None, txn });
         let proposal = Proposal {
             stamp: LogTime::from_millis(self.index),
-            commands: vec![Command::Txn { session: None, txn }],
+            commands: commands.collect(),
         };
         let entry = Entry {
             position: LogPosition {
@@ -96,9 +109,17 @@ impl Bench {
             },
             payload: Payload::Proposal(encode(&proposal).into()),
         };
-        let began = Instant::now();
-        self.machine.apply(vec![entry])?;
-        Ok(began.elapsed())
+        let began = busy();
+        let outcomes = self.machine.apply(vec![entry])?;
+        let took = busy() - began;
+        let Some(EntryOutcome::Proposal(outcomes)) = outcomes.into_iter().next() else {
+            bail!("a proposal has outcomes");
+        };
+        let answers = outcomes.into_iter().filter_map(|outcome| match outcome {
+            Outcome::Txn(answer) => Some(answer),
+            _ => None,
+        });
+        Ok((took, answers.collect()))
     }
 
     fn fill(&mut self, keys: u64) -> Result<()> {
@@ -157,6 +178,127 @@ impl Bench {
             });
             let took = self.whole(&[read], at)?;
             println!("  a range of 10,000 {kind}: {:.1} ms", took.as_secs_f64() * 1e3);
+        }
+        Ok(())
+    }
+}
+
+/// Transactions that cost as much as one may, and an entry of them.
+impl Bench {
+    fn transactions(&mut self, keys: u64) -> Result<()> {
+        println!("transactions, and the time of a processor in which they hold everybody up:");
+        let limits = *self.machine.limits();
+        let (looked, changed) = (limits.keys_looked_at_max, limits.keys_changed_max);
+        let all = KeyRange::all;
+        let count = |operand| Guard::range(all(), RangeTest::Count(Compare::Equal, operand));
+        let value = Bytes::from(vec![9u8; VALUE_BYTES]);
+        let numbered = |count: u64| (0..count).map(move |i| key(scatter(i * 7 % keys)));
+        let puts = numbered(changed).map(|key| Ok(Op::put(key?, value.clone())));
+        let puts = puts.collect::<Result<Vec<_>>>()?;
+        let gets = numbered(looked / 4).map(|key| Ok(Op::get(key?)));
+        let gets = gets.collect::<Result<Vec<_>>>()?;
+        let conditions = numbered(looked / 2).map(|key| {
+            let other = KeyTest::Value(Compare::NotEqual, Bytes::from_static(b"x"));
+            Ok(Guard::key(key?, other))
+        });
+        let conditions = conditions.collect::<Result<Vec<_>>>()?;
+        let between = |i: u64| -> Result<Guard> {
+            let start = [key(scatter(i))?.as_bytes(), b"-"].concat();
+            let end = [&start[..], b"-"].concat();
+            let any = RangeTest::Any(KeyTest::Exists(true));
+            Ok(Guard::not(Guard::range(KeyRange::new(start, end), any)))
+        };
+        let empty = (0..looked / 4 - 1).map(between).collect::<Result<Vec<_>>>()?;
+        let exists = || KeyTest::Exists(true);
+        let other = KeyTest::Value(Compare::NotEqual, Bytes::from_static(b"x"));
+        let small = Guard::range(all(), RangeTest::Any(exists()));
+        let any_100 = Guard::range(all(), RangeTest::Count(Compare::GreaterOrEqual, 99));
+        let cases = [
+            (
+                "131,000 counts of all (refused)",
+                Txn::new([]).when(Guard::all(vec![count(2 * keys); 131_000])),
+            ),
+            (
+                "one count, as far as it may",
+                Txn::new([]).when(count(looked - 10)),
+            ),
+            (
+                "counts of 100",
+                Txn::new([]).when(Guard::all(vec![any_100; (looked / 104) as usize])),
+            ),
+            (
+                "a look at values in a range",
+                Txn::new([]).when(Guard::all([Guard::range(
+                    KeyRange::new(
+                        key(0)?.into_bytes(),
+                        key(u64::MAX / 100 * (looked / 2 * 95 / keys.max(1)).min(95))?.into_bytes(),
+                    ),
+                    RangeTest::All(other),
+                )])),
+            ),
+            (
+                "ranges of one key",
+                Txn::new([]).when(Guard::all(vec![small; (looked / 5) as usize])),
+            ),
+            ("empty ranges", Txn::new([]).when(Guard::all(empty))),
+            ("conditions on values", Txn::new([]).when(Guard::all(conditions))),
+            ("gets", Txn::new(gets)),
+            ("puts", Txn::new(puts)),
+        ];
+        for (name, txn) in cases {
+            self.timed(name, vec![txn.clone()])?;
+            // As many as an entry of a mebibyte has room for.
+            let copies = ((1 << 20) / encode(&txn).len()).min(40);
+            if copies > 1 {
+                self.timed(&format!("  {copies} of them in one entry"), vec![txn; copies])?;
+            }
+        }
+        self.machine.make_durable()?;
+        let delete = Txn::new([Op::delete_some_of(all(), u32::try_from(changed)?)]);
+        self.timed("a range delete", vec![delete.clone()])?;
+        self.timed("  four of them in one entry", vec![delete; 4])?;
+        // 15 deleted keys between two that exist: too few to be remembered as a gap.
+        let view = self.reader.view()?;
+        let some = ReadOp::Range(RangeRead {
+            keys_only: true,
+            ..RangeRead::new(all()).limit(100_000)
+        });
+        let (mut deletes, mut there) = (Vec::new(), 0u64);
+        if let Some(ReadResult::Range { records, .. }) = view.read(&[some], None)?.context("refused")?.pop() {
+            for (nth, record) in records.into_iter().enumerate() {
+                match nth % 16 {
+                    0 => there += 1,
+                    _ => deletes.push(Op::delete(record.key)),
+                }
+            }
+        }
+        self.timed("puts holes", vec![Txn::new(deletes)])?;
+        let among = Guard::range(all(), RangeTest::Count(Compare::GreaterOrEqual, there - 1));
+        let many = Txn::new([]).when(Guard::all(vec![among; (looked / (there + 4)) as usize]));
+        self.timed("counts among deleted keys", vec![many.clone()])?;
+        self.timed("  40 of them in one entry", vec![many; 40])?;
+        Ok(())
+    }
+
+    fn timed(&mut self, name: &str, txns: Vec<Txn>) -> Result<()> {
+        let visited = self.machine.keys_visited();
+        let (took, answers) = self.apply_all(txns)?;
+        let refused = answers
+            .iter()
+            .filter_map(|answer| answer.as_ref().err())
+            .collect::<Vec<_>>();
+        println!(
+            "  {name}: {:.0} ms, {} keys visited, {} of {} refused{}",
+            took.as_secs_f64() * 1e3,
+            self.machine.keys_visited() - visited,
+            refused.len(),
+            answers.len(),
+            refused
+                .first()
+                .map_or(String::new(), |refused| format!(": {refused}")),
+        );
+        if self.machine.bytes_since_checkpoint() >= 64 << 20 {
+            self.machine.make_durable()?;
         }
         Ok(())
     }

@@ -13,9 +13,10 @@ use serde::de::DeserializeOwned;
 
 use crate::model::{
     self, CheckedTxn, Command, Compare, Consistency, FailedCondition, Found, Guard, Key, KeyRange, KeyTest,
-    KeyValue, LeaseChange, LeaseId, Limits, LogIndex, LogPosition, LogTime, NodeId, Op, OpResult, Outcome,
-    Proposal, PutMode, RangeRead, RangeTest, ReadOp, ReadResponse, ReadResult, Record, Revision, Sequence,
-    SessionId, SessionRef, StateHash, Term, Txn, TxnRefused, TxnResponse, decode, encode,
+    KeyValue, LeaseChange, LeaseId, Limits, LimitsSet, LogIndex, LogPosition, LogTime, NodeId, Op, OpResult,
+    Outcome, Place, Proposal, PutMode, RangeRead, RangeTest, ReadOp, ReadResponse, ReadResult, Record,
+    ReplicatedLimits, Revision, Sequence, SessionId, SessionOpened, SessionRef, StateHash, Term, Txn,
+    TxnRefused, TxnResponse, Work, decode, encode,
 };
 use crate::node::{MemberStatus, NodeRole, Status};
 use crate::protocol::{Admin, Call, Failure, Reply, Request, Response};
@@ -109,6 +110,10 @@ fn model_decoders() -> Vec<Decoder> {
                 Command::OpenSession { ttl_millis: 30_000 },
                 Command::CloseSession {
                     session: SessionId::new(3),
+                },
+                Command::SetLimits {
+                    version: 7,
+                    limits: ReplicatedLimits::default(),
                 },
             ],
         })],
@@ -239,10 +244,8 @@ fn txn() -> Txn {
             lease: LeaseChange::Attach(LeaseId::new(1)),
         },
         Op::delete(key("b")),
-        Op::DeleteRange {
-            range: KeyRange::from("z"),
-            limit: 10,
-        },
+        Op::delete_range(KeyRange::from("z"), 10),
+        Op::delete_some_of(KeyRange::prefix("z"), 11),
         Op::Add {
             key: key("n"),
             delta: -7,
@@ -284,7 +287,7 @@ fn outcomes() -> Vec<Outcome> {
         }],
         results: vec![
             OpResult::Put { existed: true },
-            OpResult::Deleted { count: 3 },
+            OpResult::Deleted { count: 3, more: true },
             OpResult::Get(Some(record())),
             OpResult::Number(-1),
             OpResult::Sequenced { key: key("seq/1") },
@@ -300,11 +303,28 @@ fn outcomes() -> Vec<Outcome> {
         TxnRefused::SessionExpired {
             session: SessionId::new(3),
         },
+        TxnRefused::TooMuchWork {
+            place: Place::Otherwise(300),
+            what: Work::KeysLookedAt,
+            limit: 131_072,
+        },
+        TxnRefused::EntrySpent {
+            what: Work::KeysChanged,
+        },
+        TxnRefused::AnswerTooLarge { size: 300, limit: 7 },
     ];
     let mut outcomes = vec![
         Outcome::Txn(Ok(response)),
-        Outcome::SessionOpened(Ok(SessionId::new(3))),
+        Outcome::SessionOpened(Ok(SessionOpened {
+            session: SessionId::new(3),
+            ttl_millis: 30_000,
+        })),
         Outcome::SessionClosed,
+        Outcome::LimitsSet(LimitsSet {
+            changed: true,
+            version: 1,
+            limits: ReplicatedLimits::default(),
+        }),
     ];
     outcomes.extend(refusals.map(|refused| Outcome::Txn(Err(refused))));
     outcomes

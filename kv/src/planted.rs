@@ -56,11 +56,17 @@ pub enum Bug {
     RoundJoinedLate,
     /// A vote is given to a node that never answered.
     PromoteUnheard,
+    /// Conditions on ranges are not counted into what a transaction looks at.
+    GuardsCostNothing,
+    /// A session remembers answers of any size.
+    AnswerBytesNotCounted,
+    /// A session in use makes room for a new one.
+    BusySessionEvicted,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 23] = [
+    pub const ALL: [Bug; 26] = [
         Bug::AckBeforeSync,
         Bug::VoteVolatile,
         Bug::VoteAfterAppend,
@@ -84,6 +90,9 @@ impl Bug {
         Bug::LagByAnyMessage,
         Bug::RoundJoinedLate,
         Bug::PromoteUnheard,
+        Bug::GuardsCostNothing,
+        Bug::AnswerBytesNotCounted,
+        Bug::BusySessionEvicted,
     ];
 
     /// As the command line writes it.
@@ -112,6 +121,9 @@ impl Bug {
             Bug::LagByAnyMessage => "lag-by-any-message",
             Bug::RoundJoinedLate => "round-joined-late",
             Bug::PromoteUnheard => "promote-unheard",
+            Bug::GuardsCostNothing => "guards-cost-nothing",
+            Bug::AnswerBytesNotCounted => "answer-bytes-not-counted",
+            Bug::BusySessionEvicted => "busy-session-evicted",
         }
     }
 }
@@ -145,6 +157,9 @@ impl Bug {
             Bug::LagByAnyMessage => "any message of a leader, deposed ones too, marks a state as fresh",
             Bug::RoundJoinedLate => "a reader joins a round that began before it came",
             Bug::PromoteUnheard => "a vote is given to a node that never answered",
+            Bug::GuardsCostNothing => "conditions on ranges are not counted into a transaction's budget",
+            Bug::AnswerBytesNotCounted => "a session remembers answers of any size",
+            Bug::BusySessionEvicted => "a session in use makes room for a new one",
         }
     }
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    self, Command, Consistency, InvalidRead, InvalidTxn, NodeId, Outcome, ReadOp, ReadResponse, Revision,
+    self, Command, Consistency, InvalidLimit, InvalidRead, InvalidTxn, NodeId, Outcome, ReadOp, ReadResponse,
+    Revision,
 };
 use crate::node::Status;
 
@@ -118,6 +119,12 @@ impl Failure {
 
 impl From<InvalidTxn> for Failure {
     fn from(error: InvalidTxn) -> Self {
+        Failure::Invalid(error.to_string())
+    }
+}
+
+impl From<InvalidLimit> for Failure {
+    fn from(error: InvalidLimit) -> Self {
         Failure::Invalid(error.to_string())
     }
 }

@@ -7,11 +7,11 @@ use proptest::prelude::*;
 use quorate_kv::env::RealDisk;
 use quorate_kv::machine::{Entry, Machine, MachineSettings, OpenMode, Payload};
 use quorate_kv::model::{
-    Command, KeyRange, LogIndex, LogPosition, LogTime, NodeId, Proposal, RangeRead, ReadOp, Revision,
-    Sequence, SessionId, SessionRef, Term, encode,
+    Command, KeyRange, LogIndex, LogPosition, LogTime, NodeId, Proposal, RangeRead, ReadOp, ReplicatedLimits,
+    Revision, Sequence, SessionId, SessionRef, Term, encode,
 };
 use quorate_tests::check::history::CallId;
-use quorate_tests::check::model::{Limits, Model};
+use quorate_tests::check::model::Model;
 use quorate_tests::check::workload::Generator;
 use quorate_tests::sim::Rng;
 
@@ -26,6 +26,7 @@ struct Entries {
     sessions: u64,
     /// Writes that were made, to be retried.
     made: Vec<Command>,
+    limits_set: u64,
 }
 
 impl Entries {
@@ -40,6 +41,7 @@ impl Entries {
             calls: 0,
             sessions: 0,
             made: Vec::new(),
+            limits_set: 0,
         }
     }
 
@@ -66,7 +68,31 @@ impl Entries {
         Entry { position, payload }
     }
 
+    /// Small enough to be met.
+    fn limits(&mut self) -> ReplicatedLimits {
+        let mut limits = ReplicatedLimits::default();
+        let mut one_of = |those: &[u64]| *self.random.pick(those);
+        limits.sessions_max = one_of(&[1, 4]);
+        limits.session_ttl_millis_max = one_of(&[1_000, 10_000]);
+        limits.session_idle_millis = one_of(&[0, 500, 5_000]);
+        limits.session_idle_entries = one_of(&[1, 10, 10_000]);
+        limits.unanswered_max = one_of(&[2, 5]);
+        limits.unanswered_bytes_max = one_of(&[300, 2_000, 100_000]);
+        limits.response_bytes_max = one_of(&[300, 30_000]);
+        limits.keys_looked_at_max = one_of(&[20, 100, 1_000]);
+        limits.keys_changed_max = one_of(&[2, 10, 1_000]);
+        limits.entry_budget = one_of(&[1, 2, 4]);
+        limits
+    }
+
     fn command(&mut self) -> Command {
+        // Limits are set early, and now and then again; some come too late for the version that they name.
+        if self.random.one_in(if self.limits_set == 0 { 4 } else { 60 }) {
+            let version = self.limits_set;
+            self.limits_set += u64::from(!self.random.one_in(4));
+            let limits = self.limits();
+            return Command::SetLimits { version, limits };
+        }
         match self.random.below(14) {
             0 => {
                 self.sessions += 1;
@@ -104,18 +130,12 @@ fn compare(seed: u64, entries: usize) {
     let dir = tempfile::tempdir().expect("a directory");
     let mut settings = MachineSettings::default();
     settings.cache_bytes = 1 << 20;
-    // Small enough to be met.
-    settings.sessions_max = 4;
-    settings.unanswered_max = 5;
-    settings.response_bytes_max = 30_000;
-    let limits = Limits {
-        sessions: settings.sessions_max,
-        unanswered: settings.unanswered_max,
-        response_bytes: settings.response_bytes_max,
-    };
+    settings.tuning.page_bytes_max = 2_000;
+    settings.tuning.apply_keys = 100;
+    settings.tuning.gap_keys = 2;
     let (mut machine, reader) =
         Machine::open(Arc::new(RealDisk), dir.path(), OpenMode::Create, settings).expect("a new machine");
-    let (mut model, mut source) = (Model::new(limits), Entries::new(seed));
+    let (mut model, mut source) = (Model::new(2_000), Entries::new(seed));
     let mut pending = Vec::new();
     let mut expected = Vec::new();
     for number in 0..entries {

@@ -445,15 +445,9 @@ fn op(words: &mut Words) -> Result<Op, String> {
             if prefix.is_empty() {
                 return Err("every key begins with \"\": to delete all keys, say del-all LIMIT".to_owned());
             }
-            Op::DeleteRange {
-                range: KeyRange::prefix(prefix),
-                limit: words.number("limit")?,
-            }
+            Op::delete_range(KeyRange::prefix(prefix), words.number("limit")?)
         }
-        "del-all" => Op::DeleteRange {
-            range: KeyRange::all(),
-            limit: words.number("limit")?,
-        },
+        "del-all" => Op::delete_range(KeyRange::all(), words.number("limit")?),
         "get" => Op::get(words.key()?),
         "range" => {
             let range = words.range()?;
@@ -601,10 +595,7 @@ mod tests {
     fn to_delete_all_keys_is_a_word_of_its_own() {
         assert_eq!(
             parse("del-all 10", TEXT).unwrap(),
-            Txn::new([Op::DeleteRange {
-                range: KeyRange::all(),
-                limit: 10
-            }])
+            Txn::new([Op::delete_range(KeyRange::all(), 10)])
         );
     }
 

@@ -113,10 +113,7 @@ impl Request {
                 Request::Put { key, op }
             }
             KvCommand::Del { all: true, limit, .. } => Request::Delete {
-                op: Op::DeleteRange {
-                    range: KeyRange::all(),
-                    limit: limit.unwrap_or(DELETE_MAX),
-                },
+                op: Op::delete_range(KeyRange::all(), limit.unwrap_or(DELETE_MAX)),
                 what: "there is no key".to_owned(),
             },
             KvCommand::Del {
@@ -132,10 +129,7 @@ impl Request {
                 }
                 let what = format!("no key begins with {}", forms.key(&prefix));
                 Request::Delete {
-                    op: Op::DeleteRange {
-                        range: KeyRange::prefix(prefix),
-                        limit: limit.unwrap_or(DELETE_MAX),
-                    },
+                    op: Op::delete_range(KeyRange::prefix(prefix), limit.unwrap_or(DELETE_MAX)),
                     what,
                 }
             }
@@ -323,7 +317,7 @@ async fn put(client: &Client, key: &Key, op: Op, forms: Forms, output: Output) -
 async fn delete(client: &Client, op: Op, what: &str, output: Output) -> Result<(), Failure> {
     let response = client.txn(Txn::new([op])).await.map_err(refused)?;
     let count = match response.results.first() {
-        Some(OpResult::Deleted { count }) => *count,
+        Some(OpResult::Deleted { count, .. }) => *count,
         _ => 0,
     };
     if count == 0 {

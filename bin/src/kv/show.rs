@@ -290,7 +290,7 @@ pub fn page(records: Vec<KeyValue>, with_values: bool) -> Vec<Row> {
 fn result(result: OpResult) -> OpAnswer {
     match result {
         OpResult::Put { existed } => OpAnswer::Put { existed },
-        OpResult::Deleted { count } => OpAnswer::Deleted { count },
+        OpResult::Deleted { count, .. } => OpAnswer::Deleted { count },
         OpResult::Get(record) => OpAnswer::Get {
             record: record.map(|record| Value {
                 version: record.version,

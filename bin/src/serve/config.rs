@@ -559,6 +559,23 @@ fn settings(keys: &mut Keys) -> Settings {
     );
     set(&mut settings.session_ttl, keys.duration("store.session_ttl"));
     set(&mut settings.sessions_max, keys.number("store.sessions_max"));
+    set(&mut settings.session_idle, keys.duration("store.session_idle"));
+    set(
+        &mut settings.unanswered_bytes_max,
+        keys.size("store.unanswered_bytes_max"),
+    );
+    set(
+        &mut settings.response_bytes_max,
+        keys.size("store.response_bytes_max"),
+    );
+    set(
+        &mut settings.keys_looked_at_max,
+        keys.number("store.keys_looked_at_max"),
+    );
+    set(
+        &mut settings.keys_changed_max,
+        keys.number("store.keys_changed_max"),
+    );
     if let Err(wrong) = settings.check() {
         for invalid in wrong {
             match invalid {

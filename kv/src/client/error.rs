@@ -118,12 +118,10 @@ impl Error {
         match self {
             Error::Unavailable { .. } | Error::NotYet { .. } | Error::TooStale { .. } => true,
             Error::OutcomeUnknown(_) | Error::LedByAnother { .. } => true,
-            // Sessions end, and answers are fetched.
-            Error::Refused(TxnRefused::TooMany { .. }) => true,
+            Error::Refused(refused) => refused.is_retryable(),
             Error::InvalidKey(_)
             | Error::InvalidTxn(_)
             | Error::InvalidRead(_)
-            | Error::Refused(_)
             | Error::Rejected { .. }
             | Error::AnswerTooLarge { .. }
             | Error::NotAdmitted { .. }

@@ -49,8 +49,6 @@ const SILENCE_MAX: Duration = Duration::from_secs(3);
 const STATE_WAIT_MAX: Duration = Duration::from_millis(2_500);
 /// Writes of one client that may be under way at once; more wait here, within their deadlines.
 const WRITES_MAX: usize = 1024;
-/// How long a session outlives its last write, by the log's time, where the node that opens it grants so much.
-const SESSION_TTL: Duration = Duration::from_secs(3600);
 /// How long the session of a dropped client is tried to be given back. It is a courtesy: a session that stays ends by
 /// itself.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -216,7 +214,7 @@ impl Client {
         let response = self.txn(Txn::new([Op::delete(key.try_into()?)])).await?;
         Ok(matches!(
             response.results.first(),
-            Some(OpResult::Deleted { count: 1.. })
+            Some(OpResult::Deleted { count: 1.., .. })
         ))
     }
 
@@ -429,7 +427,8 @@ impl Inner {
         if let Some(session) = &*session {
             return Ok(Arc::clone(session));
         }
-        let ttl_millis = u64::try_from(SESSION_TTL.as_millis()).unwrap_or(u64::MAX);
+        // As long as the cluster grants.
+        let ttl_millis = u64::MAX;
         let request = || Request::Write(Command::OpenSession { ttl_millis });
         // Opening twice leaves a session that expires by itself, so this needs no number of its own.
         let mut progress = Progress::default();
@@ -437,7 +436,7 @@ impl Inner {
             .ask(To::Leader, HARMLESS, time, &mut progress, request)
             .await?;
         let id = match opened {
-            Response::Written(Outcome::SessionOpened(Ok(id))) => id,
+            Response::Written(Outcome::SessionOpened(Ok(opened))) => opened.session,
             Response::Written(Outcome::SessionOpened(Err(refused))) => return Err(refused.into()),
             other => return Err(outcome::unexpected(&other, HARMLESS)),
         };

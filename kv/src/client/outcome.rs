@@ -211,24 +211,26 @@ fn is_first_answer(refused: &TxnRefused) -> bool {
         | TxnRefused::Overflow { .. }
         | TxnRefused::RangeTooLarge { .. }
         | TxnRefused::NoSuchLease { .. }
-        | TxnRefused::ResponseTooLarge { .. } => true,
+        | TxnRefused::ResponseTooLarge { .. }
+        | TxnRefused::TooMuchWork { .. }
+        | TxnRefused::AnswerTooLarge { .. } => true,
         // Nothing is known of the write any more, or nothing yet.
         TxnRefused::SessionExpired { .. }
         | TxnRefused::SequenceForgotten { .. }
-        | TxnRefused::TooMany { .. } => false,
+        | TxnRefused::TooMany { .. }
+        | TxnRefused::EntrySpent { .. } => false,
     }
 }
 
 fn of_answer(response: Response, node: &str) -> Attempt {
-    // What there are too many of becomes fewer: sessions end, answers are fetched.
-    let too_many = match &response {
-        Response::Written(Outcome::Txn(Err(refused @ TxnRefused::TooMany { .. })))
-        | Response::Written(Outcome::SessionOpened(Err(refused @ TxnRefused::TooMany { .. }))) => {
-            Some(refused.clone())
+    // What there are too many of becomes fewer: sessions end, answers are fetched; the next entry has a budget of its own.
+    let passing = match &response {
+        Response::Written(Outcome::Txn(Err(refused)) | Outcome::SessionOpened(Err(refused))) => {
+            Some(refused.clone()).filter(TxnRefused::is_retryable)
         }
         _ => None,
     };
-    let next = match too_many {
+    let next = match passing {
         None => Next::Answered(response),
         Some(refused) => Next::Again {
             way: Way::Here,

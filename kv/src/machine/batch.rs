@@ -13,17 +13,21 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 
 use super::error::StateFile;
+use super::gaps::{Gaps, GoneBy, Segment};
 use super::head::{Head, Meta};
 use super::keys::{Hashed, Keys};
 use super::layer::{Additions, Found, Held};
-use super::layered::{Layered, NOW, Sight, Stream, Values, in_chunks};
+use super::layered::{Layered, NOW, Stream, Values, in_chunks};
 use super::sequences;
-use super::sessions::{Forgotten, Sessions, answer_key, session_key};
+use super::sessions::{Forgotten, Remembered, Sessions, answer_key, session_key};
 use super::tables::Table;
 use super::version::RecordRef;
 use super::wire::hash_row;
 use crate::fault::Fault;
 use crate::model::{Key, KeyRange, Order, Revision, Sequence, SessionId};
+
+/// A value that was looked at is kept for the next look where it has at most so many bytes.
+const VALUE_KEPT_MAX: usize = 1024;
 
 /// A key that the batch has looked at.
 #[derive(Debug)]
@@ -33,7 +37,7 @@ struct Slot {
     head: Option<Head>,
     /// Its head before the batch, once the batch has changed it.
     original: Option<Option<Head>>,
-    /// The value of `head`, once it was looked at.
+    /// The value of `head`, once it was looked at and found to be short, or was written by the batch.
     value: Option<Bytes>,
     /// What the transaction under way made of it, a deletion being `None`. Taken at the transaction's end.
     draft: Option<Option<Draft>>,
@@ -53,6 +57,11 @@ pub(super) struct Draft {
 /// What one `apply` has changed so far.
 pub(super) struct Batch<'s> {
     state: &'s Layered,
+    gaps: Gaps,
+    /// Keys that ranges have visited or gone by.
+    pub(super) visited: u64,
+    /// A value that was looked at and is too long to be kept.
+    looked_at: Bytes,
     /// By the key's place.
     slots: Vec<Slot>,
     keys: Keys,
@@ -74,9 +83,13 @@ pub(super) struct Batch<'s> {
 }
 
 impl<'s> Batch<'s> {
-    pub(super) fn new(state: &'s Layered, rows_hash: u128) -> Self {
+    /// `gaps` are those of the state, which [`finish`](Self::finish) gives back.
+    pub(super) fn new(state: &'s Layered, rows_hash: u128, gaps: Gaps) -> Self {
         Self {
             state,
+            gaps,
+            visited: 0,
+            looked_at: Bytes::new(),
             slots: Vec::new(),
             keys: Keys::default(),
             counters: BTreeMap::new(),
@@ -134,40 +147,87 @@ impl<'s> Batch<'s> {
         }
         let Some(head) = &slot.head else { return Ok(None) };
         let Some(meta) = head.meta else { return Ok(None) };
+        let mod_revision = head.revision;
+        let mut is_kept = true;
         if slot.value.is_none() && values == Values::Read {
-            slot.value = Some(self.state.value(head.revision, self.keys.key(place))?);
+            let value = self.state.value(mod_revision, self.keys.key(place))?;
+            // What one apply has looked at must not fill the memory.
+            is_kept = value.len() <= VALUE_KEPT_MAX;
+            match is_kept {
+                true => slot.value = Some(value),
+                false => self.looked_at = value,
+            }
         }
+        let value = match is_kept {
+            true => slot.value.as_deref().unwrap_or_default(),
+            false => &self.looked_at,
+        };
         Ok(Some(RecordRef {
             meta,
-            mod_revision: head.revision,
-            value: slot.value.as_deref().unwrap_or_default(),
+            mod_revision,
+            value,
         }))
+    }
+
+    /// Whether the transaction under way has written or deleted a key already.
+    pub(super) fn is_touched(&self, SlotId(place): SlotId) -> bool {
+        self.slots[place as usize].draft.is_some()
     }
 
     /// Writes or deletes a key.
     pub(super) fn set(&mut self, SlotId(place): SlotId, draft: Option<Draft>) {
+        if draft.is_some() {
+            self.gaps.fill(self.keys.key(place));
+        }
         let slot = &mut self.slots[place as usize];
         if slot.draft.replace(draft).is_none() {
             self.touched.push(place);
         }
     }
 
-    /// Visits the keys of a range, the batch's own writes included, until `visit` breaks.
+    /// Visits the records of a range, the batch's own writes included, until `visit` breaks.
     pub(super) fn scan(
-        &self,
+        &mut self,
         range: &KeyRange,
         order: Order,
         values: Values,
-        visit: impl FnMut(Sight<'_>) -> ControlFlow<()>,
+        mut visit: impl FnMut(&[u8], RecordRef<'_>) -> ControlFlow<()>,
     ) -> Result<(), Fault> {
-        if range.is_empty() {
-            return Ok(());
+        let tuning = self.state.base.state.tuning;
+        let mut rest = Some(range.clone()).filter(|range| !range.is_empty());
+        while let Some(range) = rest.take() {
+            let Some(Segment { here, then }) = self.gaps.segment(range, order) else {
+                return Ok(());
+            };
+            rest = then;
+            let mut gone_by = GoneBy::new(order, tuning.gap_keys);
+            let (mut found, mut is_over, mut visited) = (Vec::new(), false, 0);
+            let own: Stream<'_> = Box::new(in_chunks(&here, order, tuning.chunk_keys, |bounds, count| {
+                self.keys.first_of(bounds, order, count, |place| self.own(place))
+            }));
+            self.state.scan(&here, order, NOW, values, Some(own), |sight| {
+                visited += sight.steps;
+                let Some(record) = sight.record else {
+                    gone_by.key(sight.key);
+                    return ControlFlow::Continue(());
+                };
+                found.extend(gone_by.up_to(sight.key));
+                let flow = visit(sight.key, record);
+                is_over = flow.is_break();
+                flow
+            })?;
+            self.visited += visited;
+            if !is_over {
+                found.extend(gone_by.up_to_end_of(&here));
+            }
+            for (start, end) in found {
+                self.gaps.add(start, end);
+            }
+            if is_over {
+                return Ok(());
+            }
         }
-        let chunk_max = self.state.base.state.tuning.chunk_keys;
-        let own: Stream<'_> = Box::new(in_chunks(range, order, chunk_max, |bounds, count| {
-            self.keys.first_of(bounds, order, count, |place| self.own(place))
-        }));
-        self.state.scan(range, order, NOW, values, Some(own), visit)
+        Ok(())
     }
 
     /// What the batch itself has made of a key.
@@ -221,14 +281,22 @@ impl<'s> Batch<'s> {
         self.touched.reserve(keys);
     }
 
-    /// Ends the transaction; whether it changed anything.
-    pub(super) fn end(&mut self) -> bool {
+    /// Whether the transaction under way has changed anything so far.
+    pub(super) fn has_changed(&self) -> bool {
+        let mut slots = self.touched.iter().map(|place| &self.slots[*place as usize]);
+        slots.any(|slot| {
+            let existed = slot.head.as_ref().is_some_and(|head| head.meta.is_some());
+            existed || matches!(slot.draft, Some(Some(_)))
+        })
+    }
+
+    /// Ends the transaction.
+    pub(super) fn end(&mut self) {
         self.advanced.clear();
         if self.touched.is_empty() {
-            return false;
+            return;
         }
         let revision = self.revision;
-        let mut changed = false;
         let mut touched = std::mem::take(&mut self.touched);
         touched.sort_unstable_by_key(|place| self.keys.key(*place));
         self.additions.versions.reserve(touched.len());
@@ -243,7 +311,6 @@ impl<'s> Batch<'s> {
                 slot.head = before;
                 continue;
             }
-            changed = true;
             let (meta, value) = draft.map_or((None, Bytes::new()), |draft| (Some(draft.meta), draft.value));
             let held = Held {
                 head: Head::after(before.as_ref(), revision, meta),
@@ -258,13 +325,16 @@ impl<'s> Batch<'s> {
             self.additions.versions.push((key.clone(), slot.hash, held));
         }
         self.touched = touched;
-        changed
     }
 
     /// Undoes the transaction.
     pub(super) fn undo(&mut self) {
         for place in self.touched.drain(..) {
-            self.slots[place as usize].draft = None;
+            let slot = &mut self.slots[place as usize];
+            slot.draft = None;
+            if slot.head.as_ref().is_some_and(|head| head.meta.is_some()) {
+                self.gaps.fill(self.keys.key(place));
+            }
         }
         for (prefix, number) in self.advanced.drain(..).rev() {
             if let Some(counter) = self.counters.get_mut(&prefix) {
@@ -283,18 +353,19 @@ impl<'s> Batch<'s> {
         }
     }
 
-    /// Remembers an answer; the hash of its row.
-    pub(super) fn remember(&mut self, id: SessionId, sequence: Sequence, answer: Vec<u8>) -> u128 {
+    /// Remembers an answer.
+    pub(super) fn remember(&mut self, id: SessionId, sequence: Sequence, answer: Vec<u8>) -> Remembered {
         let key = answer_key(id, sequence);
         let hash = hash_row(&mut self.scratch, Table::Answers, &key, &answer);
         self.rows_hash = self.rows_hash.wrapping_add(hash);
+        let bytes = answer.len() as u64;
         self.additions.answers.insert((id, sequence), Some(answer.into()));
-        hash
+        Remembered { hash, bytes }
     }
 
     pub(super) fn forget(&mut self, id: SessionId, forgotten: Forgotten) {
-        for (sequence, hash) in forgotten {
-            self.rows_hash = self.rows_hash.wrapping_sub(hash);
+        for (sequence, answer) in forgotten {
+            self.rows_hash = self.rows_hash.wrapping_sub(answer.hash);
             // An answer that came and went within the batch never reaches the layer.
             match self.additions.answers.entry((id, sequence)) {
                 Entry::Occupied(known) if known.get().is_some() => {
@@ -315,8 +386,8 @@ impl<'s> Batch<'s> {
 
     // The end.
 
-    /// What the batch adds to the newest layer, and the new sum of the rows' hashes.
-    pub(super) fn finish(mut self, sessions: &mut Sessions) -> (Additions, u128) {
+    /// What the batch adds to the newest layer, the new sum of the rows' hashes, and the gaps of the state with that.
+    pub(super) fn finish(mut self, sessions: &mut Sessions) -> (Additions, u128, Gaps) {
         let (mut sum, scratch) = (self.rows_hash, &mut self.scratch);
         let mut head_hash = |key: &[u8], head: &Option<Head>| {
             let Some(head) = head else { return 0 };
@@ -357,6 +428,6 @@ impl<'s> Batch<'s> {
             });
             self.additions.sessions.push((id, row));
         }
-        (self.additions, sum)
+        (self.additions, sum, self.gaps)
     }
 }

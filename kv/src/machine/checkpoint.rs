@@ -13,10 +13,10 @@ use std::sync::Arc;
 use redb::Durability;
 
 use super::base::Base;
-use super::database::{OpenState, write_standing};
+use super::database::{OpenState, write_system};
 use super::error::{step, storage};
 use super::layer::Layer;
-use super::system::{Membership, Standing};
+use super::system::System;
 use super::tables::Table;
 use crate::env;
 use crate::fault::Fault;
@@ -26,8 +26,7 @@ use crate::fault::Fault;
 pub struct Checkpoint {
     pub(super) state: Arc<OpenState>,
     pub(super) layer: Arc<Layer>,
-    pub(super) standing: Standing,
-    pub(super) membership: Option<Membership>,
+    pub(super) system: System,
 }
 
 /// How a checkpoint ended, for [`Machine::end_checkpoint`](super::Machine::end_checkpoint).
@@ -90,7 +89,7 @@ impl Checkpoint {
                 .map_err(storage(file))
             })?;
         }
-        write_standing(file, &txn, &self.standing, self.membership.as_ref())?;
+        write_system(file, &txn, &self.system)?;
         passed("state.checkpoint_written_not_committed")?;
         self.state.commit(txn)?;
         passed("state.checkpoint_committed")

@@ -14,13 +14,14 @@ use super::backend::{Backend, Retire};
 use super::base::Base;
 use super::error::{StateFile, step};
 use super::layered::Layered;
-use super::settings::{MachineSettings, ReplicatedLimits, Tuning};
-use super::system::{self, Membership, Standing};
+use super::settings::{MachineSettings, Tuning};
+use super::system::{self, Standing, System};
 use super::tables::{SYSTEM, Table};
 use super::wire::hash_row;
 use super::{MachineOpenError, sessions};
 use crate::env::Disk;
 use crate::fault::Fault;
+use crate::model::ReplicatedLimits;
 
 /// The state file's name in its directory.
 pub(super) const FILE_NAME: &str = "state.redb";
@@ -159,40 +160,28 @@ pub(super) fn corrupt(path: &Path, detail: String) -> MachineOpenError {
     }
 }
 
-/// Writes the rows of the system table that are written once, and makes every table, so that readers find them.
-pub(super) fn write_frame(
-    file: &StateFile,
-    txn: &WriteTransaction,
-    limits: &ReplicatedLimits,
-) -> Result<(), Fault> {
+/// Writes the row of the system table that is written once, and makes every table, so that readers find them.
+pub(super) fn write_frame(file: &StateFile, txn: &WriteTransaction) -> Result<(), Fault> {
     for table in Table::ALL {
         txn.open_table(table.definition())
             .map_err(step(file, "making a table of"))?;
     }
-    let mut row = Vec::new();
-    limits.encode_into(&mut row);
-    write_system(
-        file,
-        txn,
-        &[(system::FORMAT, system::format_row()), (system::LIMITS, row)],
-    )
+    write_rows(file, txn, &[(system::FORMAT, system::format_row())])
 }
 
 /// Writes where the node stands.
-pub(super) fn write_standing(
-    file: &StateFile,
-    txn: &WriteTransaction,
-    standing: &Standing,
-    membership: Option<&Membership>,
-) -> Result<(), Fault> {
-    let mut rows = vec![(system::STANDING, standing.encode())];
-    if let Some(membership) = membership {
+pub(super) fn write_system(file: &StateFile, txn: &WriteTransaction, system: &System) -> Result<(), Fault> {
+    let mut rows = vec![
+        (system::STANDING, system.standing.encode()),
+        (system::LIMITS, system::encode_limits(&system.limits)),
+    ];
+    if let Some(membership) = &system.membership {
         rows.push((system::MEMBERSHIP, system::membership_row(membership)));
     }
-    write_system(file, txn, &rows)
+    write_rows(file, txn, &rows)
 }
 
-fn write_system(file: &StateFile, txn: &WriteTransaction, rows: &[(&[u8], Vec<u8>)]) -> Result<(), Fault> {
+fn write_rows(file: &StateFile, txn: &WriteTransaction, rows: &[(&[u8], Vec<u8>)]) -> Result<(), Fault> {
     let mut table = txn
         .open_table(SYSTEM)
         .map_err(step(file, "opening the system table of"))?;
@@ -220,8 +209,8 @@ pub(super) fn create_empty(
         tuning: settings.tuning,
     };
     let txn = state.begin_write(Durability::Immediate)?;
-    write_frame(&state.file, &txn, &ReplicatedLimits::of(settings))?;
-    write_standing(&state.file, &txn, &Standing::EMPTY, None)?;
+    write_frame(&state.file, &txn)?;
+    write_system(&state.file, &txn, &System::empty())?;
     state.commit(txn)?;
     state.database.close().map_err(step(&state.file, "closing"))?;
     let failed = |doing: &'static str| {
@@ -252,7 +241,7 @@ pub(super) fn remove_unfinished(disk: &dyn Disk, dir: &Path) -> Result<(), Machi
 #[derive(Debug)]
 pub(super) struct Loaded {
     pub(super) base: Base,
-    pub(super) system: system::System,
+    pub(super) system: System,
     pub(super) sessions: sessions::Sessions,
 }
 
@@ -295,7 +284,7 @@ pub(super) fn load(
             known: system::FORMAT_VERSION,
         });
     }
-    let system = system::System::read(file, &table)?;
+    let system = System::read(file, &table)?;
     let mut all = sessions::Sessions::default();
     let mut scratch = Vec::new();
     for_each_row(file, &txn, Table::Sessions, |key, value| {
@@ -307,8 +296,11 @@ pub(super) fn load(
     let mut orphan = false;
     for_each_row(file, &txn, Table::Answers, |key, value| {
         let (id, sequence) = sessions::read_answer_key(key)?;
-        let hash = hash_row(&mut scratch, Table::Answers, key, value);
-        orphan |= !all.restore_answer(id, sequence, hash);
+        let answer = sessions::Remembered {
+            hash: hash_row(&mut scratch, Table::Answers, key, value),
+            bytes: value.len() as u64,
+        };
+        orphan |= !all.restore_answer(id, sequence, answer);
         Ok(())
     })?;
     if orphan {

@@ -1,49 +1,156 @@
 //! Runs one transaction: its guard on the state before it, then the operations of one branch.
 //!
-//! Always: a refused transaction leaves the batch as it was; one that changes something is one revision.
+//! Always: a refused transaction leaves the batch as it was; one that changes something is one revision; nothing is looked
+//! at that was not paid for (see `work`), but for one value.
 
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
-use super::batch::{Batch, Draft};
+use super::batch::{Batch, Draft, SlotId};
 use super::head::Meta;
 use super::layered::Values;
 use super::range::{Gathered, answer_bytes};
-use super::settings::ReplicatedLimits;
 use super::version::RecordRef;
+use super::work::{EntryWork, Meter};
 use crate::fault::Fault;
 use crate::model::{
-    Condition, FailedCondition, Found, Key, KeyRange, KeyTest, LeaseChange, LeaseId, LogIndex, Op, OpResult,
-    Order, PutMode, RangeTest, Revision, Txn, TxnRefused, TxnResponse,
+    self, Condition, FailedCondition, Found, InvalidKey, Key, KeyRange, KeyTest, LeaseChange, LeaseId,
+    LogIndex, Op, OpResult, Order, Outcome, Place, PutMode, RangeExcess, RangeRead, RangeTest,
+    ReplicatedLimits, Revision, TooManyOf, Txn, TxnRefused, TxnResponse,
 };
 use crate::planted::{self, Bug};
 
 /// A failed condition tells a value of at most so many bytes.
 const FOUND_VALUE_BYTES_MAX: usize = 1024;
 
-/// How an operation ended: its result, or the refusal of the whole transaction.
-type Ran = Result<OpResult, TxnRefused>;
+/// Why a step of a transaction was not carried out.
+enum Stop {
+    /// The whole transaction is refused.
+    Refused(TxnRefused),
+    Fault(Fault),
+}
 
-/// Runs a transaction on a store that is at `revision`.
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Self {
+        Stop::Fault(fault)
+    }
+}
+
+impl From<TxnRefused> for Stop {
+    fn from(refused: TxnRefused) -> Self {
+        Stop::Refused(refused)
+    }
+}
+
+/// What the answers of a session may still have.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    /// Bytes beside the answers that are remembered.
+    pub(super) left: u64,
+    /// Bytes of all.
+    pub(super) max: u64,
+}
+
+/// A transaction that was run or refused.
+pub(super) struct Executed {
+    pub(super) answer: Result<TxnResponse, TxnRefused>,
+    /// The outcome as the session remembers it; `None` outside of a session, and for a refusal that is not remembered.
+    pub(super) remembered: Option<Vec<u8>>,
+    /// Keys that it looked at.
+    pub(super) looked_at: u64,
+    /// Bytes that its reads returned.
+    pub(super) answer_bytes: u64,
+}
+
+/// Runs a transaction on a store that is at `revision`; in a session with `room` for its answer, where it has one.
 pub(super) fn execute(
     batch: &mut Batch<'_>,
     txn: Txn,
-    revision: Revision,
-    log_index: LogIndex,
+    (revision, log_index): (Revision, LogIndex),
     limits: &ReplicatedLimits,
-) -> Result<Result<TxnResponse, TxnRefused>, Fault> {
+    entry: &mut EntryWork,
+    room: Option<Room>,
+) -> Result<Executed, Fault> {
     batch.begin(revision.next());
+    let mut meter = Meter::new(limits, entry);
+    let run = run(batch, txn, (revision, log_index), &mut meter);
+    let (looked_at, answer_bytes) = meter.used();
+    let mut answer = match run {
+        Ok(response) => Ok(response),
+        Err(Stop::Refused(refused)) => Err(refused),
+        Err(Stop::Fault(fault)) => return Err(fault),
+    };
+    let mut remembered = None;
+    if let Some(room) = room {
+        (answer, remembered) = remember(answer, room);
+    }
+    match &answer {
+        Ok(_) => batch.end(),
+        Err(_) if planted::is(Bug::RefusedTxnInPart) => batch.end(),
+        Err(_) => batch.undo(),
+    }
+    Ok(Executed {
+        answer,
+        remembered,
+        looked_at,
+        answer_bytes,
+    })
+}
+
+/// What a session answers and remembers: a refusal where there is no room for the answer.
+fn remember(
+    answer: Result<TxnResponse, TxnRefused>,
+    room: Room,
+) -> (Result<TxnResponse, TxnRefused>, Option<Vec<u8>>) {
+    if answer.as_ref().is_err_and(TxnRefused::is_retryable) {
+        return (answer, None);
+    }
+    let mut outcome = Outcome::Txn(answer);
+    let mut bytes = model::encode(&outcome);
+    if bytes.len() as u64 > room.max {
+        outcome = Outcome::Txn(Err(TxnRefused::AnswerTooLarge {
+            size: bytes.len() as u64,
+            limit: room.max,
+        }));
+        bytes = model::encode(&outcome);
+    }
+    let answer = match outcome {
+        Outcome::Txn(answer) => answer,
+        Outcome::SessionOpened(_) | Outcome::SessionClosed | Outcome::LimitsSet(_) => return no_room(room),
+    };
+    if bytes.len() as u64 > room.left && !planted::is(Bug::AnswerBytesNotCounted) {
+        return no_room(room);
+    }
+    (answer, Some(bytes))
+}
+
+fn no_room(room: Room) -> (Result<TxnResponse, TxnRefused>, Option<Vec<u8>>) {
+    let what = TooManyOf::UnansweredBytes;
+    let refused = TxnRefused::TooMany {
+        what,
+        limit: room.max,
+    };
+    (Err(refused), None)
+}
+
+fn run(
+    batch: &mut Batch<'_>,
+    txn: Txn,
+    (revision, log_index): (Revision, LogIndex),
+    meter: &mut Meter<'_>,
+) -> Result<TxnResponse, Stop> {
     let mut failed = Vec::new();
     let succeeded = txn.guard.evaluate(|index, condition| {
-        let found = check(batch, condition)?;
+        let found = check(batch, condition, Place::Condition(index as usize), meter)?;
         let holds = found.is_none();
         if let Some(found) = found
             && failed.len() < TxnResponse::FAILED_MAX
         {
+            meter.tell(Place::Condition(index as usize), found_bytes(&found))?;
             failed.push(FailedCondition { index, found });
         }
-        Ok::<_, Fault>(holds)
+        Ok::<_, Stop>(holds)
     })?;
     if succeeded {
         failed.clear();
@@ -54,101 +161,176 @@ pub(super) fn execute(
     let mut run = Run {
         batch,
         revision: revision.next(),
-        bytes_left: limits.response_bytes_max,
-        bytes_max: limits.response_bytes_max,
+        meter,
     };
     let mut results = Vec::with_capacity(ops.len());
     for (index, op) in ops.into_iter().enumerate() {
-        let index = u32::try_from(index).unwrap_or(u32::MAX);
-        match run.op(index, op)? {
-            Ok(result) => results.push(result),
-            Err(refused) if planted::is(Bug::RefusedTxnInPart) => {
-                batch.end();
-                return Ok(Err(refused));
-            }
-            Err(refused) => {
-                batch.undo();
-                return Ok(Err(refused));
-            }
-        }
+        let at = At {
+            op: u32::try_from(index).unwrap_or(u32::MAX),
+            place: match succeeded {
+                true => Place::Then(index),
+                false => Place::Otherwise(index),
+            },
+        };
+        results.push(run.op(at, op)?);
     }
-    let changed = batch.end();
-    Ok(Ok(TxnResponse {
-        revision: if changed { revision.next() } else { revision },
+    Ok(TxnResponse {
+        revision: match batch.has_changed() {
+            true => revision.next(),
+            false => revision,
+        },
         log_index,
         succeeded,
         failed,
         results,
-    }))
+    })
+}
+
+/// What is told of the state's own bytes.
+fn found_bytes(found: &Found) -> usize {
+    match found {
+        Found::Record { value, .. } => value.as_ref().map_or(0, Bytes::len),
+        Found::Key(key) => key.len(),
+        Found::Missing | Found::Count(_) | Found::None => 0,
+    }
 }
 
 /// Checks one condition: nothing when it holds, else what was found.
-fn check(batch: &mut Batch<'_>, condition: &Condition) -> Result<Option<Found>, Fault> {
+fn check(
+    batch: &mut Batch<'_>,
+    condition: &Condition,
+    place: Place,
+    meter: &mut Meter<'_>,
+) -> Result<Option<Found>, Stop> {
     match condition {
         Condition::Key { key, test } => {
+            meter.name(place)?;
             let slot = batch.look_up(key)?;
-            let record = batch.get(slot, values_for(test))?;
+            let values = values_for(test);
+            if values == Values::Read {
+                meter.value(place)?;
+            }
+            let record = batch.get(slot, values)?;
+            if values == Values::Read {
+                meter.value_bytes(place, record.map_or(0, |record| record.value.len()))?;
+            }
             Ok(if passes(record, test) {
                 None
             } else {
                 Some(record.map_or(Found::Missing, |record| found(record, test)))
             })
         }
-        Condition::Range { range, test } => check_range(batch, range, test),
+        Condition::Range { range, test } => check_range(batch, range, test, place, meter),
     }
 }
 
-fn check_range(batch: &Batch<'_>, range: &KeyRange, test: &RangeTest) -> Result<Option<Found>, Fault> {
-    match test {
+fn check_range(
+    batch: &mut Batch<'_>,
+    range: &KeyRange,
+    test: &RangeTest,
+    place: Place,
+    meter: &mut Meter<'_>,
+) -> Result<Option<Found>, Stop> {
+    let values = match test {
+        RangeTest::Any(test) | RangeTest::All(test) => values_for(test),
+        RangeTest::Count(..) => Values::Skip,
+    };
+    let mut visits = Visits::begin(meter, place, values)?;
+    let found = match test {
         RangeTest::Any(test) => {
             let mut any = false;
-            batch.scan(range, Order::Ascending, values_for(test), |sight| {
-                any = sight.record.is_some_and(|record| passes(Some(record), test));
-                if any {
-                    ControlFlow::Break(())
-                } else {
-                    ControlFlow::Continue(())
-                }
+            batch.scan(range, Order::Ascending, values, |_, record| {
+                visits.pay(record)?;
+                any = passes(Some(record), test);
+                stop_if(any)
             })?;
-            Ok(if any { None } else { Some(Found::None) })
+            if any { None } else { Some(Found::None) }
         }
         RangeTest::All(test) => {
             let mut spoiler = None;
-            batch.scan(range, Order::Ascending, values_for(test), |sight| {
-                if sight.record.is_none_or(|record| passes(Some(record), test)) {
-                    return ControlFlow::Continue(());
+            batch.scan(range, Order::Ascending, values, |key, record| {
+                visits.pay(record)?;
+                if !passes(Some(record), test) {
+                    spoiler = Some(key.to_vec());
                 }
-                spoiler = Some(sight.key.to_vec());
-                ControlFlow::Break(())
+                stop_if(spoiler.is_some())
             })?;
-            match spoiler {
-                None => Ok(None),
-                Some(key) => match Key::new(key) {
-                    Ok(key) => Ok(Some(Found::Key(key))),
-                    Err(e) => Err(batch
-                        .file()
-                        .corrupt(format!("a row of current has no valid key: {e}"))),
-                },
+            match spoiler.map(Key::new) {
+                None => None,
+                Some(Ok(key)) => Some(Found::Key(key)),
+                Some(Err(e)) => return Err(no_key(batch, &e).into()),
             }
         }
         RangeTest::Count(compare, operand) => {
             // One more than the operand decides each comparison.
             let enough = operand.saturating_add(1);
             let mut count = 0u64;
-            batch.scan(range, Order::Ascending, Values::Skip, |sight| {
-                count += u64::from(sight.record.is_some());
-                if count >= enough {
-                    ControlFlow::Break(())
-                } else {
-                    ControlFlow::Continue(())
-                }
+            batch.scan(range, Order::Ascending, values, |_, record| {
+                visits.pay(record)?;
+                count += 1;
+                stop_if(count >= enough)
             })?;
-            Ok(if compare.holds(&count, operand) {
-                None
-            } else {
-                Some(Found::Count(count))
-            })
+            match compare.holds(&count, operand) {
+                true => None,
+                false => Some(Found::Count(count)),
+            }
         }
+    };
+    visits.end()?;
+    Ok(found)
+}
+
+fn stop_if(enough: bool) -> ControlFlow<()> {
+    match enough {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
+    }
+}
+
+fn no_key(batch: &Batch<'_>, error: &InvalidKey) -> Fault {
+    let file = batch.file();
+    file.corrupt(format!("a row of current has no valid key: {error}"))
+}
+
+/// The keys that a range visits, each paid for before anything is made of it.
+struct Visits<'m, 'e> {
+    meter: &'m mut Meter<'e>,
+    place: Place,
+    values: Values,
+    refused: Option<TxnRefused>,
+}
+
+impl<'m, 'e> Visits<'m, 'e> {
+    fn begin(meter: &'m mut Meter<'e>, place: Place, values: Values) -> Result<Self, TxnRefused> {
+        // A planted bug: a guard costs nothing.
+        if !(planted::is(Bug::GuardsCostNothing) && matches!(place, Place::Condition(_))) {
+            meter.range(place)?;
+        }
+        Ok(Self {
+            meter,
+            place,
+            values,
+            refused: None,
+        })
+    }
+
+    /// Breaks where the budget does not reach: `end` says so.
+    fn pay(&mut self, record: RecordRef<'_>) -> ControlFlow<()> {
+        if planted::is(Bug::GuardsCostNothing) && matches!(self.place, Place::Condition(_)) {
+            return ControlFlow::Continue(());
+        }
+        let value = (self.values == Values::Read).then_some(record.value.len());
+        match self.meter.visit(self.place, value) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(refused) => {
+                self.refused = Some(refused);
+                ControlFlow::Break(())
+            }
+        }
+    }
+
+    fn end(self) -> Result<(), TxnRefused> {
+        self.refused.map_or(Ok(()), Err)
     }
 }
 
@@ -193,78 +375,67 @@ fn found(record: RecordRef<'_>, test: &KeyTest) -> Found {
     }
 }
 
+/// Where an operation stands.
+#[derive(Clone, Copy)]
+struct At {
+    /// Its number in its branch.
+    op: u32,
+    place: Place,
+}
+
 /// A branch being run.
-struct Run<'b, 's> {
+struct Run<'b, 's, 'm, 'e> {
     batch: &'b mut Batch<'s>,
     /// The revision that the transaction makes if it changes anything.
     revision: Revision,
-    bytes_left: u64,
-    bytes_max: u64,
+    meter: &'m mut Meter<'e>,
 }
 
-impl Run<'_, '_> {
-    fn op(&mut self, op: u32, step: Op) -> Result<Ran, Fault> {
+impl Run<'_, '_, '_, '_> {
+    fn op(&mut self, at: At, step: Op) -> Result<OpResult, Stop> {
         match step {
             Op::Put {
                 key,
                 value,
                 mode,
                 lease,
-            } => self.put(op, &key, value, mode, lease),
+            } => self.put(at, &key, value, mode, lease),
             Op::Delete { key } => {
+                self.meter.name(at.place)?;
                 let slot = self.batch.look_up(&key)?;
                 let existed = self.batch.get(slot, Values::Skip)?.is_some();
                 if existed {
-                    self.batch.set(slot, None);
+                    self.set(at, slot, None)?;
                 }
-                Ok(Ok(OpResult::Deleted {
+                Ok(OpResult::Deleted {
                     count: u64::from(existed),
-                }))
+                    more: false,
+                })
             }
-            Op::DeleteRange { range, limit } => self.delete_range(op, &range, limit),
+            Op::DeleteRange { range, limit, excess } => self.delete_range(at, &range, limit, excess),
             Op::Get { key } => {
-                let slot = self.batch.look_up(&key)?;
+                let slot = self.look_up_for_value(at, &key)?;
                 let record = self.batch.get(slot, Values::Read)?;
-                let record = record.map(|record| record.to_record(true));
-                let bytes = record
-                    .as_ref()
-                    .map_or(0, |r| answer_bytes(key.len(), r.value.len()));
-                Ok(self.spend(op, bytes).map(|()| OpResult::Get(record)))
+                self.meter
+                    .value_bytes(at.place, record.map_or(0, |record| record.value.len()))?;
+                let bytes = record.map_or(0, |record| answer_bytes(key.len(), record.value.len()));
+                self.meter.answer(at.op, bytes)?;
+                Ok(OpResult::Get(record.map(|record| record.to_record(true))))
             }
-            Op::Range(read) => {
-                let budget = self.bytes_left;
-                let mut gathered = Gathered::new(&read, u64::MAX);
-                let values = Gathered::values(&read);
-                self.batch.scan(&read.range, read.order, values, |sight| {
-                    let Some(record) = sight.record else {
-                        return ControlFlow::Continue(());
-                    };
-                    let flow = gathered.visit(sight.key, record);
-                    if gathered.bytes > budget {
-                        ControlFlow::Break(())
-                    } else {
-                        flow
-                    }
-                })?;
-                Ok(self.spend(op, gathered.bytes).map(|()| OpResult::Range {
-                    records: gathered.records,
-                    count: gathered.count,
-                    more: gathered.more,
-                }))
-            }
-            Op::Add { key, delta } => self.change_number(op, &key, |found| {
+            Op::Range(read) => self.range(at, &read),
+            Op::Add { key, delta } => self.change_number(at, &key, |found| {
                 found
                     .unwrap_or(0)
                     .checked_add(delta)
                     .map(Some)
                     .ok_or(TxnRefused::Overflow {
-                        op,
+                        op: at.op,
                         found: found.unwrap_or(0),
                         delta,
                     })
             }),
             Op::Max { key, operand } => {
-                self.change_number(op, &key, |found| Ok((found < Some(operand)).then_some(operand)))
+                self.change_number(at, &key, |found| Ok((found < Some(operand)).then_some(operand)))
             }
             Op::PutSequence { prefix, value } => {
                 let number = self.batch.next_number(&prefix)?;
@@ -276,29 +447,30 @@ impl Run<'_, '_> {
                         .file()
                         .corrupt(format!("a committed sequence put makes no key: {e}"))
                 })?;
-                let put = self.put(op, &key, value, PutMode::Upsert, LeaseChange::Detach)?;
-                Ok(put.map(|_| OpResult::Sequenced { key }))
+                self.put(at, &key, value, PutMode::Upsert, LeaseChange::Detach)?;
+                Ok(OpResult::Sequenced { key })
             }
         }
     }
 
     fn put(
         &mut self,
-        op: u32,
+        at: At,
         key: &Key,
         value: Bytes,
         mode: PutMode,
         lease: LeaseChange,
-    ) -> Result<Ran, Fault> {
+    ) -> Result<OpResult, Stop> {
+        self.meter.name(at.place)?;
         if let LeaseChange::Attach(lease) = lease {
             // No lease exists yet: none can be granted in this release.
-            return Ok(Err(TxnRefused::NoSuchLease { op, lease }));
+            return Err(TxnRefused::NoSuchLease { op: at.op, lease }.into());
         }
         let slot = self.batch.look_up(key)?;
         let old = self.batch.get(slot, Values::Skip)?;
         if old.is_some() && mode == PutMode::OnlyIfAbsent {
-            let key = key.clone();
-            return Ok(Err(TxnRefused::KeyExists { op, key }));
+            let (op, key) = (at.op, key.clone());
+            return Err(TxnRefused::KeyExists { op, key }.into());
         }
         let existed = old.is_some();
         let lease = match lease {
@@ -306,84 +478,108 @@ impl Run<'_, '_> {
             LeaseChange::Detach | LeaseChange::Attach(_) => None,
         };
         let draft = written(old, self.revision, lease, value);
-        self.batch.set(slot, Some(draft));
-        Ok(Ok(OpResult::Put { existed }))
+        self.set(at, slot, Some(draft))?;
+        Ok(OpResult::Put { existed })
     }
 
-    fn delete_range(&mut self, op: u32, range: &KeyRange, limit: u32) -> Result<Ran, Fault> {
-        let mut keys = Vec::new();
-        let mut over = false;
-        self.batch.scan(range, Order::Ascending, Values::Skip, |sight| {
-            if sight.record.is_none() {
-                return ControlFlow::Continue(());
-            }
-            over = keys.len() as u64 >= u64::from(limit);
-            if over {
-                return ControlFlow::Break(());
-            }
-            keys.push(sight.key.to_vec());
-            ControlFlow::Continue(())
+    /// Writes or deletes a key that the transaction names.
+    fn set(&mut self, at: At, slot: SlotId, draft: Option<Draft>) -> Result<(), TxnRefused> {
+        if !self.batch.is_touched(slot) {
+            self.meter.change(at.place)?;
+        }
+        self.batch.set(slot, draft);
+        Ok(())
+    }
+
+    fn look_up_for_value(&mut self, at: At, key: &Key) -> Result<SlotId, Stop> {
+        self.meter.name(at.place)?;
+        self.meter.value(at.place)?;
+        Ok(self.batch.look_up(key)?)
+    }
+
+    fn range(&mut self, at: At, read: &RangeRead) -> Result<OpResult, Stop> {
+        let bytes_left = self.meter.answer_bytes_left();
+        let mut gathered = Gathered::new(read, u64::MAX);
+        let values = Gathered::values(read);
+        let mut visits = Visits::begin(self.meter, at.place, values)?;
+        self.batch.scan(&read.range, read.order, values, |key, record| {
+            visits.pay(record)?;
+            gathered.visit(key, record)?;
+            stop_if(gathered.bytes > bytes_left)
         })?;
-        if over {
-            return Ok(Err(TxnRefused::RangeTooLarge { op, limit }));
+        visits.end()?;
+        self.meter.answer(at.op, gathered.bytes)?;
+        Ok(OpResult::Range {
+            records: gathered.records,
+            count: gathered.count,
+            more: gathered.more,
+        })
+    }
+
+    fn delete_range(
+        &mut self,
+        at: At,
+        range: &KeyRange,
+        limit: u32,
+        excess: RangeExcess,
+    ) -> Result<OpResult, Stop> {
+        let mut keys = Vec::new();
+        let mut more = false;
+        let mut visits = Visits::begin(self.meter, at.place, Values::Skip)?;
+        self.batch
+            .scan(range, Order::Ascending, Values::Skip, |key, record| {
+                visits.pay(record)?;
+                more = keys.len() as u64 >= u64::from(limit);
+                if !more {
+                    keys.push(key.to_vec());
+                }
+                stop_if(more)
+            })?;
+        visits.end()?;
+        if more && excess == RangeExcess::Refuse {
+            return Err(TxnRefused::RangeTooLarge { op: at.op, limit }.into());
         }
         let count = keys.len() as u64;
         for key in keys {
-            let key = Key::new(key).map_err(|e| {
-                self.batch
-                    .file()
-                    .corrupt(format!("a row of current has no valid key: {e}"))
-            })?;
+            let key = Key::new(key).map_err(|e| no_key(self.batch, &e))?;
             let slot = self.batch.look_up(&key)?;
+            if !self.batch.is_touched(slot) {
+                self.meter.change_in_range(at.place)?;
+            }
             self.batch.set(slot, None);
         }
-        Ok(Ok(OpResult::Deleted { count }))
+        Ok(OpResult::Deleted { count, more })
     }
 
     /// Changes a number to what `change` answers, where it answers one. The key keeps its lease.
     fn change_number(
         &mut self,
-        op: u32,
+        at: At,
         key: &Key,
         change: impl FnOnce(Option<i64>) -> Result<Option<i64>, TxnRefused>,
-    ) -> Result<Ran, Fault> {
-        let slot = self.batch.look_up(key)?;
+    ) -> Result<OpResult, Stop> {
+        let slot = self.look_up_for_value(at, key)?;
         let old = self.batch.get(slot, Values::Read)?;
+        self.meter
+            .value_bytes(at.place, old.map_or(0, |record| record.value.len()))?;
         let found = match old {
             None => None,
             Some(record) => match <[u8; 8]>::try_from(record.value) {
                 Ok(bytes) => Some(i64::from_be_bytes(bytes)),
                 Err(_) => {
-                    let (key, size) = (key.clone(), record.value.len() as u64);
-                    return Ok(Err(TxnRefused::NotANumber { op, key, size }));
+                    let (op, key, size) = (at.op, key.clone(), record.value.len() as u64);
+                    return Err(TxnRefused::NotANumber { op, key, size }.into());
                 }
             },
         };
-        let number = match change(found) {
-            Err(refused) => return Ok(Err(refused)),
-            Ok(Some(number)) => number,
-            Ok(None) => return Ok(Ok(OpResult::Number(found.unwrap_or(0)))),
+        let Some(number) = change(found)? else {
+            return Ok(OpResult::Number(found.unwrap_or(0)));
         };
         let lease = old.and_then(|old| old.meta.lease);
         let value = Bytes::copy_from_slice(&number.to_be_bytes());
         let draft = written(old, self.revision, lease, value);
-        self.batch.set(slot, Some(draft));
-        Ok(Ok(OpResult::Number(number)))
-    }
-
-    fn spend(&mut self, op: u32, bytes: u64) -> Result<(), TxnRefused> {
-        match self.bytes_left.checked_sub(bytes) {
-            Some(left) => {
-                self.bytes_left = left;
-                Ok(())
-            }
-            None => Err(self.too_large(op)),
-        }
-    }
-
-    fn too_large(&self, op: u32) -> TxnRefused {
-        let limit = self.bytes_max;
-        TxnRefused::ResponseTooLarge { op, limit }
+        self.set(at, slot, Some(draft))?;
+        Ok(OpResult::Number(number))
     }
 }
 

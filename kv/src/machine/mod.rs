@@ -29,6 +29,7 @@ mod checkpoint;
 mod database;
 mod error;
 mod execute;
+mod gaps;
 mod head;
 mod keys;
 mod layer;
@@ -46,7 +47,9 @@ mod tests;
 mod verify;
 mod version;
 mod wire;
+mod work;
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -56,19 +59,22 @@ use bytes::Bytes;
 use self::batch::Batch;
 pub use self::checkpoint::{Checkpoint, CheckpointEnd};
 use self::database::{FILE_NAME, Loaded, Published, Shared};
+use self::execute::{Executed, Room};
+use self::gaps::Gaps;
 use self::layered::Layered;
 pub use self::read::{Pinned, ReadBudget, ReadClass, ReadRefused, Reader, Scan, Step, View};
-use self::sessions::Sessions;
+use self::sessions::{Sessions, Use};
+pub use self::settings::MachineSettings;
 #[doc(hidden)]
 pub use self::settings::Tuning;
-pub use self::settings::{MachineSettings, ReplicatedLimits};
 pub use self::snapshot::{ReceivedSnapshot, SnapshotError, SnapshotMeta, SnapshotSink, SnapshotSource};
 use self::system::System;
+use self::work::EntryWork;
 use crate::env::{self, Disk};
 use crate::fault::Fault;
 use crate::model::{
-    self, Command, LogPosition, LogTime, Outcome, Proposal, Revision, SessionId, SessionRef, StateHash,
-    TooManyOf, Txn, TxnRefused,
+    self, Command, LimitsSet, LogPosition, LogTime, Outcome, Proposal, ReplicatedLimits, Revision, SessionId,
+    SessionOpened, SessionRef, StateHash, TooManyOf, Txn, TxnRefused,
 };
 use crate::planted::{self, Bug};
 
@@ -222,6 +228,18 @@ impl From<MachineOpenError> for Fault {
     }
 }
 
+/// How many sessions there are, and what became of others since a machine was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SessionCounts {
+    /// Sessions that are open.
+    pub open: u64,
+    /// Idle ones that made room for others.
+    pub evicted: u64,
+    /// Those that were not opened, since there were too many and none was idle.
+    pub refused: u64,
+}
+
 /// The state machine: the one owner of all writing to the state file. All methods block.
 ///
 /// Dropping it is as a crash of the process: what no checkpoint has written is lost, and the log replays it.
@@ -235,6 +253,10 @@ pub struct Machine {
     state: Layered,
     system: System,
     sessions: Sessions,
+    session_counts: SessionCounts,
+    /// Where `state` has no keys.
+    gaps: Gaps,
+    keys_visited: u64,
     applied: Applied,
     entries_since_checkpoint: u64,
     /// The fault that ended this machine.
@@ -305,7 +327,10 @@ impl Machine {
             state,
             applied: applied(&system),
             system,
+            session_counts: SessionCounts::default(),
             sessions,
+            gaps: Gaps::default(),
+            keys_visited: 0,
             entries_since_checkpoint: 0,
             poison: None,
         };
@@ -320,6 +345,20 @@ impl Machine {
     /// The limits that the state carries.
     pub fn limits(&self) -> &ReplicatedLimits {
         &self.system.limits
+    }
+
+    /// How many sessions there are, and what became of others since this machine was opened.
+    pub fn sessions(&self) -> SessionCounts {
+        SessionCounts {
+            open: self.sessions.len() as u64,
+            ..self.session_counts
+        }
+    }
+
+    /// How many keys the ranges of transactions have visited since this machine was opened, deleted ones that were gone by
+    /// included: what it did, and not what it was paid for.
+    pub fn keys_visited(&self) -> u64 {
+        self.keys_visited
     }
 
     /// The last entry whose effects survive a loss of power. The log may be purged up to here and no further.
@@ -349,8 +388,20 @@ impl Machine {
     /// entry that cannot be decoded was committed by a broken or a newer release: that is a fault and not a
     /// refusal, nothing of the call is kept, and the node stops.
     pub fn apply(&mut self, entries: Vec<Entry>) -> Result<Vec<EntryOutcome>, Fault> {
+        let mut entries = VecDeque::from(entries);
+        let mut outcomes = Vec::with_capacity(entries.len());
+        while !entries.is_empty() {
+            outcomes.extend(self.apply_some(&mut entries)?);
+        }
+        Ok(outcomes)
+    }
+
+    /// The same for as many of the entries as are best answered together, from the front, one at least: no more follow
+    /// once they have looked at very many keys or answered very many bytes, since everybody waits for the answers, and
+    /// they take memory until they are given. What was applied is taken from `entries`; it answers one outcome for each.
+    pub fn apply_some(&mut self, entries: &mut VecDeque<Entry>) -> Result<Vec<EntryOutcome>, Fault> {
         self.healthy()?;
-        let outcomes = self.apply_all(entries);
+        let outcomes = self.apply_front(entries);
         self.remember_fault(outcomes)
     }
 
@@ -371,8 +422,7 @@ impl Machine {
         Some(Checkpoint {
             state: Arc::clone(&self.state.base.state),
             layer,
-            standing: self.system.standing,
-            membership: self.system.membership.clone(),
+            system: self.system.clone(),
         })
     }
 
@@ -449,27 +499,37 @@ impl Machine {
         });
     }
 
-    fn apply_all(&mut self, entries: Vec<Entry>) -> Result<Vec<EntryOutcome>, Fault> {
+    fn apply_front(&mut self, entries: &mut VecDeque<Entry>) -> Result<Vec<EntryOutcome>, Fault> {
         if entries.is_empty() {
             return Ok(Vec::new());
         }
-        let count = entries.len() as u64;
+        let tuning = self.settings.tuning;
+        let gaps = std::mem::take(&mut self.gaps);
         let mut apply = Apply {
-            batch: Batch::new(&self.state, self.system.standing.rows_hash),
+            batch: Batch::new(&self.state, self.system.standing.rows_hash, gaps),
             system: &mut self.system,
             sessions: &mut self.sessions,
+            session_counts: &mut self.session_counts,
+            looked_at: 0,
+            answer_bytes: 0,
         };
         let mut outcomes = Vec::with_capacity(entries.len());
-        for entry in entries {
+        while apply.looked_at < tuning.apply_keys && apply.answer_bytes < tuning.apply_answer_bytes
+            || outcomes.is_empty()
+        {
+            let Some(entry) = entries.pop_front() else { break };
             outcomes.push(apply.entry(entry)?);
         }
-        let (additions, rows_hash) = apply.batch.finish(apply.sessions);
+        self.keys_visited = self.keys_visited.saturating_add(apply.batch.visited);
+        let (additions, rows_hash, gaps) = apply.batch.finish(apply.sessions);
+        self.gaps = gaps;
         self.system.standing.rows_hash = match planted::is(Bug::RandomInApply) {
             true => rows_hash ^ u128::from(env::random_u64() & 1),
             false => rows_hash,
         };
         self.state.active.add(additions);
         self.applied = applied(&self.system);
+        let count = outcomes.len() as u64;
         self.entries_since_checkpoint = self.entries_since_checkpoint.saturating_add(count);
         self.publish();
         Ok(outcomes)
@@ -498,6 +558,7 @@ impl Machine {
         } = database::load(&self.disk, &self.dir, &self.settings)?;
         self.system = system;
         self.sessions = sessions;
+        self.gaps = Gaps::default();
         self.applied = applied(&self.system);
         if self.applied.position != meta.position || self.applied.state_hash != meta.hash {
             return Err(Fault::invariant(
@@ -538,6 +599,11 @@ struct Apply<'a, 's> {
     batch: Batch<'s>,
     system: &'a mut System,
     sessions: &'a mut Sessions,
+    session_counts: &'a mut SessionCounts,
+    /// Keys that all transactions have looked at.
+    looked_at: u64,
+    /// Bytes that their reads return.
+    answer_bytes: u64,
 }
 
 impl Apply<'_, '_> {
@@ -572,21 +638,33 @@ impl Apply<'_, '_> {
     fn proposal(&mut self, position: LogPosition, proposal: Proposal) -> Result<Vec<Outcome>, Fault> {
         let standing = &mut self.system.standing;
         standing.log_time = standing.log_time.max(proposal.stamp);
-        for id in self.sessions.due(standing.log_time) {
+        let now = Use {
+            time: standing.log_time,
+            entry: position.index,
+        };
+        for id in self.sessions.due(now.time) {
             self.end_session(id);
         }
+        let mut work = EntryWork::default();
         let mut outcomes = Vec::with_capacity(proposal.commands.len());
         for command in proposal.commands {
             outcomes.push(match command {
-                Command::Txn { session: None, txn } => Outcome::Txn(self.txn(position, txn)?),
+                Command::Txn { session: None, txn } => {
+                    Outcome::Txn(self.txn(now, txn, &mut work, None)?.answer)
+                }
                 Command::Txn {
                     session: Some(session),
                     txn,
-                } => self.session_txn(position, session, txn)?,
-                Command::OpenSession { ttl_millis } => Outcome::SessionOpened(self.open_session(ttl_millis)),
+                } => self.session_txn(now, session, txn, &mut work)?,
+                Command::OpenSession { ttl_millis } => {
+                    Outcome::SessionOpened(self.open_session(ttl_millis, now))
+                }
                 Command::CloseSession { session } => {
                     self.end_session(session);
                     Outcome::SessionClosed
+                }
+                Command::SetLimits { version, limits } => {
+                    Outcome::LimitsSet(self.set_limits(version, limits))
                 }
             });
         }
@@ -595,32 +673,37 @@ impl Apply<'_, '_> {
 
     fn txn(
         &mut self,
-        position: LogPosition,
+        now: Use,
         txn: Txn,
-    ) -> Result<Result<model::TxnResponse, TxnRefused>, Fault> {
+        work: &mut EntryWork,
+        room: Option<Room>,
+    ) -> Result<Executed, Fault> {
         let System { limits, standing, .. } = &mut *self.system;
-        let answer = execute::execute(&mut self.batch, txn, standing.revision, position.index, limits)?;
-        if let Ok(response) = &answer {
+        let at = (standing.revision, now.entry);
+        let executed = execute::execute(&mut self.batch, txn, at, limits, work, room)?;
+        if let Ok(response) = &executed.answer {
             standing.revision = response.revision;
         }
-        Ok(answer)
+        self.looked_at = self.looked_at.saturating_add(executed.looked_at);
+        self.answer_bytes = self.answer_bytes.saturating_add(executed.answer_bytes);
+        Ok(executed)
     }
 
     /// Runs a session's write once, however often it comes.
     fn session_txn(
         &mut self,
-        position: LogPosition,
+        now: Use,
         session: SessionRef,
         txn: Txn,
+        work: &mut EntryWork,
     ) -> Result<Outcome, Fault> {
         let SessionRef { id, sequence, .. } = session;
-        let now = self.system.standing.log_time;
         let Some((found, forgotten)) = self.sessions.touch(id, session.answered_below, now) else {
             return Ok(Outcome::Txn(Err(TxnRefused::SessionExpired { session: id })));
         };
-        let known = found.answers.contains_key(&sequence);
+        let known = found.answers.get(&sequence).copied();
         let was_forgotten = sequence < found.answered_below;
-        let unanswered = found.answers.len() as u64;
+        let unanswered = (found.answers.len() as u64, found.answer_bytes);
         self.batch.forget(id, forgotten);
         if was_forgotten {
             return Ok(Outcome::Txn(Err(TxnRefused::SequenceForgotten {
@@ -628,18 +711,36 @@ impl Apply<'_, '_> {
                 sequence,
             })));
         }
-        if known && !planted::is(Bug::RetryAppliedTwice) {
+        if let Some(known) = known
+            && !planted::is(Bug::RetryAppliedTwice)
+        {
+            if let Err(refused) = work.give_again(known.bytes, &self.system.limits) {
+                return Ok(Outcome::Txn(Err(refused)));
+            }
+            self.answer_bytes = self.answer_bytes.saturating_add(known.bytes);
             return self.first_answer(id, sequence);
         }
-        let limit = self.system.limits.unanswered_max;
-        if unanswered >= limit {
+        let ReplicatedLimits {
+            unanswered_max: limit,
+            unanswered_bytes_max,
+            ..
+        } = self.system.limits;
+        if unanswered.0 >= limit {
             let what = TooManyOf::UnansweredWrites;
             return Ok(Outcome::Txn(Err(TxnRefused::TooMany { what, limit })));
         }
-        let outcome = Outcome::Txn(self.txn(position, txn)?);
-        let hash = self.batch.remember(id, sequence, model::encode(&outcome));
-        self.sessions.answered(id, sequence, hash);
-        Ok(outcome)
+        let room = Room {
+            left: unanswered_bytes_max.saturating_sub(unanswered.1),
+            max: unanswered_bytes_max,
+        };
+        let Executed {
+            answer, remembered, ..
+        } = self.txn(now, txn, work, Some(room))?;
+        if let Some(bytes) = remembered {
+            let answer = self.batch.remember(id, sequence, bytes);
+            self.sessions.answered(id, sequence, answer);
+        }
+        Ok(Outcome::Txn(answer))
     }
 
     fn first_answer(&self, id: SessionId, sequence: model::Sequence) -> Result<Outcome, Fault> {
@@ -654,17 +755,42 @@ impl Apply<'_, '_> {
         })
     }
 
-    fn open_session(&mut self, ttl_millis: u64) -> Result<SessionId, TxnRefused> {
-        let limit = self.system.limits.sessions_max;
-        if self.sessions.len() as u64 >= limit {
-            let what = TooManyOf::Sessions;
-            return Err(TxnRefused::TooMany { what, limit });
+    fn open_session(&mut self, ttl_millis: u64, now: Use) -> Result<SessionOpened, TxnRefused> {
+        let limits = self.system.limits;
+        while self.sessions.len() as u64 >= limits.sessions_max {
+            let Some(idle) = self.sessions.idle(now, &limits) else {
+                self.session_counts.refused += 1;
+                return Err(TxnRefused::TooMany {
+                    what: TooManyOf::Sessions,
+                    limit: limits.sessions_max,
+                });
+            };
+            self.session_counts.evicted += 1;
+            self.end_session(idle);
         }
-        let standing = &mut self.system.standing;
-        standing.last_session += 1;
-        let id = SessionId::new(standing.last_session);
-        self.sessions.open(id, ttl_millis, standing.log_time);
-        Ok(id)
+        self.system.standing.last_session += 1;
+        let session = SessionId::new(self.system.standing.last_session);
+        let ttl_millis = ttl_millis.min(limits.session_ttl_millis_max);
+        self.sessions.open(session, ttl_millis, now);
+        Ok(SessionOpened { session, ttl_millis })
+    }
+
+    fn set_limits(&mut self, version: u64, limits: ReplicatedLimits) -> LimitsSet {
+        let System {
+            limits: stand,
+            standing,
+            ..
+        } = &mut *self.system;
+        let changed = version == standing.limits_version && limits.check().is_ok();
+        if changed {
+            *stand = limits;
+            standing.limits_version += 1;
+        }
+        LimitsSet {
+            changed,
+            version: standing.limits_version,
+            limits: *stand,
+        }
     }
 
     fn end_session(&mut self, id: SessionId) {

@@ -21,7 +21,8 @@ use super::system::Standing;
 use super::verify;
 use crate::fault::Fault;
 use crate::model::{
-    KeyRange, LogPosition, LogTime, Order, RangeRead, ReadOp, ReadResult, Revision, StateHash,
+    KeyRange, LogPosition, LogTime, Order, RangeRead, ReadOp, ReadResult, ReplicatedLimits, Revision,
+    StateHash,
 };
 
 /// Reads the machine's state. Cheap to clone; usable from any thread, also while entries are applied and
@@ -124,6 +125,12 @@ impl View {
     /// Where the state stands.
     pub fn applied(&self) -> &Pinned {
         &self.pinned
+    }
+
+    /// The limits that decide answers, and how often they were set: 0 before the first time.
+    pub fn limits(&self) -> (u64, &ReplicatedLimits) {
+        let Published { standing, limits, .. } = &*self.published;
+        (standing.limits_version, limits)
     }
 
     /// Answers a batch of reads in one go, on the state as it is or as it was at a revision: [`begin`](Self::begin) and

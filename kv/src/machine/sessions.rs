@@ -1,8 +1,8 @@
 //! Sessions, within which a retried write is recognised: the tables `sessions` and `answers`.
 //!
-//! `sessions`: key: the id, 8 bytes. Value: the time to live in milliseconds, the deadline in the log's time,
-//! and the number below which every answer was forgotten, 8 bytes each. A row lives until the session is
-//! closed, or expires.
+//! `sessions`: key: the id, 8 bytes. Value: the time to live in milliseconds, the log's time and the index of the entry
+//! at its last command, and the number below which every answer was forgotten, 8 bytes each. A row lives until the
+//! session is closed, expires, or makes room for another.
 //! `answers`: key: the session's id, then the write's number, 8 bytes each. Value: the encoded
 //! [`Outcome`](crate::model::Outcome). A row lives until the client says that it has the answer, or the
 //! session ends. All numbers are big-endian.
@@ -10,36 +10,57 @@
 //! Who has which session and which answers stands in memory, rebuilt when the file is opened; the answers
 //! themselves are read back only for a retry.
 //!
-//! Always: memory says what the tables will say at the end of the batch; `deadlines` holds each session once,
-//! with the deadline that it has; a session knows the hashes of the rows that it stands for, so that the state's
+//! Always: memory says what the tables will say at the end of the batch; `deadlines` and `by_use` hold each session once,
+//! with the deadline and the last use that it has; a session knows how many bytes its answers have; a session knows the hashes of the rows that it stands for, so that the state's
 //! hash follows without reading them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::wire::{Malformed, Row, put_u64};
-use crate::model::{LogTime, Sequence, SessionId};
+use crate::model::{LogIndex, LogTime, ReplicatedLimits, Sequence, SessionId};
+use crate::planted::{self, Bug};
 
 /// One session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Session {
     pub(super) ttl_millis: u64,
-    pub(super) deadline: LogTime,
+    pub(super) used: Use,
     /// Every answer below this number was forgotten.
     pub(super) answered_below: Sequence,
-    /// The answers remembered, with the hashes of their rows.
-    pub(super) answers: BTreeMap<Sequence, u128>,
+    /// The answers remembered.
+    pub(super) answers: BTreeMap<Sequence, Remembered>,
+    /// What they have in all.
+    pub(super) answer_bytes: u64,
     /// The hash of its row as the state's hash counts it; 0 before the first.
     pub(super) row_hash: u128,
 }
 
-/// Answers that are remembered no more, with the hashes of their rows.
-pub(super) type Forgotten = BTreeMap<Sequence, u128>;
+/// When a session had its last command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Use {
+    pub(super) time: LogTime,
+    pub(super) entry: LogIndex,
+}
+
+/// An answer that is remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Remembered {
+    /// The hash of its row.
+    pub(super) hash: u128,
+    /// Its size.
+    pub(super) bytes: u64,
+}
+
+/// Answers that are remembered no more.
+pub(super) type Forgotten = BTreeMap<Sequence, Remembered>;
 
 /// All sessions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sessions {
     sessions: BTreeMap<SessionId, Session>,
     deadlines: BTreeSet<(LogTime, SessionId)>,
+    /// By the entry of the last command.
+    by_use: BTreeSet<(LogIndex, SessionId)>,
     /// Those whose row is to be written, or removed, at the end of the batch.
     changed: BTreeSet<SessionId>,
 }
@@ -71,9 +92,10 @@ pub(super) fn read_answer_key(bytes: &[u8]) -> Result<(SessionId, Sequence), Mal
 
 impl Session {
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(24);
+        let mut out = Vec::with_capacity(32);
         put_u64(&mut out, self.ttl_millis);
-        put_u64(&mut out, self.deadline.millis());
+        put_u64(&mut out, self.used.time.millis());
+        put_u64(&mut out, self.used.entry.number());
         put_u64(&mut out, self.answered_below.number());
         out
     }
@@ -83,13 +105,30 @@ impl Session {
         let mut row = Row::new(bytes);
         let session = Self {
             ttl_millis: row.u64()?,
-            deadline: LogTime::from_millis(row.u64()?),
+            used: Use {
+                time: LogTime::from_millis(row.u64()?),
+                entry: LogIndex::new(row.u64()?),
+            },
             answered_below: Sequence::new(row.u64()?),
             answers: BTreeMap::new(),
+            answer_bytes: 0,
             row_hash: 0,
         };
         row.end()?;
         Ok(session)
+    }
+
+    /// The log's time after which it is gone.
+    fn deadline(&self) -> LogTime {
+        LogTime::from_millis(self.used.time.millis().saturating_add(self.ttl_millis))
+    }
+
+    /// Whether it may make room for another: its client has not been heard of for so long that it waits for nothing.
+    fn is_idle(&self, now: Use, limits: &ReplicatedLimits) -> bool {
+        let by_time = now.time.millis().saturating_sub(self.used.time.millis());
+        let by_order = now.entry.number().saturating_sub(self.used.entry.number());
+        by_time >= limits.session_idle_millis
+            || (now.time == self.used.time && by_order >= limits.session_idle_entries)
     }
 }
 
@@ -109,24 +148,27 @@ impl Sessions {
 
     /// Takes in a row of the table, while the file is opened.
     pub(super) fn restore(&mut self, id: SessionId, session: Session) {
-        self.deadlines.insert((session.deadline, id));
+        self.deadlines.insert((session.deadline(), id));
+        self.by_use.insert((session.used.entry, id));
         self.sessions.insert(id, session);
     }
 
     /// Takes in a remembered answer, while the file is opened; whether its session exists.
-    pub(super) fn restore_answer(&mut self, id: SessionId, sequence: Sequence, hash: u128) -> bool {
-        self.sessions
-            .get_mut(&id)
-            .is_some_and(|session| session.answers.insert(sequence, hash).is_none())
+    pub(super) fn restore_answer(&mut self, id: SessionId, sequence: Sequence, answer: Remembered) -> bool {
+        self.sessions.get_mut(&id).is_some_and(|session| {
+            session.answer_bytes += answer.bytes;
+            session.answers.insert(sequence, answer).is_none()
+        })
     }
 
     /// Opens a session.
-    pub(super) fn open(&mut self, id: SessionId, ttl_millis: u64, now: LogTime) {
+    pub(super) fn open(&mut self, id: SessionId, ttl_millis: u64, now: Use) {
         let session = Session {
             ttl_millis,
-            deadline: deadline(now, ttl_millis),
+            used: now,
             answered_below: Sequence::FIRST,
             answers: BTreeMap::new(),
+            answer_bytes: 0,
             row_hash: 0,
         };
         self.restore(id, session);
@@ -136,7 +178,8 @@ impl Sessions {
     /// Ends a session; what it was.
     pub(super) fn remove(&mut self, id: SessionId) -> Option<Session> {
         let session = self.sessions.remove(&id)?;
-        self.deadlines.remove(&(session.deadline, id));
+        self.deadlines.remove(&(session.deadline(), id));
+        self.by_use.remove(&(session.used.entry, id));
         self.changed.insert(id);
         Some(session)
     }
@@ -147,10 +190,20 @@ impl Sessions {
         due.map(|(_, id)| *id).collect()
     }
 
-    /// A write of the session was answered, and the answer, whose row has this hash, is remembered.
-    pub(super) fn answered(&mut self, id: SessionId, sequence: Sequence, hash: u128) {
+    /// The session that makes room for another: the one that was used longest ago, if it is idle.
+    pub(super) fn idle(&self, now: Use, limits: &ReplicatedLimits) -> Option<SessionId> {
+        let (_, id) = self.by_use.first()?;
+        let session = self.sessions.get(id)?;
+        // A planted bug: it need not be idle.
+        let is_idle = session.is_idle(now, limits) || planted::is(Bug::BusySessionEvicted);
+        is_idle.then_some(*id)
+    }
+
+    /// A write of the session was answered, and the answer is remembered.
+    pub(super) fn answered(&mut self, id: SessionId, sequence: Sequence, answer: Remembered) {
         if let Some(session) = self.sessions.get_mut(&id) {
-            session.answers.insert(sequence, hash);
+            session.answer_bytes += answer.bytes;
+            session.answers.insert(sequence, answer);
         }
     }
 
@@ -160,28 +213,26 @@ impl Sessions {
         &mut self,
         id: SessionId,
         answered_below: Sequence,
-        now: LogTime,
+        now: Use,
     ) -> Option<(&Session, Forgotten)> {
         let session = self.sessions.get_mut(&id)?;
         self.changed.insert(id);
-        let deadline = deadline(now, session.ttl_millis);
-        if deadline != session.deadline {
-            self.deadlines.remove(&(session.deadline, id));
-            self.deadlines.insert((deadline, id));
-            session.deadline = deadline;
+        if now != session.used {
+            self.deadlines.remove(&(session.deadline(), id));
+            self.by_use.remove(&(session.used.entry, id));
+            session.used = now;
+            self.deadlines.insert((session.deadline(), id));
+            self.by_use.insert((now.entry, id));
         }
         let mut forgotten = Forgotten::new();
         if answered_below > session.answered_below {
             session.answered_below = answered_below;
             let kept = session.answers.split_off(&answered_below);
             forgotten = std::mem::replace(&mut session.answers, kept);
+            session.answer_bytes -= forgotten.values().map(|answer| answer.bytes).sum::<u64>();
         }
         Some((session, forgotten))
     }
-}
-
-fn deadline(now: LogTime, ttl_millis: u64) -> LogTime {
-    LogTime::from_millis(now.millis().saturating_add(ttl_millis))
 }
 
 #[cfg(test)]
@@ -192,12 +243,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn sessions_and_their_keys_read_back(ttl: u64, deadline: u64, below: u64, id: u64, sequence: u64) {
+        fn sessions_and_their_keys_read_back(
+            ttl: u64, time: u64, entry: u64, below: u64, id: u64, sequence: u64,
+        ) {
             let session = Session {
                 ttl_millis: ttl,
-                deadline: LogTime::from_millis(deadline),
+                used: Use {
+                    time: LogTime::from_millis(time),
+                    entry: LogIndex::new(entry),
+                },
                 answered_below: Sequence::new(below),
                 answers: BTreeMap::new(),
+                answer_bytes: 0,
                 row_hash: 0,
             };
             prop_assert_eq!(Session::decode(&session.encode()), Ok(session));

@@ -1,6 +1,4 @@
-//! What a state machine may be told, and the limits that its state carries from then on.
-
-use super::wire::{Malformed, Row, put_u64};
+//! What a state machine may be told. What decides an answer is not among it: see [`ReplicatedLimits`](super::ReplicatedLimits).
 
 /// Settings of one node's state machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,14 +13,6 @@ pub struct MachineSettings {
     /// The most bytes that one batch of reads returns, where a record counts its key, its value and 64 bytes; 16 MiB by
     /// default.
     pub read_bytes_max: u64,
-    /// The most sessions of the cluster; 10,000 by default. Counts when the state is created: see [`ReplicatedLimits`].
-    pub sessions_max: u64,
-    /// The most writes of one session whose answers are remembered; 4,096 by default. Counts when the state
-    /// is created.
-    pub unanswered_max: u64,
-    /// The most bytes that the reads of one transaction return, where a record counts its key, its value and 64 bytes;
-    /// 4 MiB by default. Counts when the state is created.
-    pub response_bytes_max: u64,
     /// How much is done at a time.
     #[doc(hidden)]
     pub tuning: Tuning,
@@ -35,6 +25,12 @@ pub struct MachineSettings {
 pub struct Tuning {
     /// Keys that a scan takes at a time of what is in memory: 1 or more; 256 by default.
     pub chunk_keys: usize,
+    /// A run of deleted keys is remembered by transactions from this length on: 1 or more; 8 by default.
+    pub gap_keys: usize,
+    /// One apply ends when the transactions have looked at so many keys; 200,000 by default.
+    pub apply_keys: u64,
+    /// One apply ends when it answers so many bytes; 16 MiB by default.
+    pub apply_answer_bytes: u64,
     /// A page of a range ends at so many bytes of answer; 1 MiB by default.
     pub page_bytes_max: u64,
 }
@@ -43,6 +39,9 @@ impl Default for Tuning {
     fn default() -> Self {
         Self {
             chunk_keys: 256,
+            gap_keys: 8,
+            apply_keys: 200_000,
+            apply_answer_bytes: 16 * 1024 * 1024,
             page_bytes_max: 1024 * 1024,
         }
     }
@@ -54,49 +53,7 @@ impl Default for MachineSettings {
             cache_bytes: 256 * 1024 * 1024,
             verify_on_open: true,
             read_bytes_max: 16 * 1024 * 1024,
-            sessions_max: 10_000,
-            unanswered_max: 4_096,
-            response_bytes_max: 4 * 1024 * 1024,
             tuning: Tuning::default(),
         }
-    }
-}
-
-/// The limits that decide what `apply` answers.
-///
-/// They are part of the replicated state: written when the state is created, carried by every snapshot,
-/// covered by the state hash. Were they read from each node's settings, two nodes that were configured
-/// differently would answer the same entry differently.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReplicatedLimits {
-    /// The most sessions.
-    pub sessions_max: u64,
-    /// The most remembered answers of one session.
-    pub unanswered_max: u64,
-    /// The most bytes that one transaction reads.
-    pub response_bytes_max: u64,
-}
-
-impl ReplicatedLimits {
-    pub(super) fn of(settings: &MachineSettings) -> Self {
-        Self {
-            sessions_max: settings.sessions_max,
-            unanswered_max: settings.unanswered_max,
-            response_bytes_max: settings.response_bytes_max,
-        }
-    }
-
-    pub(super) fn encode_into(&self, out: &mut Vec<u8>) {
-        put_u64(out, self.sessions_max);
-        put_u64(out, self.unanswered_max);
-        put_u64(out, self.response_bytes_max);
-    }
-
-    pub(super) fn decode_from(row: &mut Row<'_>) -> Result<Self, Malformed> {
-        Ok(Self {
-            sessions_max: row.u64()?,
-            unanswered_max: row.u64()?,
-            response_bytes_max: row.u64()?,
-        })
     }
 }

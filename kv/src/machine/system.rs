@@ -1,19 +1,18 @@
-//! The table `system`: where this node stands. Every apply writes it, in the same transaction as the rest.
+//! The table `system`: where this node stands. Every checkpoint writes it, in the same transaction as the rest.
 //!
 //! Rows, by key:
 //! - `format`: the magic `QRTSTATE` and the format version (2 bytes, big-endian). Written once.
-//! - `limits`: the [`ReplicatedLimits`]. Written once.
-//! - `standing`: the [`Standing`]. Written by each apply.
+//! - `limits`: the [`ReplicatedLimits`]: each one's tag (1 byte) and value (8 bytes), in the order of the tags.
+//! - `standing`: the [`Standing`].
 //! - `membership`: the position of the last membership entry and its bytes. Absent before the first.
 
 use bytes::Bytes;
 use redb::ReadableTable;
 
 use super::error::{StateFile, storage};
-use super::settings::ReplicatedLimits;
 use super::wire::{Malformed, Row, put_u64};
 use crate::fault::Fault;
-use crate::model::{LogIndex, LogPosition, LogTime, NodeId, Revision, StateHash, Term};
+use crate::model::{LogIndex, LogPosition, LogTime, NodeId, ReplicatedLimits, Revision, StateHash, Term};
 
 pub(super) const FORMAT: &[u8] = b"format";
 pub(super) const LIMITS: &[u8] = b"limits";
@@ -21,7 +20,7 @@ pub(super) const STANDING: &[u8] = b"standing";
 pub(super) const MEMBERSHIP: &[u8] = b"membership";
 
 const MAGIC: &[u8; 8] = b"QRTSTATE";
-pub(super) const FORMAT_VERSION: u16 = 2;
+pub(super) const FORMAT_VERSION: u16 = 3;
 
 /// The value of the row `format`.
 pub(super) fn format_row() -> Vec<u8> {
@@ -52,6 +51,8 @@ pub(super) struct Standing {
     pub(super) log_time: LogTime,
     /// The id of the session opened last; 0 before the first.
     pub(super) last_session: u64,
+    /// How often the limits were set.
+    pub(super) limits_version: u64,
     /// The sum, modulo 2¹²⁸, of the hashes of all rows of the replicated tables.
     pub(super) rows_hash: u128,
 }
@@ -64,6 +65,7 @@ impl Standing {
         oldest: Revision::FIRST,
         log_time: LogTime::ZERO,
         last_session: 0,
+        limits_version: 0,
         rows_hash: 0,
     };
 
@@ -80,6 +82,7 @@ impl Standing {
         put_u64(out, self.oldest.number());
         put_u64(out, self.log_time.millis());
         put_u64(out, self.last_session);
+        put_u64(out, self.limits_version);
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
@@ -90,6 +93,7 @@ impl Standing {
             oldest: Revision::new(row.u64()?),
             log_time: LogTime::from_millis(row.u64()?),
             last_session: row.u64()?,
+            limits_version: row.u64()?,
             rows_hash: row.u128()?,
         };
         row.end()?;
@@ -101,9 +105,90 @@ impl Standing {
         // Tag 0 is that of no table.
         let mut bytes = vec![0];
         self.put_replicated(&mut bytes);
-        limits.encode_into(&mut bytes);
+        bytes.extend_from_slice(&encode_limits(limits));
         StateHash(self.rows_hash.wrapping_add(xxhash_rust::xxh3::xxh3_128(&bytes)))
     }
+}
+
+/// What stands before each limit, in the order of [`numbers_of`]. A tag is never given to another limit.
+const LIMIT_TAGS: [u8; 10] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10];
+
+fn numbers_of(limits: &ReplicatedLimits) -> [u64; LIMIT_TAGS.len()] {
+    let ReplicatedLimits {
+        sessions_max,
+        session_ttl_millis_max,
+        session_idle_millis,
+        session_idle_entries,
+        unanswered_max,
+        unanswered_bytes_max,
+        response_bytes_max,
+        keys_looked_at_max,
+        keys_changed_max,
+        entry_budget,
+    } = *limits;
+    [
+        sessions_max,
+        session_ttl_millis_max,
+        session_idle_millis,
+        session_idle_entries,
+        unanswered_max,
+        unanswered_bytes_max,
+        response_bytes_max,
+        keys_looked_at_max,
+        keys_changed_max,
+        entry_budget,
+    ]
+}
+
+fn limits_of(numbers: [u64; LIMIT_TAGS.len()]) -> ReplicatedLimits {
+    let [
+        sessions_max,
+        session_ttl_millis_max,
+        session_idle_millis,
+        session_idle_entries,
+        unanswered_max,
+        unanswered_bytes_max,
+        response_bytes_max,
+        keys_looked_at_max,
+        keys_changed_max,
+        entry_budget,
+    ] = numbers;
+    ReplicatedLimits {
+        sessions_max,
+        session_ttl_millis_max,
+        session_idle_millis,
+        session_idle_entries,
+        unanswered_max,
+        unanswered_bytes_max,
+        response_bytes_max,
+        keys_looked_at_max,
+        keys_changed_max,
+        entry_budget,
+    }
+}
+
+/// The value of the row `limits`.
+pub(super) fn encode_limits(limits: &ReplicatedLimits) -> Vec<u8> {
+    let mut out = Vec::with_capacity(9 * LIMIT_TAGS.len());
+    for (tag, number) in LIMIT_TAGS.into_iter().zip(numbers_of(limits)) {
+        out.push(tag);
+        put_u64(&mut out, number);
+    }
+    out
+}
+
+/// Reads the row back. A limit that is missing, and one that is not known, is of another release.
+pub(super) fn decode_limits(bytes: &[u8]) -> Result<ReplicatedLimits, Malformed> {
+    let mut row = Row::new(bytes);
+    let mut numbers = [0; LIMIT_TAGS.len()];
+    for (tag, number) in LIMIT_TAGS.into_iter().zip(&mut numbers) {
+        if row.u8()? != tag {
+            return Err(Malformed("a limit is missing, or there is one that is not known"));
+        }
+        *number = row.u64()?;
+    }
+    row.end()?;
+    Ok(limits_of(numbers))
 }
 
 /// The last membership: where it stands in the log, and its bytes, which mean nothing to the machine.
@@ -118,6 +203,15 @@ pub(super) struct System {
 }
 
 impl System {
+    /// Of the empty store.
+    pub(super) fn empty() -> Self {
+        Self {
+            limits: ReplicatedLimits::default(),
+            standing: Standing::EMPTY,
+            membership: None,
+        }
+    }
+
     /// Reads the table and demands that it is complete.
     pub(super) fn read(
         file: &StateFile,
@@ -144,10 +238,7 @@ pub(super) fn read_limits(
         .get(LIMITS)
         .map_err(storage(file))?
         .ok_or_else(|| file.corrupt("the system table lacks its limits"))?;
-    let mut row = Row::new(row.value());
-    let limits = ReplicatedLimits::decode_from(&mut row).map_err(|e| file.malformed(&e))?;
-    row.end().map_err(|e| file.malformed(&e))?;
-    Ok(limits)
+    decode_limits(row.value()).map_err(|e| file.malformed(&e))
 }
 
 /// Reads the standing alone.
@@ -207,13 +298,7 @@ pub(super) mod tests {
 
     /// All that the table can say.
     pub(in crate::machine) fn system() -> impl Strategy<Value = System> {
-        let limits = any::<[u64; 3]>().prop_map(|[sessions_max, unanswered_max, response_bytes_max]| {
-            ReplicatedLimits {
-                sessions_max,
-                unanswered_max,
-                response_bytes_max,
-            }
-        });
+        let limits = any::<[u64; LIMIT_TAGS.len()]>().prop_map(limits_of);
         let bytes = prop::collection::vec(any::<u8>(), 0..200).prop_map(Bytes::from);
         let membership = prop::option::of((position(), bytes));
         (limits, standing(), membership).prop_map(|(limits, standing, membership)| System {
@@ -237,16 +322,18 @@ pub(super) mod tests {
             1..=u64::MAX,
             any::<u64>(),
             any::<u64>(),
+            any::<u64>(),
             any::<u128>(),
         );
         (prop::option::of(position()), numbers).prop_map(|(position, numbers)| {
-            let (revision, oldest, log_time, last_session, rows_hash) = numbers;
+            let (revision, oldest, log_time, last_session, limits_version, rows_hash) = numbers;
             Standing {
                 position,
                 revision: Revision::new(revision),
                 oldest: Revision::new(oldest),
                 log_time: LogTime::from_millis(log_time),
                 last_session,
+                limits_version,
                 rows_hash,
             }
         })
@@ -267,6 +354,14 @@ pub(super) mod tests {
         }
 
         #[test]
+        fn limits_read_back_and_a_part_of_them_and_others_are_none(system in system(), cut: prop::sample::Index, tag: u8) {
+            let row = encode_limits(&system.limits);
+            prop_assert_eq!(decode_limits(&row), Ok(system.limits));
+            prop_assert!(decode_limits(&row[..cut.index(row.len())]).is_err());
+            prop_assert!(decode_limits(&[&row[..], &[tag, 0, 0, 0, 0, 0, 0, 0, 0]].concat()).is_err());
+        }
+
+        #[test]
         fn any_bytes_are_the_one_form_of_a_row_or_refused(
             mut bytes in prop::collection::vec(any::<u8>(), 0..90), first in 0u8..3,
         ) {
@@ -283,11 +378,8 @@ pub(super) mod tests {
             if let Ok(version) = read_format(&bytes) {
                 prop_assert_eq!(&bytes[8..], &version.to_be_bytes()[..]);
             }
-            let mut row = Row::new(&bytes);
-            if let Ok(limits) = ReplicatedLimits::decode_from(&mut row) {
-                let mut again = Vec::new();
-                limits.encode_into(&mut again);
-                prop_assert_eq!(&again[..], &bytes[..bytes.len() - row.rest().len()]);
+            if let Ok(limits) = decode_limits(&bytes) {
+                prop_assert_eq!(encode_limits(&limits), bytes);
             }
         }
     }

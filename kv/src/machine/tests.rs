@@ -1,5 +1,6 @@
 //! The machine against an independent slow model, through crashes, snapshots and every cut into batches.
 
+mod budgets;
 pub(super) mod disk;
 mod exactly_once;
 mod golden;
@@ -17,8 +18,8 @@ use bytes::Bytes;
 use super::{Entry, EntryOutcome, Machine, MachineSettings, OpenMode, Payload, Reader};
 use crate::env::Disk;
 use crate::model::{
-    Command, Key, LogIndex, LogPosition, LogTime, NodeId, Outcome, Proposal, Term, Txn, TxnRefused,
-    TxnResponse, encode,
+    Command, Key, LogIndex, LogPosition, LogTime, NodeId, Outcome, Proposal, ReplicatedLimits, Term, Txn,
+    TxnRefused, TxnResponse, encode,
 };
 
 fn dir() -> &'static Path {
@@ -93,6 +94,21 @@ impl Store {
         match self.machine.apply(vec![entry]).unwrap().pop() {
             Some(EntryOutcome::Proposal(outcomes)) => outcomes,
             other => panic!("a proposal answered {other:?}"),
+        }
+    }
+
+    /// Has other limits from here on.
+    fn limit(&mut self, change: impl FnOnce(&mut ReplicatedLimits)) {
+        let (version, limits) = {
+            let view = self.reader.view().unwrap();
+            let (version, limits) = view.limits();
+            (version, *limits)
+        };
+        let mut limits = limits;
+        change(&mut limits);
+        match self.one(0, Command::SetLimits { version, limits }) {
+            Outcome::LimitsSet(set) => assert!(set.changed && set.limits == limits, "{set:?}"),
+            other => panic!("setting limits answered {other:?}"),
         }
     }
 

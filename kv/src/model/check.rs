@@ -31,7 +31,7 @@ impl Default for Limits {
 }
 
 /// Where in a transaction something stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Place {
     /// A condition of the guard.
     Condition(usize),

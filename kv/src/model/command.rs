@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Key, LogTime, Sequence, SessionId, Txn, TxnResponse};
+use super::{Key, LogTime, Place, ReplicatedLimits, Sequence, SessionId, Txn, TxnResponse};
 
 /// One entry's content: the commands that waited together, and the proposer's time.
 ///
@@ -27,13 +27,21 @@ pub enum Command {
     },
     /// Opens a session and answers its id.
     OpenSession {
-        /// How long the session outlives its last command, in milliseconds of the log's time.
+        /// How long the session is to outlive its last command, in milliseconds of the log's time; no longer than
+        /// [`ReplicatedLimits::session_ttl_millis_max`], which the answer says.
         ttl_millis: u64,
     },
     /// Ends a session; a missing one is no error.
     CloseSession {
         /// The session.
         session: SessionId,
+    },
+    /// Sets the limits that decide answers, if nobody has set them since `version`. They count from the next command on.
+    SetLimits {
+        /// The version that stands, as far as the caller knows: 0 before they were ever set.
+        version: u64,
+        /// All of them. With limits that [`ReplicatedLimits::check`] refuses nothing is changed.
+        limits: ReplicatedLimits,
     },
 }
 
@@ -54,9 +62,32 @@ pub enum Outcome {
     /// Of a transaction.
     Txn(Result<TxnResponse, TxnRefused>),
     /// Of [`Command::OpenSession`].
-    SessionOpened(Result<SessionId, TxnRefused>),
+    SessionOpened(Result<SessionOpened, TxnRefused>),
     /// Of [`Command::CloseSession`].
     SessionClosed,
+    /// Of [`Command::SetLimits`].
+    LimitsSet(LimitsSet),
+}
+
+/// A session that was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionOpened {
+    /// Its id.
+    pub session: SessionId,
+    /// How long it outlives its last command, in milliseconds of the log's time: what was asked for, or the most that
+    /// there is.
+    pub ttl_millis: u64,
+}
+
+/// What became of [`Command::SetLimits`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitsSet {
+    /// They were set. Otherwise others had been set before, and stand.
+    pub changed: bool,
+    /// The version that stands now.
+    pub version: u64,
+    /// The limits that stand now.
+    pub limits: ReplicatedLimits,
 }
 
 /// Why the state machine refused a transaction. Nothing was changed.
@@ -115,9 +146,34 @@ pub enum TxnRefused {
         /// The limit in bytes.
         limit: u64,
     },
-    /// The session is unknown: it expired or was closed. Whether an earlier attempt of this write took
+    /// The transaction looks at, changes or answers more than one may: see [`ReplicatedLimits`].
+    #[error("{place}: the transaction exceeds the limit of {limit} {what}; do it in several")]
+    TooMuchWork {
+        /// The condition or operation at which the limit was passed.
+        place: Place,
+        /// What there was too much of.
+        what: Work,
+        /// The limit.
+        limit: u64,
+    },
+    /// The transactions before this one in its log entry had used up what an entry may cost. The same transaction may
+    /// succeed when it is sent again.
+    #[error("the transactions that share a log entry exceed the {what} that one may have; try again")]
+    EntrySpent {
+        /// What there was too much of.
+        what: Work,
+    },
+    /// The answer is larger than what a session may have remembered in all.
+    #[error("the answer has {size} bytes, a session remembers {limit} at most: read less in one transaction")]
+    AnswerTooLarge {
+        /// Its encoded size.
+        size: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// The session is unknown: it expired, was closed, or made room for another. Whether an earlier attempt of this write took
     /// effect is not known any more; this attempt did not.
-    #[error("session {session} has expired or was closed")]
+    #[error("session {session} has expired, was closed, or made room for another")]
     SessionExpired {
         /// The session.
         session: SessionId,
@@ -130,14 +186,56 @@ pub enum TxnRefused {
         /// The number.
         sequence: Sequence,
     },
-    /// Too many sessions, or too many unanswered writes in one.
-    #[error("too many {what}: the limit is {limit}")]
+    /// Too many sessions of which none is idle, or too many answers that one has not said it has. There may be room when
+    /// it is tried again.
+    #[error("too many {what}: the limit is {limit}; try again later")]
     TooMany {
         /// Sessions, or unanswered writes.
         what: TooManyOf,
         /// The limit.
         limit: u64,
     },
+}
+
+impl TxnRefused {
+    /// Whether the same command may be accepted when it is sent again, in the same session and with the same number. Such
+    /// a refusal is not remembered: the number stays free.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            TxnRefused::TooMany { .. } | TxnRefused::EntrySpent { .. } => true,
+            TxnRefused::KeyExists { .. }
+            | TxnRefused::NotANumber { .. }
+            | TxnRefused::Overflow { .. }
+            | TxnRefused::RangeTooLarge { .. }
+            | TxnRefused::NoSuchLease { .. }
+            | TxnRefused::ResponseTooLarge { .. }
+            | TxnRefused::TooMuchWork { .. }
+            | TxnRefused::AnswerTooLarge { .. }
+            | TxnRefused::SessionExpired { .. }
+            | TxnRefused::SequenceForgotten { .. } => false,
+        }
+    }
+}
+
+/// What a transaction costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Work {
+    /// Keys that it looks at.
+    KeysLookedAt,
+    /// Keys that it writes or deletes.
+    KeysChanged,
+    /// Bytes that its reads return.
+    AnswerBytes,
+}
+
+impl std::fmt::Display for Work {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Work::KeysLookedAt => "keys looked at",
+            Work::KeysChanged => "keys changed",
+            Work::AnswerBytes => "bytes answered",
+        })
+    }
 }
 
 /// What there were too many of.
@@ -147,6 +245,8 @@ pub enum TooManyOf {
     Sessions,
     /// Writes of one session that the client has not said were answered.
     UnansweredWrites,
+    /// Bytes of the answers to these.
+    UnansweredBytes,
 }
 
 impl std::fmt::Display for TooManyOf {
@@ -154,6 +254,7 @@ impl std::fmt::Display for TooManyOf {
         f.write_str(match self {
             TooManyOf::Sessions => "sessions",
             TooManyOf::UnansweredWrites => "unanswered writes in the session",
+            TooManyOf::UnansweredBytes => "bytes of answers to unanswered writes in the session",
         })
     }
 }

@@ -9,6 +9,7 @@ mod command;
 mod guard;
 mod ids;
 mod key;
+mod limits;
 mod op;
 mod read;
 mod record;
@@ -20,13 +21,16 @@ pub(crate) use check::check_reads;
 pub use check::{CheckedTxn, InvalidRead, InvalidTxn, Limits, Place};
 pub use codec::{DecodeError, decode, encode, encode_onto};
 pub(crate) use codec::{decode_front, decode_limited, decode_shared, steps};
-pub use command::{Command, Outcome, Proposal, SessionRef, TooManyOf, TxnRefused};
+pub use command::{
+    Command, LimitsSet, Outcome, Proposal, SessionOpened, SessionRef, TooManyOf, TxnRefused, Work,
+};
 pub use guard::{Compare, Condition, FailedCondition, Found, Guard, GuardNode, KeyTest, RangeTest};
 pub use ids::{
     LeaseId, LogIndex, LogPosition, LogTime, NodeId, Revision, Sequence, SessionId, StateHash, Term,
 };
 pub use key::{InvalidKey, Key, KeyRange, Value};
-pub use op::{LeaseChange, Op, OpResult, PutMode};
+pub use limits::{InvalidLimit, ReplicatedLimits};
+pub use op::{LeaseChange, Op, OpResult, PutMode, RangeExcess};
 pub use read::{Consistency, KeyValue, Order, RangeRead, ReadOp, ReadResponse, ReadResult};
 pub use record::Record;
 pub use txn::{Txn, TxnResponse};

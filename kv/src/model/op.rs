@@ -29,8 +29,10 @@ pub enum Op {
     DeleteRange {
         /// The range.
         range: KeyRange,
-        /// The most keys to delete; a range with more aborts the transaction.
+        /// The most keys to delete.
         limit: u32,
+        /// What becomes of a range that holds more.
+        excess: RangeExcess,
     },
     /// Reads a key.
     Get {
@@ -64,6 +66,17 @@ pub enum Op {
         #[serde(deserialize_with = "codec::shared")]
         value: Value,
     },
+}
+
+/// What becomes of a range delete whose range holds more keys than its limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RangeExcess {
+    /// The transaction is refused.
+    #[default]
+    Refuse,
+    /// As many as the limit says are deleted, the lowest, and the answer says that there are more: a large range is
+    /// deleted in several transactions.
+    Leave,
 }
 
 /// Whether a put may overwrite.
@@ -100,6 +113,8 @@ pub enum OpResult {
     Deleted {
         /// The number of keys deleted.
         count: u64,
+        /// The range holds more: only of a range delete with [`RangeExcess::Leave`].
+        more: bool,
     },
     /// Of a get.
     Get(Option<Record>),
@@ -145,6 +160,25 @@ impl Op {
     /// A delete.
     pub fn delete(key: Key) -> Self {
         Op::Delete { key }
+    }
+
+    /// A delete of all keys of a range, of which there may be so many.
+    pub fn delete_range(range: KeyRange, limit: u32) -> Self {
+        Op::DeleteRange {
+            range,
+            limit,
+            excess: RangeExcess::Refuse,
+        }
+    }
+
+    /// A delete of so many keys of a range, the lowest. Repeated while the answer says that there are more, it deletes
+    /// a range of any size in transactions of a bounded one.
+    pub fn delete_some_of(range: KeyRange, limit: u32) -> Self {
+        Op::DeleteRange {
+            range,
+            limit,
+            excess: RangeExcess::Leave,
+        }
     }
 
     /// A get.

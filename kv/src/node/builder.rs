@@ -286,7 +286,7 @@ impl Builder {
         };
         let state_settings = MachineSettings {
             cache_bytes: settings.state_cache_bytes,
-            sessions_max: settings.sessions_max,
+            tuning: settings.tuning,
             ..MachineSettings::default()
         };
         let (disk, cluster, id) = (self.disk, self.cluster, self.id);
@@ -418,10 +418,14 @@ impl Node {
             }
             raft.wait_for(|state| matches!(state.role, Part::Leader | Part::Stopped))
                 .await;
+            super::limits::set_first(self.inner.front.clone()).await;
+            return Ok(());
         } else if !formed && !join {
             let forming = form_in_turn(Arc::clone(raft), self.id(), members);
             self.inner.tasks.spawn("form", forming);
         }
+        let limits = super::limits::set_first(self.inner.front.clone());
+        self.inner.tasks.spawn("limits", limits);
         Ok(())
     }
 }

@@ -183,6 +183,10 @@ impl Front {
                     size,
                 ))
             }
+            Command::SetLimits { version, limits } => {
+                limits.check()?;
+                Ok((Command::SetLimits { version, limits }, 2 * SMALL))
+            }
             other @ (Command::OpenSession { .. } | Command::CloseSession { .. }) => Ok((other, SMALL)),
         }
     }

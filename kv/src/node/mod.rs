@@ -6,6 +6,7 @@
 mod builder;
 mod clients;
 mod front;
+mod limits;
 mod loopback;
 mod proposer;
 mod readers;

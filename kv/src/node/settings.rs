@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::timing::{InvalidTiming, Profile, Timing};
 use crate::log::LogSettings;
-use crate::machine::MachineSettings;
-use crate::model::Limits;
+use crate::machine::{MachineSettings, Tuning};
+use crate::model::{Limits, ReplicatedLimits};
 use crate::raft::DurabilityBounds;
 
 /// All settings of a node, with defaults that are safe.
@@ -44,16 +44,40 @@ pub struct Settings {
     /// Proposals that may be on their way at once: 1 to 1,024; 4 by default. What waits longer shares an
     /// entry, so a small number makes large batches under load and costs a lone client nothing.
     pub proposals_in_flight: usize,
-    /// How long a session outlives its last write, by the log's time; 1 hour by default.
+    /// How long a client's session outlives its last write, by the log's time: 1 s to 30 days; 1 hour by default. Who
+    /// asks for longer gets this. Like all that follow it belongs to the replicated state: what the first leader of a new
+    /// cluster was given counts, on every node.
     pub session_ttl: Duration,
-    /// The most sessions of the cluster at once: 1 to 1,000,000; 10,000 by default. Part of the replicated state:
-    /// counts when a node's state is made, and is then the same on every node.
+    /// The most sessions of the cluster at once: 1 to 1,000,000; 10,000 by default.
     pub sessions_max: u64,
+    /// How long a session must not have written to make room for another when there are as many as may be: 1 s to
+    /// [`session_ttl`](Self::session_ttl); 1 minute by default. A client whose session made room and that then sends a
+    /// write again does not hear its outcome, so it must be longer than clients wait for an answer.
+    pub session_idle: Duration,
+    /// The most bytes that the answers of one session may have which its client has not said it has: 64 KiB to 1 GiB;
+    /// 8 MiB by default. The disk holds up to so many for each session.
+    pub unanswered_bytes_max: u64,
+    /// The most bytes that the reads of one transaction return: 1 KiB to 16 MiB; 4 MiB by default.
+    pub response_bytes_max: u64,
+    /// The most keys that one transaction may look at: 1,000 to 16,777,216; 200,000 by default. See
+    /// [`ReplicatedLimits`] for how they are counted. It bounds how long one transaction holds up all others.
+    pub keys_looked_at_max: u64,
+    /// The most keys that one transaction may change: 1,000 to 16,777,216; 131,072 by default.
+    pub keys_changed_max: u64,
+    /// How much is done at a time; for tests.
+    #[doc(hidden)]
+    #[serde(skip)]
+    pub tuning: Tuning,
+    /// The limits that users do not set; for tests.
+    #[doc(hidden)]
+    #[serde(skip)]
+    pub other_limits: ReplicatedLimits,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         let log = LogSettings::default();
+        let limits = ReplicatedLimits::default();
         Self {
             timing: Profile::Development.timing(),
             limits: Limits::default(),
@@ -66,8 +90,15 @@ impl Default for Settings {
             durable_interval: Duration::from_secs(5),
             promote_lag_max: 1_000,
             proposals_in_flight: 4,
-            session_ttl: Duration::from_secs(3600),
-            sessions_max: MachineSettings::default().sessions_max,
+            session_ttl: Duration::from_millis(limits.session_ttl_millis_max),
+            sessions_max: limits.sessions_max,
+            session_idle: Duration::from_millis(limits.session_idle_millis),
+            unanswered_bytes_max: limits.unanswered_bytes_max,
+            response_bytes_max: limits.response_bytes_max,
+            keys_looked_at_max: limits.keys_looked_at_max,
+            keys_changed_max: limits.keys_changed_max,
+            tuning: Tuning::default(),
+            other_limits: limits,
         }
     }
 }
@@ -121,6 +152,36 @@ impl Settings {
         );
         range("sessions_max", self.sessions_max, 1..=1_000_000, "1 to 1,000,000");
         range(
+            "session_ttl",
+            millis(self.session_ttl),
+            1_000..=30 * 86_400_000,
+            "1,000 ms to 30 days",
+        );
+        range(
+            "session_idle",
+            millis(self.session_idle),
+            1_000..=millis(self.session_ttl).max(1_000),
+            "1,000 ms to session_ttl",
+        );
+        range(
+            "unanswered_bytes_max",
+            self.unanswered_bytes_max,
+            64 << 10..=1 << 30,
+            "64 KiB to 1 GiB",
+        );
+        range(
+            "response_bytes_max",
+            self.response_bytes_max,
+            1 << 10..=16 << 20,
+            "1 KiB to 16 MiB",
+        );
+        for (setting, value) in [
+            ("keys_looked_at_max", self.keys_looked_at_max),
+            ("keys_changed_max", self.keys_changed_max),
+        ] {
+            range(setting, value, 1_000..=1 << 24, "1,000 to 16,777,216");
+        }
+        range(
             "log_segment_bytes",
             self.log_segment_bytes,
             65_536..=1 << 30,
@@ -159,6 +220,20 @@ impl Settings {
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
     }
 
+    /// What the replicated state is to say, where this node is the first leader.
+    pub(crate) fn replicated(&self) -> ReplicatedLimits {
+        ReplicatedLimits {
+            sessions_max: self.sessions_max,
+            session_ttl_millis_max: millis(self.session_ttl),
+            session_idle_millis: millis(self.session_idle),
+            unanswered_bytes_max: self.unanswered_bytes_max,
+            response_bytes_max: self.response_bytes_max,
+            keys_looked_at_max: self.keys_looked_at_max,
+            keys_changed_max: self.keys_changed_max,
+            ..self.other_limits
+        }
+    }
+
     pub(crate) fn raft(&self) -> RaftSettings {
         RaftSettings {
             snapshot_entries: self.snapshot_entries,
@@ -169,6 +244,10 @@ impl Settings {
             promote_lag_max: self.promote_lag_max,
         }
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The part of the settings that Raft's glue takes.

@@ -1,16 +1,19 @@
 //! openraft's state machine on [`crate::machine`], which an owner thread holds.
 //!
 //! openraft hands committed entries over and goes on; whatever has come while the owner was busy is applied
-//! together, and the answers leave from the owner's thread. What must see the entries applied (snapshots, the
+//! together, as far as it is done soon and its answers are small, and the answers leave from the owner's thread. What must see the entries applied (snapshots, the
 //! applied state) goes through the same queue behind them. The owner begins a checkpoint whenever a bound of
 //! entries, bytes or time is met, and another thread writes it; where that thread is slower than what comes,
-//! openraft waits. The log is purged behind checkpoints only.
+//! applying waits, and openraft with it. The log is purged behind checkpoints only.
 //!
-//! Always: after the first fault nothing is applied, every call answers it, and the node stops.
+//! Always: after the first fault nothing is applied, every call answers it, and the node stops; jobs are done in the
+//! order in which they came; what was applied and is in no checkpoint has a bound in bytes, however much an entry answers.
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
@@ -25,8 +28,8 @@ use crate::env::{self, Disk, Owner, OwnerHandle, WeakOwnerHandle, oneshot, watch
 use crate::fault::{Fault, Faults};
 use crate::log::CrashPoint;
 use crate::machine::{
-    Applied, Entry, EntryOutcome, Machine, Payload, Reader, ReceivedSnapshot, SnapshotError, SnapshotSink,
-    SnapshotSource,
+    Applied, Entry, EntryOutcome, Machine, Payload, Reader, ReceivedSnapshot, SessionCounts, SnapshotError,
+    SnapshotSink, SnapshotSource,
 };
 use crate::model::{self, LogPosition};
 use crate::planted::{self, Bug};
@@ -35,8 +38,11 @@ use crate::planted::{self, Bug};
 const APPLY_ENTRIES_MAX: usize = 4096;
 /// Bytes of proposals after which a job is closed.
 const APPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Jobs that wait for the owner; openraft waits when it is full, so that commits cannot outrun applies.
+/// Jobs that wait for the owner, and as many that it has taken and not got to; openraft waits then, so that commits
+/// cannot outrun applies.
 const QUEUE: usize = 64;
+/// How often it is told that sessions are refused, at most.
+const SESSIONS_TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// When a checkpoint begins, at the latest: whichever bound is met first. While one is being written as much may
 /// gather again, and then what comes waits: the layers take twice the bytes at most, and a transaction.
@@ -118,14 +124,15 @@ enum Job {
     Close {
         done: Done<()>,
     },
-    /// A checkpoint has ended: look at the ends.
-    CheckpointEnded,
+    /// A checkpoint has ended, or there was more to do than is done in one go: look.
+    GoOn,
 }
 
+#[derive(Default)]
 struct ApplyJob {
-    entries: Vec<Entry>,
+    entries: VecDeque<Entry>,
     /// One for each entry; `None` where nobody here waits for the answer.
-    responders: Vec<Option<ApplyResponder<TypeConfig>>>,
+    responders: VecDeque<Option<ApplyResponder<TypeConfig>>>,
     bytes: usize,
 }
 
@@ -143,6 +150,11 @@ struct MachineOwner {
     /// After the first of them nothing is applied.
     faults: Faults,
     room: watch::Sender<bool>,
+    /// Jobs that were taken and not got to, in order.
+    pending: VecDeque<Job>,
+    /// Where a job to go on is sent.
+    own_queue: Arc<OnceLock<WeakOwnerHandle<Job>>>,
+    sessions: SessionsTold,
     checkpoints: Checkpoints,
     ends: Ends,
     /// Checkpoints that were begun and whose end was not taken.
@@ -165,8 +177,7 @@ enum WaitingFor {
 
 enum Effect {
     Applied {
-        outcomes: Vec<EntryOutcome>,
-        responders: Vec<Option<ApplyResponder<TypeConfig>>>,
+        answers: Vec<(ApplyResponder<TypeConfig>, EntryOutcome)>,
     },
     AppliedState {
         result: Result<Arc<Applied>, Fault>,
@@ -195,14 +206,9 @@ impl StateMachine {
         let (applied_tx, applied) = watch::channel(Arc::new(machine.applied().clone()));
         let (room_tx, room) = watch::channel(true);
         let ends = Ends::default();
-        let tell: Arc<OnceLock<WeakOwnerHandle<Job>>> = Arc::default();
-        let told = Arc::clone(&tell);
-        let checkpoints = Checkpoints::start(ends.clone(), &faults, move || {
-            if let Some(jobs) = told.get() {
-                // Where the queue is full the owner comes by the ends anyway: before the next job that it takes.
-                let _ = jobs.try_send(Job::CheckpointEnded);
-            }
-        });
+        let own_queue: Arc<OnceLock<WeakOwnerHandle<Job>>> = Arc::default();
+        let told = Arc::clone(&own_queue);
+        let checkpoints = Checkpoints::start(ends.clone(), &faults, move || go_on(&told));
         let owner = MachineOwner {
             machine: Some(machine),
             reader: reader.clone(),
@@ -213,6 +219,9 @@ impl StateMachine {
             applied: applied_tx,
             faults: faults.clone(),
             room: room_tx,
+            pending: VecDeque::new(),
+            own_queue: Arc::clone(&own_queue),
+            sessions: SessionsTold::default(),
             checkpoints,
             ends,
             being_written: 0,
@@ -226,7 +235,7 @@ impl StateMachine {
             owner,
             faults.on_panic("apply thread"),
         );
-        let _ = tell.set(jobs.downgrade());
+        let _ = own_queue.set(jobs.downgrade());
         Self {
             jobs,
             applied,
@@ -294,15 +303,16 @@ impl StateMachine {
 }
 
 impl MachineOwner {
-    fn apply(&mut self, entries: Vec<Entry>) -> Result<Vec<EntryOutcome>, Fault> {
+    /// Applies entries from the front, as many as are best answered together.
+    fn apply_some(&mut self, entries: &mut VecDeque<Entry>) -> Result<Vec<EntryOutcome>, Fault> {
         self.healthy()?;
-        let count = entries.len();
-        let tap = self.tap.clone();
+        let tapped = self.tap.clone().map(|tap| (tap, entries.clone()));
         let machine = self.open()?;
-        let tapped = tap.map(|tap| (tap, entries.clone()));
         let started = env::now();
-        let outcomes = machine.apply(entries)?;
+        let visited = machine.keys_visited();
+        let outcomes = machine.apply_some(entries)?;
         if let Some((tap, entries)) = tapped {
+            let entries: Vec<Entry> = entries.into_iter().take(outcomes.len()).collect();
             tap.applied(&entries, &outcomes, machine.applied());
         }
         if outcomes
@@ -314,7 +324,10 @@ impl MachineOwner {
                 .map_err(|e| Fault::disk("applying to", "the state", e))?;
         }
         metrics::histogram!("quorate_apply_seconds").record(started.elapsed().as_secs_f64());
-        metrics::histogram!("quorate_apply_batch_entries").record(count as f64);
+        metrics::histogram!("quorate_apply_batch_entries").record(outcomes.len() as f64);
+        metrics::counter!("quorate_apply_keys_visited_total").increment(machine.keys_visited() - visited);
+        let counts = machine.sessions();
+        self.sessions.tell(counts);
         Ok(outcomes)
     }
 
@@ -344,11 +357,20 @@ impl MachineOwner {
             self.being_written += usize::from(sent.is_ok());
             let _ = self.keep(sent);
         }
-        let machine = self.machine.as_ref();
-        let is_full = machine.is_some_and(|machine| machine.checkpoint_under_way() && beyond(machine));
-        let has_room = !is_full || self.faults.is_raised();
+        let has_room = self.has_room() && self.pending.len() < QUEUE;
         self.room
             .send_if_modified(|room| std::mem::replace(room, has_room) != has_room);
+    }
+
+    /// Whether more may be applied now: not while the bounds are met and a checkpoint is still being written.
+    fn has_room(&self) -> bool {
+        let bounds = self.bounds;
+        let is_full = self.machine.as_ref().is_some_and(|machine| {
+            machine.checkpoint_under_way()
+                && (machine.entries_since_checkpoint() >= bounds.entries
+                    || machine.bytes_since_checkpoint() >= bounds.bytes)
+        });
+        !is_full || self.faults.is_raised()
     }
 
     /// Answers those for whom the state is durable enough, or never will be.
@@ -434,22 +456,148 @@ impl MachineOwner {
         result
     }
 
-    /// Applies the entries of jobs that came one behind the other, in one transaction.
-    fn apply_together(&mut self, jobs: &mut Vec<ApplyJob>, effects: &mut Vec<Effect>) {
-        if jobs.is_empty() {
-            return;
+    /// Takes the entries of the jobs at the front together, as far as they are few.
+    fn gather(&mut self, first: ApplyJob) -> ApplyJob {
+        let mut together = first;
+        while together.bytes < APPLY_BYTES_MAX
+            && let Some(Job::Apply(next)) = self.pending.front_mut()
+        {
+            let next = std::mem::take(next);
+            self.pending.pop_front();
+            together.entries.extend(next.entries);
+            together.responders.extend(next.responders);
+            together.bytes += next.bytes;
         }
-        let counts: Vec<usize> = jobs.iter().map(|job| job.entries.len()).collect();
-        let mut responders = Vec::with_capacity(jobs.len());
-        let mut entries = Vec::with_capacity(counts.iter().sum());
-        for job in jobs.drain(..) {
-            entries.extend(job.entries);
-            responders.extend(job.responders);
-        }
-        let result = self.apply(entries);
+        together
+    }
+
+    /// Applies what comes first of entries; gives back what is left.
+    fn apply_front(&mut self, mut job: ApplyJob, effects: &mut Vec<Effect>) -> Option<ApplyJob> {
+        let result = self.apply_some(&mut job.entries);
         // Without an answer the responders are dropped, and what they hold says that the outcome is unknown.
-        if let Ok(outcomes) = self.keep(result) {
-            effects.push(Effect::Applied { outcomes, responders });
+        let outcomes = self.keep(result).ok()?;
+        let responders = job.responders.drain(..outcomes.len().min(job.responders.len()));
+        // What nobody here waits for goes at once: outcomes may be large.
+        let answers = responders.zip(outcomes);
+        let answers = answers.filter_map(|(responder, outcome)| Some((responder?, outcome)));
+        effects.push(Effect::Applied {
+            answers: answers.collect(),
+        });
+        (!job.entries.is_empty()).then_some(job)
+    }
+
+    /// Gets to what is pending, in order: until nothing is, or there is no room, or what was done is worth to be told.
+    fn work_off(&mut self, effects: &mut Vec<Effect>) {
+        while let Some(job) = self.pending.pop_front() {
+            match job {
+                Job::Apply(job) if !self.has_room() => {
+                    self.pending.push_front(Job::Apply(job));
+                    // The end of the checkpoint goes on with it, but for who closes: that waits for no room.
+                    if self.pending.iter().any(|job| matches!(job, Job::Close { .. })) {
+                        self.machine = None;
+                        continue;
+                    }
+                    return;
+                }
+                Job::Apply(job) => {
+                    let together = self.gather(job);
+                    if let Some(rest) = self.apply_front(together, effects) {
+                        self.pending.push_front(Job::Apply(rest));
+                        self.check_bounds();
+                        go_on(&self.own_queue);
+                        return;
+                    }
+                }
+                other => effects.extend(self.do_other(other)),
+            }
+        }
+    }
+
+    /// Does anything but applying.
+    fn do_other(&mut self, job: Job) -> Option<Effect> {
+        Some(match job {
+            Job::Apply(_) | Job::GoOn => return None,
+            Job::Applied { done } => {
+                let healthy = self.healthy();
+                let result = healthy.and_then(|()| Ok(Arc::new(self.open()?.applied().clone())));
+                Effect::AppliedState { result, done }
+            }
+            Job::Snapshot { of_all, done }
+                if of_all || self.machine.as_ref().is_some_and(|m| m.durable().is_none()) =>
+            {
+                self.wait(WaitingFor::Snapshot(done));
+                return None;
+            }
+            Job::Snapshot { done, .. } => {
+                let result = self.healthy();
+                let result = result.and_then(|()| Ok(Box::new(self.reader.snapshot()?)));
+                Effect::Snapshot {
+                    result: self.keep(result),
+                    done,
+                }
+            }
+            Job::Install { received, done } => {
+                let result = self.install(received);
+                Effect::Done {
+                    result: self.keep(result),
+                    done,
+                }
+            }
+            Job::Copy { mut source, done } => {
+                let result = self.copy(&mut source);
+                Effect::Done {
+                    result: self.keep(result),
+                    done,
+                }
+            }
+            Job::Close { done } => {
+                // A checkpoint under way fails from here on; the answer waits until it has.
+                self.machine = None;
+                self.closing.push(done);
+                return None;
+            }
+            Job::MakeDurable { done } => {
+                self.wait(WaitingFor::Durable(done));
+                return None;
+            }
+        })
+    }
+}
+
+/// Has the owner look again. Where its queue is full it looks anyway: before the next job that it takes.
+fn go_on(queue: &OnceLock<WeakOwnerHandle<Job>>) {
+    if let Some(jobs) = queue.get() {
+        let _ = jobs.try_send(Job::GoOn);
+    }
+}
+
+/// What was told of the sessions.
+#[derive(Default)]
+struct SessionsTold {
+    counts: SessionCounts,
+    warned: Option<env::Instant>,
+    /// Refused since the last warning.
+    refused: u64,
+}
+
+impl SessionsTold {
+    fn tell(&mut self, counts: SessionCounts) {
+        metrics::gauge!("quorate_sessions").set(counts.open as f64);
+        let before = std::mem::replace(&mut self.counts, counts);
+        let evicted = counts.evicted.saturating_sub(before.evicted);
+        let refused = counts.refused.saturating_sub(before.refused);
+        metrics::counter!("quorate_sessions_evicted_total").increment(evicted);
+        metrics::counter!("quorate_sessions_refused_total").increment(refused);
+        self.refused += refused;
+        let is_quiet = |at: env::Instant| at.elapsed() < SESSIONS_TOLD_EVERY;
+        if self.refused > 0 && !self.warned.is_some_and(is_quiet) {
+            tracing::warn!(
+                refused = self.refused,
+                open = counts.open,
+                "there are as many sessions as may be and none is idle: new clients cannot write; see sessions_max"
+            );
+            self.warned = Some(env::now());
+            self.refused = 0;
         }
     }
 }
@@ -461,71 +609,8 @@ impl Owner for MachineOwner {
     fn work(&mut self, batch: &mut Vec<Job>) -> Vec<Effect> {
         let mut effects = Vec::with_capacity(batch.len());
         self.take_ends();
-        let (mut together, mut bytes) = (Vec::new(), 0);
-        for job in batch.drain(..) {
-            let job = match job {
-                Job::Apply(job) => {
-                    bytes += job.bytes;
-                    together.push(job);
-                    if bytes >= APPLY_BYTES_MAX {
-                        self.apply_together(&mut together, &mut effects);
-                        bytes = 0;
-                    }
-                    continue;
-                }
-                other => other,
-            };
-            self.apply_together(&mut together, &mut effects);
-            bytes = 0;
-            effects.push(match job {
-                Job::Apply(_) => continue,
-                Job::Applied { done } => {
-                    let healthy = self.healthy();
-                    let result = healthy.and_then(|()| Ok(Arc::new(self.open()?.applied().clone())));
-                    Effect::AppliedState { result, done }
-                }
-                Job::Snapshot { of_all, done }
-                    if of_all || self.machine.as_ref().is_some_and(|m| m.durable().is_none()) =>
-                {
-                    self.wait(WaitingFor::Snapshot(done));
-                    continue;
-                }
-                Job::Snapshot { done, .. } => {
-                    let result = self.healthy();
-                    let result = result.and_then(|()| Ok(Box::new(self.reader.snapshot()?)));
-                    Effect::Snapshot {
-                        result: self.keep(result),
-                        done,
-                    }
-                }
-                Job::Install { received, done } => {
-                    let result = self.install(received);
-                    Effect::Done {
-                        result: self.keep(result),
-                        done,
-                    }
-                }
-                Job::Copy { mut source, done } => {
-                    let result = self.copy(&mut source);
-                    Effect::Done {
-                        result: self.keep(result),
-                        done,
-                    }
-                }
-                Job::Close { done } => {
-                    // A checkpoint under way fails from here on; the answer waits until it has.
-                    self.machine = None;
-                    self.closing.push(done);
-                    continue;
-                }
-                Job::MakeDurable { done } => {
-                    self.wait(WaitingFor::Durable(done));
-                    continue;
-                }
-                Job::CheckpointEnded => continue,
-            });
-        }
-        self.apply_together(&mut together, &mut effects);
+        self.pending.extend(batch.drain(..));
+        self.work_off(&mut effects);
         // First: a checkpoint that has just ended may be all that someone waits for.
         self.answer_waiting(&mut effects);
         self.check_bounds();
@@ -542,11 +627,9 @@ impl Owner for MachineOwner {
         }
         for effect in effects {
             match effect {
-                Effect::Applied { outcomes, responders } => {
-                    for (outcome, responder) in outcomes.into_iter().zip(responders) {
-                        if let Some(responder) = responder {
-                            responder.send(outcome);
-                        }
+                Effect::Applied { answers } => {
+                    for (responder, outcome) in answers {
+                        responder.send(outcome);
                     }
                 }
                 Effect::AppliedState { result, done } => {
@@ -580,14 +663,18 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
     {
         loop {
-            let (mut entries, mut responders, mut bytes) = (Vec::new(), Vec::new(), 0);
+            let ApplyJob {
+                mut entries,
+                mut responders,
+                mut bytes,
+            } = ApplyJob::default();
             let mut ended = true;
             while let Some(item) = stream.next().await {
                 let (entry, responder) = item?;
                 let entry = machine_entry(entry);
                 bytes += size(&entry);
-                entries.push(entry);
-                responders.push(responder);
+                entries.push_back(entry);
+                responders.push_back(responder);
                 if entries.len() >= APPLY_ENTRIES_MAX || bytes >= APPLY_BYTES_MAX {
                     ended = false;
                     break;

@@ -413,10 +413,7 @@ impl Operation for DeleteTopics {
             pins.topic(topic);
             then.push(Op::delete(keys.topic(name)));
             then.extend(keys.name(name).map(Op::delete));
-            then.push(Op::DeleteRange {
-                range: keys.partitions_of(topic.id),
-                limit: topic.partitions,
-            });
+            then.push(Op::delete_range(keys.partitions_of(topic.id), topic.partitions));
             answer.push(topic.clone());
         }
         if refusals.0.is_empty() {

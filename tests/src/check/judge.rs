@@ -208,8 +208,8 @@ impl Judge<'_> {
                 self.not_before(call, run);
                 self.not_after(call, run);
             }
-            // It was kept from running: by there being too many.
-            (None, TxnRefused::TooMany { .. }) => {}
+            // It was kept from running: by there being too many, or by what shared its entry.
+            (None, refused) if refused.is_retryable() => {}
             // It ran, and where is not known.
             (None, _) if !self.ground.complete => {}
             (ran, refused) => {

@@ -8,47 +8,26 @@
 //! Always: [`Model::run`] changes nothing, [`Model::apply`] is the only thing that does; a refused transaction
 //! leaves no trace; `keys` holds each version once, in the order of revisions.
 
+mod bill;
+
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
+use bill::{Bill, Shared, answer_bytes, visited};
 use bytes::Bytes;
-use quorate_kv::machine::{Entry, EntryOutcome, MachineSettings, Payload};
+use quorate_kv::machine::{Entry, EntryOutcome, Payload};
 use quorate_kv::model::{
     self, Command, Compare, Condition, FailedCondition, Found, Guard, GuardNode, Key, KeyRange, KeyTest,
-    KeyValue, LeaseChange, LogIndex, LogPosition, LogTime, Op, OpResult, Order, Outcome, Proposal, PutMode,
-    RangeRead, RangeTest, ReadOp, ReadResult, Record, Revision, Sequence, SessionId, SessionRef, TooManyOf,
-    Txn, TxnRefused, TxnResponse,
+    KeyValue, LeaseChange, LimitsSet, LogIndex, LogPosition, LogTime, Op, OpResult, Order, Outcome, Place,
+    Proposal, PutMode, RangeExcess, RangeRead, RangeTest, ReadOp, ReadResult, Record, ReplicatedLimits,
+    Revision, Sequence, SessionId, SessionOpened, SessionRef, TooManyOf, Txn, TxnRefused, TxnResponse, Work,
 };
 
-/// A page of a range read ends at so many bytes of answer.
-const PAGE_BYTES: usize = 1 << 20;
-/// What a record takes in an answer beside its key and its value.
-const RECORD_BYTES: usize = 64;
+/// A page of a range read ends at so many bytes of answer, where a node is not told otherwise.
+const PAGE_BYTES: u64 = 1 << 20;
 /// A failed condition tells a value of at most so many bytes.
 const FOUND_VALUE_BYTES: usize = 1 << 10;
-
-/// The limits that decide an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// The most sessions.
-    pub sessions: u64,
-    /// The most remembered answers of one session.
-    pub unanswered: u64,
-    /// The most bytes that one transaction reads.
-    pub response_bytes: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        let settings = MachineSettings::default();
-        Self {
-            sessions: settings.sessions_max,
-            unanswered: settings.unanswered_max,
-            response_bytes: settings.response_bytes_max,
-        }
-    }
-}
 
 /// A version of a key: what it became, by which revision. `None`: it was deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,7 +41,9 @@ pub struct Version {
 /// The store.
 #[derive(Debug, Clone)]
 pub struct Model {
-    limits: Limits,
+    limits: ReplicatedLimits,
+    limits_version: u64,
+    page_bytes: u64,
     revision: Revision,
     log_time: LogTime,
     position: Option<LogPosition>,
@@ -78,9 +59,11 @@ pub struct Model {
 #[derive(Debug, Clone)]
 struct Session {
     ttl_millis: u64,
-    deadline: LogTime,
+    used_at: LogTime,
+    used_by: LogIndex,
     answered_below: Sequence,
-    answers: BTreeMap<Sequence, Outcome>,
+    /// With their sizes.
+    answers: BTreeMap<Sequence, (Outcome, u64)>,
 }
 
 /// How a transaction's outcome came about.
@@ -110,12 +93,14 @@ pub struct Step {
 }
 
 /// What a transaction would do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Ran {
     /// The answer.
     pub outcome: Result<TxnResponse, TxnRefused>,
     writes: BTreeMap<Bytes, Option<Record>>,
     sequences: BTreeMap<Bytes, u64>,
+    /// What the transactions of its entry have used with it.
+    shared: Shared,
 }
 
 impl Ran {
@@ -134,15 +119,17 @@ impl Ran {
 
 impl Default for Model {
     fn default() -> Self {
-        Self::new(Limits::default())
+        Self::new(PAGE_BYTES)
     }
 }
 
 impl Model {
-    /// An empty store.
-    pub fn new(limits: Limits) -> Self {
+    /// An empty store, on nodes whose pages of a range end at so many bytes.
+    pub fn new(page_bytes: u64) -> Self {
         Self {
-            limits,
+            limits: ReplicatedLimits::default(),
+            limits_version: 0,
+            page_bytes,
             revision: Revision::FIRST,
             log_time: LogTime::ZERO,
             position: None,
@@ -217,7 +204,7 @@ impl Model {
     pub fn read(&self, read: &ReadOp, at: Revision) -> ReadResult {
         match read {
             ReadOp::Get(key) => ReadResult::Get(self.at(key, at).cloned()),
-            ReadOp::Range(read) => page(self.standing(&read.range, at), read, PAGE_BYTES).into(),
+            ReadOp::Range(read) => page(self.standing(&read.range, at), read, self.page_bytes).into(),
         }
     }
 
@@ -260,17 +247,22 @@ impl Model {
             self.log_time = proposal.stamp;
         }
         let now = self.log_time;
-        self.sessions.retain(|_, session| session.deadline >= now);
+        self.sessions
+            .retain(|_, session| after(session.used_at, session.ttl_millis) >= now);
         let (mut outcomes, mut steps) = (Vec::new(), Vec::new());
+        let mut shared = Shared::default();
         for command in proposal.commands {
             match command {
                 Command::Txn { session, txn } => {
-                    let step = self.step(index, session, txn);
+                    let step = self.step(index, session, txn, &mut shared);
                     outcomes.push(Outcome::Txn(step.outcome.clone()));
                     steps.push(step);
                 }
                 Command::OpenSession { ttl_millis } => {
-                    outcomes.push(Outcome::SessionOpened(self.open(ttl_millis)))
+                    outcomes.push(Outcome::SessionOpened(self.open(ttl_millis, index)))
+                }
+                Command::SetLimits { version, limits } => {
+                    outcomes.push(Outcome::LimitsSet(self.set_limits(version, limits)));
                 }
                 Command::CloseSession { session } => {
                     self.sessions.remove(&session);
@@ -281,40 +273,69 @@ impl Model {
         Ok((EntryOutcome::Proposal(outcomes), steps))
     }
 
-    fn open(&mut self, ttl_millis: u64) -> Result<SessionId, TxnRefused> {
-        if self.sessions.len() as u64 >= self.limits.sessions {
-            return Err(TxnRefused::TooMany {
-                what: TooManyOf::Sessions,
-                limit: self.limits.sessions,
-            });
+    fn set_limits(&mut self, version: u64, limits: ReplicatedLimits) -> LimitsSet {
+        let changed = version == self.limits_version && limits.check().is_ok();
+        if changed {
+            self.limits = limits;
+            self.limits_version += 1;
+        }
+        LimitsSet {
+            changed,
+            version: self.limits_version,
+            limits: self.limits,
+        }
+    }
+
+    fn open(&mut self, ttl_millis: u64, index: LogIndex) -> Result<SessionOpened, TxnRefused> {
+        let limit = self.limits.sessions_max;
+        while self.sessions.len() as u64 >= limit {
+            let used = |(id, session): &(&SessionId, &Session)| (session.used_by, **id);
+            let oldest = self.sessions.iter().min_by_key(used);
+            let (id, session) = oldest.expect("there are as many as may be");
+            if !self.is_idle(session, index) {
+                let what = TooManyOf::Sessions;
+                return Err(TxnRefused::TooMany { what, limit });
+            }
+            let id = *id;
+            self.sessions.remove(&id);
         }
         self.sessions_opened += 1;
         let id = SessionId::new(self.sessions_opened);
+        let ttl_millis = ttl_millis.min(self.limits.session_ttl_millis_max);
         let session = Session {
             ttl_millis,
-            deadline: after(self.log_time, ttl_millis),
+            used_at: self.log_time,
+            used_by: index,
             answered_below: Sequence::FIRST,
             answers: BTreeMap::new(),
         };
         self.sessions.insert(id, session);
-        Ok(id)
+        Ok(SessionOpened {
+            session: id,
+            ttl_millis,
+        })
     }
 
-    fn step(&mut self, index: LogIndex, session: Option<SessionRef>, txn: Txn) -> Step {
+    fn is_idle(&self, session: &Session, index: LogIndex) -> bool {
+        let waited = self.log_time.millis() - session.used_at.millis();
+        let entries = index.number() - session.used_by.number();
+        // Where time stands still entries count.
+        waited >= self.limits.session_idle_millis
+            || (waited == 0 && entries >= self.limits.session_idle_entries)
+    }
+
+    fn step(&mut self, index: LogIndex, session: Option<SessionRef>, txn: Txn, shared: &mut Shared) -> Step {
         let before = self.revision;
         let (how, outcome) = match session {
-            None => (How::Ran, self.run_now(&txn, index)),
-            Some(reference) => match self.remembered(reference) {
+            None => (How::Ran, self.run_in(&txn, index, shared)),
+            Some(reference) => match self.remembered(reference, index, shared) {
                 Some((how, outcome)) => (how, outcome),
-                None => {
-                    let outcome = self.run_now(&txn, index);
-                    if let Some(session) = self.sessions.get_mut(&reference.id) {
-                        let answer = Outcome::Txn(outcome.clone());
-                        session.answers.insert(reference.sequence, answer);
-                    }
-                    (How::Ran, outcome)
-                }
+                None => (How::Ran, self.run_for_session(reference, &txn, index, shared)),
             },
+        };
+        let how = match &outcome {
+            Err(refused) if refused.is_retryable() => How::Kept,
+            _ => how,
         };
         Step {
             txn,
@@ -325,19 +346,70 @@ impl Model {
         }
     }
 
+    /// Runs a session's write, if there is room for its answer.
+    fn run_for_session(
+        &mut self,
+        reference: SessionRef,
+        txn: &Txn,
+        index: LogIndex,
+        shared: &mut Shared,
+    ) -> Result<TxnResponse, TxnRefused> {
+        let max = self.limits.unanswered_bytes_max;
+        let held = |model: &Self| -> u64 {
+            let session = &model.sessions[&reference.id];
+            session.answers.values().map(|(_, size)| size).sum()
+        };
+        let mut ran = self.run_with(txn, index, *shared);
+        *shared = ran.shared;
+        if ran.outcome.as_ref().is_err_and(TxnRefused::is_retryable) {
+            return ran.outcome;
+        }
+        let size = |outcome: &Result<TxnResponse, TxnRefused>| {
+            model::encode(&Outcome::Txn(outcome.clone())).len() as u64
+        };
+        let whole = size(&ran.outcome);
+        if whole > max {
+            ran.outcome = Err(TxnRefused::AnswerTooLarge {
+                size: whole,
+                limit: max,
+            });
+        }
+        let bytes = size(&ran.outcome);
+        if held(self) + bytes > max {
+            let what = TooManyOf::UnansweredBytes;
+            return Err(TxnRefused::TooMany { what, limit: max });
+        }
+        let outcome = self.keep(ran);
+        if let Some(session) = self.sessions.get_mut(&reference.id) {
+            let answer = Outcome::Txn(outcome.clone());
+            session.answers.insert(reference.sequence, (answer, bytes));
+        }
+        outcome
+    }
+
     /// What keeps a session's write from running, if anything does.
-    fn remembered(&mut self, reference: SessionRef) -> Option<(How, Result<TxnResponse, TxnRefused>)> {
+    fn remembered(
+        &mut self,
+        reference: SessionRef,
+        index: LogIndex,
+        shared: &mut Shared,
+    ) -> Option<(How, Result<TxnResponse, TxnRefused>)> {
         let SessionRef {
             id,
             sequence,
             answered_below,
         } = reference;
-        let (now, limit) = (self.log_time, self.limits.unanswered);
+        let (now, limit) = (self.log_time, self.limits.unanswered_max);
+        let again_max = self
+            .limits
+            .unanswered_bytes_max
+            .saturating_mul(self.limits.entry_budget);
         let kept = |refused| Some((How::Kept, Err(refused)));
         let Some(session) = self.sessions.get_mut(&id) else {
             return kept(TxnRefused::SessionExpired { session: id });
         };
-        session.deadline = after(now, session.ttl_millis);
+        session.used_at = now;
+        session.used_by = index;
         if answered_below > session.answered_below {
             session.answered_below = answered_below;
             session.answers.retain(|number, _| *number >= answered_below);
@@ -349,8 +421,16 @@ impl Model {
             });
         }
         match session.answers.get(&sequence) {
-            Some(Outcome::Txn(first)) => Some((How::Remembered, first.clone())),
-            Some(Outcome::SessionOpened(_) | Outcome::SessionClosed) | None => {
+            Some((Outcome::Txn(first), size)) => {
+                let given = shared.given_again;
+                if given > 0 && given + size > again_max {
+                    let what = Work::AnswerBytes;
+                    return kept(TxnRefused::EntrySpent { what });
+                }
+                shared.given_again += size;
+                Some((How::Remembered, first.clone()))
+            }
+            Some((Outcome::SessionOpened(_) | Outcome::SessionClosed | Outcome::LimitsSet(_), _)) | None => {
                 if session.answers.len() as u64 >= limit {
                     let what = TooManyOf::UnansweredWrites;
                     return kept(TxnRefused::TooMany { what, limit });
@@ -360,9 +440,20 @@ impl Model {
         }
     }
 
-    /// Runs a transaction and keeps what it did.
+    /// Runs a transaction that has an entry to itself, and keeps what it did.
     pub fn run_now(&mut self, txn: &Txn, index: LogIndex) -> Result<TxnResponse, TxnRefused> {
-        let ran = self.run(txn, index);
+        self.run_in(txn, index, &mut Shared::default())
+    }
+
+    /// The same of one that shares its entry.
+    fn run_in(&mut self, txn: &Txn, index: LogIndex, shared: &mut Shared) -> Result<TxnResponse, TxnRefused> {
+        let ran = self.run_with(txn, index, *shared);
+        *shared = ran.shared;
+        self.keep(ran)
+    }
+
+    /// Keeps what a transaction did.
+    fn keep(&mut self, ran: Ran) -> Result<TxnResponse, TxnRefused> {
         let Ok(response) = &ran.outcome else {
             return ran.outcome;
         };
@@ -389,35 +480,47 @@ impl Model {
         ran.outcome
     }
 
-    /// What a transaction would do now.
+    /// What a transaction that has an entry to itself would do now.
     pub fn run(&self, txn: &Txn, index: LogIndex) -> Ran {
+        self.run_with(txn, index, Shared::default())
+    }
+
+    fn run_with(&self, txn: &Txn, index: LogIndex, shared: Shared) -> Ran {
+        let mut bill = Bill::new(self.limits, shared);
         let mut failed = Vec::new();
-        let succeeded = self.guard_holds(&txn.guard, &mut failed);
+        let refused = |refused, shared| Ran {
+            outcome: Err(refused),
+            writes: BTreeMap::new(),
+            sequences: BTreeMap::new(),
+            shared,
+        };
+        let succeeded = match self.guard_holds(&txn.guard, &mut failed, &mut bill) {
+            Ok(succeeded) => succeeded,
+            Err(stopped) => return refused(stopped, bill.shared),
+        };
         if succeeded {
             failed.clear();
         }
-        failed.truncate(TxnResponse::FAILED_MAX);
         let mut attempt = Attempt {
             model: self,
             revision: self.revision.next(),
             writes: BTreeMap::new(),
             sequences: BTreeMap::new(),
-            read_bytes: 0,
+            bill,
         };
         let branch = if succeeded { &txn.then } else { &txn.otherwise };
         let mut results = Vec::new();
-        for (number, op) in (0..).zip(branch) {
-            match attempt.op(number, op) {
+        for (number, op) in branch.iter().enumerate() {
+            let place = match succeeded {
+                true => Place::Then(number),
+                false => Place::Otherwise(number),
+            };
+            match attempt.op(number as u32, place, op) {
                 Ok(result) => results.push(result),
-                Err(refused) => {
-                    return Ran {
-                        outcome: Err(refused),
-                        writes: BTreeMap::new(),
-                        sequences: BTreeMap::new(),
-                    };
-                }
+                Err(stopped) => return refused(stopped, attempt.bill.shared),
             }
         }
+        let shared = attempt.bill.shared;
         let Attempt {
             writes, sequences, ..
         } = attempt;
@@ -439,14 +542,20 @@ impl Model {
             outcome: Ok(response),
             writes,
             sequences,
+            shared,
         }
     }
 
-    fn guard_holds(&self, guard: &Guard, failed: &mut Vec<FailedCondition>) -> bool {
+    fn guard_holds(
+        &self,
+        guard: &Guard,
+        failed: &mut Vec<FailedCondition>,
+        bill: &mut Bill,
+    ) -> Result<bool, TxnRefused> {
         let mut nodes = guard.nodes().iter();
         let mut next = 0;
         // A guard without nodes always holds.
-        nodes.len() == 0 || self.node_holds(&mut nodes, &mut next, failed)
+        Ok(nodes.len() == 0 || self.node_holds(&mut nodes, &mut next, failed, bill)?)
     }
 
     /// Every condition is looked at, also where the answer is clear already: all that failed are told.
@@ -455,32 +564,79 @@ impl Model {
         nodes: &mut std::slice::Iter<'_, GuardNode>,
         next: &mut u32,
         failed: &mut Vec<FailedCondition>,
-    ) -> bool {
+        bill: &mut Bill,
+    ) -> Result<bool, TxnRefused> {
         match nodes.next() {
-            None => false,
+            None => Ok(false),
             Some(GuardNode::All(count)) => {
                 let mut holds = true;
                 for _ in 0..*count {
-                    holds &= self.node_holds(nodes, next, failed);
+                    holds &= self.node_holds(nodes, next, failed, bill)?;
                 }
-                holds
+                Ok(holds)
             }
             Some(GuardNode::Any(count)) => {
                 let mut holds = false;
                 for _ in 0..*count {
-                    holds |= self.node_holds(nodes, next, failed);
+                    holds |= self.node_holds(nodes, next, failed, bill)?;
                 }
-                holds
+                Ok(holds)
             }
-            Some(GuardNode::Not) => !self.node_holds(nodes, next, failed),
+            Some(GuardNode::Not) => Ok(!self.node_holds(nodes, next, failed, bill)?),
             Some(GuardNode::Condition(condition)) => {
                 let index = *next;
                 *next += 1;
-                match self.spoils(condition) {
-                    None => true,
-                    Some(found) => {
-                        failed.push(FailedCondition { index, found });
-                        false
+                let place = Place::Condition(index as usize);
+                self.pay(condition, place, bill)?;
+                let Some(found) = self.spoils(condition) else {
+                    return Ok(true);
+                };
+                if failed.len() < TxnResponse::FAILED_MAX {
+                    let told = match &found {
+                        Found::Record { value, .. } => value.as_ref().map_or(0, Bytes::len),
+                        Found::Key(key) => key.len(),
+                        Found::Missing | Found::Count(_) | Found::None => 0,
+                    };
+                    let what = Work::AnswerBytes;
+                    bill.answer(told as u64, |limit| TxnRefused::TooMuchWork {
+                        place,
+                        what,
+                        limit,
+                    })?;
+                    failed.push(FailedCondition { index, found });
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    /// What a condition costs.
+    fn pay(&self, condition: &Condition, place: Place, bill: &mut Bill) -> Result<(), TxnRefused> {
+        let is_of_value = |test: &KeyTest| matches!(test, KeyTest::Value(..));
+        match condition {
+            Condition::Key { key, test } => {
+                bill.named(place)?;
+                if is_of_value(test) {
+                    bill.value(place, self.now.get(key.as_bytes()))?;
+                }
+                Ok(())
+            }
+            Condition::Range { range, test } => {
+                let inside = within(&self.now, range).map(|(_, record)| record);
+                match test {
+                    RangeTest::Any(test) => {
+                        let passing = inside.clone().position(|record| passes(Some(record), test));
+                        let visited = passing.map_or(usize::MAX, |at| at + 1);
+                        bill.range(place, inside.take(visited), is_of_value(test))
+                    }
+                    RangeTest::All(test) => {
+                        let spoiling = inside.clone().position(|record| !passes(Some(record), test));
+                        let visited = spoiling.map_or(usize::MAX, |at| at + 1);
+                        bill.range(place, inside.take(visited), is_of_value(test))
+                    }
+                    RangeTest::Count(_, operand) => {
+                        let enough = usize::try_from(*operand).unwrap_or(usize::MAX).saturating_add(1);
+                        bill.range(place, inside.take(enough), false)
                     }
                 }
             }
@@ -548,7 +704,7 @@ fn newest(versions: &[Version], revision: Revision) -> Option<&Record> {
 pub(super) fn within<'m, T>(
     map: &'m BTreeMap<Bytes, T>,
     range: &KeyRange,
-) -> impl DoubleEndedIterator<Item = (&'m Bytes, &'m T)> {
+) -> impl DoubleEndedIterator<Item = (&'m Bytes, &'m T)> + Clone {
     let end = match range.end() {
         // A range that ends before it starts holds nothing.
         Some(end) => Bound::Excluded(end.max(range.start())),
@@ -598,7 +754,7 @@ struct Page {
     records: Vec<KeyValue>,
     count: u64,
     more: bool,
-    bytes: usize,
+    bytes: u64,
 }
 
 impl From<Page> for ReadResult {
@@ -610,15 +766,11 @@ impl From<Page> for ReadResult {
     }
 }
 
-fn answer_bytes(key: &Key, record: &Record) -> usize {
-    key.len() + record.value.len() + RECORD_BYTES
-}
-
 /// Cuts the records of a range, which come ascending, to what was asked for.
 fn page<'r>(
     found: impl DoubleEndedIterator<Item = (&'r Bytes, &'r Record)>,
     read: &RangeRead,
-    bytes_max: usize,
+    bytes_max: u64,
 ) -> Page {
     let mut page = Page {
         records: Vec::new(),
@@ -674,7 +826,12 @@ impl Walk<'_> {
             ReadOp::Get(_) => self.model.read(read, at),
             ReadOp::Range(read) => {
                 let standing = within(&self.standing, &read.range);
-                page(standing.map(|(key, record)| (key, *record)), read, PAGE_BYTES).into()
+                page(
+                    standing.map(|(key, record)| (key, *record)),
+                    read,
+                    self.model.page_bytes,
+                )
+                .into()
             }
         }
     }
@@ -701,7 +858,7 @@ struct Attempt<'m> {
     revision: Revision,
     writes: BTreeMap<Bytes, Option<Record>>,
     sequences: BTreeMap<Bytes, u64>,
-    read_bytes: u64,
+    bill: Bill,
 }
 
 impl Attempt<'_> {
@@ -756,16 +913,17 @@ impl Attempt<'_> {
             })
     }
 
-    fn spend(&mut self, op: u32, bytes: usize) -> Result<(), TxnRefused> {
-        self.read_bytes += bytes as u64;
-        let limit = self.model.limits.response_bytes;
-        if self.read_bytes > limit {
-            return Err(TxnRefused::ResponseTooLarge { op, limit });
-        }
-        Ok(())
+    fn answer(&mut self, op: u32, bytes: u64) -> Result<(), TxnRefused> {
+        self.bill
+            .answer(bytes, |limit| TxnRefused::ResponseTooLarge { op, limit })
     }
 
-    fn op(&mut self, number: u32, op: &Op) -> Result<OpResult, TxnRefused> {
+    /// Changes a key that the transaction names.
+    fn change(&mut self, place: Place, key: &Key) -> Result<(), TxnRefused> {
+        self.bill.change(place, &Bytes::from(key.clone())).map(drop)
+    }
+
+    fn op(&mut self, number: u32, place: Place, op: &Op) -> Result<OpResult, TxnRefused> {
         match op {
             Op::Put {
                 key,
@@ -773,6 +931,7 @@ impl Attempt<'_> {
                 mode,
                 lease,
             } => {
+                self.bill.named(place)?;
                 if let LeaseChange::Attach(lease) = *lease {
                     // There are no leases yet.
                     return Err(TxnRefused::NoSuchLease { op: number, lease });
@@ -782,60 +941,101 @@ impl Attempt<'_> {
                     let key = key.clone();
                     return Err(TxnRefused::KeyExists { op: number, key });
                 }
+                self.change(place, key)?;
                 self.write(key, value.clone(), *lease == LeaseChange::Keep);
                 Ok(OpResult::Put { existed })
             }
             Op::Delete { key } => {
+                self.bill.named(place)?;
                 let existed = self.get(key).is_some();
-                self.erase(key);
-                let count = u64::from(existed);
-                Ok(OpResult::Deleted { count })
+                if existed {
+                    self.change(place, key)?;
+                    self.erase(key);
+                }
+                let (count, more) = (u64::from(existed), false);
+                Ok(OpResult::Deleted { count, more })
             }
-            Op::DeleteRange { range, limit } => {
-                let found: Vec<Bytes> = self.range(range).into_keys().cloned().collect();
-                let (count, limit) = (found.len() as u64, *limit);
-                if count > u64::from(limit) {
+            Op::DeleteRange { range, limit, excess } => {
+                let limit = *limit;
+                let at_most = limit as usize;
+                let inside = self.range(range);
+                let more = inside.len() > at_most;
+                let found: Vec<Bytes> = inside.keys().take(at_most).map(|key| (*key).clone()).collect();
+                let visited: Vec<Record> = inside
+                    .into_values()
+                    .take(at_most.saturating_add(1))
+                    .cloned()
+                    .collect();
+                self.bill.range(place, visited.iter(), false)?;
+                if more && *excess == RangeExcess::Refuse {
                     return Err(TxnRefused::RangeTooLarge { op: number, limit });
                 }
-                self.writes.extend(found.into_iter().map(|key| (key, None)));
-                Ok(OpResult::Deleted { count })
+                let count = found.len() as u64;
+                for key in found {
+                    self.bill.change_in_range(place, &key)?;
+                    self.writes.insert(key, None);
+                }
+                Ok(OpResult::Deleted { count, more })
             }
             Op::Get { key } => {
                 let record = self.get(key);
-                self.spend(number, record.as_ref().map_or(0, |r| answer_bytes(key, r)))?;
+                self.bill.named(place)?;
+                self.bill.value(place, record.as_ref())?;
+                self.answer(number, record.as_ref().map_or(0, |r| answer_bytes(key, r)))?;
                 Ok(OpResult::Get(record))
             }
             Op::Range(read) => {
-                let page = page(self.range(&read.range).into_iter(), read, usize::MAX);
-                self.spend(number, page.bytes)?;
+                let inside = self.range(&read.range);
+                let visited: Vec<Record> = visited(&inside, read, self.bill.answer_left())
+                    .into_iter()
+                    .cloned()
+                    .collect();
+                let page = page(inside.into_iter(), read, u64::MAX);
+                let with_values = !read.keys_only && !read.count_only;
+                self.bill.range(place, visited.iter(), with_values)?;
+                self.answer(number, page.bytes)?;
                 let (records, count, more) = (page.records, page.count, page.more);
                 Ok(OpResult::Range { records, count, more })
             }
             Op::Add { key, delta } => {
+                self.look_at_value(place, key)?;
                 let found = self.number(number, key)?.unwrap_or(0);
                 let (op, delta) = (number, *delta);
                 let sum = found.checked_add(delta);
                 let sum = sum.ok_or(TxnRefused::Overflow { op, found, delta })?;
+                self.change(place, key)?;
                 self.write(key, Bytes::copy_from_slice(&sum.to_be_bytes()), true);
                 Ok(OpResult::Number(sum))
             }
-            Op::Max { key, operand } => match self.number(number, key)? {
-                Some(found) if found >= *operand => Ok(OpResult::Number(found)),
-                Some(_) | None => {
-                    self.write(key, Bytes::copy_from_slice(&operand.to_be_bytes()), true);
-                    Ok(OpResult::Number(*operand))
+            Op::Max { key, operand } => {
+                self.look_at_value(place, key)?;
+                match self.number(number, key)? {
+                    Some(found) if found >= *operand => Ok(OpResult::Number(found)),
+                    Some(_) | None => {
+                        self.change(place, key)?;
+                        self.write(key, Bytes::copy_from_slice(&operand.to_be_bytes()), true);
+                        Ok(OpResult::Number(*operand))
+                    }
                 }
-            },
+            }
             Op::PutSequence { prefix, value } => {
+                self.bill.named(place)?;
                 let prefix_bytes = Bytes::from(prefix.clone());
                 let own = self.sequences.get(&prefix_bytes);
                 let last = own.or_else(|| self.model.sequences.get(&prefix_bytes));
                 let next = last.map_or(1, |last| last + 1);
                 self.sequences.insert(prefix_bytes, next);
                 let key = sequenced(prefix, next);
+                self.change(place, &key)?;
                 self.write(&key, value.clone(), false);
                 Ok(OpResult::Sequenced { key })
             }
         }
+    }
+
+    fn look_at_value(&mut self, place: Place, key: &Key) -> Result<(), TxnRefused> {
+        let record = self.get(key);
+        self.bill.named(place)?;
+        self.bill.value(place, record.as_ref())
     }
 }

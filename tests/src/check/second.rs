@@ -236,9 +236,15 @@ impl Projection {
                     let value = Bytes::copy_from_slice(&number.to_be_bytes());
                     last.insert(key.clone(), Some(value));
                 }
-                // Whatever was in the range, nothing is any more.
-                (Op::DeleteRange { range, .. }, _) => {
+                // Whatever was in the range, nothing is any more, unless some was left: which is not told.
+                (Op::DeleteRange { range, .. }, OpResult::Deleted { more: false, .. }) => {
                     last.extend(self.inside(range).into_iter().map(|key| (key, None)))
+                }
+                (Op::DeleteRange { range, .. }, _) => {
+                    for key in self.inside(range) {
+                        last.remove(&key);
+                        self.spoil(&key);
+                    }
                 }
                 _ => {}
             }

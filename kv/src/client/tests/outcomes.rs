@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use super::stub::Stage;
+use super::stub::{self, Stage};
 use crate::client::Error;
 use crate::client::endpoint::{CallError, Unanswered};
 use crate::client::outcome::{Kind, Progress, Step};
 use crate::env;
 use crate::model::{
-    Command, Key, LeaseId, NodeId, Outcome, Revision, Sequence, SessionId, TooManyOf, TxnRefused,
+    Command, Key, LeaseId, NodeId, Place, Revision, Sequence, SessionId, TooManyOf, TxnRefused, Work,
 };
 use crate::protocol::{Admin, Failure, Request, Response};
 
@@ -138,6 +138,21 @@ fn refusals() -> Vec<(TxnRefused, bool)> {
             true,
         ),
         (TxnRefused::ResponseTooLarge { op: 0, limit: 1 }, true),
+        (
+            TxnRefused::TooMuchWork {
+                place: Place::Then(0),
+                what: Work::KeysLookedAt,
+                limit: 1,
+            },
+            true,
+        ),
+        (TxnRefused::AnswerTooLarge { size: 2, limit: 1 }, true),
+        (
+            TxnRefused::EntrySpent {
+                what: Work::AnswerBytes,
+            },
+            false,
+        ),
         (TxnRefused::SessionExpired { session }, false),
         (TxnRefused::SequenceForgotten { session, sequence }, false),
         (
@@ -304,7 +319,7 @@ async fn a_final_failure_after_a_lost_answer_is_an_unknown_outcome() {
     let mut node = stage.node(1, "one:1");
     let client = stage.client(&["one:1"]);
     let put = env::spawn("caller", async move { client.put("k", "v").await });
-    let opened = Outcome::SessionOpened(Ok(SessionId::new(1)));
+    let opened = stub::opened(SessionId::new(1));
     node.asked().await.answer(Response::Written(opened)).await;
     let first = node.asked().await;
     assert!(matches!(first.request, Request::Write(Command::Txn { .. })));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::stub::{Asked, Stage, Stub};
+use super::stub::{Asked, Stage, Stub, opened};
 use crate::client::Error;
 use crate::env;
 use crate::model::{Command, LogIndex, Outcome, Revision, SessionId, TooManyOf, TxnRefused, TxnResponse};
@@ -17,9 +17,7 @@ async fn open_session(node: &mut Stub) {
         "{:?}",
         asked.request
     );
-    asked
-        .answer(Response::Written(Outcome::SessionOpened(Ok(SESSION))))
-        .await;
+    asked.answer(Response::Written(opened(SESSION))).await;
 }
 
 async fn acknowledge(asked: Asked) {

@@ -8,7 +8,7 @@ use quorate_transport::{ClusterId, Identity, Incoming, Transport};
 
 use crate::Client;
 use crate::env::{self, mpsc};
-use crate::model::{self, Limits};
+use crate::model::{self, Limits, Outcome, SessionId, SessionOpened};
 use crate::protocol::{Call, Reply, Request, Response};
 
 /// How long a test waits for what must come.
@@ -126,4 +126,12 @@ async fn serve(incoming: Incoming, asked: mpsc::Sender<Asked>) {
             return;
         }
     }
+}
+
+/// What opening a session is answered.
+pub(super) fn opened(session: SessionId) -> Outcome {
+    Outcome::SessionOpened(Ok(SessionOpened {
+        session,
+        ttl_millis: 3_600_000,
+    }))
 }

@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use futures_util::future::join_all;
 use proptest::prelude::*;
 
-use super::stub::{Asked, Stage, Stub};
+use super::stub::{Asked, Stage, Stub, opened};
 use crate::Client;
 use crate::client::{Error, TransactError, Transaction};
 use crate::env::{self, JoinHandle};
@@ -95,9 +95,7 @@ async fn commit(node: &mut Stub, succeeded: bool) -> Txn {
     loop {
         let asked = node.asked().await;
         let (outcome, txn) = match &asked.request {
-            Request::Write(Command::OpenSession { .. }) => {
-                (Outcome::SessionOpened(Ok(SessionId::new(1))), None)
-            }
+            Request::Write(Command::OpenSession { .. }) => (opened(SessionId::new(1)), None),
             Request::Write(Command::Txn { txn, .. }) => {
                 let response = TxnResponse {
                     revision: revision(100),
@@ -192,8 +190,8 @@ async fn a_read_that_ends_after_the_closure_returned_tells_nothing_and_guards_no
         match &asked.request {
             Request::Read { .. } => late = Some(asked),
             Request::Write(Command::OpenSession { .. }) => {
-                let opened = Outcome::SessionOpened(Ok(SessionId::new(1)));
-                asked.answer(Response::Written(opened)).await;
+                let granted = opened(SessionId::new(1));
+                asked.answer(Response::Written(granted)).await;
             }
             Request::Write(Command::Txn { txn: sent, .. }) => txn = Some(sent.clone()),
             other => panic!("{other:?}"),

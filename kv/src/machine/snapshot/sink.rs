@@ -14,7 +14,7 @@ use crate::env::Disk;
 use crate::fault::Fault;
 use crate::machine::backend::Retire;
 use crate::machine::database::{
-    RECEIVING_CACHE_BYTES, UNFINISHED_PREFIX, open_database, write_frame, write_standing,
+    RECEIVING_CACHE_BYTES, UNFINISHED_PREFIX, open_database, write_frame, write_system,
 };
 use crate::machine::error::{StateFile, step, storage};
 use crate::machine::system::System;
@@ -350,8 +350,8 @@ impl SnapshotSink {
             });
         };
         let file = &self.file;
-        write_frame(file, &txn, &system.limits)?;
-        write_standing(file, &txn, &system.standing, system.membership.as_ref())?;
+        write_frame(file, &txn)?;
+        write_system(file, &txn, &system)?;
         txn.commit().map_err(step(file, "committing to"))?;
         database.close().map_err(step(file, "closing"))?;
         Ok(ReceivedSnapshot {

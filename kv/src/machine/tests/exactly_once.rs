@@ -1,11 +1,11 @@
 //! Sessions: a write that is retried takes effect once.
 
 use super::*;
-use crate::model::{Op, OpResult, Revision, Sequence, SessionId, SessionRef, TooManyOf};
+use crate::model::{LimitsSet, Op, OpResult, Revision, Sequence, SessionId, SessionRef, TooManyOf, Work};
 
 fn open_session(store: &mut Store, millis: u64, ttl_millis: u64) -> SessionId {
     match store.one(millis, Command::OpenSession { ttl_millis }) {
-        Outcome::SessionOpened(Ok(id)) => id,
+        Outcome::SessionOpened(Ok(opened)) => opened.session,
         other => panic!("opening a session answered {other:?}"),
     }
 }
@@ -189,45 +189,235 @@ fn a_closed_session_is_gone_and_its_id_is_not_given_again() {
 }
 
 #[test]
-fn sessions_and_their_unanswered_writes_are_bounded() {
-    let disk: Arc<dyn Disk> = Arc::new(disk::MemoryDisk::default());
-    let settings = MachineSettings {
-        sessions_max: 2,
-        unanswered_max: 2,
-        ..settings()
+fn a_session_lives_no_longer_than_the_cluster_allows_and_the_answer_says_so() {
+    let mut store = Store::new();
+    store.limit(|limits| limits.session_ttl_millis_max = 50);
+    let opened = |store: &mut Store, ttl_millis| match store.one(0, Command::OpenSession { ttl_millis }) {
+        Outcome::SessionOpened(Ok(opened)) => opened,
+        other => panic!("opening a session answered {other:?}"),
     };
-    let (machine, reader) = Machine::open(Arc::clone(&disk), dir(), OpenMode::Create, settings).unwrap();
-    let mut store = Store {
-        disk,
-        machine,
-        reader,
-        index: 0,
+    assert_eq!(opened(&mut store, 49).ttl_millis, 49);
+    let longest = opened(&mut store, u64::MAX);
+    assert_eq!(longest.ttl_millis, 50);
+    assert_eq!(number(&store.one(50, add(longest.session, 1, 1))), 1);
+    let expired = TxnRefused::SessionExpired {
+        session: longest.session,
     };
+    assert_eq!(refusal(store.one(101, add(longest.session, 2, 1))), expired);
+    store.verify();
+}
+
+fn too_many(what: TooManyOf, limit: u64) -> TxnRefused {
+    TxnRefused::TooMany { what, limit }
+}
+
+#[test]
+fn the_session_that_was_idle_longest_makes_room_for_a_new_one() {
+    let mut store = Store::new();
+    store.limit(|limits| {
+        limits.sessions_max = 2;
+        limits.session_idle_millis = 100;
+    });
+    let first = open_session(&mut store, 0, 1_000);
+    let second = open_session(&mut store, 10, 1_000);
+    store.one(20, add(first, 1, 1));
+    let refused = Outcome::SessionOpened(Err(too_many(TooManyOf::Sessions, 2)));
+    let open = || Command::OpenSession { ttl_millis: 1_000 };
+    assert_eq!(store.one(109, open()), refused, "none is idle");
+    assert!(too_many(TooManyOf::Sessions, 2).is_retryable());
+    // The second one wrote last, or was opened, at 10.
+    open_session(&mut store, 110, 1_000);
+    let expired = TxnRefused::SessionExpired { session: second };
+    assert_eq!(refusal(store.one(111, add(second, 1, 1))), expired);
+    let again = store.one(112, add(first, 1, 1));
+    assert_eq!(number(&again), 1, "the first one is still there, and its answer");
+    let counts = store.machine.sessions();
+    assert_eq!((counts.open, counts.evicted, counts.refused), (2, 1, 1));
+    store.verify();
+}
+
+/// A leader's clock was eight hours ahead for once: the log's time stands still for eight hours, in which no session
+/// expires and none becomes idle by it. After 10,000 command lines that were killed nobody could write for nine hours.
+#[test]
+fn while_the_logs_time_stands_still_sessions_make_room_by_the_order_of_their_use() {
+    const HOURS_AHEAD: u64 = 8 * 3_600_000;
+    let mut store = Store::new();
+    store.limit(|limits| {
+        limits.sessions_max = 2;
+        limits.session_idle_entries = 3;
+    });
+    let first = open_session(&mut store, HOURS_AHEAD, 3_600_000);
+    let second = open_session(&mut store, 1_000, 3_600_000);
+    store.one(1_001, add(first, 1, 1));
+    let refused = Outcome::SessionOpened(Err(too_many(TooManyOf::Sessions, 2)));
+    let open = || Command::OpenSession { ttl_millis: 1_000 };
+    assert_eq!(
+        store.one(1_002, open()),
+        refused,
+        "the second was opened two entries ago"
+    );
+    open_session(&mut store, 1_003, 3_600_000);
+    let expired = TxnRefused::SessionExpired { session: second };
+    assert_eq!(refusal(store.one(1_004, add(second, 1, 1))), expired);
+    // Once time goes on, entries do not count any more.
+    assert_eq!(number(&store.one(HOURS_AHEAD + 1, add(first, 2, 1))), 2);
+    for _ in 0..5 {
+        store.one(HOURS_AHEAD + 2, open());
+    }
+    assert_eq!(number(&store.one(HOURS_AHEAD + 3, add(first, 3, 1))), 3);
+    store.verify();
+}
+
+#[test]
+fn the_unanswered_writes_of_a_session_are_bounded_and_what_is_refused_runs_when_there_is_room() {
+    let mut store = Store::new();
+    store.limit(|limits| limits.unanswered_max = 2);
     let id = open_session(&mut store, 0, 50);
-    open_session(&mut store, 0, 40);
-    let refused = |what| TxnRefused::TooMany { what, limit: 2 };
-    assert_eq!(
-        store.one(40, Command::OpenSession { ttl_millis: 1 }),
-        Outcome::SessionOpened(Err(refused(TooManyOf::Sessions)))
-    );
     store.apply(40, vec![add(id, 1, 1), add(id, 2, 1)]);
-    assert_eq!(
-        refusal(store.one(40, add(id, 3, 1))),
-        refused(TooManyOf::UnansweredWrites)
-    );
+    let refused = too_many(TooManyOf::UnansweredWrites, 2);
+    assert_eq!(refusal(store.one(40, add(id, 3, 1))), refused);
+    assert!(refused.is_retryable());
     assert_eq!(
         number(&store.one(40, add(id, 3, 2))),
         3,
         "it was not executed, and runs when there is room"
     );
-    open_session(&mut store, 41, 1);
+    store.verify();
+}
+
+/// A get of `big`, as the session's write of that number, which also writes `n`.
+fn big(id: SessionId, sequence: u64, answered_below: u64) -> Command {
+    let Command::Txn { session, mut txn } = add(id, sequence, answered_below) else {
+        panic!("an add is a transaction");
+    };
+    txn.then.push(Op::get(key("big")));
+    Command::Txn { session, txn }
+}
+
+/// 4,096 small writes whose answers are 4 MiB each were remembered: 16 GiB of one session, in memory and on every disk.
+#[test]
+fn the_bytes_of_the_answers_that_a_session_has_remembered_are_bounded() {
+    let mut store = Store::new();
+    store.limit(|limits| limits.unanswered_bytes_max = 2_500);
+    let id = open_session(&mut store, 0, 50);
+    let thousand = "x".repeat(1_000);
+    store
+        .txn(Txn::new([Op::put(key("big"), value(&thousand))]))
+        .unwrap();
+    let before = store.machine.applied().state_hash;
+    for sequence in [1, 2] {
+        assert!(matches!(store.one(1, big(id, sequence, 1)), Outcome::Txn(Ok(_))));
+    }
+    let revision = store.machine.applied().revision;
+    let refused = too_many(TooManyOf::UnansweredBytes, 2_500);
+    assert_eq!(refusal(store.one(1, big(id, 3, 1))), refused);
+    assert!(refused.is_retryable());
+    assert_eq!(store.machine.applied().revision, revision, "nothing was changed");
+    assert_ne!(store.machine.applied().state_hash, before);
+    // A small answer still fits, and a large one does once the client has some of the others.
+    assert_eq!(number(&store.one(1, add(id, 4, 1))), 3);
+    assert!(matches!(store.one(1, big(id, 3, 2)), Outcome::Txn(Ok(_))));
+    assert!(
+        matches!(store.one(1, big(id, 2, 2)), Outcome::Txn(Ok(_))),
+        "remembered"
+    );
     store.verify();
 }
 
 #[test]
-fn limits_belong_to_the_state_and_not_to_who_opens_it() {
-    let store = Store::new();
-    let limits = *store.machine.limits();
+fn an_answer_that_no_session_could_remember_is_refused_for_good() {
+    let mut store = Store::new();
+    store.limit(|limits| limits.unanswered_bytes_max = 900);
+    let id = open_session(&mut store, 0, 50);
+    let thousand = "x".repeat(1_000);
+    store
+        .txn(Txn::new([Op::put(key("big"), value(&thousand))]))
+        .unwrap();
+    let refused = refusal(store.one(1, big(id, 1, 1)));
+    assert!(
+        matches!(
+            refused,
+            TxnRefused::AnswerTooLarge {
+                size: 1_000..,
+                limit: 900
+            }
+        ),
+        "{refused:?}"
+    );
+    assert!(!refused.is_retryable());
+    store.txn(Txn::new([Op::put(key("big"), value("x"))])).unwrap();
+    assert_eq!(
+        refusal(store.one(1, big(id, 1, 1))),
+        refused,
+        "and remembered as such"
+    );
+    assert!(matches!(store.one(1, big(id, 2, 1)), Outcome::Txn(Ok(_))));
+    store.verify();
+}
+
+#[test]
+fn what_the_retries_of_one_entry_are_given_again_is_bounded_and_one_alone_always_gets_its_answer() {
+    let mut store = Store::new();
+    let id = open_session(&mut store, 0, 50);
+    let thousand = "x".repeat(1_000);
+    store
+        .txn(Txn::new([Op::put(key("big"), value(&thousand))]))
+        .unwrap();
+    let first = store.one(1, big(id, 1, 1));
+    store.limit(|limits| {
+        limits.unanswered_bytes_max = 900;
+        limits.entry_budget = 1;
+    });
+    let both = store.apply(2, vec![big(id, 1, 1), big(id, 1, 1)]);
+    assert_eq!(
+        both[0], first,
+        "also where it is larger than answers may be by now"
+    );
+    let spent = TxnRefused::EntrySpent {
+        what: Work::AnswerBytes,
+    };
+    assert_eq!(refusal(both[1].clone()), spent);
+    assert!(spent.is_retryable());
+    assert_eq!(store.one(3, big(id, 1, 1)), first);
+    store.verify();
+}
+
+#[test]
+fn limits_are_set_by_a_command_once_for_each_version_and_belong_to_the_state() {
+    let mut store = Store::new();
+    let limits = ReplicatedLimits {
+        sessions_max: 1,
+        ..ReplicatedLimits::default()
+    };
+    let set = |version, limits| Command::SetLimits { version, limits };
+    let stand = |changed, version, limits| {
+        Outcome::LimitsSet(LimitsSet {
+            changed,
+            version,
+            limits,
+        })
+    };
+    let hash = store.machine.applied().state_hash;
+    assert_eq!(store.one(0, set(0, limits)), stand(true, 1, limits));
+    assert_ne!(store.machine.applied().state_hash, hash, "the hash covers them");
+    let others = ReplicatedLimits::default();
+    assert_eq!(
+        store.one(0, set(0, others)),
+        stand(false, 1, limits),
+        "they were set before"
+    );
+    let mut useless = limits;
+    useless.keys_changed_max = 0;
+    assert_eq!(store.one(0, set(1, useless)), stand(false, 1, limits));
+    // They count from the next command on.
+    let open = || Command::OpenSession { ttl_millis: 9 };
+    let outcomes = store.apply(0, vec![open(), open(), set(1, others), open()]);
+    let is_open: Vec<bool> = outcomes
+        .iter()
+        .map(|outcome| matches!(outcome, Outcome::SessionOpened(Ok(_))))
+        .collect();
+    assert_eq!(is_open, [true, false, false, true]);
+    store.machine.make_durable().unwrap();
     let Store {
         disk,
         machine,
@@ -235,12 +425,7 @@ fn limits_belong_to_the_state_and_not_to_who_opens_it() {
         ..
     } = store;
     drop((machine, reader));
-    let other = MachineSettings {
-        sessions_max: 1,
-        unanswered_max: 1,
-        response_bytes_max: 1,
-        ..settings()
-    };
-    let (machine, _) = Machine::open(disk, dir(), OpenMode::Existing, other).unwrap();
-    assert_eq!(*machine.limits(), limits);
+    let (machine, reader) = reopen(&disk);
+    assert_eq!(*machine.limits(), others);
+    assert_eq!(reader.view().unwrap().limits(), (2, &others));
 }

@@ -11,25 +11,43 @@ use crate::machine::Checkpoint;
 use crate::machine::database::for_each_row;
 use crate::machine::tables::Table;
 use crate::machine::version::{self, ChangeKind, Version};
-use crate::machine::{Applied, ReadBudget, ReplicatedLimits, Step as ReadStep, Tuning};
+use crate::machine::{Applied, ReadBudget, Step as ReadStep, Tuning};
 use crate::model::{
-    Compare, Condition, Guard, KeyRange, KeyTest, LeaseChange, LeaseId, Op, Order, PutMode, RangeRead,
-    RangeTest, ReadOp, Revision, Sequence, SessionId, SessionRef,
+    Compare, Condition, Guard, KeyRange, KeyTest, LeaseChange, LeaseId, Op, Order, PutMode, RangeExcess,
+    RangeRead, RangeTest, ReadOp, ReplicatedLimits, Revision, Sequence, SessionId, SessionRef,
 };
 
-/// Small limits, so that scripts meet them.
 fn tight() -> MachineSettings {
     MachineSettings {
         cache_bytes: 1024 * 1024,
-        sessions_max: 3,
-        unanswered_max: 3,
-        response_bytes_max: 300,
         tuning: Tuning {
             chunk_keys: 2,
+            gap_keys: 1,
+            apply_keys: 20,
+            apply_answer_bytes: 200,
             page_bytes_max: 200,
         },
         ..MachineSettings::default()
     }
+}
+
+/// Small limits, so that scripts meet them.
+fn any_limits() -> impl Strategy<Value = ReplicatedLimits> {
+    let sessions = (1u64..4, 1u64..40, 0u64..20, 0u64..6);
+    let answers = (1u64..4, 40u64..400, 100u64..500);
+    let work = (1u64..60, 1u64..8, 1u64..3);
+    (sessions, answers, work).prop_map(|(sessions, answers, work)| ReplicatedLimits {
+        sessions_max: sessions.0,
+        session_ttl_millis_max: sessions.1,
+        session_idle_millis: sessions.2,
+        session_idle_entries: sessions.3,
+        unanswered_max: answers.0,
+        unanswered_bytes_max: answers.1,
+        response_bytes_max: answers.2,
+        keys_looked_at_max: work.0,
+        keys_changed_max: work.1,
+        entry_budget: work.2,
+    })
 }
 
 /// Keys that are prefixes of each other, with zeros and ends of range in them.
@@ -101,7 +119,11 @@ fn any_op() -> impl Strategy<Value = Op> {
         8 => (any_key(), any_value(), mode, lease)
             .prop_map(|(key, value, mode, lease)| Op::Put { key, value, mode, lease }),
         3 => any_key().prop_map(Op::delete),
-        1 => (any_range(), 0u32..8).prop_map(|(range, limit)| Op::DeleteRange { range, limit }),
+        1 => (any_range(), 0u32..8, any::<bool>()).prop_map(|(range, limit, leave)| Op::DeleteRange {
+            range,
+            limit,
+            excess: if leave { RangeExcess::Leave } else { RangeExcess::Refuse },
+        }),
         1 => any_key().prop_map(Op::get),
         2 => any_read().prop_map(Op::Range),
         2 => (any_key(), delta()).prop_map(|(key, delta)| Op::Add { key, delta }),
@@ -175,6 +197,7 @@ fn any_command() -> impl Strategy<Value = Command> {
         6 => (session, any_txn()).prop_map(|(session, txn)| Command::Txn { session: Some(session), txn }),
         2 => (0u64..30).prop_map(|ttl_millis| Command::OpenSession { ttl_millis }),
         1 => (1u64..5).prop_map(|id| Command::CloseSession { session: SessionId::new(id) }),
+        1 => (0u64..3, any_limits()).prop_map(|(version, limits)| Command::SetLimits { version, limits }),
     ]
 }
 
@@ -184,9 +207,12 @@ fn script(entries: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Entry>> 
         8 => (0u64..12, vec(any_command(), 1..5)).prop_map(Some),
         1 => Just(None),
     ];
-    vec(payload, entries).prop_map(|payloads| {
+    // Mostly with small limits from the beginning.
+    let limits = prop::option::weighted(0.8, any_limits());
+    (limits, vec(payload, entries)).prop_map(|(limits, payloads)| {
         let mut time = 0;
-        let payloads = payloads.into_iter().zip(1..);
+        let limits = limits.map(|limits| Some((0, vec![Command::SetLimits { version: 0, limits }])));
+        let payloads = limits.into_iter().chain(payloads).zip(1..);
         payloads
             .map(|(payload, index)| match payload {
                 Some((step, commands)) => {
@@ -266,7 +292,7 @@ fn one_by_one(entries: &[Entry], steps: &[Step]) -> (Vec<EntryOutcome>, Vec<Appl
 }
 
 fn slow_outcomes(entries: &[Entry]) -> (Vec<EntryOutcome>, Slow) {
-    let mut slow = Slow::new(ReplicatedLimits::of(&tight()), tight().tuning.page_bytes_max);
+    let mut slow = Slow::new(tight().tuning.page_bytes_max);
     let outcomes = entries
         .iter()
         .map(|entry| match &entry.payload {

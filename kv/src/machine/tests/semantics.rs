@@ -175,10 +175,7 @@ fn an_operation_that_fails_aborts_the_whole_and_names_its_index() {
         ),
         (
             "a range delete beyond its limit",
-            Op::DeleteRange {
-                range: KeyRange::all(),
-                limit: 2,
-            },
+            Op::delete_range(KeyRange::all(), 2),
             TxnRefused::RangeTooLarge { op: 1, limit: 2 },
         ),
         (
@@ -218,18 +215,8 @@ fn an_operation_that_fails_aborts_the_whole_and_names_its_index() {
 
 #[test]
 fn reads_beyond_the_limit_of_a_response_abort_the_transaction() {
-    let disk: Arc<dyn Disk> = Arc::new(disk::MemoryDisk::default());
-    let settings = MachineSettings {
-        response_bytes_max: 138,
-        ..settings()
-    };
-    let (machine, reader) = Machine::open(Arc::clone(&disk), dir(), OpenMode::Create, settings).unwrap();
-    let mut store = Store {
-        disk,
-        machine,
-        reader,
-        index: 0,
-    };
+    let mut store = Store::new();
+    store.limit(|limits| limits.response_bytes_max = 138);
     store
         .txn(Txn::new([put("a", "1234"), put("b", "12345")]))
         .unwrap();
@@ -291,10 +278,7 @@ fn a_sequence_never_gives_a_number_twice() {
         ]
     );
     store
-        .txn(Txn::new([Op::DeleteRange {
-            range: KeyRange::all(),
-            limit: 2,
-        }]))
+        .txn(Txn::new([Op::delete_range(KeyRange::all(), 2)]))
         .unwrap();
     let answer = store.txn(Txn::new([put()])).unwrap();
     assert_eq!(answer.results, [sequenced("00000000000000000003")]);

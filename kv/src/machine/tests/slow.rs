@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use crate::machine::ReplicatedLimits;
 use crate::model::{
     Command, Compare, Condition, FailedCondition, Found, Guard, GuardNode, Key, KeyRange, KeyTest, KeyValue,
-    LeaseChange, LogIndex, LogTime, Op, OpResult, Order, Outcome, Proposal, PutMode, RangeRead, RangeTest,
-    ReadOp, ReadResult, Record, Revision, SessionId, SessionRef, TooManyOf, Txn, TxnRefused, TxnResponse,
+    LeaseChange, LimitsSet, LogIndex, LogTime, Op, OpResult, Order, Outcome, Place, Proposal, PutMode,
+    RangeExcess, RangeRead, RangeTest, ReadOp, ReadResult, Record, ReplicatedLimits, Revision, SessionId,
+    SessionOpened, SessionRef, TooManyOf, Txn, TxnRefused, TxnResponse, Work, encode,
 };
 
 type State = BTreeMap<Key, Record>;
@@ -19,6 +19,7 @@ type State = BTreeMap<Key, Record>;
 struct Session {
     ttl: u64,
     last: u64,
+    last_entry: u64,
     answered_below: u64,
     answers: BTreeMap<u64, Outcome>,
 }
@@ -28,9 +29,106 @@ fn size(key: &Key, value: &Bytes) -> u64 {
     key.len() as u64 + value.len() as u64 + 64
 }
 
+/// What the commands of the entry under way have used together.
+#[derive(Clone, Copy, Default)]
+struct Entry {
+    index: u64,
+    looked_at: u64,
+    changed: u64,
+    answered: u64,
+    given_again: u64,
+}
+
+/// What a transaction has used.
+struct Cost<'a> {
+    limits: ReplicatedLimits,
+    entry: &'a mut Entry,
+    looked_at: u64,
+    answered: u64,
+    changed: BTreeSet<Key>,
+}
+
+type Paid = Result<(), TxnRefused>;
+
+impl Cost<'_> {
+    /// Looks at so many keys, of which the entry pays for some.
+    fn look(&mut self, place: Place, keys: u64, of_entry: u64) -> Paid {
+        let (limit, what) = (self.limits.keys_looked_at_max, Work::KeysLookedAt);
+        self.looked_at += keys;
+        if self.looked_at > limit {
+            return Err(TxnRefused::TooMuchWork { place, what, limit });
+        }
+        let all = limit * self.limits.entry_budget;
+        if self.entry.looked_at + of_entry > all {
+            self.entry.looked_at = all;
+            return Err(TxnRefused::EntrySpent { what });
+        }
+        self.entry.looked_at += of_entry;
+        Ok(())
+    }
+
+    /// Looks at the value of a key by its name.
+    fn value(&mut self, place: Place, record: Option<&Record>) -> Paid {
+        let kib = record.map_or(0, |r| r.value.len() as u64 / 1024);
+        self.look(place, 4, 4)?;
+        self.look(place, kib, kib)
+    }
+
+    /// Goes through the records of a range.
+    fn range<'r>(
+        &mut self,
+        place: Place,
+        visited: impl IntoIterator<Item = &'r Record>,
+        with_values: bool,
+    ) -> Paid {
+        self.look(place, 8, 8)?;
+        for record in visited {
+            let keys = match with_values {
+                true => 5 + record.value.len() as u64 / 1024,
+                false => 1,
+            };
+            self.look(place, keys, keys)?;
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, place: Place, key: &Key, in_range: bool) -> Paid {
+        let (limit, what) = (self.limits.keys_changed_max, Work::KeysChanged);
+        if !self.changed.insert(key.clone()) {
+            return Ok(());
+        }
+        if self.changed.len() as u64 > limit {
+            return Err(TxnRefused::TooMuchWork { place, what, limit });
+        }
+        if in_range {
+            if self.entry.changed >= limit * self.limits.entry_budget {
+                return Err(TxnRefused::EntrySpent { what });
+            }
+            self.entry.changed += 1;
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, bytes: u64, beyond: impl FnOnce(u64) -> TxnRefused) -> Paid {
+        let limit = self.limits.response_bytes_max;
+        self.answered += bytes;
+        if self.answered > limit {
+            return Err(beyond(limit));
+        }
+        if self.entry.answered + bytes > limit * self.limits.entry_budget {
+            let what = Work::AnswerBytes;
+            return Err(TxnRefused::EntrySpent { what });
+        }
+        self.entry.answered += bytes;
+        Ok(())
+    }
+}
+
 /// The slow store.
 pub(super) struct Slow {
     limits: ReplicatedLimits,
+    limits_version: u64,
+    entry: Entry,
     /// A page of a read ends at so many bytes.
     page_bytes_max: u64,
     /// The state at each revision; the first is that of revision 1.
@@ -42,9 +140,11 @@ pub(super) struct Slow {
 }
 
 impl Slow {
-    pub(super) fn new(limits: ReplicatedLimits, page_bytes_max: u64) -> Self {
+    pub(super) fn new(page_bytes_max: u64) -> Self {
         Self {
-            limits,
+            limits: ReplicatedLimits::default(),
+            limits_version: 0,
+            entry: Entry::default(),
             page_bytes_max,
             states: vec![State::new()],
             sequences: BTreeMap::new(),
@@ -60,6 +160,10 @@ impl Slow {
 
     pub(super) fn apply(&mut self, index: LogIndex, proposal: &Proposal) -> Vec<Outcome> {
         self.time = self.time.max(proposal.stamp.millis());
+        self.entry = Entry {
+            index: index.number(),
+            ..Entry::default()
+        };
         let now = self.time;
         self.sessions.retain(|_, s| s.last.saturating_add(s.ttl) >= now);
         proposal
@@ -75,23 +179,18 @@ impl Slow {
 
     fn command(&mut self, index: LogIndex, command: &Command) -> Outcome {
         match command {
-            Command::OpenSession { ttl_millis } => {
-                if self.sessions.len() as u64 >= self.limits.sessions_max {
-                    return Outcome::SessionOpened(Err(TxnRefused::TooMany {
-                        what: TooManyOf::Sessions,
-                        limit: self.limits.sessions_max,
-                    }));
+            Command::OpenSession { ttl_millis } => Outcome::SessionOpened(self.open(*ttl_millis)),
+            Command::SetLimits { version, limits } => {
+                let changed = *version == self.limits_version && limits.check().is_ok();
+                if changed {
+                    self.limits = *limits;
+                    self.limits_version += 1;
                 }
-                self.last_session += 1;
-                let id = SessionId::new(self.last_session);
-                let session = Session {
-                    ttl: *ttl_millis,
-                    last: self.time,
-                    answered_below: 1,
-                    answers: BTreeMap::new(),
-                };
-                self.sessions.insert(id, session);
-                Outcome::SessionOpened(Ok(id))
+                Outcome::LimitsSet(LimitsSet {
+                    changed,
+                    version: self.limits_version,
+                    limits: self.limits,
+                })
             }
             Command::CloseSession { session } => {
                 self.sessions.remove(session);
@@ -105,6 +204,39 @@ impl Slow {
         }
     }
 
+    fn open(&mut self, ttl_millis: u64) -> Result<SessionOpened, TxnRefused> {
+        let limits = self.limits;
+        while self.sessions.len() as u64 >= limits.sessions_max {
+            let by_use = |(id, session): &(&SessionId, &Session)| (session.last_entry, **id);
+            let (&oldest, session) = self.sessions.iter().min_by_key(by_use).unwrap();
+            let by_time = self.time - session.last >= limits.session_idle_millis;
+            let stands_still = self.time == session.last;
+            let by_order = self.entry.index - session.last_entry >= limits.session_idle_entries;
+            if !(by_time || (stands_still && by_order)) {
+                return Err(TxnRefused::TooMany {
+                    what: TooManyOf::Sessions,
+                    limit: limits.sessions_max,
+                });
+            }
+            self.sessions.remove(&oldest);
+        }
+        self.last_session += 1;
+        let id = SessionId::new(self.last_session);
+        let ttl = ttl_millis.min(limits.session_ttl_millis_max);
+        let session = Session {
+            ttl,
+            last: self.time,
+            last_entry: self.entry.index,
+            answered_below: 1,
+            answers: BTreeMap::new(),
+        };
+        self.sessions.insert(id, session);
+        Ok(SessionOpened {
+            session: id,
+            ttl_millis: ttl,
+        })
+    }
+
     fn in_session(&mut self, index: LogIndex, session: SessionRef, txn: &Txn) -> Outcome {
         let SessionRef {
             id,
@@ -115,6 +247,7 @@ impl Slow {
             return Outcome::Txn(Err(TxnRefused::SessionExpired { session: id }));
         };
         found.last = self.time;
+        found.last_entry = self.entry.index;
         found.answered_below = found.answered_below.max(answered_below.number());
         let below = found.answered_below;
         found.answers.retain(|sequence, _| *sequence >= below);
@@ -124,15 +257,42 @@ impl Slow {
                 sequence,
             }))
         } else if let Some(first) = found.answers.get(&sequence.number()) {
-            first.clone()
+            let bytes = encode(first).len() as u64;
+            let given = self.entry.given_again;
+            let max = self.limits.unanswered_bytes_max * self.limits.entry_budget;
+            if given > 0 && given + bytes > max {
+                let what = Work::AnswerBytes;
+                Outcome::Txn(Err(TxnRefused::EntrySpent { what }))
+            } else {
+                self.entry.given_again += bytes;
+                first.clone()
+            }
         } else if found.answers.len() as u64 >= self.limits.unanswered_max {
             Outcome::Txn(Err(TxnRefused::TooMany {
                 what: TooManyOf::UnansweredWrites,
                 limit: self.limits.unanswered_max,
             }))
         } else {
-            let outcome = Outcome::Txn(self.txn(index, txn));
-            found.answers.insert(sequence.number(), outcome.clone());
+            // On a copy, until it is known whether the answer can be remembered.
+            let before = (self.states.len(), self.sequences.clone());
+            let mut outcome = Outcome::Txn(self.txn(index, txn));
+            let limit = self.limits.unanswered_bytes_max;
+            let held: u64 = found.answers.values().map(|a| encode(a).len() as u64).sum();
+            let size = encode(&outcome).len() as u64;
+            let again = matches!(&outcome, Outcome::Txn(Err(refused)) if refused.is_retryable());
+            if size > limit && !again {
+                outcome = Outcome::Txn(Err(TxnRefused::AnswerTooLarge { size, limit }));
+            }
+            let what = TooManyOf::UnansweredBytes;
+            if !again && held + encode(&outcome).len() as u64 > limit {
+                outcome = Outcome::Txn(Err(TxnRefused::TooMany { what, limit }));
+            } else if !again {
+                found.answers.insert(sequence.number(), outcome.clone());
+            }
+            if matches!(outcome, Outcome::Txn(Err(_))) {
+                self.states.truncate(before.0);
+                self.sequences = before.1;
+            }
             outcome
         };
         self.sessions.insert(id, found);
@@ -141,27 +301,50 @@ impl Slow {
 
     fn txn(&mut self, log_index: LogIndex, txn: &Txn) -> Result<TxnResponse, TxnRefused> {
         let before = self.states.last().unwrap().clone();
+        let mut cost = Cost {
+            limits: self.limits,
+            entry: &mut self.entry,
+            looked_at: 0,
+            answered: 0,
+            changed: BTreeSet::new(),
+        };
         let mut failed = Vec::new();
         for (index, condition) in txn.guard.conditions().enumerate() {
+            let place = Place::Condition(index);
+            pay_for_condition(&mut cost, &before, place, condition)?;
             if let Some(found) = fails(&before, condition) {
+                let bytes = match &found {
+                    Found::Record { value: Some(v), .. } => v.len(),
+                    Found::Key(key) => key.len(),
+                    _ => 0,
+                };
+                cost.answer(bytes as u64, |limit| TxnRefused::TooMuchWork {
+                    place,
+                    what: Work::AnswerBytes,
+                    limit,
+                })?;
                 let index = index as u32;
                 failed.push(FailedCondition { index, found });
             }
         }
         let succeeded = holds(&before, &txn.guard);
+        let revision = Revision::new(self.states.len() as u64 + 1);
         let mut run = Run {
             before: &before,
             now: before.clone(),
-            revision: self.revision().next(),
+            revision,
             sequences: self.sequences.clone(),
             deleted: BTreeSet::new(),
-            left: self.limits.response_bytes_max,
-            limit: self.limits.response_bytes_max,
+            cost,
         };
         let ops = if succeeded { &txn.then } else { &txn.otherwise };
         let mut results = Vec::new();
         for (index, op) in ops.iter().enumerate() {
-            results.push(run.op(index as u32, op)?);
+            let place = match succeeded {
+                true => Place::Then(index),
+                false => Place::Otherwise(index),
+            };
+            results.push(run.op(index as u32, place, op)?);
         }
         let (now, sequences) = (run.now, run.sequences);
         self.sequences = sequences;
@@ -196,20 +379,46 @@ struct Run<'a> {
     revision: Revision,
     sequences: BTreeMap<Key, u64>,
     deleted: BTreeSet<Key>,
-    left: u64,
-    limit: u64,
+    cost: Cost<'a>,
+}
+
+fn pay_for_condition(cost: &mut Cost<'_>, state: &State, place: Place, condition: &Condition) -> Paid {
+    match condition {
+        Condition::Key { key, test } => {
+            cost.look(place, 1, 0)?;
+            match test {
+                KeyTest::Value(..) => cost.value(place, state.get(key)),
+                _ => Ok(()),
+            }
+        }
+        Condition::Range { range, test } => {
+            let records = || inside(state, range).map(|(_, record)| record);
+            let up_to = |stop: &dyn Fn(&Record) -> bool| {
+                let all: Vec<&Record> = records().collect();
+                let end = all
+                    .iter()
+                    .position(|record| stop(record))
+                    .map_or(all.len(), |at| at + 1);
+                all[..end].to_vec()
+            };
+            let with_values = matches!(
+                test,
+                RangeTest::Any(KeyTest::Value(..)) | RangeTest::All(KeyTest::Value(..))
+            );
+            let visited = match test {
+                RangeTest::Any(test) => up_to(&|record| passes(Some(record), test)),
+                RangeTest::All(test) => up_to(&|record| !passes(Some(record), test)),
+                RangeTest::Count(_, operand) => records().take(*operand as usize + 1).collect(),
+            };
+            cost.range(place, visited, with_values)
+        }
+    }
 }
 
 impl Run<'_> {
-    fn spend(&mut self, op: u32, bytes: u64) -> Result<(), TxnRefused> {
-        if bytes > self.left {
-            return Err(TxnRefused::ResponseTooLarge {
-                op,
-                limit: self.limit,
-            });
-        }
-        self.left -= bytes;
-        Ok(())
+    fn answer(&mut self, op: u32, bytes: u64) -> Paid {
+        self.cost
+            .answer(bytes, |limit| TxnRefused::ResponseTooLarge { op, limit })
     }
 
     fn write(&mut self, key: &Key, value: Bytes) {
@@ -245,7 +454,7 @@ impl Run<'_> {
         Ok(Some(i64::from_be_bytes(bytes)))
     }
 
-    fn op(&mut self, op: u32, step: &Op) -> Result<OpResult, TxnRefused> {
+    fn op(&mut self, op: u32, place: Place, step: &Op) -> Result<OpResult, TxnRefused> {
         Ok(match step {
             Op::Put {
                 key,
@@ -253,6 +462,7 @@ impl Run<'_> {
                 mode,
                 lease,
             } => {
+                self.cost.look(place, 1, 0)?;
                 if let LeaseChange::Attach(lease) = lease {
                     return Err(TxnRefused::NoSuchLease { op, lease: *lease });
                 }
@@ -260,67 +470,133 @@ impl Run<'_> {
                 if existed && *mode == PutMode::OnlyIfAbsent {
                     return Err(TxnRefused::KeyExists { op, key: key.clone() });
                 }
+                self.cost.change(place, key, false)?;
                 self.write(key, value.clone());
                 OpResult::Put { existed }
             }
-            Op::Delete { key } => OpResult::Deleted {
-                count: u64::from(self.delete(key)),
-            },
-            Op::DeleteRange { range, limit } => {
-                let keys: Vec<Key> = self
-                    .now
-                    .keys()
-                    .filter(|k| range.contains(k.as_bytes()))
-                    .cloned()
-                    .collect();
-                if keys.len() > *limit as usize {
-                    return Err(TxnRefused::RangeTooLarge { op, limit: *limit });
-                }
-                for key in &keys {
-                    self.delete(key);
+            Op::Delete { key } => {
+                self.cost.look(place, 1, 0)?;
+                if self.now.contains_key(key) {
+                    self.cost.change(place, key, false)?;
                 }
                 OpResult::Deleted {
-                    count: keys.len() as u64,
+                    count: u64::from(self.delete(key)),
+                    more: false,
                 }
+            }
+            Op::DeleteRange { range, limit, excess } => {
+                let all: Vec<(&Key, &Record)> = inside(&self.now, range).collect();
+                let limit = *limit as usize;
+                let visited = all.iter().take(limit + 1).map(|(_, record)| *record);
+                self.cost.range(place, visited, false)?;
+                let more = all.len() > limit;
+                if more && *excess == RangeExcess::Refuse {
+                    let limit = limit as u32;
+                    return Err(TxnRefused::RangeTooLarge { op, limit });
+                }
+                let keys: Vec<Key> = all.into_iter().take(limit).map(|(key, _)| key.clone()).collect();
+                for key in &keys {
+                    self.cost.change(place, key, true)?;
+                    self.delete(key);
+                }
+                let count = keys.len() as u64;
+                OpResult::Deleted { count, more }
             }
             Op::Get { key } => {
                 let record = self.now.get(key).cloned();
-                self.spend(op, record.as_ref().map_or(0, |r| size(key, &r.value)))?;
+                self.cost.look(place, 1, 0)?;
+                self.cost.value(place, record.as_ref())?;
+                self.answer(op, record.as_ref().map_or(0, |r| size(key, &r.value)))?;
                 OpResult::Get(record)
             }
             Op::Range(read) => {
+                self.read_range(op, place, read)?;
                 let (records, count, more) = range(&self.now, read, u64::MAX);
                 let bytes = records.iter().map(|kv| size(&kv.key, &kv.record.value)).sum();
-                self.spend(op, bytes)?;
+                self.answer(op, bytes)?;
                 OpResult::Range { records, count, more }
             }
             Op::Add { key, delta } => {
+                self.cost.look(place, 1, 0)?;
+                self.cost.value(place, self.now.get(key))?;
                 let found = self.number(op, key)?.unwrap_or(0);
                 let number = found.checked_add(*delta).ok_or(TxnRefused::Overflow {
                     op,
                     found,
                     delta: *delta,
                 })?;
+                self.cost.change(place, key, false)?;
                 self.write(key, Bytes::copy_from_slice(&number.to_be_bytes()));
                 OpResult::Number(number)
             }
-            Op::Max { key, operand } => match self.number(op, key)? {
-                Some(found) if found >= *operand => OpResult::Number(found),
-                _ => {
-                    self.write(key, Bytes::copy_from_slice(&operand.to_be_bytes()));
-                    OpResult::Number(*operand)
+            Op::Max { key, operand } => {
+                self.cost.look(place, 1, 0)?;
+                self.cost.value(place, self.now.get(key))?;
+                match self.number(op, key)? {
+                    Some(found) if found >= *operand => OpResult::Number(found),
+                    _ => {
+                        self.cost.change(place, key, false)?;
+                        self.write(key, Bytes::copy_from_slice(&operand.to_be_bytes()));
+                        OpResult::Number(*operand)
+                    }
                 }
-            },
+            }
             Op::PutSequence { prefix, value } => {
+                self.cost.look(place, 1, 0)?;
                 let next = self.sequences.get(prefix).copied().unwrap_or(0) + 1;
                 self.sequences.insert(prefix.clone(), next);
                 let mut key = prefix.as_bytes().to_vec();
                 key.extend(format!("{next:020}").bytes());
                 let key = Key::new(key).unwrap();
+                self.cost.change(place, &key, false)?;
                 self.write(&key, value.clone());
                 OpResult::Sequenced { key }
             }
         })
+    }
+
+    /// Pays for a range read, whose answer ends the transaction as soon as it is too large.
+    fn read_range(&mut self, op: u32, place: Place, read: &RangeRead) -> Paid {
+        let mut all: Vec<(&Key, &Record)> = inside(&self.now, &read.range).collect();
+        if read.order == Order::Descending {
+            all.reverse();
+        }
+        let with_values = !read.keys_only && !read.count_only;
+        if read.count_only {
+            return self
+                .cost
+                .range(place, all.iter().map(|(_, record)| *record), false);
+        }
+        let limits = self.cost.limits;
+        let of_entry =
+            (limits.response_bytes_max * limits.entry_budget).saturating_sub(self.cost.entry.answered);
+        let left = of_entry.min(limits.response_bytes_max - self.cost.answered);
+        let (mut bytes, mut visited) = (0, 0);
+        for (nth, (key, record)) in all.iter().enumerate() {
+            visited = nth + 1;
+            if nth == read.limit as usize {
+                break;
+            }
+            let value = if with_values {
+                record.value.clone()
+            } else {
+                Bytes::new()
+            };
+            bytes += size(key, &value);
+            if bytes > left {
+                // What comes after is not looked at any more: it is refused.
+                let visits = all[..visited].iter().map(|(_, record)| *record);
+                self.cost.range(place, visits, with_values)?;
+                return self
+                    .cost
+                    .answer(bytes, |limit| TxnRefused::ResponseTooLarge { op, limit });
+            }
+        }
+        self.cost.range(
+            place,
+            all[..visited].iter().map(|(_, record)| *record),
+            with_values,
+        )
     }
 }
 

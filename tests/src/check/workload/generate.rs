@@ -190,19 +190,11 @@ impl Generator {
             0..=3 => self.put(call, PutMode::Upsert),
             4 => self.put(call, PutMode::OnlyIfAbsent),
             5..=6 => Op::Delete { key: self.shared() },
-            7 => match self.random.below(3) {
-                0 => Op::DeleteRange {
-                    range: KeyRange::prefix(self.sequence().into_bytes()),
-                    limit: self.swept,
-                },
-                1 => Op::DeleteRange {
-                    range: KeyRange::prefix("kv/"),
-                    limit: *self.random.pick(&[0, 1, 1_000]),
-                },
-                _ => Op::DeleteRange {
-                    range: KeyRange::key(&self.shared()),
-                    limit: 1,
-                },
+            7 => match self.random.below(4) {
+                0 => Op::delete_range(KeyRange::prefix(self.sequence().into_bytes()), self.swept),
+                1 => Op::delete_range(KeyRange::prefix("kv/"), *self.random.pick(&[0, 1, 1_000])),
+                2 => Op::delete_some_of(KeyRange::prefix("kv/"), *self.random.pick(&[0, 1, 2])),
+                _ => Op::delete_range(KeyRange::key(&self.shared()), 1),
             },
             8 => Op::Get { key: self.shared() },
             9 => {

@@ -192,7 +192,7 @@ impl Worker {
                     &txn.otherwise
                 };
                 for (op, result) in branch.iter().zip(&response.results) {
-                    if let (Op::Delete { key }, OpResult::Deleted { count: 1 }) = (op, result) {
+                    if let (Op::Delete { key }, OpResult::Deleted { count: 1, .. }) = (op, result) {
                         self.draw.gone(key.clone(), response.revision);
                     }
                 }

@@ -1,0 +1,174 @@
+//! What a transaction has used of its budget, and the transactions of an entry of theirs.
+//!
+//! The budget bounds how long a transaction holds everybody else up, on every node and again at each replay; see
+//! [`ReplicatedLimits`] for what is counted. An entry carries as many transactions as fit into its bytes. The keys that
+//! they name are bounded by these; what their ranges visit and delete, the values that they look at and what they
+//! return is not, so that the entry has a budget of its own for that.
+//!
+//! Always: what is counted depends on the logical state and on the transactions of the entry, and never on layers,
+//! checkpoints, or how entries are cut into calls of `apply`.
+
+use crate::model::{Place, ReplicatedLimits, TxnRefused, Work};
+
+/// What the transactions of an entry have used together.
+#[derive(Debug, Default)]
+pub(super) struct EntryWork {
+    looked_at: u64,
+    changed: u64,
+    answer_bytes: u64,
+    /// Bytes of answers that were remembered and are given again.
+    given_again: u64,
+}
+
+impl EntryWork {
+    /// An answer of so many bytes is given again. The first always is: whatever its size, who asks for it alone gets it.
+    pub(super) fn give_again(&mut self, bytes: u64, limits: &ReplicatedLimits) -> Result<(), TxnRefused> {
+        if self.given_again == 0 {
+            self.given_again = bytes;
+            return Ok(());
+        }
+        let limit = of_entry(limits.unanswered_bytes_max, limits);
+        spend(&mut self.given_again, bytes, limit, Work::AnswerBytes)
+    }
+}
+
+/// What an entry may use where one transaction may use `one`.
+fn of_entry(one: u64, limits: &ReplicatedLimits) -> u64 {
+    one.saturating_mul(limits.entry_budget)
+}
+
+/// What one transaction has used.
+#[derive(Debug)]
+pub(super) struct Meter<'e> {
+    limits: ReplicatedLimits,
+    entry: &'e mut EntryWork,
+    looked_at: u64,
+    changed: u64,
+    answer_bytes: u64,
+}
+
+impl<'e> Meter<'e> {
+    pub(super) fn new(limits: &ReplicatedLimits, entry: &'e mut EntryWork) -> Self {
+        Self {
+            limits: *limits,
+            entry,
+            looked_at: 0,
+            changed: 0,
+            answer_bytes: 0,
+        }
+    }
+
+    /// What was used so far: keys looked at, and bytes returned.
+    pub(super) fn used(&self) -> (u64, u64) {
+        (self.looked_at, self.answer_bytes)
+    }
+
+    /// A key that the transaction names is looked at.
+    pub(super) fn name(&mut self, place: Place) -> Result<(), TxnRefused> {
+        self.look(place, 1, 0)
+    }
+
+    /// The value of a key that the transaction names is about to be looked at, whether it exists or not.
+    pub(super) fn value(&mut self, place: Place) -> Result<(), TxnRefused> {
+        let keys = ReplicatedLimits::VALUE_KEYS;
+        self.look(place, keys, keys)
+    }
+
+    /// It was there, and has so many bytes.
+    pub(super) fn value_bytes(&mut self, place: Place, bytes: usize) -> Result<(), TxnRefused> {
+        let keys = whole_kib(bytes);
+        self.look(place, keys, keys)
+    }
+
+    /// A range is begun.
+    pub(super) fn range(&mut self, place: Place) -> Result<(), TxnRefused> {
+        let keys = ReplicatedLimits::RANGE_KEYS;
+        self.look(place, keys, keys)
+    }
+
+    /// A key of a range is visited, and its value of so many bytes looked at where there is one.
+    pub(super) fn visit(&mut self, place: Place, value: Option<usize>) -> Result<(), TxnRefused> {
+        let keys = 1 + value.map_or(0, |bytes| ReplicatedLimits::VALUE_KEYS + whole_kib(bytes));
+        self.look(place, keys, keys)
+    }
+
+    fn look(&mut self, place: Place, keys: u64, of_entries: u64) -> Result<(), TxnRefused> {
+        self.looked_at = self.looked_at.saturating_add(keys);
+        let limit = self.limits.keys_looked_at_max;
+        within(self.looked_at, limit, place, Work::KeysLookedAt)?;
+        let all = of_entry(limit, &self.limits);
+        let spent = spend(&mut self.entry.looked_at, of_entries, all, Work::KeysLookedAt);
+        if spent.is_err() {
+            // It was looked at all the same, and is not to be had again and again.
+            self.entry.looked_at = all;
+        }
+        spent
+    }
+
+    /// A key that the transaction has not changed before is changed.
+    pub(super) fn change(&mut self, place: Place) -> Result<(), TxnRefused> {
+        self.changed += 1;
+        within(
+            self.changed,
+            self.limits.keys_changed_max,
+            place,
+            Work::KeysChanged,
+        )
+    }
+
+    /// The same, of a key of a range.
+    pub(super) fn change_in_range(&mut self, place: Place) -> Result<(), TxnRefused> {
+        self.change(place)?;
+        let all = of_entry(self.limits.keys_changed_max, &self.limits);
+        spend(&mut self.entry.changed, 1, all, Work::KeysChanged)
+    }
+
+    /// Bytes that the operation of this number may return yet: no more need to be gathered to know that they are too
+    /// many.
+    pub(super) fn answer_bytes_left(&self) -> u64 {
+        let limit = self.limits.response_bytes_max;
+        let of_entry = of_entry(limit, &self.limits).saturating_sub(self.entry.answer_bytes);
+        limit.saturating_sub(self.answer_bytes).min(of_entry)
+    }
+
+    /// An operation returns so many bytes.
+    pub(super) fn answer(&mut self, op: u32, bytes: u64) -> Result<(), TxnRefused> {
+        self.answer_bytes = self.answer_bytes.saturating_add(bytes);
+        let limit = self.limits.response_bytes_max;
+        if self.answer_bytes > limit {
+            return Err(TxnRefused::ResponseTooLarge { op, limit });
+        }
+        let all = of_entry(limit, &self.limits);
+        spend(&mut self.entry.answer_bytes, bytes, all, Work::AnswerBytes)
+    }
+
+    /// So many bytes are told of what was found where a condition failed.
+    pub(super) fn tell(&mut self, place: Place, bytes: usize) -> Result<(), TxnRefused> {
+        self.answer_bytes = self.answer_bytes.saturating_add(bytes as u64);
+        let limit = self.limits.response_bytes_max;
+        within(self.answer_bytes, limit, place, Work::AnswerBytes)?;
+        let all = of_entry(limit, &self.limits);
+        spend(&mut self.entry.answer_bytes, bytes as u64, all, Work::AnswerBytes)
+    }
+}
+
+fn whole_kib(bytes: usize) -> u64 {
+    bytes as u64 / ReplicatedLimits::VALUE_BYTES_PER_KEY
+}
+
+fn within(used: u64, limit: u64, place: Place, what: Work) -> Result<(), TxnRefused> {
+    if used > limit {
+        Err(TxnRefused::TooMuchWork { place, what, limit })
+    } else {
+        Ok(())
+    }
+}
+
+fn spend(used: &mut u64, more: u64, limit: u64, what: Work) -> Result<(), TxnRefused> {
+    let all = used.saturating_add(more);
+    if all > limit {
+        return Err(TxnRefused::EntrySpent { what });
+    }
+    *used = all;
+    Ok(())
+}

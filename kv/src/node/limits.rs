@@ -1,0 +1,51 @@
+//! Sets the limits that decide answers, once, when the cluster is new.
+//!
+//! They belong to the replicated state, so that a command sets them: the first leader proposes those of its settings.
+//! Until that is applied the defaults count; afterwards no node's settings matter.
+
+use std::time::Duration;
+
+use super::front::Front;
+use crate::env;
+use crate::model::{Command, Outcome};
+use crate::protocol::{Request, Response};
+use crate::raft::Part;
+
+/// How long a leader waits before it asks again, when it was not answered.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Ends when the limits of the cluster are set, by whom ever, or the node stops. Only a leader does anything.
+pub(super) async fn set_first(front: Front) {
+    loop {
+        let mut is_stopped = false;
+        front
+            .raft
+            .wait_for(|state| {
+                is_stopped = state.role == Part::Stopped;
+                is_stopped || state.role == Part::Leader
+            })
+            .await;
+        let is_set = front
+            .raft
+            .machine()
+            .reader()
+            .view()
+            .map(|view| view.limits().0 > 0);
+        // A state that cannot be looked at has stopped the node.
+        if is_stopped || is_set.unwrap_or(true) {
+            return;
+        }
+        let command = Command::SetLimits {
+            version: 0,
+            limits: front.settings.replicated(),
+        };
+        match front.call(Request::Write(command)).await {
+            Response::Written(Outcome::LimitsSet(set)) => {
+                tracing::info!(version = set.version, limits = ?set.limits, "the limits of the cluster");
+                return;
+            }
+            // Not the leader any more, or no quorum.
+            _ => env::sleep(PAUSE).await,
+        }
+    }
+}
