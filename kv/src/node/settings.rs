@@ -10,6 +10,8 @@ use crate::machine::MachineSettings;
 use crate::model::Limits;
 use crate::raft::DurabilityBounds;
 
+const MIB: usize = 1024 * 1024;
+
 /// All settings of a node, with defaults that are safe.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -41,6 +43,19 @@ pub struct Settings {
     /// Proposals that may be on their way at once: 1 to 1,024; 4 by default. What waits longer shares an
     /// entry, so a small number makes large batches under load and costs a lone client nothing.
     pub proposals_in_flight: usize,
+    /// Memory for commands that wait to be proposed, in bytes: 1 MiB to 4 GiB; 64 MiB by default. Who finds it full
+    /// waits, up to 10 s, and is then told that nothing was proposed.
+    pub proposals_bytes_max: usize,
+    /// Memory for the calls of clients, in bytes, from when they are read until their answers have left, the answers of
+    /// writes included: 1 MiB to 4 GiB; 128 MiB by default. One client has half of it at most, and one of its streams a
+    /// quarter of that. Of a stream that finds no room nothing more is read until there is some.
+    pub calls_bytes_max: usize,
+    /// Memory for answers to reads, in bytes, from before they are made until they have left: 1 MiB to 4 GiB; 256 MiB by
+    /// default, a quarter of it for reads of a few keys alone. Parted as the calls' is. A read that finds no room waits.
+    pub answers_bytes_max: usize,
+    /// The longest that a read may take, whatever its caller's patience: the wait for the state that it asks for, and all
+    /// slices of a long one together; 10 ms to 1 hour; 60 s by default. A read under way keeps memory.
+    pub read_time_max: Duration,
     /// How long a session outlives its last write, by the log's time; 1 hour by default.
     pub session_ttl: Duration,
     /// The most sessions of the cluster at once: 1 to 1,000,000; 10,000 by default. Part of the replicated state:
@@ -62,6 +77,10 @@ impl Default for Settings {
             state_cache_bytes: MachineSettings::default().cache_bytes,
             durable_interval: Duration::from_secs(5),
             proposals_in_flight: 4,
+            proposals_bytes_max: 64 * MIB,
+            calls_bytes_max: 128 * MIB,
+            answers_bytes_max: 256 * MIB,
+            read_time_max: Duration::from_secs(60),
             session_ttl: Duration::from_secs(3600),
             sessions_max: MachineSettings::default().sessions_max,
         }
@@ -114,6 +133,24 @@ impl Settings {
             self.proposals_in_flight as u64,
             1..=1024,
             "1 to 1,024",
+        );
+        for (setting, bytes) in [
+            ("proposals_bytes_max", self.proposals_bytes_max),
+            ("calls_bytes_max", self.calls_bytes_max),
+            ("answers_bytes_max", self.answers_bytes_max),
+        ] {
+            range(
+                setting,
+                bytes as u64,
+                MIB as u64..=u64::from(u32::MAX) + 1,
+                "1 MiB to 4 GiB",
+            );
+        }
+        range(
+            "read_time_max",
+            u64::try_from(self.read_time_max.as_millis()).unwrap_or(u64::MAX),
+            10..=3_600_000,
+            "10 ms to 1 hour",
         );
         range("sessions_max", self.sessions_max, 1..=1_000_000, "1 to 1,000,000");
         range(
