@@ -45,6 +45,8 @@ pub(super) async fn serve(front: Front, client: Identity, stream: Stream) {
     let writing = write_replies(stream.sender, outgoing, open);
     // Whichever ends first: a client that has gone needs no answers, and one that takes none need not ask.
     tokio::select! {
+        // In this order, so that a simulation does the same again.
+        biased;
         () = serving.read_calls() => {}
         () = writing => {}
     }
