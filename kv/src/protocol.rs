@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::machine::ReadClass;
 use crate::model::{
     self, Command, Consistency, InvalidLimit, InvalidRead, InvalidTxn, NodeId, Outcome, ReadOp, ReadResponse,
     Revision,
@@ -46,6 +47,20 @@ pub(crate) enum Request {
     Status,
     /// Change the membership or the leadership.
     Admin(Admin),
+    /// Nobody waits any more for the answer to the read of this number, on the same stream. Not answered.
+    GiveUp { call: u64 },
+}
+
+impl Request {
+    /// Whether it may take so long that its caller may give it up: a read of many keys, or one that waits for a state.
+    pub(crate) fn may_be_given_up(&self) -> bool {
+        match self {
+            Request::Read {
+                reads, consistency, ..
+            } => *consistency != Consistency::Linearizable || ReadClass::of(reads) == ReadClass::Scan,
+            Request::Write(_) | Request::Status | Request::Admin(_) | Request::GiveUp { .. } => false,
+        }
+    }
 }
 
 /// A change of the group.

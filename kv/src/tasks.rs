@@ -14,6 +14,8 @@ use crate::fault::Faults;
 #[derive(Debug, Clone)]
 pub(crate) struct Tasks {
     tracker: TaskTracker,
+    /// Those of the groups that this one is part of.
+    outer: Vec<TaskTracker>,
     stop: CancellationToken,
     faults: Faults,
 }
@@ -23,8 +25,21 @@ impl Tasks {
     pub(crate) fn new(faults: Faults) -> Self {
         Self {
             tracker: TaskTracker::new(),
+            outer: Vec::new(),
             stop: CancellationToken::new(),
             faults,
+        }
+    }
+
+    /// A part of this group: it ends by itself, and at the latest with the whole, which waits for its tasks too.
+    pub(crate) fn part(&self) -> Self {
+        let mut outer = self.outer.clone();
+        outer.push(self.tracker.clone());
+        Self {
+            tracker: TaskTracker::new(),
+            outer,
+            stop: self.stop.child_token(),
+            faults: self.faults.clone(),
         }
     }
 
@@ -38,18 +53,18 @@ impl Tasks {
                 on_panic(message);
             }
         };
-        drop(env::spawn(name, self.tracker.track_future(run)));
+        let tokens: Vec<_> = self.outer.iter().map(TaskTracker::token).collect();
+        let run = self.tracker.track_future(run);
+        drop(env::spawn(name, async move {
+            run.await;
+            drop(tokens);
+        }));
     }
 
     /// Tells every task to end, and does not wait.
     pub(crate) fn stop(&self) {
         self.stop.cancel();
         self.tracker.close();
-    }
-
-    /// Waits until the group was told to end. Cancel safe.
-    pub(crate) async fn stopped(&self) {
-        self.stop.cancelled().await;
     }
 
     /// Tells every task to end, and waits until all have. Cancel safe: dropped, they end all the same.
@@ -75,6 +90,34 @@ mod tests {
             "{fault:?}"
         );
         tasks.end().await;
+    }
+
+    #[tokio::test]
+    async fn a_part_ends_alone_or_with_the_whole_which_waits_for_it() {
+        let whole = Tasks::new(Faults::default());
+        let (alone, with) = (whole.part(), whole.part());
+        let (held, mut released) = tokio::sync::mpsc::channel::<()>(1);
+        for part in [&alone, &with] {
+            let held = held.clone();
+            part.spawn("waits", async move {
+                let _held = held;
+                std::future::pending::<()>().await;
+            });
+        }
+        drop(held);
+        alone.end().await;
+        assert!(
+            released
+                .try_recv()
+                .is_err_and(|e| e == tokio::sync::mpsc::error::TryRecvError::Empty)
+        );
+        whole.end().await;
+        assert!(
+            released
+                .try_recv()
+                .is_err_and(|e| e == tokio::sync::mpsc::error::TryRecvError::Disconnected)
+        );
+        with.end().await;
     }
 
     #[tokio::test]

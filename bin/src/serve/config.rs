@@ -557,6 +557,19 @@ fn settings(keys: &mut Keys) -> Settings {
         &mut settings.proposals_in_flight,
         memory(keys.number("store.proposals_in_flight")),
     );
+    set(
+        &mut settings.proposals_bytes_max,
+        memory(keys.size("store.proposals_bytes_max")),
+    );
+    set(
+        &mut settings.calls_bytes_max,
+        memory(keys.size("store.calls_bytes_max")),
+    );
+    set(
+        &mut settings.answers_bytes_max,
+        memory(keys.size("store.answers_bytes_max")),
+    );
+    set(&mut settings.read_time_max, keys.duration("store.read_time_max"));
     set(&mut settings.session_ttl, keys.duration("store.session_ttl"));
     set(&mut settings.sessions_max, keys.number("store.sessions_max"));
     set(&mut settings.session_idle, keys.duration("store.session_idle"));

@@ -160,9 +160,11 @@ impl Endpoint {
     ) -> Result<Response, CallError> {
         let until = match &request {
             Request::Read { .. } => end,
-            Request::Write(_) | Request::Status | Request::Admin(_) => end.min(env::now() + silence_max),
+            Request::Write(_) | Request::Status | Request::Admin(_) | Request::GiveUp { .. } => {
+                end.min(env::now() + silence_max)
+            }
         };
-        match env::timeout_at(until, front.call(request)).await {
+        match env::timeout_at(until, front.call(request, until)).await {
             Ok(response) => Ok(response),
             Err(env::Elapsed) => Err(CallError {
                 sent: true,
@@ -216,7 +218,12 @@ impl Remote {
             return Err(self.broke(false));
         }
         // Whatever ends this future, the call's place is given back.
-        let _place = Place { open: &link.open, id };
+        let gives_up = request.may_be_given_up();
+        let mut place = Place {
+            link: &link,
+            id,
+            gives_up: false,
+        };
         let message: Bytes = model::encode(&Call { id, request }).into();
         if message.len() > MESSAGE_BYTES_MAX {
             let reason = format!(
@@ -226,7 +233,7 @@ impl Remote {
             return Err(self.failed(false, Unanswered::TooLarge, &reason));
         }
         match env::timeout_at(until, link.send(message)).await {
-            Ok(true) => {}
+            Ok(true) => place.gives_up = gives_up,
             Ok(false) => {
                 self.forget(&link);
                 return Err(self.broke(false));
@@ -315,16 +322,33 @@ impl Link {
         };
         self.calls.send((message, room)).await.is_ok()
     }
+
+    /// Tells the node that nobody waits for this call any more, if there is room to say so: it ends by itself too.
+    fn give_up(&self, call: u64) {
+        let id = self.open.next.fetch_add(1, Ordering::Relaxed);
+        let request = Request::GiveUp { call };
+        let message: Bytes = model::encode(&Call { id, request }).into();
+        let bytes = u32::try_from(message.len()).unwrap_or(u32::MAX);
+        if let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(bytes) {
+            let _ = self.calls.try_send((message, room));
+        }
+    }
 }
 
+/// A call that waits for its reply, until it is dropped.
 struct Place<'a> {
-    open: &'a OpenCalls,
+    link: &'a Link,
     id: u64,
+    /// The node is told when nobody waits for the answer any more: it may be long at work.
+    gives_up: bool,
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.open.lock().calls.remove(&self.id);
+        let unanswered = self.link.open.lock().calls.remove(&self.id);
+        if unanswered.is_some() && self.gives_up {
+            self.link.give_up(self.id);
+        }
     }
 }
 

@@ -4,10 +4,13 @@
 //! that sends. Under the simulator the same owner runs as a task and its disk time is charged to it.
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TryRecvError;
 
 use super::executor::current;
 use super::task::{catching, charged, panic_message};
@@ -19,13 +22,21 @@ pub trait Owner: Send + 'static {
     /// What must happen after the batch's disk time has passed: the callbacks, in order.
     type Effects: Send + 'static;
 
-    /// Does all jobs of `batch` (never empty, in the order sent), leaving `batch` empty. Blocking is allowed.
+    /// Does all jobs of `batch` (in the order sent; none only where the owner [is not idle](Self::is_idle)), leaving
+    /// `batch` empty. Blocking is allowed.
     fn work(&mut self, batch: &mut Vec<Self::Job>) -> Self::Effects;
+
+    /// Whether there is nothing left to do before the next job comes. An owner that answers `false` kept some of its
+    /// jobs, and is called again at once, with the jobs that have come meanwhile.
+    fn is_idle(&self) -> bool {
+        true
+    }
 
     /// Hands the results out. Must not block.
     fn publish(&mut self, effects: Self::Effects);
 
-    /// Called once after the last handle was dropped and the queue is empty.
+    /// Called once after the last handle was dropped and the queue is empty. What the owner still keeps is not gone on
+    /// with.
     fn finish(&mut self) {}
 }
 
@@ -133,8 +144,14 @@ fn spawn_thread<O: Owner>(
         // Out here with the owner and its queue, so that what a panic leaves is dropped after it was told.
         let mut batch = Vec::new();
         let ended = catch_unwind(AssertUnwindSafe(|| {
-            while let Some(job) = rx.blocking_recv() {
-                take_batch(&mut batch, job, &mut rx, batch_max);
+            loop {
+                if owner.is_idle() {
+                    let Some(job) = rx.blocking_recv() else { break };
+                    batch.push(job);
+                }
+                if take_batch(&mut batch, &mut rx, batch_max).is_break() && batch.is_empty() {
+                    break;
+                }
                 let effects = owner.work(&mut batch);
                 batch.clear();
                 owner.publish(effects);
@@ -173,8 +190,17 @@ fn spawn_task<O: Owner>(
     let run = async move {
         let mut batch = Vec::new();
         let worked = catching(name, async {
-            while let Some(job) = rx.recv().await {
-                take_batch(&mut batch, job, &mut rx, batch_max);
+            loop {
+                if owner.is_idle() {
+                    let Some(job) = rx.recv().await else { break };
+                    batch.push(job);
+                } else {
+                    // Others run in between, as they would beside a thread.
+                    yield_now().await;
+                }
+                if take_batch(&mut batch, &mut rx, batch_max).is_break() && batch.is_empty() {
+                    break;
+                }
                 let effects = charged(|| owner.work(&mut batch)).await;
                 batch.clear();
                 owner.publish(effects);
@@ -189,14 +215,29 @@ fn spawn_task<O: Owner>(
     drop(super::spawn(name, run));
 }
 
-fn take_batch<J>(batch: &mut Vec<J>, first: J, rx: &mut mpsc::Receiver<J>, batch_max: usize) {
-    batch.push(first);
+/// Takes what waits. Breaks where nothing will ever come any more.
+fn take_batch<J>(batch: &mut Vec<J>, rx: &mut mpsc::Receiver<J>, batch_max: usize) -> ControlFlow<()> {
     while batch.len() < batch_max {
         match rx.try_recv() {
             Ok(job) => batch.push(job),
-            Err(_) => break,
+            Err(TryRecvError::Empty) => break,
+            Err(TryRecvError::Disconnected) => return ControlFlow::Break(()),
         }
     }
+    ControlFlow::Continue(())
+}
+
+/// Lets the other tasks that can run do so once.
+async fn yield_now() {
+    let mut yielded = false;
+    std::future::poll_fn(|context| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 #[cfg(test)]
@@ -215,6 +256,63 @@ mod tests {
         }
 
         fn publish(&mut self, (): ()) {}
+    }
+
+    /// Counts down, a step at each call, and answers at the end.
+    #[derive(Default)]
+    struct Slow {
+        left: Vec<(u32, tokio::sync::oneshot::Sender<u32>)>,
+        steps: u32,
+    }
+
+    impl Owner for Slow {
+        type Job = (u32, tokio::sync::oneshot::Sender<u32>);
+        type Effects = Vec<(u32, tokio::sync::oneshot::Sender<u32>)>;
+
+        fn work(&mut self, batch: &mut Vec<Self::Job>) -> Self::Effects {
+            self.left.append(batch);
+            self.steps += 1;
+            for (left, _) in &mut self.left {
+                *left = left.saturating_sub(1);
+            }
+            self.left.extract_if(.., |(left, _)| *left == 0).collect()
+        }
+
+        fn publish(&mut self, effects: Self::Effects) {
+            for (_, answer) in effects {
+                let _ = answer.send(self.steps);
+            }
+        }
+
+        fn is_idle(&self) -> bool {
+            self.left.is_empty()
+        }
+    }
+
+    #[tokio::test]
+    async fn an_owner_that_keeps_jobs_goes_on_with_them_while_others_come() {
+        let handle = spawn_owner("slow", 4, 4, Slow::default(), |_| {});
+        let (answer, long) = tokio::sync::oneshot::channel();
+        handle
+            .send((1_000_000, answer))
+            .await
+            .expect("the owner takes jobs");
+        let (answer, short) = tokio::sync::oneshot::channel();
+        handle.send((1, answer)).await.expect("the owner takes jobs");
+        let (short, long) = (short.await.expect("an answer"), long.await.expect("an answer"));
+        assert!(short < long && long == 1_000_000, "{short}, {long}");
+    }
+
+    #[tokio::test]
+    async fn an_owner_that_nobody_can_send_to_any_more_ends_with_what_it_keeps() {
+        let handle = spawn_owner("slow", 4, 4, Slow::default(), |_| {});
+        let (answer, never) = tokio::sync::oneshot::channel();
+        handle
+            .send((u32::MAX, answer))
+            .await
+            .expect("the owner takes jobs");
+        drop(handle);
+        never.await.expect_err("it ended first");
     }
 
     #[tokio::test]

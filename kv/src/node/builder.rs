@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -13,7 +13,7 @@ use super::front::{Front, FrontParts};
 use super::loopback::Loopback;
 use super::settings::{InvalidSettings, Settings};
 use super::storage::{self, StorageError};
-use super::{Ending, Inner, Node, accept, end_when_dropped};
+use super::{Ending, Inner, Node, accept};
 use crate::env::{self, Disk, RealDisk};
 use crate::fault::{Fault, Faults};
 use crate::log::LogSettings;
@@ -347,14 +347,9 @@ impl Builder {
         );
         tasks.spawn("accept", accepting);
         tasks.spawn("measure", watch_timing(front.clone()));
-        let ending = Arc::new(Ending {
-            raft: Arc::clone(&raft),
-            transport: Arc::clone(&transport),
-            lock: Mutex::new(Some(storage.lock)),
-            done: tokio::sync::OnceCell::new(),
-        });
+        let ending = Ending::new(Arc::clone(&raft), Arc::clone(&transport), storage.lock);
         // Of no group: it is what ends them.
-        env::spawn("end", end_when_dropped(tasks.clone(), Arc::clone(&ending)));
+        env::spawn("end", Arc::clone(&ending).run());
         let node = Node {
             inner: Arc::new(Inner {
                 front,

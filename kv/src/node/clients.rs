@@ -1,83 +1,230 @@
 //! Serves the streams of clients: many calls on the way at once, replies as they come.
+//!
+//! Always: what one stream holds of the node's memory is bounded (`room`), and of one that has its share nothing more is
+//! read; a client that does not take its answers in is cut off; whatever it had asked for ends with its stream, but for
+//! what was proposed, and changes of the group.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_transport::{MessageReceiver, MessageSender, Stream};
+use quorate_transport::{Identity, MessageReceiver, MessageSender, Stream};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::front::Front;
-use super::readers::ReadJob;
-use super::reply::ReplyTo;
+use super::cost;
+use super::front::{Front, ReadCall};
+use super::given_up::OpenReads;
+use super::reply::{Outgoing, ReplyTo};
+use super::room::{Guest, Held};
 use crate::env::{self, Semaphore, mpsc};
-use crate::model::{self, Consistency, DecodeError, ReadOp};
+use crate::model::{self, DecodeError};
 use crate::protocol::{Call, Failure, Reply, Request, Response};
+use crate::tasks::Tasks;
 
 /// Calls that one stream may have open; the node reads no further call until one is answered.
-pub(crate) const OPEN_CALLS_MAX: usize = 1024;
+const OPEN_CALLS_MAX: usize = 1024;
+/// How long a client may take to take in what it is sent: so long, and a second for each of so many bytes more.
+const TAKES_IN_WITHIN: Duration = Duration::from_secs(10);
+const TAKES_IN_BYTES_A_SECOND: usize = 256 * 1024;
 
 /// Serves one stream until it ends.
-pub(crate) async fn serve(front: Front, stream: Stream) {
-    let (replies, outgoing) = mpsc::channel::<Reply>(OPEN_CALLS_MAX);
+pub(super) async fn serve(front: Front, client: Identity, stream: Stream) {
+    let (replies, outgoing) = mpsc::channel::<Outgoing>(2 * OPEN_CALLS_MAX);
     let open = Arc::new(Semaphore::new(OPEN_CALLS_MAX));
-    let writing = write_replies(stream.sender, outgoing, Arc::clone(&open));
-    let reading = read_calls(front, stream.receiver, replies, open);
-    // The writer ends when the reader and all open calls have dropped their ends of the channel.
-    tokio::join!(reading, writing);
+    let serving = Serving {
+        guest: Arc::new(front.guest(&client)),
+        tasks: front.tasks().part(),
+        replies,
+        open: Arc::clone(&open),
+        reads: OpenReads::default(),
+        ahead: Vec::new(),
+        receiver: stream.receiver,
+        front,
+    };
+    let tasks = serving.tasks.clone();
+    let writing = write_replies(stream.sender, outgoing, open);
+    // Whichever ends first: a client that has gone needs no answers, and one that takes none need not ask.
+    tokio::select! {
+        // In this order, so that a simulation does the same again.
+        biased;
+        () = serving.read_calls() => {}
+        () = writing => {}
+    }
+    tasks.end().await;
 }
 
-async fn read_calls(
+/// The reading half of a stream.
+struct Serving {
     front: Front,
-    mut receiver: MessageReceiver,
-    replies: mpsc::Sender<Reply>,
+    guest: Arc<Guest>,
+    /// What is done for this stream, and ends with it.
+    tasks: Tasks,
+    replies: mpsc::Sender<Outgoing>,
+    /// Places for open calls. A place is given back when its reply leaves.
     open: Arc<Semaphore>,
-) {
-    let mut messages = Vec::new();
-    while let Ok(count) = receiver.receive_many(&mut messages).await {
-        if count == 0 {
-            return;
+    reads: OpenReads,
+    receiver: MessageReceiver,
+    /// Messages that were read while the ones before them waited for room.
+    ahead: Vec<Bytes>,
+}
+
+/// The stream has ended.
+struct Gone;
+
+/// A call that was read.
+enum Taken {
+    /// With the room that it takes.
+    Call(Box<Call>, Held),
+    /// It is answered already, or needs no answer.
+    Done,
+}
+
+impl Serving {
+    async fn read_calls(mut self) {
+        loop {
+            let mut messages = std::mem::take(&mut self.ahead);
+            if messages.is_empty() {
+                match self.receiver.receive_many(&mut messages).await {
+                    Ok(0) | Err(_) => return,
+                    Ok(_) => {}
+                }
+            }
+            // Reads that arrived together share one confirmation.
+            let mut reads = Vec::new();
+            for message in messages {
+                match self.take(message).await {
+                    Ok(Taken::Call(call, held)) => self.begin(*call, held, &mut reads),
+                    Ok(Taken::Done) => {}
+                    Err(Gone) => return,
+                }
+            }
+            if !reads.is_empty() {
+                let (front, guest) = (self.front.clone(), Arc::clone(&self.guest));
+                self.tasks.spawn("client-reads", async move {
+                    front.read_linearizable(&guest, reads).await;
+                });
+            }
         }
-        let mut reads = Vec::new();
-        for message in messages.drain(..) {
-            // A call's place is given back when its reply leaves.
-            let Ok(place) = Arc::clone(&open).acquire_owned().await else {
-                return;
-            };
-            OwnedSemaphorePermit::forget(place);
-            let call: Call = match model::decode_limited(&message, front.settings.limits.txn_ops_max) {
-                Ok(call) => call,
-                Err(error) => {
-                    if let Some(id) = number_of_too_long(&message, &error) {
-                        let reply = ReplyTo::stream(id, replies.clone());
-                        reply.send(Response::Failed(Failure::Invalid(error.to_string())));
-                        continue;
+    }
+
+    /// Reads one call, once there is room for it.
+    async fn take(&mut self, message: Bytes) -> Result<Taken, Gone> {
+        let limits = self.front.settings.limits;
+        let (open, guest) = (Arc::clone(&self.open), Arc::clone(&self.guest));
+        let counted = cost::of_message(message.len(), &limits);
+        let room = async move { (open.acquire_owned().await, guest.calls.take(counted).await) };
+        let (Ok(place), mut held) = self.while_client_stays(room).await? else {
+            return Err(Gone);
+        };
+        let call: Call = match model::decode_limited(&message, limits.txn_ops_max) {
+            Ok(call) => call,
+            Err(error) => {
+                if let Some(id) = number_of_too_long(&message, &error) {
+                    OwnedSemaphorePermit::forget(place);
+                    let reply = self.reply_to(id, held);
+                    reply.send(Response::Failed(Failure::Invalid(error.to_string())));
+                    return Ok(Taken::Done);
+                }
+                tracing::warn!(%error, "a client's message cannot be read; its stream is closed");
+                return Err(Gone);
+            }
+        };
+        if let Request::GiveUp { call } = call.request {
+            self.reads.give_up(call);
+            return Ok(Taken::Done);
+        }
+        OwnedSemaphorePermit::forget(place);
+        let returned_max = self.front.settings.response_bytes_max;
+        let takes = cost::of_call(message.len(), &call.request, &limits, returned_max);
+        if takes > counted {
+            // Its answer may be large. What it has is given back first: two that wait for each other's would wait for
+            // ever.
+            drop(held);
+            let guest = Arc::clone(&self.guest);
+            held = self
+                .while_client_stays(async move { guest.calls.take(takes).await })
+                .await?;
+        } else {
+            held.shrink(takes);
+        }
+        Ok(Taken::Call(Box::new(call), held))
+    }
+
+    /// Waits for something, and looks meanwhile whether the client is still there. What it says meanwhile is kept, once:
+    /// it has sent more than it may.
+    async fn while_client_stays<T>(&mut self, wait: impl Future<Output = T>) -> Result<T, Gone> {
+        let mut wait = std::pin::pin!(wait);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut wait => return Ok(done),
+                received = self.receiver.receive_many(&mut self.ahead), if self.ahead.is_empty() => {
+                    if !matches!(received, Ok(1..)) {
+                        return Err(Gone);
                     }
-                    tracing::warn!(%error, "a client's message cannot be read; its stream is closed");
-                    return;
-                }
-            };
-            let reply = ReplyTo::stream(call.id, replies.clone());
-            match call.request {
-                Request::Write(command) => front.write(command, reply).await,
-                Request::Read {
-                    reads: ops,
-                    consistency: Consistency::Linearizable,
-                    wait,
-                    time: _,
-                } => {
-                    reads.push((ops, wait, reply));
-                }
-                request => {
-                    let front = front.clone();
-                    env::spawn(
-                        "client-call",
-                        async move { reply.send(front.call(request).await) },
-                    );
                 }
             }
         }
-        if !reads.is_empty() {
-            env::spawn("client-reads", linearizable(front.clone(), reads));
+    }
+
+    fn reply_to(&self, id: u64, held: Held) -> ReplyTo {
+        let mut reply = ReplyTo::stream(id, self.replies.clone(), None);
+        reply.hold(held);
+        reply
+    }
+
+    /// Begins to carry a call out. Waits for nothing.
+    fn begin(&self, call: Call, held: Held, linearizable: &mut Vec<ReadCall>) {
+        let Call { id, request } = call;
+        let front = self.front.clone();
+        let may_be_given_up = request.may_be_given_up();
+        match request {
+            Request::Write(command) => {
+                let reply = self.reply_to(id, held);
+                if let Err((checked, reply)) = front.write_now(command, reply) {
+                    self.tasks.spawn("client-write", async move {
+                        front.write_in_time(checked, reply).await;
+                    });
+                }
+            }
+            Request::Read {
+                reads,
+                consistency,
+                wait,
+                time,
+            } if !may_be_given_up => {
+                let reply = self.reply_to(id, held);
+                linearizable.push(front.read_call(reads, consistency, wait, time, reply));
+            }
+            Request::Read {
+                reads,
+                consistency,
+                wait,
+                time,
+            } => {
+                let open = self.reads.open(id);
+                let given_up = open.token();
+                let mut reply = ReplyTo::stream(id, self.replies.clone(), Some(open));
+                reply.hold(held);
+                let read = front.read_call(reads, consistency, wait, time, reply);
+                let guest = Arc::clone(&self.guest);
+                self.tasks.spawn("client-read", async move {
+                    given_up.run_until_cancelled(front.read(&guest, read)).await;
+                });
+            }
+            Request::Status => {
+                let reply = self.reply_to(id, held);
+                reply.send(Response::Status(Box::new(front.status())));
+            }
+            Request::Admin(admin) => {
+                let reply = self.reply_to(id, held);
+                // A change that has begun goes on when its caller goes.
+                self.front.tasks().spawn("change-of-the-group", async move {
+                    let response = front.admin(admin).await;
+                    reply.send(response);
+                });
+            }
+            Request::GiveUp { .. } => {}
         }
     }
 }
@@ -90,39 +237,41 @@ fn number_of_too_long(message: &[u8], error: &DecodeError) -> Option<u64> {
     model::decode_front(message).ok().map(|(id, _)| id)
 }
 
-/// Reads that arrived together share one confirmation.
-async fn linearizable(front: Front, reads: Vec<(Vec<ReadOp>, std::time::Duration, ReplyTo)>) {
-    let wait = reads.iter().map(|(_, wait, _)| *wait).max().unwrap_or_default();
-    match front.prepare_read(&[], Consistency::Linearizable, wait).await {
-        Ok(at) => {
-            for (reads, _, reply) in reads {
-                match model::check_reads(&reads, &front.settings.limits) {
-                    Ok(()) => front.read(ReadJob { reads, at, reply }).await,
-                    Err(error) => reply.send(Response::Failed(error.into())),
-                }
+/// Writes replies until the stream breaks, or its client takes nothing in.
+async fn write_replies(
+    mut sender: MessageSender,
+    mut outgoing: mpsc::Receiver<Outgoing>,
+    open: Arc<Semaphore>,
+) {
+    let (mut batch, mut messages, mut held) = (Vec::new(), Vec::new(), Vec::new());
+    while outgoing.recv_many(&mut batch, OPEN_CALLS_MAX).await > 0 {
+        let (mut answered, mut bytes) = (0, 0);
+        for Outgoing { reply, held: its } in batch.drain(..) {
+            answered += usize::from(!matches!(reply.response, Response::Working));
+            let message = encode(&reply);
+            // One after the other: an answer is held twice for no longer than it takes to encode it.
+            drop(reply);
+            bytes += message.len();
+            messages.push(message);
+            held.extend(its);
+        }
+        let within = TAKES_IN_WITHIN + Duration::from_secs((bytes / TAKES_IN_BYTES_A_SECOND) as u64);
+        match env::timeout(within, sender.send_all(&mut messages)).await {
+            Ok(Ok(())) => {
+                held.clear();
+                open.add_permits(answered);
             }
-        }
-        Err(failure) => {
-            for (_, _, reply) in reads {
-                reply.send(Response::Failed(failure.clone()));
+            // The client is gone. What it had proposed goes its way; the answers have nowhere to go.
+            Ok(Err(_)) => return,
+            Err(env::Elapsed) => {
+                metrics::counter!("quorate_client_streams_cut_total").increment(1);
+                tracing::info!(
+                    bytes,
+                    ?within,
+                    "a client did not take its answers in; its stream is cut"
+                );
+                return;
             }
-        }
-    }
-}
-
-async fn write_replies(mut sender: MessageSender, mut outgoing: mpsc::Receiver<Reply>, open: Arc<Semaphore>) {
-    let (mut batch, mut messages) = (Vec::new(), Vec::new());
-    loop {
-        let count = outgoing.recv_many(&mut batch, OPEN_CALLS_MAX).await;
-        if count == 0 {
-            let _ = sender.finish().await;
-            return;
-        }
-        messages.extend(batch.drain(..).map(|reply| encode(&reply)));
-        open.add_permits(count);
-        if sender.send_all(&mut messages).await.is_err() {
-            // The client is gone. Its open calls go their way; their replies have nowhere to go.
-            return;
         }
     }
 }

@@ -3,18 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use quorate_transport::{Address, InvalidAddress, Transport};
+use quorate_transport::{Address, Identity, InvalidAddress, Transport};
 use tokio_util::sync::CancellationToken;
 
-use super::proposer::{self, Waiting};
-use super::readers::{self, ReadJob, ReadOwner};
+use super::cost;
+use super::lanes::{End, Lanes, ReadJob};
+use super::proposer::{Proposals, ROOM_WAIT_MAX};
 use super::reply::{NO_ANSWER, ReplyTo};
+use super::room::{Guest, Rooms};
+use super::service::Service;
 use super::settings::Settings;
 use super::status::{MemberStatus, NodeRole, Status};
-use crate::env::{self, Instant, OwnerHandle, mpsc};
+use crate::env::{self, Instant};
 use crate::fault::{Fault, Faults};
 use crate::log::Log;
+use crate::machine::ReadClass;
 use crate::model::{CheckedTxn, Command, Consistency, LogIndex, NodeId, ReadOp, Revision, check_reads};
 use crate::planted::{self, Bug};
 use crate::protocol::{Admin, Failure, Request, Response};
@@ -30,10 +33,13 @@ pub(crate) struct Front {
     node: NodeId,
     log: Log,
     transport: Arc<dyn Transport>,
-    faults: Faults,
-    proposals: mpsc::Sender<Waiting>,
-    reads: OwnerHandle<ReadJob>,
-    stop: CancellationToken,
+    service: Service,
+    proposals: Proposals,
+    lanes: Lanes,
+    rooms: Arc<Rooms>,
+    /// The callers in this process.
+    here: Arc<Guest>,
+    tasks: Tasks,
 }
 
 impl std::fmt::Debug for Front {
@@ -46,6 +52,21 @@ impl std::fmt::Debug for Front {
 
 /// How large a command is in an entry when it is no transaction.
 const SMALL: usize = 32;
+
+/// A command within the limits, and about how many bytes it takes in an entry.
+type Checked = (Command, usize);
+
+/// A read of a client's.
+#[derive(Debug)]
+pub(super) struct ReadCall {
+    class: ReadClass,
+    reads: Vec<ReadOp>,
+    consistency: Consistency,
+    /// How long the state that it asks for may be waited for.
+    wait: Duration,
+    end: End,
+    reply: ReplyTo,
+}
 
 /// What the front desk is opened with.
 pub(crate) struct FrontParts {
@@ -72,34 +93,29 @@ impl Front {
             stop,
             faults,
         } = parts;
-        let (proposals, queue) = mpsc::channel(proposer::QUEUE);
-        let propose = proposer::run(Arc::clone(&raft), queue, settings.proposals_in_flight);
-        tasks.spawn(
-            "proposer",
-            stop.clone().run_until_cancelled_owned(propose).map(drop),
+        let service = Service::new(faults, stop);
+        let (proposals, proposer) = Proposals::open(
+            Arc::clone(&raft),
+            settings.proposals_bytes_max,
+            settings.proposals_in_flight,
+            service.clone(),
         );
-        let reader = ReadOwner {
-            reader: raft.machine().reader().clone(),
-            faults: faults.clone(),
-        };
-        let reads = env::spawn_owner(
-            "quorate-read",
-            readers::QUEUE,
-            readers::BATCH,
-            reader,
-            faults.on_panic("reader of the state"),
-        );
+        tasks.spawn("proposer", proposer.run());
+        let lanes = Lanes::start(raft.machine().reader().clone(), &service);
+        let rooms = Rooms::new(&settings);
         Self {
+            here: Arc::new(rooms.here(transport.identity())),
+            rooms: Arc::new(rooms),
             raft,
             settings,
             cluster,
             node,
             log,
             transport,
-            faults,
+            service,
             proposals,
-            reads,
-            stop,
+            lanes,
+            tasks: tasks.clone(),
         }
     }
 
@@ -109,68 +125,87 @@ impl Front {
 
     /// The fault that ended the node's part, if one did.
     pub(crate) fn fault(&self) -> Option<Fault> {
-        self.faults.first()
+        self.service.faults().first()
     }
 
-    /// Whether the node has begun to stop: it then refuses new work.
-    pub(crate) fn is_stopping(&self) -> bool {
-        self.stop.is_cancelled()
+    /// The node's tasks.
+    pub(super) fn tasks(&self) -> &Tasks {
+        &self.tasks
     }
 
-    /// Answers one request of a caller in this process.
-    pub(crate) async fn call(&self, request: Request) -> Response {
+    /// Waits until every request that is under way is answered, and lets no other begin; for a node that has begun to
+    /// stop. Cancel safe.
+    pub(super) async fn idle(&self) {
+        self.proposals.idle().await;
+        self.rooms.idle().await;
+    }
+
+    /// What is held of calls, of answers to reads of a few keys, and of those to all others, in bytes.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> (usize, usize, usize) {
+        self.rooms.held()
+    }
+
+    /// A new stream of this client.
+    pub(super) fn guest(&self, client: &Identity) -> Guest {
+        self.rooms.guest(client)
+    }
+
+    /// Answers one request of a caller in this process, who waits for it until then.
+    pub(crate) async fn call(&self, request: Request, until: Instant) -> Response {
+        let (reply, answer) = ReplyTo::local();
         match request {
-            Request::Write(command) => {
-                let (reply, answer) = ReplyTo::local();
-                self.write(command, reply).await;
-                answer
-                    .await
-                    .unwrap_or(Response::Failed(Failure::unknown(NO_ANSWER)))
-            }
+            Request::Write(command) => match self.check(command) {
+                Ok((command, size)) => self.proposals.send(command, size, reply, until).await,
+                Err(failure) => reply.send(Response::Failed(failure)),
+            },
             Request::Read {
                 reads,
                 consistency,
                 wait,
-                time: _,
+                time,
             } => {
-                let (reply, answer) = ReplyTo::local();
-                match self.prepare_read(&reads, consistency, wait).await {
-                    Ok(at) => self.read(ReadJob { reads, at, reply }).await,
-                    Err(failure) => reply.send(Response::Failed(failure)),
-                }
-                answer
-                    .await
-                    .unwrap_or(Response::Failed(Failure::unknown(NO_ANSWER)))
+                let read = self.read_call(reads, consistency, wait, time, reply);
+                self.read(&self.here, read).await;
             }
-            Request::Status => Response::Status(Box::new(self.status())),
-            Request::Admin(admin) => self.admin(admin).await,
+            Request::Status => reply.send(Response::Status(Box::new(self.status()))),
+            Request::Admin(admin) => {
+                // A change that has begun goes on when its caller goes.
+                let front = self.clone();
+                self.tasks.spawn("change-of-the-group", async move {
+                    let response = front.admin(admin).await;
+                    reply.send(response);
+                });
+            }
+            // Here a caller gives a read up by dropping it.
+            Request::GiveUp { .. } => reply.send(Response::Done),
+        }
+        answer
+            .await
+            .unwrap_or(Response::Failed(Failure::unknown(NO_ANSWER)))
+    }
+
+    /// Checks a command and hands it in, where there is room for it; gives it back otherwise. The answer goes to `reply`.
+    pub(super) fn write_now(&self, command: Command, reply: ReplyTo) -> Result<(), (Checked, ReplyTo)> {
+        match self.check(command) {
+            Ok((command, size)) => {
+                let sent = self.proposals.send_now(command, size, reply);
+                sent.map_err(|(command, reply)| ((command, size), reply))
+            }
+            Err(failure) => {
+                reply.send(Response::Failed(failure));
+                Ok(())
+            }
         }
     }
 
-    /// Checks a command and queues it; the answer goes to `reply`. Waits only for room.
-    pub(crate) async fn write(&self, command: Command, reply: ReplyTo) {
-        let (command, size) = match self.check(command) {
-            Ok(checked) => checked,
-            Err(failure) => return reply.send(Response::Failed(failure)),
-        };
-        if self.is_stopping() {
-            return reply.send(Response::Failed(Failure::Stopped(
-                "the node is stopping".to_owned(),
-            )));
-        }
-        if let Some(fault) = self.faults.first() {
-            return reply.send(Response::Failed(Failure::Stopped(fault.to_string())));
-        }
-        if let Err(mpsc::error::SendError(waiting)) =
-            self.proposals.send(Waiting { command, size, reply }).await
-        {
-            waiting.reply.send(Response::Failed(Failure::Stopped(
-                "the node has stopped".to_owned(),
-            )));
-        }
+    /// Hands in what was given back, once there is room for it, or tells its caller that there was none.
+    pub(super) async fn write_in_time(&self, (command, size): Checked, reply: ReplyTo) {
+        let until = env::now() + ROOM_WAIT_MAX;
+        self.proposals.send(command, size, reply, until).await;
     }
 
-    fn check(&self, command: Command) -> Result<(Command, usize), Failure> {
+    fn check(&self, command: Command) -> Result<Checked, Failure> {
         match command {
             Command::Txn { session, txn } => {
                 let checked = CheckedTxn::check(txn, &self.settings.limits)?;
@@ -191,6 +226,98 @@ impl Front {
         }
     }
 
+    /// A read, with the time that it has here.
+    pub(super) fn read_call(
+        &self,
+        reads: Vec<ReadOp>,
+        consistency: Consistency,
+        wait: Duration,
+        time: Duration,
+        reply: ReplyTo,
+    ) -> ReadCall {
+        let longest = self.settings.read_time_max;
+        let (time, limit) = if time > longest {
+            (longest, Some(longest))
+        } else {
+            (time, None)
+        };
+        ReadCall {
+            class: ReadClass::of(&reads),
+            reads,
+            consistency,
+            wait: wait.min(time),
+            end: End {
+                at: env::now() + time,
+                limit,
+            },
+            reply,
+        }
+    }
+
+    /// Answers a read: waits for the state that it asks for, for room for its answer, and for its turn.
+    pub(super) async fn read(&self, guest: &Guest, read: ReadCall) {
+        match self.prepare_read(&read.reads, read.consistency, read.wait).await {
+            Ok(at) => self.send_read(guest, read, at).await,
+            Err(failure) => read.reply.send(Response::Failed(failure)),
+        }
+    }
+
+    /// Linearizable reads that arrived together share one confirmation.
+    pub(super) async fn read_linearizable(&self, guest: &Guest, reads: Vec<ReadCall>) {
+        let wait = reads.iter().map(|read| read.wait).max().unwrap_or_default();
+        let prepared = self.prepare_read(&[], Consistency::Linearizable, wait).await;
+        for read in reads {
+            let at = match &prepared {
+                Ok(at) => check_reads(&read.reads, &self.settings.limits)
+                    .map(|()| *at)
+                    .map_err(Failure::from),
+                Err(failure) => Err(failure.clone()),
+            };
+            match at {
+                Ok(at) => self.send_read(guest, read, at).await,
+                Err(failure) => read.reply.send(Response::Failed(failure)),
+            }
+        }
+    }
+
+    /// Hands a read, whose state is there, to its lane, once there is room for its answer.
+    async fn send_read(&self, guest: &Guest, read: ReadCall, at: Option<Revision>) {
+        let ReadCall {
+            class,
+            reads,
+            end,
+            mut reply,
+            ..
+        } = read;
+        let room = match class {
+            ReadClass::Point => &guest.points,
+            ReadClass::Scan => &guest.scans,
+        };
+        let bytes = cost::of_read_answer(&reads, &self.settings.limits);
+        let held = tokio::select! {
+            biased;
+            held = env::timeout_at(end.at, room.take(bytes)) => held.map_err(|env::Elapsed| {
+                let no_room = "the answers that wait here left no room for another in time";
+                Failure::Busy(no_room.to_owned())
+            }),
+            failure = self.service.over() => Err(failure),
+        };
+        match held {
+            Ok(held) => {
+                reply.hold(held);
+                let job = ReadJob {
+                    reads,
+                    at,
+                    guest: guest.number,
+                    end,
+                    reply,
+                };
+                self.lanes.send(class, job).await;
+            }
+            Err(failure) => reply.send(Response::Failed(failure)),
+        }
+    }
+
     /// Waits until the state here is what the consistency asks for; answers which revision to read.
     pub(crate) async fn prepare_read(
         &self,
@@ -200,9 +327,13 @@ impl Front {
     ) -> Result<Option<Revision>, Failure> {
         check_reads(reads, &self.settings.limits)?;
         let called = env::now();
-        match env::timeout(wait, self.await_state(consistency, called)).await {
-            Ok(prepared) => prepared,
-            Err(env::Elapsed) => self.state_in_time(consistency, called),
+        tokio::select! {
+            biased;
+            prepared = env::timeout(wait, self.await_state(consistency, called)) => match prepared {
+                Ok(prepared) => prepared,
+                Err(env::Elapsed) => self.state_in_time(consistency, called),
+            },
+            failure = self.service.over() => Err(failure),
         }
     }
 
@@ -303,12 +434,6 @@ impl Front {
                 return Err(Failure::Stopped("the state machine has stopped".to_owned()));
             }
         }
-    }
-
-    /// Hands a prepared read to the reading thread. Waits only for room.
-    pub(crate) async fn read(&self, job: ReadJob) {
-        // A job that was not taken says so by being dropped.
-        let _ = self.reads.send(job).await;
     }
 
     pub(crate) async fn admin(&self, admin: Admin) -> Response {

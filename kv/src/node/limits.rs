@@ -13,6 +13,8 @@ use crate::raft::Part;
 
 /// How long a leader waits before it asks again, when it was not answered.
 const PAUSE: Duration = Duration::from_millis(200);
+/// How long its command waits for room among the proposals.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
 
 /// Ends when the limits of the cluster are set, by whom ever, or the node stops. Only a leader does anything.
 pub(super) async fn set_first(front: Front) {
@@ -39,7 +41,8 @@ pub(super) async fn set_first(front: Front) {
             version: 0,
             limits: front.settings.replicated(),
         };
-        match front.call(Request::Write(command)).await {
+        let until = env::now() + ANSWER_MAX;
+        match front.call(Request::Write(command), until).await {
             Response::Written(Outcome::LimitsSet(set)) => {
                 tracing::info!(version = set.version, limits = ?set.limits, "the limits of the cluster");
                 return;

@@ -5,16 +5,23 @@
 
 mod builder;
 mod clients;
+mod cost;
 mod front;
+mod given_up;
+mod lanes;
 mod limits;
 mod loopback;
 mod proposer;
-mod readers;
 mod reply;
+mod room;
+mod service;
 mod settings;
 mod status;
 mod storage;
 mod timing;
+
+#[cfg(test)]
+mod tests;
 
 pub use crate::raft::{LogEvent, LogVote, Tap};
 pub use builder::{Builder, StartError};
@@ -39,7 +46,7 @@ use crate::env;
 use crate::env::disk::LockGuard;
 use crate::fault::Fault;
 use crate::model::NodeId;
-use crate::raft::{Part, RaftNode};
+use crate::raft::{Part, RaftNode, RaftState};
 use crate::tasks::Tasks;
 
 /// A running node. Cheap to clone; ends with [`shutdown`](Self::shutdown), or without grace when the last
@@ -60,41 +67,51 @@ struct Inner {
     ending: Arc<Ending>,
 }
 
-/// The last part of every end, done once whoever begins it.
+/// The last part of every end, done once whoever asks for it, by a task that nobody's patience ends.
 #[derive(Debug)]
 struct Ending {
     raft: Arc<RaftNode>,
     transport: Arc<dyn Transport>,
     /// Released when no file is touched any more.
     lock: Mutex<Option<Box<dyn LockGuard>>>,
-    done: tokio::sync::OnceCell<()>,
+    asked: CancellationToken,
+    done: CancellationToken,
 }
 
 impl Ending {
-    /// Cuts the node off, ends Raft, closes the files and gives the data directory free. Later callers wait
-    /// for the first. A trait object for the reason of `Builder::starting`.
-    #[inline(never)]
-    fn end(&self) -> BoxFuture<'_, ()> {
-        let ended = self.done.get_or_init(|| async {
-            self.transport.shutdown().await;
-            self.raft.abort().await;
-            let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
-            drop(lock);
-        });
-        Box::pin(async { *ended.await })
+    fn new(raft: Arc<RaftNode>, transport: Arc<dyn Transport>, lock: Box<dyn LockGuard>) -> Arc<Self> {
+        Arc::new(Self {
+            raft,
+            transport,
+            lock: Mutex::new(Some(lock)),
+            asked: CancellationToken::new(),
+            done: CancellationToken::new(),
+        })
     }
-}
 
-/// Ends a node whose last handle was dropped; after a shutdown there is nothing left to do.
-async fn end_when_dropped(tasks: Tasks, ending: Arc<Ending>) {
-    tasks.stopped().await;
-    ending.end().await;
+    /// Waits until the node is to end, cuts it off, ends Raft, closes the files and gives the data directory free. A disk
+    /// that hangs holds this up, and the directory stays locked: its files may still be written to.
+    async fn run(self: Arc<Self>) {
+        self.asked.cancelled().await;
+        self.transport.shutdown().await;
+        self.raft.abort().await;
+        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(lock);
+        self.done.cancel();
+    }
+
+    /// Asks for the end and waits for it, for so long at most; whether it was reached. Cancel safe: it goes on.
+    async fn end(&self, within: Duration) -> bool {
+        self.asked.cancel();
+        env::timeout(within, self.done.cancelled()).await.is_ok()
+    }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         self.stopping.cancel();
         self.tasks.stop();
+        self.ending.asked.cancel();
     }
 }
 
@@ -160,34 +177,52 @@ impl Node {
     async fn end_in_order(&self) -> ShutdownReport {
         let inner = &self.inner;
         let mut report = ShutdownReport::default();
-        if inner.raft.state().role == Part::Leader
-            && inner
-                .raft
-                .state()
-                .members
-                .iter()
-                .any(|m| m.id != self.id() && m.voter)
-        {
-            report.leadership_moved = Some(inner.front.move_leader(None).await.is_ok());
+        let others_vote = |state: &RaftState| state.members.iter().any(|m| m.id != self.id() && m.voter);
+        let state = inner.raft.state();
+        if state.role == Part::Leader && others_vote(&state) {
+            let moved = env::timeout(HANDOVER_MAX, inner.front.move_leader(None)).await;
+            report.leadership_moved = Some(moved.is_ok_and(|moved| moved.is_ok()));
         }
         inner.stopping.cancel();
-        inner.raft.make_durable().await;
-        inner.ending.end().await;
-        const DRAIN: Duration = Duration::from_secs(5);
-        report.drained = env::timeout(DRAIN, inner.tasks.end()).await.is_ok();
+        let answered = env::timeout(DRAIN_MAX, inner.front.idle()).await.is_ok();
+        report.durable = env::timeout(DURABLE_MAX, inner.raft.make_durable()).await.is_ok();
+        report.closed = inner.ending.end(CLOSE_MAX).await;
+        report.drained = env::timeout(TASKS_MAX, inner.tasks.end()).await.is_ok() && answered;
+        if !report.closed {
+            let what = "the files are not closed yet: their disk does not answer; the data directory stays locked until they are";
+            tracing::warn!("{what}");
+        }
         report
     }
 }
 
+// The longest that each step of a stop takes; together they are below the time that a service manager gives a process to
+// end, which is 30 s as the manual sets it up.
+/// Until another node leads: some round trips.
+const HANDOVER_MAX: Duration = Duration::from_secs(5);
+/// Until what was proposed is answered, and the answers have left.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// Until the state is durable, so that the next start replays nothing. Where it is not, the log replays the rest.
+const DURABLE_MAX: Duration = Duration::from_secs(6);
+/// Until Raft has ended and the files are closed.
+const CLOSE_MAX: Duration = Duration::from_secs(5);
+/// Until every task has ended: each does at its next wait.
+const TASKS_MAX: Duration = Duration::from_secs(1);
+/// Until an end without grace has closed the files.
+const ABORT_MAX: Duration = Duration::from_secs(30);
+
 impl Node {
     /// Ends at once, as a crash would for its peers: no handover, nothing made durable that was not. For
     /// tests and demonstrations; a service that stops wants [`shutdown`](Self::shutdown).
+    ///
+    /// Returns when the files are closed and the address is free, or after 30 seconds where a disk hangs: then the data
+    /// directory stays locked.
     pub async fn abort(&self) {
         let inner = &self.inner;
         inner.stopping.cancel();
         inner.tasks.stop();
-        inner.ending.end().await;
-        inner.tasks.end().await;
+        let _closed = inner.ending.end(ABORT_MAX).await;
+        let _ended = env::timeout(TASKS_MAX, inner.tasks.end()).await;
     }
 }
 
@@ -197,15 +232,23 @@ impl Node {
 pub struct ShutdownReport {
     /// Leadership was handed on; `None` where there was none to hand on or nobody to take it.
     pub leadership_moved: Option<bool>,
-    /// Every task ended in time.
+    /// Every request that was under way was answered, and every task ended, in time.
     pub drained: bool,
+    /// The state was made durable in time: the next start replays nothing. Nothing is lost where it was not, the log has it.
+    pub durable: bool,
+    /// The files are closed, and the data directory is free. Where not, a disk does not answer: the directory stays locked
+    /// until it does, or until the process ends.
+    pub closed: bool,
 }
 
 /// Accepts streams until the transport is shut down, and serves each in a task of its own.
 async fn accept(front: Front, raft: Arc<RaftNode>, transport: Arc<dyn Transport>, tasks: Tasks) {
     while let Some(incoming) = transport.accept().await {
         match incoming.class {
-            Class::Client => tasks.spawn("client-stream", clients::serve(front.clone(), incoming.stream)),
+            Class::Client => {
+                let serving = clients::serve(front.clone(), incoming.from, incoming.stream);
+                tasks.spawn("client-stream", serving);
+            }
             Class::Control | Class::Append | Class::Bulk => {
                 let raft = Arc::clone(&raft);
                 let serving = async move { raft.serve(incoming).await };

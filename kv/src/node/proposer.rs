@@ -3,110 +3,265 @@
 //! A bounded number of proposals is on its way at once; commands that arrive meanwhile share the next one.
 //! So one client's command leaves at once, and many clients' commands share an entry, a sync and an apply.
 //! Each command stays a transaction of its own.
+//!
+//! Always: every command that was taken in is answered, at once where the node stops or has a fault; one that was not
+//! proposed is told so.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::reply::ReplyTo;
-use crate::env::{self, Semaphore, mpsc};
+use super::room::Room;
+use super::service::Service;
+use crate::env::{self, Instant, Semaphore, mpsc};
 use crate::machine::EntryOutcome;
 use crate::model::{Command, Outcome, Proposal};
 use crate::protocol::{Failure, Response};
 use crate::raft::{ProposalData, Proposed, RaftNode};
 
 /// Commands that wait to be proposed; more wait in their callers.
-pub(crate) const QUEUE: usize = 4096;
+const QUEUE: usize = 4096;
 /// An entry is closed at this size, so that a large transaction travels alone.
 const ENTRY_BYTES_MAX: usize = 1024 * 1024;
+/// How long a command waits for room at most, whatever its caller's patience.
+pub(super) const ROOM_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Where commands are handed in. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Proposals {
+    queue: mpsc::Sender<Waiting>,
+    /// The bytes of commands that wait to be proposed.
+    room: Room,
+    /// Permits of the proposals that may be on their way.
+    in_flight: Arc<Semaphore>,
+    in_flight_max: usize,
+    service: Service,
+}
 
 /// A command and who waits for its answer.
 #[derive(Debug)]
-pub(crate) struct Waiting {
-    pub command: Command,
+struct Waiting {
+    command: Command,
     /// About how many bytes it takes in an entry.
-    pub size: usize,
-    pub reply: ReplyTo,
+    size: usize,
+    reply: ReplyTo,
+    _room: OwnedSemaphorePermit,
 }
 
-/// Proposes until every sender is dropped.
-pub(crate) async fn run(raft: Arc<RaftNode>, mut queue: mpsc::Receiver<Waiting>, in_flight: usize) {
-    let permits = Arc::new(Semaphore::new(in_flight));
-    let mut waiting = Vec::new();
-    loop {
-        // First the permit, then the commands: those that came while we waited share the entry.
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
-            return;
+/// Takes commands to Raft, until the node ends.
+pub(super) struct Proposer {
+    raft: Arc<RaftNode>,
+    queue: mpsc::Receiver<Waiting>,
+    in_flight: Arc<Semaphore>,
+    /// Commands that were taken out of the queue, and are not proposed yet.
+    waiting: VecDeque<Waiting>,
+    /// Those that may still be on their way.
+    sent: VecDeque<Weak<Pending>>,
+    service: Service,
+}
+
+impl Proposals {
+    /// A desk, and what is to run behind it. Of the commands that wait no more than so many bytes are held, and so many
+    /// proposals are on their way at once.
+    pub(super) fn open(
+        raft: Arc<RaftNode>,
+        bytes_max: usize,
+        in_flight_max: usize,
+        service: Service,
+    ) -> (Self, Proposer) {
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        let in_flight = Arc::new(Semaphore::new(in_flight_max));
+        let proposer = Proposer {
+            raft,
+            queue: waiting,
+            in_flight: Arc::clone(&in_flight),
+            waiting: VecDeque::new(),
+            sent: VecDeque::new(),
+            service: service.clone(),
         };
-        if queue.recv_many(&mut waiting, QUEUE).await == 0 {
-            return;
+        let proposals = Self {
+            queue,
+            room: Room::new(bytes_max),
+            in_flight,
+            in_flight_max,
+            service,
+        };
+        (proposals, proposer)
+    }
+
+    /// Hands a command in where there is room for it; gives it back otherwise. The answer goes to `reply`.
+    pub(super) fn send_now(
+        &self,
+        command: Command,
+        size: usize,
+        reply: ReplyTo,
+    ) -> Result<(), (Command, ReplyTo)> {
+        if let Some(failure) = self.service.is_over() {
+            reply.send(Response::Failed(failure));
+            return Ok(());
         }
-        let mut permit = Some(permit);
-        let mut rest = waiting.drain(..).peekable();
-        while rest.peek().is_some() {
+        match (self.room.take_now(size), self.queue.try_reserve()) {
+            (Some(room), Ok(place)) => {
+                place.send(Waiting {
+                    command,
+                    size,
+                    reply,
+                    _room: room,
+                });
+                Ok(())
+            }
+            _ => Err((command, reply)),
+        }
+    }
+
+    /// The same, waiting for room until then, and no longer than ten seconds.
+    pub(super) async fn send(&self, command: Command, size: usize, reply: ReplyTo, until: Instant) {
+        let (command, reply) = match self.send_now(command, size, reply) {
+            Ok(()) => return,
+            Err(back) => back,
+        };
+        let room = async {
+            let room = self.room.take(size).await;
+            (room, self.queue.reserve().await)
+        };
+        let until = until.min(env::now() + ROOM_WAIT_MAX);
+        let waited = tokio::select! {
+            biased;
+            failure = self.service.over() => Err(failure),
+            waited = env::timeout_at(until, room) => Ok(waited),
+        };
+        let failure = match waited {
+            Ok(Ok((room, Ok(place)))) => {
+                return place.send(Waiting {
+                    command,
+                    size,
+                    reply,
+                    _room: room,
+                });
+            }
+            Ok(Ok((_, Err(_closed)))) => Failure::Stopped("the node has stopped".to_owned()),
+            Ok(Err(env::Elapsed)) => {
+                metrics::counter!("quorate_proposals_refused_total").increment(1);
+                Failure::Busy("the writes that wait here left no room for another in time".to_owned())
+            }
+            Err(failure) => failure,
+        };
+        reply.send(Response::Failed(failure));
+    }
+
+    /// Waits until no proposal is on its way, once the node has begun to stop. Cancel safe.
+    pub(super) async fn idle(&self) {
+        let all = u32::try_from(self.in_flight_max).unwrap_or(u32::MAX);
+        // Closed with nobody left to close it: then none is on its way either.
+        if let Ok(all) = self.in_flight.acquire_many(all).await {
+            all.forget();
+        }
+    }
+}
+
+impl Proposer {
+    /// Proposes until the node ends, and refuses what waits and what comes then.
+    pub(super) async fn run(mut self) {
+        let service = self.service.clone();
+        let failure = tokio::select! {
+            biased;
+            failure = service.over() => failure,
+            () = self.propose_all() => Failure::Stopped("the node has stopped".to_owned()),
+        };
+        if service.faults().is_raised() {
+            // What is on its way may be committed, and nobody here will learn of it.
+            for pending in self.sent.drain(..).filter_map(|sent| sent.upgrade()) {
+                pending.fail(&Failure::unknown("a fault ended the node on the way"));
+            }
+        }
+        for waiting in self.waiting.drain(..) {
+            waiting.reply.send(Response::Failed(failure.clone()));
+        }
+        while let Some(waiting) = self.queue.recv().await {
+            waiting.reply.send(Response::Failed(failure.clone()));
+        }
+    }
+
+    /// Proposes until nobody can hand anything in. Cancel safe: what was not proposed is still among those that wait.
+    async fn propose_all(&mut self) {
+        let mut taken = Vec::new();
+        loop {
+            // First the permit, then the commands: those that came while we waited share the entry.
+            let Ok(permit) = Arc::clone(&self.in_flight).acquire_owned().await else {
+                return;
+            };
+            if self.waiting.is_empty() {
+                if self.queue.recv_many(&mut taken, QUEUE).await == 0 {
+                    return;
+                }
+                self.waiting.extend(taken.drain(..));
+            }
             let (mut commands, mut replies, mut size) = (Vec::new(), Vec::new(), 0);
-            while let Some(next) =
-                rest.next_if(|next| commands.is_empty() || size + next.size <= ENTRY_BYTES_MAX)
+            while let Some(next) = self.waiting.front()
+                && (commands.is_empty() || size + next.size <= ENTRY_BYTES_MAX)
+                && let Some(next) = self.waiting.pop_front()
             {
                 size += next.size;
                 commands.push(next.command);
                 replies.push(next.reply);
             }
-            let held = match permit.take() {
-                Some(permit) => permit,
-                None => match Arc::clone(&permits).acquire_owned().await {
-                    Ok(permit) => permit,
-                    Err(_) => return,
-                },
-            };
-            propose(
-                &raft,
-                commands,
-                Replies {
-                    replies,
-                    _permit: held,
-                },
-            )
-            .await;
+            self.propose(commands, Pending::new(replies, permit)).await;
         }
+    }
+
+    async fn propose(&mut self, commands: Vec<Command>, pending: Arc<Pending>) {
+        metrics::histogram!("quorate_proposal_commands").record(commands.len() as f64);
+        let proposal = Proposal {
+            stamp: env::wall_clock(),
+            commands,
+        };
+        let data = ProposalData::encode(&proposal);
+        let started = env::now();
+        self.sent.retain(|sent| sent.strong_count() > 0);
+        self.sent.push_back(Arc::downgrade(&pending));
+        let answered = move |proposed| {
+            metrics::histogram!("quorate_commit_seconds").record(started.elapsed().as_secs_f64());
+            match proposed {
+                Proposed::Applied {
+                    outcome: EntryOutcome::Proposal(outcomes),
+                } => pending.answer(outcomes),
+                Proposed::Applied { .. } => {}
+                Proposed::NotLeader { leader } => pending.fail(&Failure::NotLeader { leader }),
+                Proposed::Unknown { leader } => {
+                    let reason = "leadership was lost on the way".to_owned();
+                    pending.fail(&Failure::Unknown { leader, reason });
+                }
+            }
+        };
+        self.raft.propose(data, answered).await;
     }
 }
 
-async fn propose(raft: &RaftNode, commands: Vec<Command>, mut replies: Replies) {
-    metrics::histogram!("quorate_proposal_commands").record(commands.len() as f64);
-    let proposal = Proposal {
-        stamp: env::wall_clock(),
-        commands,
-    };
-    let data = ProposalData::encode(&proposal);
-    let started = env::now();
-    raft.propose(data, move |proposed| {
-        metrics::histogram!("quorate_commit_seconds").record(started.elapsed().as_secs_f64());
-        match proposed {
-            Proposed::Applied {
-                outcome: EntryOutcome::Proposal(outcomes),
-            } => replies.answer(outcomes),
-            Proposed::Applied { .. } => {}
-            Proposed::NotLeader { leader } => replies.fail(&Failure::NotLeader { leader }),
-            Proposed::Unknown { leader } => {
-                let reason = "leadership was lost on the way".to_owned();
-                replies.fail(&Failure::Unknown { leader, reason });
-            }
-        }
-    })
-    .await;
-}
-
 /// Those who wait for one entry. Dropped without an answer, it tells them that the outcome is unknown.
-struct Replies {
-    replies: Vec<ReplyTo>,
+#[derive(Debug)]
+struct Pending {
+    replies: Mutex<Vec<ReplyTo>>,
     /// One of the proposals on their way.
     _permit: OwnedSemaphorePermit,
 }
 
-impl Replies {
-    fn answer(&mut self, outcomes: Vec<Outcome>) {
-        let mut replies = std::mem::take(&mut self.replies).into_iter();
+impl Pending {
+    fn new(replies: Vec<ReplyTo>, permit: OwnedSemaphorePermit) -> Arc<Self> {
+        Arc::new(Self {
+            replies: Mutex::new(replies),
+            _permit: permit,
+        })
+    }
+
+    fn take(&self) -> Vec<ReplyTo> {
+        std::mem::take(&mut *self.replies.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn answer(&self, outcomes: Vec<Outcome>) {
+        let mut replies = self.take().into_iter();
         for (outcome, reply) in outcomes.into_iter().zip(&mut replies) {
             reply.send(Response::Written(outcome));
         }
@@ -118,14 +273,14 @@ impl Replies {
         }
     }
 
-    fn fail(&mut self, failure: &Failure) {
-        for reply in self.replies.drain(..) {
+    fn fail(&self, failure: &Failure) {
+        for reply in self.take() {
             reply.send(Response::Failed(failure.clone()));
         }
     }
 }
 
-impl Drop for Replies {
+impl Drop for Pending {
     fn drop(&mut self) {
         self.fail(&Failure::unknown("the node stopped on the way"));
     }

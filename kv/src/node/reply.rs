@@ -1,43 +1,116 @@
 //! Where an answer goes: to a caller in this process, or onto a client's stream.
 
+use super::given_up::OpenRead;
+use super::room::Held;
 use crate::env::{mpsc, oneshot};
 use crate::protocol::{Failure, Reply, Response};
 
 /// What is said where nobody answered: the node stopped, or whoever was to answer did.
-pub(crate) const NO_ANSWER: &str = "the node gave no answer";
+pub(super) const NO_ANSWER: &str = "the node gave no answer";
 
 /// Takes one answer. Dropped without one, it says that the outcome is unknown.
 #[derive(Debug)]
-pub(crate) struct ReplyTo(Option<Destination>);
+pub(super) struct ReplyTo {
+    destination: Option<Destination>,
+    /// Given back when the answer has left.
+    held: Vec<Held>,
+}
 
 #[derive(Debug)]
 enum Destination {
     Local(oneshot::Sender<Response>),
-    Stream { id: u64, replies: mpsc::Sender<Reply> },
+    Stream(OnStream),
+}
+
+#[derive(Debug)]
+struct OnStream {
+    id: u64,
+    replies: mpsc::Sender<Outgoing>,
+    /// Where the call is a read that the client may give up.
+    read: Option<OpenRead>,
+}
+
+/// A reply on its way to a client, and its room until it has left.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) reply: Reply,
+    pub(super) held: Vec<Held>,
 }
 
 impl ReplyTo {
-    pub(crate) fn local() -> (Self, oneshot::Receiver<Response>) {
+    pub(super) fn local() -> (Self, oneshot::Receiver<Response>) {
         let (tx, rx) = oneshot::channel();
-        (Self(Some(Destination::Local(tx))), rx)
+        (Self::to(Destination::Local(tx)), rx)
     }
 
-    /// For a call on a stream. `replies` must have room for every call that the stream may have open.
-    pub(crate) fn stream(id: u64, replies: mpsc::Sender<Reply>) -> Self {
-        Self(Some(Destination::Stream { id, replies }))
+    /// For a call on a stream. `replies` must have room for every call that the stream may have open, and as much again
+    /// for signs of life.
+    pub(super) fn stream(id: u64, replies: mpsc::Sender<Outgoing>, read: Option<OpenRead>) -> Self {
+        Self::to(Destination::Stream(OnStream { id, replies, read }))
+    }
+
+    fn to(destination: Destination) -> Self {
+        Self {
+            destination: Some(destination),
+            held: Vec::new(),
+        }
+    }
+
+    /// Keeps this room until the answer has left.
+    pub(super) fn hold(&mut self, held: Held) {
+        self.held.push(held);
+    }
+
+    /// Gives back what is more than this of the room that was taken last.
+    pub(super) fn shrink(&mut self, bytes: usize) {
+        if let Some(held) = self.held.last_mut() {
+            held.shrink(bytes);
+        }
+    }
+
+    /// Whether somebody still waits for the answer.
+    pub(super) fn is_wanted(&self) -> bool {
+        match &self.destination {
+            None => false,
+            Some(Destination::Local(tx)) => !tx.is_closed(),
+            Some(Destination::Stream(to)) => {
+                let given_up = to.read.as_ref().is_some_and(OpenRead::is_given_up);
+                !given_up && !to.replies.is_closed()
+            }
+        }
+    }
+
+    /// Says that the answer is being worked on, to whom that matters: over a network silence may mean that a node has
+    /// gone. Never waits; a sign more or less does not matter.
+    pub(super) fn is_worked_on(&self) {
+        if let Some(Destination::Stream(to)) = &self.destination
+            // The other half is for answers.
+            && to.replies.capacity() > to.replies.max_capacity() / 2
+        {
+            let reply = Reply {
+                id: to.id,
+                response: Response::Working,
+            };
+            let held = Vec::new();
+            drop(to.replies.try_send(Outgoing { reply, held }));
+        }
     }
 
     /// Answers. Never waits.
-    pub(crate) fn send(mut self, response: Response) {
+    pub(super) fn send(mut self, response: Response) {
         self.deliver(response);
     }
 
     fn deliver(&mut self, response: Response) {
-        match self.0.take() {
+        let held = std::mem::take(&mut self.held);
+        match self.destination.take() {
             None => {}
             // A caller that is gone needs no answer.
             Some(Destination::Local(tx)) => drop(tx.send(response)),
-            Some(Destination::Stream { id, replies }) => drop(replies.try_send(Reply { id, response })),
+            Some(Destination::Stream(OnStream { id, replies, .. })) => {
+                let reply = Reply { id, response };
+                drop(replies.try_send(Outgoing { reply, held }));
+            }
         }
     }
 }

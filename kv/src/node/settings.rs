@@ -10,6 +10,8 @@ use crate::machine::{MachineSettings, Tuning};
 use crate::model::{Limits, ReplicatedLimits};
 use crate::raft::DurabilityBounds;
 
+const MIB: usize = 1024 * 1024;
+
 /// All settings of a node, with defaults that are safe.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -44,6 +46,19 @@ pub struct Settings {
     /// Proposals that may be on their way at once: 1 to 1,024; 4 by default. What waits longer shares an
     /// entry, so a small number makes large batches under load and costs a lone client nothing.
     pub proposals_in_flight: usize,
+    /// Memory for commands that wait to be proposed, in bytes: 1 MiB to 4 GiB; 64 MiB by default. Who finds it full
+    /// waits, up to 10 s, and is then told that nothing was proposed.
+    pub proposals_bytes_max: usize,
+    /// Memory for the calls of clients, in bytes, from when they are read until their answers have left, the answers of
+    /// writes included: 1 MiB to 4 GiB; 128 MiB by default. One client has half of it at most, and one of its streams a
+    /// quarter of that. Of a stream that finds no room nothing more is read until there is some.
+    pub calls_bytes_max: usize,
+    /// Memory for answers to reads, in bytes, from before they are made until they have left: 1 MiB to 4 GiB; 256 MiB by
+    /// default, a quarter of it for reads of a few keys alone. Parted as the calls' is. A read that finds no room waits.
+    pub answers_bytes_max: usize,
+    /// The longest that a read may take, whatever its caller's patience: the wait for the state that it asks for, and all
+    /// slices of a long one together; 10 ms to 1 hour; 60 s by default. A read under way keeps memory.
+    pub read_time_max: Duration,
     /// How long a client's session outlives its last write, by the log's time: 1 s to 30 days; 1 hour by default. Who
     /// asks for longer gets this. Like all that follow it belongs to the replicated state: what the first leader of a new
     /// cluster was given counts, on every node.
@@ -90,6 +105,10 @@ impl Default for Settings {
             durable_interval: Duration::from_secs(5),
             promote_lag_max: 1_000,
             proposals_in_flight: 4,
+            proposals_bytes_max: 64 * MIB,
+            calls_bytes_max: 128 * MIB,
+            answers_bytes_max: 256 * MIB,
+            read_time_max: Duration::from_secs(60),
             session_ttl: Duration::from_millis(limits.session_ttl_millis_max),
             sessions_max: limits.sessions_max,
             session_idle: Duration::from_millis(limits.session_idle_millis),
@@ -149,6 +168,24 @@ impl Settings {
             self.proposals_in_flight as u64,
             1..=1024,
             "1 to 1,024",
+        );
+        for (setting, bytes) in [
+            ("proposals_bytes_max", self.proposals_bytes_max),
+            ("calls_bytes_max", self.calls_bytes_max),
+            ("answers_bytes_max", self.answers_bytes_max),
+        ] {
+            range(
+                setting,
+                bytes as u64,
+                MIB as u64..=u64::from(u32::MAX) + 1,
+                "1 MiB to 4 GiB",
+            );
+        }
+        range(
+            "read_time_max",
+            u64::try_from(self.read_time_max.as_millis()).unwrap_or(u64::MAX),
+            10..=3_600_000,
+            "10 ms to 1 hour",
         );
         range("sessions_max", self.sessions_max, 1..=1_000_000, "1 to 1,000,000");
         range(

@@ -1,0 +1,276 @@
+//! Room in bytes for what waits in a node on behalf of its callers: of the node, of one client, of one stream.
+//!
+//! Whoever wants more than is left waits, first come, first served. What one stream may hold is a part of what its
+//! client may hold, and that a part of the node's: a client that does not read its answers, or asks for more than it
+//! takes in, holds up itself, and the others have room.
+//!
+//! Always: what is held is given back when its holder is dropped; nothing waits for room while it holds some of the
+//! same kind, so that no two wait for each other.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use quorate_transport::Identity;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::settings::Settings;
+use crate::env::Semaphore;
+
+/// Some bytes. Cheap to clone; a clone is the same room.
+#[derive(Debug, Clone)]
+pub(super) struct Room {
+    free: Arc<Semaphore>,
+    bytes: usize,
+}
+
+impl Room {
+    pub(super) fn new(bytes: usize) -> Self {
+        let bytes = bytes.clamp(1, u32::MAX as usize);
+        Self {
+            free: Arc::new(Semaphore::new(bytes)),
+            bytes,
+        }
+    }
+
+    /// A part of this room's size.
+    fn part(&self, divisor: usize) -> Self {
+        Self::new(self.bytes / divisor)
+    }
+
+    /// Waits for so many bytes; for all there are, where there are fewer. Cancel safe.
+    pub(super) async fn take(&self, bytes: usize) -> OwnedSemaphorePermit {
+        let wanted = u32::try_from(bytes.min(self.bytes)).unwrap_or(u32::MAX);
+        match Arc::clone(&self.free).acquire_many_owned(wanted).await {
+            Ok(permit) => permit,
+            // No room is ever closed.
+            Err(_closed) => std::future::pending().await,
+        }
+    }
+
+    /// So many bytes, if they are free.
+    pub(super) fn take_now(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let wanted = u32::try_from(bytes.min(self.bytes)).unwrap_or(u32::MAX);
+        Arc::clone(&self.free).try_acquire_many_owned(wanted).ok()
+    }
+
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.bytes - self.free.available_permits()
+    }
+}
+
+/// Room that is taken in a stream's, a client's and the node's share at once.
+#[derive(Debug, Clone)]
+pub(super) struct Shared([Room; 3]);
+
+/// Bytes that are taken. Given back when dropped.
+#[derive(Debug)]
+pub(super) struct Held([OwnedSemaphorePermit; 3]);
+
+impl Shared {
+    /// The narrowest first: who waits there holds nothing that others want. Cancel safe.
+    pub(super) async fn take(&self, bytes: usize) -> Held {
+        let [stream, client, node] = &self.0;
+        let stream = stream.take(bytes).await;
+        let client = client.take(bytes).await;
+        Held([stream, client, node.take(bytes).await])
+    }
+}
+
+impl Held {
+    /// Gives back what is more than this.
+    pub(super) fn shrink(&mut self, bytes: usize) {
+        for permit in &mut self.0 {
+            let surplus = permit.num_permits().saturating_sub(bytes);
+            if surplus > 0 {
+                drop(permit.split(surplus));
+            }
+        }
+    }
+}
+
+/// The room of each kind.
+#[derive(Debug, Clone)]
+struct Kinds {
+    /// Calls, from when they were read until their answers have left.
+    calls: Room,
+    /// Answers to reads of a few keys, from before they are made until they have left.
+    points: Room,
+    /// The same to all other reads.
+    scans: Room,
+}
+
+impl Kinds {
+    fn part(&self, divisor: usize) -> Self {
+        Self {
+            calls: self.calls.part(divisor),
+            points: self.points.part(divisor),
+            scans: self.scans.part(divisor),
+        }
+    }
+}
+
+/// A node's room.
+#[derive(Debug)]
+pub(super) struct Rooms {
+    node: Kinds,
+    /// By the name in the certificate; of those that have a stream, or had one lately.
+    clients: Mutex<BTreeMap<String, Weak<Kinds>>>,
+    guests: AtomicU64,
+}
+
+/// What one client may have of the node's room, and one stream of its client's.
+const CLIENT_PART: usize = 2;
+const STREAM_PART: usize = 4;
+
+impl Rooms {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let answers = settings.answers_bytes_max;
+        Self {
+            node: Kinds {
+                calls: Room::new(settings.calls_bytes_max),
+                points: Room::new(answers / 4),
+                scans: Room::new(answers - answers / 4),
+            },
+            clients: Mutex::default(),
+            guests: AtomicU64::new(0),
+        }
+    }
+
+    /// A new stream of this client.
+    pub(super) fn guest(&self, client: &Identity) -> Guest {
+        self.guest_with(client, STREAM_PART)
+    }
+
+    /// The callers in this process, who are as many as they like: together they are one client, and one stream.
+    pub(super) fn here(&self, node: &Identity) -> Guest {
+        self.guest_with(node, 1)
+    }
+
+    fn guest_with(&self, client: &Identity, part: usize) -> Guest {
+        let client = self.client(client.to_string());
+        let stream = client.part(part);
+        let shared =
+            |kind: fn(&Kinds) -> &Room| Shared([&stream, &*client, &self.node].map(|k| kind(k).clone()));
+        Guest {
+            number: GuestNumber(self.guests.fetch_add(1, Ordering::Relaxed)),
+            calls: shared(|kinds| &kinds.calls),
+            points: shared(|kinds| &kinds.points),
+            scans: shared(|kinds| &kinds.scans),
+            _client: client,
+        }
+    }
+
+    /// Waits until no call of a stream is under way, and lets none begin. Cancel safe.
+    pub(super) async fn idle(&self) {
+        let all = self.node.calls.take(usize::MAX).await;
+        all.forget();
+    }
+
+    #[cfg(test)]
+    pub(super) fn held(&self) -> (usize, usize, usize) {
+        let Kinds { calls, points, scans } = &self.node;
+        (calls.held(), points.held(), scans.held())
+    }
+
+    fn client(&self, name: String) -> Arc<Kinds> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = clients.get(&name).and_then(Weak::upgrade) {
+            return client;
+        }
+        clients.retain(|_, client| client.strong_count() > 0);
+        let client = Arc::new(self.node.part(CLIENT_PART));
+        clients.insert(name, Arc::downgrade(&client));
+        client
+    }
+}
+
+/// One stream of a client, or the callers in this process.
+#[derive(Debug)]
+pub(super) struct Guest {
+    pub(super) number: GuestNumber,
+    pub(super) calls: Shared,
+    pub(super) points: Shared,
+    pub(super) scans: Shared,
+    /// Kept, so that its other streams find it.
+    _client: Arc<Kinds>,
+}
+
+/// Tells one stream's work from another's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct GuestNumber(u64);
+
+#[cfg(test)]
+impl GuestNumber {
+    pub(super) const fn new(number: u64) -> Self {
+        Self(number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use quorate_transport::ClusterId;
+
+    use super::*;
+
+    fn rooms(bytes: usize) -> Rooms {
+        let mut settings = Settings::default();
+        settings.calls_bytes_max = bytes;
+        Rooms::new(&settings)
+    }
+
+    fn client(name: &str) -> Identity {
+        Identity::client(ClusterId::new("test").unwrap(), name).unwrap()
+    }
+
+    #[test]
+    fn a_stream_that_is_full_leaves_room_to_its_client_and_a_client_to_the_others() {
+        let rooms = rooms(800);
+        let (one, again, other) = (
+            rooms.guest(&client("a")),
+            rooms.guest(&client("a")),
+            rooms.guest(&client("b")),
+        );
+        let full = one.calls.take(100).now_or_never().expect("a stream's share");
+        assert!(one.calls.take(1).now_or_never().is_none(), "it is used up");
+        let _rest: Vec<Held> = (0..3)
+            .map(|_| {
+                let stream = rooms.guest(&client("a"));
+                stream.calls.take(100).now_or_never().expect("the client's share")
+            })
+            .collect();
+        assert!(
+            again.calls.take(1).now_or_never().is_none(),
+            "the client's is used up"
+        );
+        let others = other.calls.take(100).now_or_never();
+        assert!(others.is_some(), "another client has its own");
+        drop(full);
+        assert!(again.calls.take(1).now_or_never().is_some(), "it was given back");
+    }
+
+    #[test]
+    fn what_is_larger_than_a_share_takes_all_of_it_and_is_never_stuck() {
+        let rooms = rooms(800);
+        let guest = rooms.guest(&client("a"));
+        let mut held = guest.calls.take(1 << 30).now_or_never().expect("all there is");
+        assert!(guest.calls.take(1).now_or_never().is_none());
+        held.shrink(60);
+        assert!(guest.calls.take(40).now_or_never().is_some());
+        drop(held);
+        assert_eq!(rooms.node.calls.held(), 0);
+    }
+
+    #[test]
+    fn who_gives_up_waiting_holds_nothing() {
+        let rooms = rooms(80);
+        let guest = rooms.guest(&client("a"));
+        let held = guest.calls.take(10).now_or_never().expect("all of the stream's");
+        assert!(guest.calls.take(10).now_or_never().is_none());
+        drop(held);
+        assert_eq!(rooms.node.calls.held(), 0);
+        assert!(guest.calls.take(10).now_or_never().is_some());
+    }
+}

@@ -1,0 +1,146 @@
+//! Clients' streams: what they hold, and that it ends with them.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use super::{NODE, World, key, until};
+use crate::client::Error;
+use crate::env;
+use crate::model::{Consistency, KeyRange, RangeRead, ReadOp, ReadResult, Revision};
+use crate::node::Node;
+
+/// What the node holds of calls, and of answers to point reads and to scans, in bytes.
+fn held(node: &Node) -> (usize, usize, usize) {
+    node.inner.front.held()
+}
+
+fn never() -> Consistency {
+    Consistency::At(Revision::new(u64::MAX))
+}
+
+/// The story: a read's wait was its caller's word: a thousand reads of a revision that never comes, the stream closed, and
+/// again, and the node held them all.
+#[tokio::test]
+async fn reads_that_wait_end_with_their_stream() {
+    let world = World::start(|_| {}).await;
+    for _ in 0..3 {
+        let client = world.client("caller").with_deadline(Duration::from_secs(3600));
+        let waiting = env::spawn("callers", {
+            let client = client.clone();
+            async move { join_all((0..1_000).map(|number| client.get_with(key(number), never()))).await }
+        });
+        until("a thousand reads wait", || held(&world.node).0 > 1_000 * 1024).await;
+        waiting.abort();
+        drop(client);
+        until("nothing of them is left", || held(&world.node) == (0, 0, 0)).await;
+    }
+    world.node.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_read_that_its_caller_gives_up_is_given_up_by_the_node() {
+    let world = World::start(|_| {}).await;
+    let client = world.client("caller");
+    // Its stream stays, for the next one.
+    assert!(client.get(key(0)).await.expect("it is read").is_none());
+    let get = client.get_with(key(0), never());
+    let gave_up = env::timeout(Duration::from_millis(50), get).await;
+    assert!(gave_up.is_err());
+    until("nothing of it is left", || held(&world.node) == (0, 0, 0)).await;
+    assert!(client.get(key(0)).await.expect("the stream stands").is_none());
+    world.node.shutdown().await;
+}
+
+#[tokio::test]
+async fn no_read_takes_longer_than_the_node_lets_it() {
+    let world = World::start(|settings| settings.read_time_max = Duration::from_millis(50)).await;
+    let client = world.node.client().with_deadline(Duration::from_millis(500));
+    let error = client
+        .get_with(key(0), never())
+        .await
+        .expect_err("it never comes");
+    assert!(matches!(error, Error::NotYet { .. }), "{error}");
+    assert!(client.get(key(0)).await.expect("a quick one is read").is_none());
+    world.node.shutdown().await;
+}
+
+/// The story: queues were bounded by number, and a thousand clients that ask for the largest answers and do not read them
+/// could have a node hold sixteen gigabytes.
+#[tokio::test]
+async fn clients_that_ask_for_the_largest_answers_and_never_read_them_hold_only_their_share() {
+    const ANSWERS: usize = 16 << 20;
+    let world = World::start(|settings| settings.answers_bytes_max = ANSWERS).await;
+    world.fill(64, 64 * 1024).await;
+    let largest = || {
+        let range = RangeRead::new(KeyRange::all());
+        vec![ReadOp::Range(range.clone()), ReadOp::Range(range)]
+    };
+    // One client with many connections; nothing that the node sends arrives at any of them.
+    let mut deaf = Vec::new();
+    for number in 0..20 {
+        let place = format!("deaf-{number}");
+        let identity = quorate_transport::Identity::client(world.cluster.clone(), "deaf").expect("a name");
+        let transport = world.network.transport(identity, &place);
+        let client =
+            crate::Client::connect([NODE], transport, crate::model::Limits::default()).expect("an address");
+        assert!(client.get(key(0)).await.expect("it is read").is_some());
+        world.network.pause(NODE, &place);
+        deaf.push(env::spawn("deaf", async move {
+            let asks = (0..100).map(|_| client.read(largest(), Consistency::Linearizable));
+            join_all(asks).await
+        }));
+    }
+    let scans = ANSWERS - ANSWERS / 4;
+    until("they hold all that one client may", || {
+        held(&world.node).2 >= scans / 2 * 3 / 4
+    })
+    .await;
+    // Another client's reads, long and short, go on as if nobody else were there.
+    let other = world.client("other");
+    for number in 0..20 {
+        let response = other
+            .read(largest(), Consistency::Linearizable)
+            .await
+            .expect("it is read");
+        assert!(matches!(&response.results[0], ReadResult::Range { records, .. } if records.len() > 10));
+        assert!(other.get(key(number)).await.expect("it is read").is_some());
+    }
+    let (_, points, scans_held) = held(&world.node);
+    assert!(scans_held <= scans / 2, "{scans_held} of {scans}");
+    assert!(points <= ANSWERS / 4);
+    for deaf in deaf {
+        deaf.abort();
+    }
+    world.network.heal_all();
+    until("nothing of them is left", || held(&world.node).2 == 0).await;
+    world.node.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_client_that_sends_more_than_its_share_is_read_no_further_until_there_is_room() {
+    const CALLS: usize = 8 << 20;
+    let world = World::start(|settings| settings.calls_bytes_max = CALLS).await;
+    let client = world.client("caller");
+    let value = vec![b'v'; 512 * 1024];
+    let puts = (0..64).map(|number| client.put(key(number), value.clone()));
+    let seen = std::sync::atomic::AtomicUsize::new(0);
+    let watching = async {
+        loop {
+            seen.fetch_max(held(&world.node).0, std::sync::atomic::Ordering::Relaxed);
+            env::sleep(Duration::from_micros(200)).await;
+        }
+    };
+    tokio::select! {
+        written = join_all(puts) => {
+            for written in written {
+                written.expect("it is written");
+            }
+        }
+        () = watching => {}
+    }
+    let seen = seen.into_inner();
+    assert!(seen <= CALLS / 2, "one client held {seen} of {CALLS}");
+    assert!(seen > 0);
+    world.node.shutdown().await;
+}
