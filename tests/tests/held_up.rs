@@ -61,7 +61,7 @@ impl World {
     fn client(&self, name: &str) -> Client {
         let identity = Identity::client(cluster(), name).expect("a legal name");
         let transport = self.network.transport(identity, name);
-        Client::connect([NODE], transport, Limits::default())
+        Client::connect([NODE], transport, Limits::default()).expect("an address")
     }
 }
 
@@ -121,7 +121,7 @@ fn a_client_that_takes_no_answer_in_is_cut_and_what_it_held_is_given_back() {
     // Of the same name, and so of the same share, as the one that takes nothing in.
     let twin = {
         let identity = Identity::client(cluster(), "deaf").expect("a legal name");
-        Client::connect([NODE], network.transport(identity, "twin"), Limits::default())
+        Client::connect([NODE], network.transport(identity, "twin"), Limits::default()).expect("an address")
     };
     world.run(settings, |node| async move {
         let client = node.client();
