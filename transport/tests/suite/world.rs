@@ -95,16 +95,23 @@ pub async fn streams(world: &mut impl World) -> (Stream, Stream, [Arc<dyn Transp
     (pair.opened, pair.accepted, [pair.one, pair.two])
 }
 
-/// Opens a stream and accepts it.
+/// Opens a stream and accepts it; another one, where the connection's idle timeout passed between the two: the worlds' is
+/// short, and a busy machine may stand still for as long.
 pub async fn stream(
     one: &dyn Transport,
     two: &dyn Transport,
     peer: &Peer,
     class: Class,
 ) -> (Stream, Incoming) {
-    let opened = open(one, peer, class).await;
-    let incoming = two.accept().await.expect("the acceptor was not shut down");
-    (opened, incoming)
+    loop {
+        let mut opened = open(one, peer, class).await;
+        tokio::select! {
+            biased;
+            incoming = two.accept() => return (opened, incoming.expect("the acceptor was not shut down")),
+            // Nobody has said anything to it.
+            _ = opened.receiver.receive() => {}
+        }
+    }
 }
 
 /// Opens a stream, as often as the backoff asks for it.
