@@ -178,9 +178,19 @@ fn describe() {
         "attempts to connect that failed, by reason"
     );
     describe_counter!(
-        "quorate_transport_handshakes_failed_total",
+        "quorate_transport_refusals_total",
         Unit::Count,
-        "connections of peers that were not taken, by reason"
+        "connections and streams of peers that were not taken, by reason"
+    );
+    describe_counter!(
+        "quorate_transport_validations_total",
+        Unit::Count,
+        "peers that had to prove their address before their handshake"
+    );
+    describe_gauge!(
+        "quorate_transport_handshakes",
+        Unit::Count,
+        "handshakes of peers that are under way"
     );
     describe_gauge!(
         "quorate_transport_connections",

@@ -1,16 +1,63 @@
 //! Lets peers in, and brings the streams that they open to the inbox.
+//!
+//! Who comes is a stranger until the handshake is through, and may be anyone, or many: places for handshakes are apart
+//! from places for those who proved who they are, and of these the nodes' are apart from the clients'. A stranger costs a
+//! bounded time, a bounded memory, and now and then a line of the log.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use quinn::{ConnectionError, RecvStream, SendStream, VarInt};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::connect::identity_of;
+use super::handshakes::{Answer, Handshakes, Source};
+use super::places::{Bounds, NODE_SHARE, NoPlace, Place, Places};
+use super::refusals::{Refusals, Why};
+use super::settings::QuicSettings;
 use super::{Shared, errors, stream};
 use crate::frame::{self, HeaderError, STREAM_VERSION};
-use crate::{Identity, Incoming};
+use crate::{Identity, Incoming, Role};
+
+/// Who is on the way in, and who is in.
+#[derive(Debug)]
+pub(super) struct Door {
+    /// Each is ended by its token. Held for a few lines, as the next.
+    handshakes: Mutex<Handshakes<CancellationToken>>,
+    places: Mutex<Places>,
+    refusals: Refusals,
+}
+
+impl Door {
+    pub(super) fn new(settings: &QuicSettings) -> Self {
+        // A handshake that goes on takes a few round trips.
+        let patience = settings.connect_timeout / 4;
+        let bounds = Bounds {
+            nodes: settings.node_connections_max,
+            clients: settings.client_connections_max,
+            client_share: settings.client_share_max,
+        };
+        Self {
+            handshakes: Mutex::new(Handshakes::new(
+                settings.handshakes_max,
+                settings.handshakes_unvalidated_max,
+                patience,
+            )),
+            places: Mutex::new(Places::new(bounds)),
+            refusals: Refusals::new(),
+        }
+    }
+
+    fn handshakes(&self) -> MutexGuard<'_, Handshakes<CancellationToken>> {
+        self.handshakes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn places(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// Accepts connections until the transport closes; each has a task of its own.
 pub(super) async fn run(shared: Arc<Shared>, endpoint: quinn::Endpoint) {
@@ -22,52 +69,194 @@ pub(super) async fn run(shared: Arc<Shared>, endpoint: quinn::Endpoint) {
         let Some(incoming) = incoming else {
             return;
         };
-        if endpoint.open_connections() > shared.settings.connections_max {
-            tracing::warn!(peer = %incoming.remote_address(), max = shared.settings.connections_max,
-                "refused a connection: there are too many");
-            incoming.refuse();
-            continue;
+        if let Some((incoming, handshake)) = admit(&shared, incoming) {
+            shared
+                .tasks
+                .spawn(serve(Arc::clone(&shared), incoming, handshake));
         }
-        shared.tasks.spawn(serve(Arc::clone(&shared), incoming));
     }
 }
 
-/// One connection, from the handshake to its end.
-async fn serve(shared: Arc<Shared>, incoming: quinn::Incoming) {
-    let address = incoming.remote_address();
-    let handshake = async { incoming.accept()?.await };
-    let connection = match timeout(shared.settings.connect_timeout, handshake).await {
-        Ok(Ok(connection)) => connection,
-        Ok(Err(ConnectionError::LocallyClosed)) => return,
-        Ok(Err(error)) => {
-            shared.meters.tls_failures.increment(1);
-            tracing::warn!(peer = %address, %error, "refused a peer: the handshake failed");
-            return;
+/// A handshake that has a place, given back when it is dropped.
+struct Handshake {
+    shared: Arc<Shared>,
+    id: u64,
+    displaced: CancellationToken,
+}
+
+impl Drop for Handshake {
+    fn drop(&mut self) {
+        let mut handshakes = self.shared.door.handshakes();
+        handshakes.over(self.id);
+        self.shared.meters.handshakes.set(handshakes.count() as f64);
+    }
+}
+
+/// Finds a place for a handshake, asks for a proof of its address, or refuses it.
+fn admit(shared: &Arc<Shared>, incoming: quinn::Incoming) -> Option<(quinn::Incoming, Handshake)> {
+    let (from, validated) = (incoming.remote_address(), incoming.remote_address_validated());
+    let displaced = CancellationToken::new();
+    let answer = {
+        let mut handshakes = shared.door.handshakes();
+        let answer = handshakes.begin(
+            Source::from(from.ip()),
+            validated,
+            Instant::now(),
+            displaced.clone(),
+        );
+        shared.meters.handshakes.set(handshakes.count() as f64);
+        answer
+    };
+    match answer {
+        Answer::Begun { id, displaced: other } => {
+            if let Some(other) = other {
+                other.cancel();
+            }
+            let shared = Arc::clone(shared);
+            return Some((
+                incoming,
+                Handshake {
+                    shared,
+                    id,
+                    displaced,
+                },
+            ));
         }
-        // It went away or never was one.
-        Err(_) => return,
+        Answer::Validate => {
+            shared.meters.validations.increment(1);
+            // An address that is not validated may always be asked to.
+            let _ = incoming.retry();
+        }
+        Answer::Full => {
+            let max = shared.settings.handshakes_max;
+            let reason = format!("{max} handshakes are under way (handshakes_max)");
+            shared.door.refusals.note(Why::Handshakes, from, reason);
+            incoming.refuse();
+        }
+    }
+    None
+}
+
+/// One connection, from the handshake to its end.
+async fn serve(shared: Arc<Shared>, incoming: quinn::Incoming, handshake: Handshake) {
+    let address = incoming.remote_address();
+    let refused = |why, reason: &dyn std::fmt::Display| shared.door.refusals.note(why, address, reason);
+    let within = shared.settings.connect_timeout;
+    let shaking = timeout(within, async { incoming.accept()?.await });
+    let connection = tokio::select! {
+        shaken = shaking => match shaken {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(ConnectionError::LocallyClosed)) => return,
+            Ok(Err(error)) => return refused(why(&error), &format_args!("the handshake failed: {error}")),
+            Err(_) => return refused(Why::Timeout, &format_args!("its handshake was not through within {within:?}")),
+        },
+        () = handshake.displaced.cancelled() => {
+            return refused(Why::Displaced, &"its handshake did not go on, and others needed the place");
+        }
     };
     let from = match check(&shared, &connection) {
         Ok(from) => from,
         Err(reason) => {
-            shared.meters.identity_failures.increment(1);
-            tracing::warn!(peer = %address, reason, "refused a peer");
             connection.close(errors::WRONG_IDENTITY, reason.as_bytes());
-            return;
+            return refused(Why::Identity, &reason);
+        }
+    };
+    let taken = shared.door.places().take(&from);
+    // Only now: those who wait for a place are no strangers.
+    drop(handshake);
+    let place = match taken {
+        Ok(place) => place,
+        Err(none) => {
+            let (why, reason) = full(&shared.settings, &from, none);
+            connection.close(errors::FULL, reason.as_bytes());
+            return refused(why, &reason);
         }
     };
     shared.meters.incoming.increment(1.0);
-    let ended = match welcome(&connection).await {
-        Ok(()) => streams(&shared, &from, &connection).await,
-        Err(error) => error,
-    };
+    let ended = welcomed(&shared, &from, &connection, &place).await;
     shared.meters.incoming.decrement(1.0);
+    shared.door.places().give_back(&from, &place);
     match ended {
         ConnectionError::ApplicationClosed(close) if close.error_code == errors::WRONG_IDENTITY => {
             let reason = String::from_utf8_lossy(&close.reason);
-            tracing::warn!(peer = %address, %from, %reason, "a peer refused this node");
+            refused(Why::Identity, &format_args!("{from} refused this node: {reason}"));
         }
         error => tracing::debug!(%from, reason = errors::describe(&error), "a peer disconnected"),
+    }
+}
+
+/// Serves a peer until its connection ends.
+async fn welcomed(
+    shared: &Arc<Shared>,
+    from: &Identity,
+    connection: &quinn::Connection,
+    place: &Place,
+) -> ConnectionError {
+    // It had a stranger's until now.
+    let settings = &shared.settings;
+    let streams_max = match from.role {
+        Role::Node(_) => {
+            connection.set_receive_window(VarInt::from_u32(settings.connection_window));
+            connection.set_send_window(u64::from(settings.connection_window));
+            settings.streams_max
+        }
+        Role::Client(_) => settings.client_streams_max,
+    };
+    connection.set_max_concurrent_bi_streams(VarInt::from_u32(streams_max));
+    let serving = async {
+        match welcome(connection).await {
+            Ok(()) => streams(shared, from, connection).await,
+            Err(error) => error,
+        }
+    };
+    tokio::select! {
+        ended = serving => ended,
+        () = place.displaced.cancelled() => {
+            let reason = format!("{NODE_SHARE} newer connections of {from} took its place");
+            connection.close(errors::FULL, reason.as_bytes());
+            connection.closed().await
+        }
+    }
+}
+
+/// Why a handshake failed: the alert of TLS that ended it, ours or the peer's (RFC 9001, 4.8; RFC 8446, 6).
+fn why(error: &ConnectionError) -> Why {
+    let code = match error {
+        ConnectionError::TransportError(error) => u64::from(error.code),
+        ConnectionError::ConnectionClosed(close) => u64::from(close.error_code),
+        _ => return Why::Tls,
+    };
+    match code.checked_sub(errors::CRYPTO_ERRORS.start) {
+        Some(errors::ALERT_UNKNOWN_CA | errors::ALERT_DECRYPT_ERROR) => Why::Untrusted,
+        Some(errors::ALERT_CERTIFICATE_EXPIRED) => Why::Expired,
+        _ => Why::Tls,
+    }
+}
+
+/// What is counted, and said to the peer, where there is no place for it.
+fn full(settings: &QuicSettings, from: &Identity, none: NoPlace) -> (Why, String) {
+    match none {
+        NoPlace::Nodes => {
+            let max = settings.node_connections_max;
+            (
+                Why::Nodes,
+                format!("{max} connections of nodes are up (node_connections_max)"),
+            )
+        }
+        NoPlace::Clients => {
+            let max = settings.client_connections_max;
+            (
+                Why::Clients,
+                format!("{max} clients are connected (client_connections_max)"),
+            )
+        }
+        NoPlace::ClientShare => {
+            let max = settings.client_share_max;
+            (
+                Why::ClientShare,
+                format!("{max} connections are {from}'s (client_share_max)"),
+            )
+        }
     }
 }
 
@@ -121,7 +310,7 @@ async fn begin(
     let class = match frame::parse_header(header) {
         Ok(class) => class,
         Err(error) => {
-            tracing::warn!(%from, %error, "refused a stream");
+            shared.door.refusals.note(Why::Stream, from, error);
             let code = match error {
                 HeaderError::Version { .. } => errors::UNKNOWN_VERSION,
                 HeaderError::Class { .. } => errors::UNKNOWN_CLASS,

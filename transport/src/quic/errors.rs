@@ -11,6 +11,10 @@ pub(super) const WRONG_IDENTITY: VarInt = VarInt::from_u32(1);
 /// Closes a connection: the acceptor's welcome was not understood.
 pub(super) const WRONG_VERSION: VarInt = VarInt::from_u32(2);
 
+/// Closes a connection: the acceptor has no place for it, or needs its place for another one of the same node. The reason
+/// says which bound was met.
+pub(super) const FULL: VarInt = VarInt::from_u32(3);
+
 /// Ends a stream: its half was dropped.
 pub(super) const DROPPED: VarInt = VarInt::from_u32(0);
 /// Ends a stream: its version is not spoken.
@@ -21,7 +25,15 @@ pub(super) const UNKNOWN_CLASS: VarInt = VarInt::from_u32(2);
 pub(super) const OVERSIZED: VarInt = VarInt::from_u32(3);
 
 /// The first of the codes that TLS alerts have in QUIC (RFC 9001, 4.8).
-const CRYPTO_ERRORS: std::ops::Range<u64> = 0x100..0x200;
+pub(super) const CRYPTO_ERRORS: std::ops::Range<u64> = 0x100..0x200;
+
+/// TLS's alert for a certificate whose time is over or has not begun (RFC 8446, 6).
+pub(super) const ALERT_CERTIFICATE_EXPIRED: u64 = 45;
+/// TLS's alert for a certificate that no known authority issued.
+pub(super) const ALERT_UNKNOWN_CA: u64 = 48;
+/// TLS's alert for a signature that is not as it should be: so of a certificate whose issuer has the name of the known
+/// authority and another key.
+pub(super) const ALERT_DECRYPT_ERROR: u64 = 51;
 
 /// An attempt to connect failed.
 pub(super) fn not_connected(address: &str, error: &ConnectionError) -> TransportError {

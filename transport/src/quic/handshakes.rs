@@ -132,7 +132,11 @@ impl<T> Handshakes<T> {
     }
 
     fn check(&self) {
-        debug_assert!(self.under_way.len() <= self.max, "{} are under way", self.under_way.len());
+        debug_assert!(
+            self.under_way.len() <= self.max,
+            "{} are under way",
+            self.under_way.len()
+        );
         debug_assert_eq!(self.of_source.values().sum::<usize>(), self.under_way.len());
     }
 }
@@ -172,7 +176,10 @@ mod tests {
         for id in ids {
             handshakes.over(id);
         }
-        assert!(matches!(handshakes.begin(a, false, now, ()), Answer::Begun { .. }));
+        assert!(matches!(
+            handshakes.begin(a, false, now, ()),
+            Answer::Begun { .. }
+        ));
     }
 
     #[test]
@@ -201,7 +208,10 @@ mod tests {
         assert_eq!(handshakes.begin(same, true, early, "early"), Answer::Full);
         let answer = handshakes.begin(same, true, begun + PATIENCE, "late");
         assert_eq!(displaced(answer), Some("first"));
-        assert_eq!(handshakes.begin(same, true, begun + PATIENCE, "later"), Answer::Full);
+        assert_eq!(
+            handshakes.begin(same, true, begun + PATIENCE, "later"),
+            Answer::Full
+        );
     }
 
     #[test]

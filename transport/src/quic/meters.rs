@@ -36,8 +36,8 @@ pub(super) struct Meters {
     pub(super) incoming: Gauge,
     pub(super) unreachable: Counter,
     pub(super) refused: Counter,
-    pub(super) tls_failures: Counter,
-    pub(super) identity_failures: Counter,
+    pub(super) handshakes: Gauge,
+    pub(super) validations: Counter,
 }
 
 impl Meters {
@@ -53,7 +53,6 @@ impl Meters {
                 accepted: counter!("quorate_transport_streams_accepted_total", "class" => class),
             }
         });
-        let handshakes = |reason| counter!("quorate_transport_handshakes_failed_total", "reason" => reason);
         let connects = |reason| counter!("quorate_transport_connects_failed_total", "reason" => reason);
         Self {
             classes,
@@ -61,8 +60,8 @@ impl Meters {
             incoming: gauge!("quorate_transport_connections", "direction" => "incoming"),
             unreachable: connects("unreachable"),
             refused: connects("refused"),
-            tls_failures: handshakes("tls"),
-            identity_failures: handshakes("identity"),
+            handshakes: gauge!("quorate_transport_handshakes"),
+            validations: counter!("quorate_transport_validations_total"),
         }
     }
 

@@ -22,8 +22,17 @@
 //! | `quorate_transport_streams_opened_total`, `..._accepted_total` | `class` | streams |
 //! | `quorate_transport_connections` | `direction` (`outgoing`, `incoming`) | connections that are up |
 //! | `quorate_transport_connects_failed_total` | `reason` (`unreachable`, `refused`) | attempts of ours that failed |
-//! | `quorate_transport_handshakes_failed_total` | `reason` (`tls`, `identity`) | peers that we did not let in |
+//! | `quorate_transport_handshakes` | | handshakes of peers that are under way |
+//! | `quorate_transport_validations_total` | | peers whose address was validated before their handshake |
+//! | `quorate_transport_refusals_total` | `reason`, as below | peers that were not let in, and streams that were not taken |
 //! | `quorate_transport_round_trip_seconds` | `node` | smoothed round trip to a node, set every five seconds |
+//!
+//! Reasons of refusals: `untrusted` (a certificate of another authority, or it takes ours for one), `expired` (a
+//! certificate that is not valid now), `tls` (the handshake failed otherwise), `identity` (a certificate of the authority's
+//! that has no business here), `timeout` (the handshake did not go on), `displaced` (another one needed its place),
+//! `handshakes`, `nodes`, `clients`, `client_share` (a bound of [`QuicSettings`]: `handshakes_max`,
+//! `node_connections_max`, `client_connections_max`, `client_share_max`), `stream` (a stream that is not as it should be).
+//! The log has one line for each reason within ten seconds at most, which says how many it stands for.
 
 mod acceptor;
 mod busy_poll;
@@ -31,11 +40,15 @@ mod connect;
 mod ended;
 mod endpoint;
 mod errors;
+mod handshakes;
 mod links;
 mod meters;
+mod places;
 mod probe;
 mod race;
+mod refusals;
 mod resolve;
+mod seldom;
 mod settings;
 mod socket;
 mod stream;
@@ -60,6 +73,7 @@ pub use settings::{BUSY_POLL_MAX, InvalidSettings, QuicSettings};
 use crate::certs::Credentials;
 use crate::inbox::Inbox;
 use crate::{Class, Identity, Incoming, Peer, Stream, Transport, TransportError};
+use acceptor::Door;
 use links::Links;
 use meters::Meters;
 use resolve::Names;
@@ -129,6 +143,7 @@ struct Shared {
     client: RwLock<quinn::ClientConfig>,
     links: Links,
     names: Names,
+    door: Door,
     inbox: Inbox,
     meters: Meters,
     /// Every task of this transport, so that shutdown can wait for them.
@@ -180,6 +195,7 @@ impl QuicTransport {
         };
         let shared = Arc::new(Shared {
             identity: credentials.identity().clone(),
+            door: Door::new(&settings),
             settings,
             outgoing,
             listening: listening.clone(),

@@ -84,21 +84,49 @@ impl fmt::Debug for Refusals {
 impl Refusals {
     pub(super) fn new() -> Self {
         Self {
-            counters: Why::ALL.map(|why| counter!("quorate_transport_refusals_total", "reason" => why.name())),
+            counters: Why::ALL
+                .map(|why| counter!("quorate_transport_refusals_total", "reason" => why.name())),
             lines: Mutex::default(),
         }
     }
 
     /// Somebody was refused, and why in words.
     pub(super) fn note(&self, why: Why, peer: impl fmt::Display, reason: impl fmt::Display) {
+        if let Some(kept_back) = self.count(why, Instant::now()) {
+            tracing::warn!(%peer, %reason, kind = why.name(), kept_back, "refused a peer");
+        }
+    }
+
+    /// Counts one; `Some` when a line is due, with how many it stands for beside this one.
+    fn count(&self, why: Why, now: Instant) -> Option<u64> {
         let index = why as usize;
         self.counters[index].increment(1);
-        let due = {
-            let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-            lines[index].happened(Instant::now())
-        };
-        if let Some(kept_back) = due {
-            tracing::warn!(%peer, %reason, kind = why.name(), kept_back, "refused a peer");
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines[index].happened(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_who_are_refused_by_the_hundred_leave_one_line_for_each_reason() {
+        let (refusals, now) = (Refusals::new(), Instant::now());
+        let mut lines = Vec::new();
+        for _ in 0..300 {
+            lines.extend(refusals.count(Why::Untrusted, now));
+            lines.extend(refusals.count(Why::Timeout, now));
+        }
+        assert_eq!(lines, [0, 0]);
+        let later = now + super::super::seldom::EVERY;
+        assert_eq!(refusals.count(Why::Untrusted, later), Some(299));
+    }
+
+    #[test]
+    fn every_reason_has_a_place_of_its_own() {
+        for (index, why) in Why::ALL.into_iter().enumerate() {
+            assert_eq!(why as usize, index, "{}", why.name());
         }
     }
 }

@@ -37,7 +37,9 @@ mod tests {
         let begun = Instant::now();
         let mut seldom = Seldom::default();
         let at = |seconds| begun + Duration::from_secs(seconds);
-        let due: Vec<_> = [0, 1, 9, 10, 11, 40, 41].map(|second| seldom.happened(at(second))).into();
+        let due: Vec<_> = [0, 1, 9, 10, 11, 40, 41]
+            .map(|second| seldom.happened(at(second)))
+            .into();
         assert_eq!(due, [Some(0), None, None, Some(2), None, Some(1), None]);
     }
 }

@@ -40,13 +40,36 @@ pub struct QuicSettings {
     /// finds before it in the network's queues: at 1 Gbit/s 8 ms, at 100 Mbit/s 80 ms. One stream carries at
     /// most this much for each round trip (10 MB/s over 100 ms): raise it between distant regions.
     pub stream_window: u32,
-    /// The same for all streams of a connection together. 256 MiB by default: so many windows of streams
+    /// The same for all streams of a connection with a node together. 256 MiB by default: so many windows of streams
     /// that bulk which nobody reads never takes the room of votes.
     pub connection_window: u32,
-    /// The streams that a peer may have open at once. 4,096 by default; one more waits at its opener.
+    /// The same of a connection that a client opened, and of a peer that has not proved who it is. 8 MiB by default: a
+    /// client that sends what nobody reads takes so much of this node's memory, times `client_share_max` at most.
+    pub client_window: u32,
+    /// The streams that a node may have open at once, 16 to 65,536. 4,096 by default; one more waits at its opener. Each takes
+    /// 100 bytes for as long as the connection lives.
     pub streams_max: u32,
-    /// The connections that are accepted at once. 1,024 by default; one more is refused.
-    pub connections_max: usize,
+    /// The same of a client. 1,024 by default. A client of the library opens one stream to each node.
+    pub client_streams_max: u32,
+    /// The handshakes of peers that may be under way at once, 1 to 65,536. 256 by default; each takes less than 64 KiB. One more
+    /// displaces the oldest of the address that has most of them under way (of the network of 64 bits in IPv6), or one
+    /// that did not go on within a quarter of `connect_timeout`; else it is refused, and its peer tries again.
+    pub handshakes_max: usize,
+    /// So many handshakes may be under way before a peer has to show that it receives what is sent to its address (RFC
+    /// 9000, 8.1), up to `handshakes_max`. 16 by default. That takes one round trip, and no memory here: whoever forges
+    /// addresses holds no place. Zero validates always.
+    pub handshakes_unvalidated_max: usize,
+    /// The connections of nodes that are accepted at once, at least 1. 64 by default; they are apart from those of clients, so
+    /// that no number of clients keeps a node out. One node has eight at most: its ninth ends its oldest one. A node's
+    /// connection may hold `connection_window` of memory.
+    pub node_connections_max: usize,
+    /// The connections of clients that are accepted at once, at least 1. 1,024 by default; one more is closed, with the reason, and
+    /// is tried again by its client. A client's connection takes some 150 KiB, and may hold
+    /// `client_window` more.
+    pub client_connections_max: usize,
+    /// How many of these one client's name may have, up to `client_connections_max`. 512 by default: a program that leaks
+    /// connections keeps no other name out.
+    pub client_share_max: usize,
     /// The largest UDP payload that is tried, 1,200 to 65,527 bytes. 6,500 by default: ten of these leave in one
     /// system call, which carries 64 KiB at most; beyond it each datagram takes a call of its own. What a path
     /// carries is found out at the start of each connection, from 1,200 on, and again every ten minutes (RFC
@@ -75,7 +98,13 @@ impl Default for QuicSettings {
             stream_window: 1 << 20,
             connection_window: 256 << 20,
             streams_max: 4_096,
-            connections_max: 1_024,
+            client_streams_max: 1_024,
+            client_window: 8 << 20,
+            handshakes_max: 256,
+            handshakes_unvalidated_max: 16,
+            node_connections_max: 64,
+            client_connections_max: 1_024,
+            client_share_max: 512,
             datagram_bytes_max: 6_500,
             busy_poll: Duration::ZERO,
         }
@@ -150,9 +179,41 @@ impl QuicSettings {
             let bound = "it must be at least eight times stream_window, and at most 1 GiB";
             return refuse("connection_window", value, bound);
         }
+        if self.client_window < self.stream_window || self.client_window > self.connection_window {
+            let value = self.client_window.to_string();
+            let bound = "it must be at least stream_window, and at most connection_window";
+            return refuse("client_window", value, bound);
+        }
+        if self.handshakes_max == 0 || self.handshakes_max > 1 << 16 {
+            let value = self.handshakes_max.to_string();
+            return refuse("handshakes_max", value, "it must be from 1 to 65,536");
+        }
+        if self.handshakes_unvalidated_max > self.handshakes_max {
+            let value = self.handshakes_unvalidated_max.to_string();
+            return refuse(
+                "handshakes_unvalidated_max",
+                value,
+                "it must be at most handshakes_max",
+            );
+        }
+        if self.node_connections_max == 0 {
+            return refuse("node_connections_max", "0".to_owned(), "it must be at least 1");
+        }
+        if self.client_connections_max == 0 {
+            return refuse("client_connections_max", "0".to_owned(), "it must be at least 1");
+        }
+        if self.client_share_max == 0 || self.client_share_max > self.client_connections_max {
+            let value = self.client_share_max.to_string();
+            let bound = "it must be at least 1, and at most client_connections_max";
+            return refuse("client_share_max", value, bound);
+        }
         if self.streams_max < 16 || self.streams_max > 1 << 16 {
             let value = self.streams_max.to_string();
             return refuse("streams_max", value, "it must be from 16 to 65,536");
+        }
+        if self.client_streams_max < 16 || self.client_streams_max > 1 << 16 {
+            let value = self.client_streams_max.to_string();
+            return refuse("client_streams_max", value, "it must be from 16 to 65,536");
         }
         if self.datagram_bytes_max < 1_200 || self.datagram_bytes_max > 65_527 {
             let value = self.datagram_bytes_max.to_string();

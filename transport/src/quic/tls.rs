@@ -49,7 +49,7 @@ pub(super) fn client(
     tls.resumption = Resumption::disabled();
     let crypto = QuicClientConfig::try_from(tls).map_err(unusable)?;
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-    config.transport_config(Arc::new(transport(settings)));
+    config.transport_config(Arc::new(transport(settings, settings.connection_window, 0)));
     Ok(config)
 }
 
@@ -77,7 +77,16 @@ pub(super) fn server(
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     // A peer that moves has a new address, and a new connection.
     config.migration(false);
-    config.transport_config(Arc::new(transport(settings)));
+    // Whoever comes is a stranger at first; it gets more once it has proved who it is.
+    config.transport_config(Arc::new(transport(
+        settings,
+        settings.client_window,
+        STRANGERS_STREAMS,
+    )));
+    // The acceptor takes each as it comes: what it has not taken is a burst, of a few packets each.
+    config.max_incoming(settings.handshakes_max);
+    config.incoming_buffer_size(WAITING_BYTES);
+    config.incoming_buffer_size_total(WAITING_BYTES * settings.handshakes_max as u64);
     Ok(config)
 }
 
@@ -87,19 +96,19 @@ fn unusable(error: impl std::fmt::Display) -> BindError {
     }
 }
 
-/// How the connection behaves, for both sides.
-fn transport(settings: &QuicSettings) -> TransportConfig {
+/// How the connection behaves, for both sides. `streams` is how many the peer may open: each takes memory from the start.
+fn transport(settings: &QuicSettings, window: u32, streams: u32) -> TransportConfig {
     let mut config = TransportConfig::default();
     let idle = u32::try_from(settings.idle_timeout.as_millis()).unwrap_or(u32::MAX);
     config.max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(idle))));
     config.keep_alive_interval(Some(settings.keep_alive));
-    config.max_concurrent_bidi_streams(VarInt::from_u32(settings.streams_max));
+    config.max_concurrent_bidi_streams(VarInt::from_u32(streams));
     // The acceptor's welcome, and nothing else.
     config.max_concurrent_uni_streams(VarInt::from_u32(1));
     config.datagram_receive_buffer_size(None);
     config.stream_receive_window(VarInt::from_u32(settings.stream_window));
-    config.receive_window(VarInt::from_u32(settings.connection_window));
-    config.send_window(u64::from(settings.connection_window));
+    config.receive_window(VarInt::from_u32(window));
+    config.send_window(u64::from(window));
 
     // Between servers: a packet that is lost early in a connection is missed after 100 ms, not 333.
     config.initial_rtt(Duration::from_millis(100));
@@ -116,6 +125,12 @@ fn transport(settings: &QuicSettings) -> TransportConfig {
     config.ack_frequency_config(Some(acknowledgements));
     config
 }
+
+/// The streams that a peer may have until it has proved who it is.
+const STRANGERS_STREAMS: u32 = 16;
+
+/// What a peer may send before the acceptor has looked at it.
+const WAITING_BYTES: u64 = 16 << 10;
 
 /// The bytes that leave before the first acknowledgement: half of Linux's default socket buffer.
 const INITIAL_WINDOW: u64 = 96 << 10;

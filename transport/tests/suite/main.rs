@@ -5,10 +5,12 @@
 
 mod contract;
 mod memory_world;
+mod meters;
 mod names;
 mod quic_only;
 mod quic_world;
 mod relay;
+mod strangers;
 mod world;
 
 /// Every test of the contract, over one world.

@@ -62,6 +62,7 @@ impl World for MemoryWorld {
         self.network.heal(one, other);
         self.network.set_links(links());
         match impairment {
+            Some(Impairment::Stalling) => panic!("there are no handshakes in memory"),
             None => {}
             Some(Impairment::Cut) => self.network.cut(one, other),
             Some(Impairment::Deaf) => self.network.cut_one_way(one, other),

@@ -1,13 +1,11 @@
-//! What a transport counts, and how many lines it logs.
+//! What a transport counts.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Subscriber};
 
 /// The meters of whatever is made inside [`recording`](Self::recording).
 #[derive(Debug, Clone, Default)]
@@ -37,7 +35,10 @@ impl Meters {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        if tokio::time::timeout(Duration::from_secs(30), waiting).await.is_err() {
+        if tokio::time::timeout(Duration::from_secs(30), waiting)
+            .await
+            .is_err()
+        {
             panic!("{what}: {:?}", self.0.lock().unwrap());
         }
     }
@@ -68,33 +69,4 @@ impl Recorder for Meters {
     fn register_histogram(&self, _key: &Key, _metadata: &Metadata<'_>) -> Histogram {
         Histogram::noop()
     }
-}
-
-/// Counts the lines at INFO and above that are logged on its thread.
-#[derive(Debug, Clone, Default)]
-pub struct Lines(Arc<AtomicUsize>);
-
-impl Lines {
-    pub fn count(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-impl Subscriber for Lines {
-    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        metadata.is_event() && *metadata.level() <= Level::INFO
-    }
-
-    fn event(&self, _event: &Event<'_>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn new_span(&self, _span: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _span: &Id, _values: &Record<'_>) {}
-    fn record_follows_from(&self, _span: &Id, _follows: &Id) {}
-    fn enter(&self, _span: &Id) {}
-    fn exit(&self, _span: &Id) {}
 }

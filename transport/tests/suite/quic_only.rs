@@ -118,7 +118,7 @@ async fn concurrent_opens_share_one_connection() {
     let one = start(&authority, &node(1), settings());
     // No room for a second connection: a second attempt would be refused.
     let single = QuicSettings {
-        connections_max: 1,
+        node_connections_max: 1,
         ..settings()
     };
     let two = start(&authority, &node(2), single);

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use tokio::net::UdpSocket;
@@ -45,6 +45,12 @@ impl State {
         self.deserted && self.passes_to() && self.passes_back()
     }
 
+    /// Whether an answer of the server's would let a handshake go on: all but a Retry (RFC 9000, 17.2.5) do.
+    fn stalls(self, answer: &[u8]) -> bool {
+        let retry = answer.first().is_some_and(|first| first & 0xf0 == 0xf0);
+        self.impairment == Some(Impairment::Stalling) && !retry
+    }
+
     /// Whether the `number`-th datagram of its way is lost.
     fn loses(self, number: u64) -> bool {
         self.impairment == Some(Impairment::Lossy) && number % 10 < 3
@@ -54,10 +60,15 @@ impl State {
 impl Relay {
     /// A relay on a port of its own, to a server on this machine.
     pub async fn start(server: SocketAddr) -> Self {
+        Self::start_from(server, Ipv4Addr::LOCALHOST).await
+    }
+
+    /// The same, whose clients come from another address as the server sees it.
+    pub async fn start_from(server: SocketAddr, from: Ipv4Addr) -> Self {
         let front = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let address = front.local_addr().unwrap();
         let (state, seen) = watch::channel(State::default());
-        let task = tokio::spawn(run(front, server, seen));
+        let task = tokio::spawn(run(front, server, from, seen));
         Self { address, state, task }
     }
 
@@ -77,13 +88,13 @@ impl Drop for Relay {
     }
 }
 
-async fn run(front: UdpSocket, server: SocketAddr, mut state: watch::Receiver<State>) {
+async fn run(front: UdpSocket, server: SocketAddr, from: Ipv4Addr, mut state: watch::Receiver<State>) {
     let address = front.local_addr().unwrap();
     let mut front = Some(front);
     loop {
         if let Some(front) = front.take() {
             tokio::select! {
-                () = forward(Arc::new(front), server, state.clone()) => {}
+                () = forward(Arc::new(front), server, from, state.clone()) => {}
                 closed = state.wait_for(|state| state.is_closed()) => drop(closed.unwrap()),
             }
         }
@@ -93,7 +104,7 @@ async fn run(front: UdpSocket, server: SocketAddr, mut state: watch::Receiver<St
     }
 }
 
-async fn forward(front: Arc<UdpSocket>, server: SocketAddr, state: watch::Receiver<State>) {
+async fn forward(front: Arc<UdpSocket>, server: SocketAddr, from: Ipv4Addr, state: watch::Receiver<State>) {
     let mut clients: BTreeMap<SocketAddr, Arc<UdpSocket>> = BTreeMap::new();
     let mut tasks = JoinSet::new();
     let mut buffer = vec![0; 65_536];
@@ -109,7 +120,7 @@ async fn forward(front: Arc<UdpSocket>, server: SocketAddr, state: watch::Receiv
         let back = match clients.entry(client) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
-                let back = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+                let back = Arc::new(UdpSocket::bind((from, 0)).await.unwrap());
                 back.connect(server).await.unwrap();
                 tasks.spawn(answer(
                     Arc::clone(&back),
@@ -136,7 +147,7 @@ async fn answer(
             continue;
         };
         let now = *state.borrow();
-        if now.passes_back() && !now.loses(number) {
+        if now.passes_back() && !now.loses(number) && !now.stalls(&buffer[..length]) {
             let _ = front.send_to(&buffer[..length], client).await;
         }
     }

@@ -48,6 +48,8 @@ pub enum Impairment {
     Paused,
     /// Of ten datagrams three are lost, each way.
     Lossy,
+    /// Handshakes with the node begin, its address validation included, and do not go on: over QUIC alone.
+    Stalling,
 }
 
 pub fn cluster() -> ClusterId {
