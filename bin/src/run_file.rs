@@ -81,7 +81,8 @@ fn write(path: &Path, note: &Note) -> io::Result<File> {
     Ok(file)
 }
 
-fn create_private(dir: &Path) -> io::Result<()> {
+/// Makes a directory and its parents, for this user alone; existing ones stay as they are.
+pub(crate) fn create_private(dir: &Path) -> io::Result<()> {
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
