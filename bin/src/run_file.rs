@@ -66,12 +66,14 @@ pub fn post(note: &Note) -> io::Result<Posted> {
 }
 
 fn write(path: &Path, note: &Note) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
     // Not truncated before it is locked: a reader must not meet half a note.
     let mut file = OpenOptions::new()
         .create(true)
         .truncate(false)
         .read(true)
         .write(true)
+        .mode(0o600)
         .open(path)?;
     file.lock()?;
     file.set_len(0)?;

@@ -47,6 +47,72 @@ fn the_command_line_finds_the_node_of_this_machine() {
         .fails(4, &["no node runs on data", "quorate serve --data-dir data"]);
 }
 
+/// A start that waits for its configuration, in a pipe of the file system, and hears these signals while it does.
+#[cfg(target_os = "linux")]
+fn signalled_while_it_starts(home: &Home, signals: &[Signal]) -> program::Server {
+    use rustix::fs::{CWD, Mode, mkfifoat};
+    let pipe = home.path("node.toml");
+    mkfifoat(CWD, &pipe, Mode::RUSR | Mode::WUSR).unwrap();
+    let log = std::fs::File::create(home.path("log-start")).unwrap();
+    let stdout = std::fs::File::create(home.path("stdout")).unwrap();
+    let server = home.serve_into(&["--config", "node.toml"], stdout, log);
+    // Returns when the other end is opened too: it reads its configuration.
+    let mut configuration = std::fs::File::options().write(true).open(&pipe).unwrap();
+    for signal in signals {
+        server.signal(*signal);
+    }
+    let text = "data_dir = \"data\"\nlisten = \"127.0.0.1:0\"\n";
+    std::io::Write::write_all(&mut configuration, text.as_bytes()).unwrap();
+    server
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_node_that_is_told_to_read_its_certificates_while_it_starts_serves() {
+    let home = Home::new();
+    let server = signalled_while_it_starts(&home, &[Signal::HUP]);
+    until("the node serves", || {
+        home.line("kv put a 1").code.eq(&0).then_some(())
+    });
+    assert!(server.stop().success(), "{}", home.logs());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_node_that_is_told_to_stop_while_it_starts_stops_with_grace() {
+    let home = Home::new();
+    let server = signalled_while_it_starts(&home, &[Signal::TERM]);
+    assert!(server.wait().success(), "{}", home.logs());
+}
+
+#[test]
+fn what_a_node_makes_is_for_its_user_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let home = Home::new();
+    let _server = home.serve_alone();
+    home.line("kv put a 1").ok();
+    let (mut left, mut files) = (vec![home.path("data")], 0);
+    while let Some(path) = left.pop() {
+        let metadata = path.metadata().unwrap();
+        let mode = metadata.permissions().mode() & 0o777;
+        if metadata.is_dir() {
+            assert_eq!(mode, 0o700, "{}", path.display());
+            left.extend(
+                std::fs::read_dir(&path)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().path()),
+            );
+        } else if path.extension().is_none_or(|extension| extension != "crt") {
+            assert_eq!(mode, 0o600, "{}", path.display());
+            files += 1;
+        }
+    }
+    assert!(
+        files >= 6,
+        "{files} files: the log, the state, keys, the identity, locks, the note"
+    );
+}
+
 /// They cost a loaded node a fifth of its time: `main.rs`.
 #[cfg(target_os = "linux")]
 #[test]

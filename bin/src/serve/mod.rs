@@ -49,6 +49,7 @@ const THREADS_PATIENCE: Duration = Duration::from_secs(1);
 /// Runs the command until a signal or a fault ends it. `variables` are the flags that a variable gave; `output` leaves as
 /// failures are to be shown.
 pub fn run(args: &ServeArgs, variables: &BTreeSet<String>, output: &mut Output) -> Result<(), Failure> {
+    let _heard = signals_are_heard()?;
     let given = Given { args, variables };
     let check = given.check()?;
     let (config, logging) = config::load(given)?;
@@ -70,7 +71,6 @@ pub fn run(args: &ServeArgs, variables: &BTreeSet<String>, output: &mut Output) 
 }
 
 async fn serve(config: Config, output: Output) -> Result<(), Failure> {
-    // Before anything that could take long: a signal during the start must not be lost.
     let mut signals = Signals::listen()?;
     match config.open_files_max {
         Some(limit) => tracing::info!(limit, "so many files may be open"),
@@ -279,6 +279,17 @@ fn reachable(address: SocketAddr) -> SocketAddr {
         ip => ip,
     };
     SocketAddr::new(ip, address.port())
+}
+
+/// Takes the signals from the system's hands, which would end the process at the first one: before the configuration is read,
+/// which may take long. They wait until [`Signals::listen`], since nothing drives the runtime that this is.
+fn signals_are_heard() -> Result<tokio::runtime::Runtime, Failure> {
+    let idle = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let idle = idle.map_err(|error| Failure::failed(format!("the runtime did not start: {error}")))?;
+    let entered = idle.enter();
+    Signals::listen()?;
+    drop(entered);
+    Ok(idle)
 }
 
 /// What the operating system tells.

@@ -41,7 +41,11 @@ pub(super) fn open(data_dir: &Path, node: &Identity) -> Result<(Credentials, Pat
     open_in_steps(data_dir, node, &mut |_| Ok(()))
 }
 
-fn open_in_steps(data_dir: &Path, node: &Identity, step: Step<'_>) -> Result<(Credentials, PathBuf), Failure> {
+fn open_in_steps(
+    data_dir: &Path,
+    node: &Identity,
+    step: Step<'_>,
+) -> Result<(Credentials, PathBuf), Failure> {
     step("the data directory is made")?;
     create_private(data_dir).map_err(|error| disk("create the directory", data_dir, error))?;
     let _alone = alone(data_dir)?;
@@ -185,7 +189,10 @@ fn failed(error: CertsError) -> Failure {
 
 /// A full disk may pass; a directory that is not ours does not.
 fn disk(doing: &'static str, path: &Path, error: io::Error) -> Failure {
-    let message = format!("the node's own certificates: cannot {doing} {}: {error}", path.display());
+    let message = format!(
+        "the node's own certificates: cannot {doing} {}: {error}",
+        path.display()
+    );
     Failure::new(kind_of(&Fault::disk(doing, path.display(), error)), message)
 }
 

@@ -65,7 +65,7 @@ pub trait File: fmt::Debug + Send + Sync + 'static {
 /// How many pieces a system takes in one call, at least (IOV_MAX).
 const SLICES_MAX: usize = 1024;
 
-/// The operating system's files.
+/// The operating system's files. What is made is for this program's user alone: directories 0700, files 0600.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RealDisk;
 
@@ -79,17 +79,15 @@ impl LockGuard for RealLock {}
 
 impl Disk for RealDisk {
     fn open(&self, path: &Path, create: bool) -> io::Result<Arc<dyn File>> {
-        let file = std::fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(create)
-            .truncate(false)
-            .open(path)?;
-        Ok(Arc::new(RealFile(file)))
+        Ok(Arc::new(RealFile(open_private(path, create)?)))
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        std::fs::create_dir_all(path)
+        use std::os::unix::fs::DirBuilderExt as _;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
     }
 
     fn exists(&self, path: &Path) -> io::Result<bool> {
@@ -117,18 +115,40 @@ impl Disk for RealDisk {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn LockGuard>> {
-        let file = std::fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)?;
+        let file = open_private(path, true)?;
         file.try_lock().map_err(|e| match e {
             std::fs::TryLockError::Error(e) => e,
             std::fs::TryLockError::WouldBlock => io::ErrorKind::WouldBlock.into(),
         })?;
+        if let Some(dir) = path.parent() {
+            warn_if_others_may_read(dir);
+        }
         Ok(Box::new(RealLock(file)))
     }
+}
+
+fn open_private(path: &Path, create: bool) -> io::Result<std::fs::File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(create)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+}
+
+/// An existing directory stays as its owner made it, and may be meant so; it is said once for each opening.
+fn warn_if_others_may_read(dir: &Path) {
+    if others_may_read(dir) {
+        tracing::warn!(dir = %dir.display(), "the data directory is open to others than its owner: chmod 700 closes it");
+    }
+}
+
+fn others_may_read(dir: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    dir.metadata()
+        .is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0)
 }
 
 impl File for RealFile {
@@ -176,5 +196,41 @@ impl File for RealFile {
         // A system that keeps it all the same is slower, not wrong.
         #[cfg(target_os = "linux")]
         let _ = rustix::fs::fadvise(&self.0, 0, None, rustix::fs::Advice::DontNeed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        path.metadata().unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn what_is_made_is_for_this_user_alone() {
+        let home = tempfile::tempdir().unwrap();
+        let (dir, inner) = (home.path().join("data"), home.path().join("data/log"));
+        RealDisk.create_dir_all(&inner).unwrap();
+        let (file, lock) = (inner.join("file"), dir.join("LOCK"));
+        RealDisk.open(&file, true).unwrap();
+        let _held = RealDisk.lock(&lock).unwrap();
+        assert_eq!([&dir, &inner].map(|dir| mode(dir)), [0o700; 2]);
+        assert_eq!([&file, &lock].map(|file| mode(file)), [0o600; 2]);
+        assert!(!others_may_read(&dir));
+    }
+
+    #[test]
+    fn an_existing_directory_keeps_its_permissions_and_is_known_to_be_open() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path().join("data");
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o750)).unwrap();
+        RealDisk.create_dir_all(&dir).unwrap();
+        let _held = RealDisk.lock(&dir.join("LOCK")).unwrap();
+        assert_eq!(mode(&dir), 0o750);
+        assert!(others_may_read(&dir));
     }
 }

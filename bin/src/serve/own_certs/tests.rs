@@ -49,7 +49,8 @@ fn wherever_it_dies(changes: usize, prepare: impl Fn(&Path), id: u64) {
         if making.exists() {
             std::fs::write(making.join("ca.crt"), "-----BEGIN").unwrap();
         }
-        let (credentials, dir) = open(&data_dir, &node(id)).unwrap_or_else(|error| panic!("{number}: {error}"));
+        let (credentials, dir) =
+            open(&data_dir, &node(id)).unwrap_or_else(|error| panic!("{number}: {error}"));
         assert_eq!(*credentials.identity(), node(id));
         let made = files(&dir);
         let client = Identity::client(node(id).cluster, CLIENT).unwrap();
@@ -98,7 +99,10 @@ fn an_authority_without_its_certificate_is_told_with_what_to_do() {
     let refused = open(home.path(), &node(1)).unwrap_err();
     assert_eq!(refused.kind(), crate::failure::Kind::Refused);
     let told = refused.to_string();
-    assert!(told.contains("ca.crt is missing") && told.contains("makes all certificates anew"), "{told}");
+    assert!(
+        told.contains("ca.crt is missing") && told.contains("makes all certificates anew"),
+        "{told}"
+    );
 }
 
 #[test]
