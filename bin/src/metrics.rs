@@ -198,6 +198,11 @@ fn describe() {
         "connections that are up, by direction"
     );
     describe_gauge!(
+        "quorate_certificate_expiry_seconds",
+        Unit::Seconds,
+        "when a certificate ends, in seconds of Unix time, by kind: own, authority"
+    );
+    describe_gauge!(
         "quorate_transport_round_trip_seconds",
         Unit::Seconds,
         "smoothed round trip of the connection to a node"

@@ -71,6 +71,8 @@ fn uses(expr: &Expr, how: &Use, found: &mut Vec<(String, Use)>) {
         Expr::MatrixSelector(matrix) => note(&matrix.vs, how, found),
         Expr::Call(Call { func, args }) => {
             let how = match func.name {
+                // Now, of no metric.
+                "time" => return,
                 "rate" | "increase" | "irate" => &Use::Rise,
                 name if name.ends_with("_over_time") || ["delta", "deriv"].contains(&name) => &Use::Course,
                 "histogram_quantile" | "max" => how,

@@ -4,7 +4,7 @@ mod program;
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use program::Home;
+use program::{Home, until};
 
 #[test]
 fn keys_are_readable_by_their_owner_alone_and_nothing_is_overwritten() {
@@ -28,6 +28,37 @@ fn keys_are_readable_by_their_owner_alone_and_nothing_is_overwritten() {
         .fails(2, &["ca.crt", "exists already"]);
     home.line("certs issue --dir c --node 1")
         .fails(2, &["node-1.crt", "exists already"]);
+}
+
+#[test]
+fn a_check_of_the_configuration_reads_the_certificates_and_makes_none() {
+    let home = Home::new();
+    let own = "serve --data-dir data --check";
+    assert!(
+        home.line(own)
+            .ok()
+            .text()
+            .contains("valid      from the first start on")
+    );
+    assert!(!home.path("data").exists(), "nothing was made");
+    home.serve_alone().stop();
+    let found = home.line("serve --data-dir data --check --json").json();
+    assert_eq!(found["certificates"]["directory"], "data/certs");
+
+    let given = "serve --data-dir d --check --certs c";
+    home.line(given).fails(2, &["c/ca.crt is missing"]);
+    home.line("certs init --dir c").ok();
+    home.line(given)
+        .fails(2, &["c/node-1.crt is missing", "quorate certs issue"]);
+    home.line("certs issue --dir c --node 1 --validity 1s").ok();
+    until("it has ended", || home.line(given).code.ne(&0).then_some(()));
+    home.line(given).fails(2, &["c/node-1.crt is valid no longer"]);
+    home.line("certs issue --dir c --node 1 --validity 1day --out new")
+        .ok();
+    for file in ["node-1.crt", "node-1.key"] {
+        std::fs::rename(home.path("new").join(file), home.path("c").join(file)).unwrap();
+    }
+    assert!(home.line(given).ok().text().contains("valid      until 2"));
 }
 
 #[test]

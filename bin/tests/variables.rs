@@ -54,6 +54,12 @@ fn beside(flag: &str) -> &'static [&'static str] {
     }
 }
 
+/// Certificates of node 1: a check reads them.
+fn certify(home: &Home, dir: &str) {
+    home.line(&format!("certs init --dir {dir}")).ok();
+    home.line(&format!("certs issue --dir {dir} --node 1")).ok();
+}
+
 fn checked(home: &Home, flag: &str, args: &[String], vars: &[(&str, &str)]) -> Value {
     let mut line = vec!["serve".to_owned()];
     line.extend(beside(flag).iter().map(|arg| (*arg).to_owned()));
@@ -73,6 +79,8 @@ fn every_flag_is_a_variable_that_does_the_same() {
         "other.toml",
         "data_dir = 'from-the-file'\ncluster = 'of-the-file'\n",
     );
+    certify(&home, "c");
+    certify(&home, "other-certs");
     let flags = flags();
     assert!(flags.len() >= 17, "{flags:?}");
     for (flag, variable) in flags {
@@ -184,6 +192,7 @@ fn a_misspelt_variable_starts_nothing_and_asks_nobody() {
 #[test]
 fn a_flag_beats_its_variable_and_either_beats_the_file_also_to_say_no() {
     let home = Home::new();
+    certify(&home, "c");
     home.file("q.toml", "data_dir = 'data'\njoin = true\ncerts = 'c'\n");
     let join = |args: &[&str], vars: &[(&str, &str)]| {
         let line = [&["serve", "-c", "q.toml", "--check", "--json"], args].concat();

@@ -19,6 +19,7 @@ mod identity;
 mod inbox;
 pub mod memory;
 pub mod quic;
+mod refused;
 mod stream;
 
 #[cfg(feature = "fuzzing")]
@@ -28,6 +29,7 @@ pub mod fuzzing;
 pub use address::{Address, AddressRule, Host, HostName, InvalidAddress, ListenAddress};
 pub use backoff::BackoffSettings;
 pub use identity::{ClusterId, Identity, InvalidIdentity, Role};
+pub use refused::RefusedBecause;
 pub use stream::{MessageReceiver, MessageSender, Stream, StreamReceiver, StreamSender};
 
 use std::fmt;
@@ -102,7 +104,9 @@ pub enum TransportError {
     Refused {
         /// The address tried.
         address: String,
-        /// Why.
+        /// Why, for programs.
+        because: RefusedBecause,
+        /// Why, in words.
         reason: String,
     },
     /// The stream or its connection broke; what was sent may or may not have arrived.

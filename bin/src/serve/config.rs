@@ -12,6 +12,7 @@ use quorate_transport::{Address, ClusterId, ListenAddress};
 use serde::Serialize;
 use toml::Value;
 
+use super::checked_certs::Certificates;
 use super::descriptors;
 use super::keys::{Fault, Keys, kind};
 use super::listen_at::ListenAt;
@@ -80,6 +81,8 @@ pub struct ConfigReport {
     peers: BTreeMap<u64, String>,
     join: bool,
     certs: Option<PathBuf>,
+    /// What was found there; `None` where they were not looked at, or the first start makes them.
+    certificates: Option<Certificates>,
     metrics: Option<String>,
     workers: Option<usize>,
     busy_poll: Duration,
@@ -99,12 +102,20 @@ impl Config {
             peers: self.peers.clone(),
             join: self.join,
             certs: self.certs.clone(),
+            certificates: None,
             metrics: self.metrics.as_ref().map(ListenAt::to_string),
             workers: self.workers,
             busy_poll: self.busy_poll,
             log: self.log.clone(),
             settings: self.settings.clone(),
         }
+    }
+}
+
+impl ConfigReport {
+    /// The same with the certificates that were found.
+    pub fn with_certificates(self, certificates: Option<Certificates>) -> Self {
+        Self { certificates, ..self }
     }
 }
 
@@ -131,6 +142,13 @@ impl Report for ConfigReport {
             ("advertise", or(self.advertise.clone(), "as listened on")),
             ("peers", part),
             ("certs", or(self.certs.as_ref().map(shown), "of its own making")),
+            (
+                "valid",
+                or(
+                    self.certificates.as_ref().map(Certificates::text),
+                    "from the first start on",
+                ),
+            ),
             ("metrics", or(self.metrics.clone(), "off")),
             (
                 "workers",

@@ -3,6 +3,7 @@
 //! The order of a start: configuration, certificates, metrics, port, node, note for the command line. A stop goes
 //! the other way, and hands leadership on first.
 
+mod checked_certs;
 mod config;
 mod descriptors;
 mod keys;
@@ -54,7 +55,8 @@ pub fn run(args: &ServeArgs, variables: &BTreeSet<String>, output: &mut Output) 
     let check = given.check()?;
     let (config, logging) = config::load(given)?;
     if check {
-        return output.show(&config.report());
+        let certificates = checked_certs::check(&config)?;
+        return output.show(&config.report().with_certificates(certificates));
     }
     *output = output.without_waiting();
     if logging.format() == Format::Json {

@@ -54,10 +54,7 @@ fn open_in_steps(
     remove_all(&making)?;
     let client =
         Identity::client(node.cluster.clone(), CLIENT).map_err(|error| Failure::failed(error.to_string()))?;
-    let holders = [
-        (node, format!("node-{}", node.node_id().unwrap_or_default())),
-        (&client, format!("client-{CLIENT}")),
-    ];
+    let holders = [(node, stem(node)), (&client, format!("client-{CLIENT}"))];
     if is_absent_or_empty(&dir)? {
         let authority = Authority::create(node.cluster.clone()).map_err(failed)?;
         begin(&making, step)?;
@@ -82,13 +79,34 @@ fn open_in_steps(
             }
         }
     }
-    let credentials = Credentials::load_from(&dir, node).map_err(|error| {
+    Ok((credentials(&dir, node)?, dir))
+}
+
+/// What a start would find, if the certificates were made already. Nothing is changed.
+pub(super) fn look(data_dir: &Path, node: &Identity) -> Result<Option<(Credentials, PathBuf)>, Failure> {
+    let dir = data_dir.join(DIR);
+    if is_absent_or_empty(&dir)? {
+        return Ok(None);
+    }
+    loaded(&dir, node)?;
+    if !dir.join(format!("{}.crt", stem(node))).exists() {
+        return Ok(None);
+    }
+    Ok(Some((credentials(&dir, node)?, dir)))
+}
+
+fn credentials(dir: &Path, node: &Identity) -> Result<Credentials, Failure> {
+    Credentials::load_from(dir, node).map_err(|error| {
         Failure::refused(format!(
             "the node's own certificates in {}: {error}",
             dir.display()
         ))
-    })?;
-    Ok((credentials, dir))
+    })
+}
+
+/// How the names of a node's files begin.
+fn stem(node: &Identity) -> String {
+    format!("node-{}", node.node_id().unwrap_or_default())
 }
 
 /// The authority that is there, if it is this cluster's.

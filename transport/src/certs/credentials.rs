@@ -14,6 +14,7 @@ use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use super::authority::{Authority, CertsError};
+use super::validity::Validity;
 use crate::Identity;
 
 /// The authority's certificate, the holder's own with what leads to the authority, and the key to it.
@@ -22,6 +23,8 @@ use crate::Identity;
 #[derive(Clone)]
 pub struct Credentials {
     pub(crate) identity: Identity,
+    validity: Validity,
+    authority_validity: Validity,
     pub(crate) roots: Arc<RootCertStore>,
     pub(crate) chain: Vec<CertificateDer<'static>>,
     pub(crate) key: Arc<PrivateKeyDer<'static>>,
@@ -168,9 +171,23 @@ impl Credentials {
         &self.identity
     }
 
+    /// From when until when the holder's certificate is valid, with what leads from it to the authority.
+    pub fn validity(&self) -> Validity {
+        self.validity
+    }
+
+    /// The same of the authority's certificate; of several, for as long as one of them is. No peer asks for it: an authority
+    /// whose time is over is believed, and tools outside of Quorate refuse it.
+    pub fn authority_validity(&self) -> Validity {
+        self.authority_validity
+    }
+
     fn check(authority: Part<'_>, certificate: Part<'_>, key: Part<'_>) -> Result<Self, CredentialsError> {
         let mut roots = RootCertStore::empty();
-        for root in authority.certificates()? {
+        let authorities = authority.certificates()?;
+        let authority_validity = Validity::of_any(&authorities)
+            .map_err(|reason| authority.not_pem("authority's certificate", &reason))?;
+        for root in authorities {
             roots.add(root).map_err(|error| CredentialsError::NotPem {
                 file: authority.name.clone(),
                 what: "authority's certificate",
@@ -200,12 +217,16 @@ impl Credentials {
             }
         }
         check_chain(own, intermediates, &roots, &authority, &certificate)?;
+        let validity =
+            Validity::of_all(&chain).map_err(|reason| certificate.not_pem("certificate", &reason))?;
         let identity = identity_in(own).map_err(|reason| CredentialsError::NoIdentity {
             file: certificate.name,
             reason,
         })?;
         Ok(Self {
             identity,
+            validity,
+            authority_validity,
             roots,
             chain,
             key: Arc::new(private),

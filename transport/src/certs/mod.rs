@@ -15,6 +15,7 @@
 mod authority;
 mod credentials;
 mod files;
+mod validity;
 
 #[cfg(test)]
 mod tests;
@@ -22,3 +23,7 @@ mod tests;
 pub use authority::{Authority, CertsError, Issued};
 pub use credentials::{Credentials, CredentialsError};
 pub(crate) use credentials::{crypto_provider, identity_in};
+pub use validity::Validity;
+#[cfg(test)]
+pub(crate) use validity::tests_validity;
+pub(crate) use validity::utc;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::LazyLock;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
 use rustls::pki_types::CertificateDer;
@@ -325,4 +325,20 @@ proptest! {
             prop_assert_eq!(&accepted.chain[0][..], &CERTIFICATE[..]);
         }
     }
+}
+
+#[test]
+fn credentials_tell_from_when_until_when_they_are_valid() {
+    let before = SystemTime::now();
+    let authority = Authority::create(cluster()).unwrap();
+    let issued = authority.issue(&node(1), &[], DAY).unwrap();
+    let credentials = issued.credentials(&authority).unwrap();
+    let validity = credentials.validity();
+    // In whole seconds.
+    assert!(validity.not_before <= before, "{validity}");
+    assert!(
+        validity.end() >= before + DAY && validity.not_after <= SystemTime::now() + DAY,
+        "{validity}"
+    );
+    assert!(credentials.authority_validity().not_after > before + DAY * 3_650);
 }

@@ -12,7 +12,9 @@ use quinn::{ConnectionError, RecvStream, SendStream, VarInt};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::connect::identity_of;
+use super::connect::{Proven, proven};
+use super::errors::Way;
+use super::expiry::{self, End};
 use super::handshakes::{Answer, Handshakes, Source};
 use super::places::{Bounds, NODE_SHARE, NoPlace, Place, Places};
 use super::refusals::{Refusals, Why};
@@ -154,13 +156,21 @@ async fn serve(shared: Arc<Shared>, incoming: quinn::Incoming, handshake: Handsh
             return refused(Why::Displaced, &"its handshake did not go on, and others needed the place");
         }
     };
-    let from = match check(&shared, &connection) {
-        Ok(from) => from,
-        Err(reason) => {
-            connection.close(errors::WRONG_IDENTITY, reason.as_bytes());
+    let theirs = match check(&shared, &connection) {
+        Ok(theirs) => theirs,
+        Err((code, reason)) => {
+            connection.close(code, reason.as_bytes());
             return refused(Why::Identity, &reason);
         }
     };
+    let ours = shared
+        .own
+        .read()
+        .unwrap_or_else(PoisonError::into_inner)
+        .times
+        .own;
+    let end = End::of((&shared.identity, ours), (&theirs.identity, theirs.validity));
+    let from = theirs.identity;
     let taken = shared.door.places().take(&from);
     // Only now: those who wait for a place are no strangers.
     drop(handshake);
@@ -173,7 +183,7 @@ async fn serve(shared: Arc<Shared>, incoming: quinn::Incoming, handshake: Handsh
         }
     };
     shared.meters.incoming.increment(1.0);
-    let ended = welcomed(&shared, &from, &connection, &place).await;
+    let ended = welcomed(&shared, &from, &connection, &place, &end).await;
     shared.meters.incoming.decrement(1.0);
     shared.door.places().give_back(&from, &place);
     match ended {
@@ -191,7 +201,9 @@ async fn welcomed(
     from: &Identity,
     connection: &quinn::Connection,
     place: &Place,
+    end: &End,
 ) -> ConnectionError {
+    let way = Arc::new(Way::to(connection.remote_address().to_string()));
     // It had a stranger's until now.
     let settings = &shared.settings;
     let streams_max = match from.role {
@@ -205,7 +217,7 @@ async fn welcomed(
     connection.set_max_concurrent_bi_streams(VarInt::from_u32(streams_max));
     let serving = async {
         match welcome(connection).await {
-            Ok(()) => streams(shared, from, connection).await,
+            Ok(()) => streams(shared, from, &way, connection).await,
             Err(error) => error,
         }
     };
@@ -213,7 +225,13 @@ async fn welcomed(
         ended = serving => ended,
         () = place.displaced.cancelled() => {
             let reason = format!("{NODE_SHARE} newer connections of {from} took its place");
+            way.closed_here(&reason);
             connection.close(errors::FULL, reason.as_bytes());
+            connection.closed().await
+        }
+        reason = end.comes() => {
+            expiry::close(connection, &way, &reason);
+            shared.door.refusals.note(Why::Expired, from, reason);
             connection.closed().await
         }
     }
@@ -260,10 +278,12 @@ fn full(settings: &QuicSettings, from: &Identity, none: NoPlace) -> (Why, String
     }
 }
 
-fn check(shared: &Shared, connection: &quinn::Connection) -> Result<Identity, String> {
-    let theirs = identity_of(connection)?;
-    if theirs.cluster != shared.identity.cluster {
-        return Err(format!("{theirs} is of another cluster than {}", shared.identity));
+fn check(shared: &Shared, connection: &quinn::Connection) -> Result<Proven, (VarInt, String)> {
+    let theirs = proven(connection).map_err(|reason| (errors::NO_IDENTITY, reason))?;
+    let identity = &theirs.identity;
+    if identity.cluster != shared.identity.cluster {
+        let reason = format!("{identity} is of another cluster than {}", shared.identity);
+        return Err((errors::WRONG_IDENTITY, reason));
     }
     Ok(theirs)
 }
@@ -278,15 +298,19 @@ async fn welcome(connection: &quinn::Connection) -> Result<(), ConnectionError> 
 }
 
 /// Brings the peer's streams to the inbox until the connection ends.
-async fn streams(shared: &Arc<Shared>, from: &Identity, connection: &quinn::Connection) -> ConnectionError {
-    let address: Arc<str> = connection.remote_address().to_string().into();
+async fn streams(
+    shared: &Arc<Shared>,
+    from: &Identity,
+    way: &Arc<Way>,
+    connection: &quinn::Connection,
+) -> ConnectionError {
     // Each waits for its header, then for room in the inbox of its class, while the others go on. They are
     // no more than the streams that the peer may open.
     let mut beginning = FuturesUnordered::new();
     loop {
         tokio::select! {
             accepted = connection.accept_bi() => match accepted {
-                Ok((send, receive)) => beginning.push(begin(shared, from, &address, send, receive)),
+                Ok((send, receive)) => beginning.push(begin(shared, from, way, send, receive)),
                 Err(error) => return error,
             },
             Some(()) = beginning.next(), if !beginning.is_empty() => {}
@@ -297,7 +321,7 @@ async fn streams(shared: &Arc<Shared>, from: &Identity, connection: &quinn::Conn
 async fn begin(
     shared: &Shared,
     from: &Identity,
-    address: &Arc<str>,
+    way: &Arc<Way>,
     mut send: SendStream,
     mut receive: RecvStream,
 ) {
@@ -318,7 +342,7 @@ async fn begin(
             return end(&mut send, &mut receive, code);
         }
     };
-    let stream = stream::accepted(shared, address, class, send, receive);
+    let stream = stream::accepted(shared, way, class, send, receive);
     let incoming = Incoming {
         from: from.clone(),
         class,

@@ -5,11 +5,13 @@ use std::sync::{Arc, PoisonError};
 
 use tokio::time::Instant;
 
+use super::errors::Way;
+use super::expiry::{self, End};
 use super::links::Live;
 use super::{Shared, errors, probe, race, resolve, tls};
-use crate::certs::identity_in;
+use crate::certs::{Validity, identity_in};
 use crate::frame::STREAM_VERSION;
-use crate::{Identity, Peer, Role, TransportError};
+use crate::{Identity, Peer, RefusedBecause, Role, TransportError};
 
 /// Connects, or says why not: within the time for its name, then within the time for the handshake. Ends early when the
 /// transport closes.
@@ -19,12 +21,20 @@ pub(super) async fn connect(shared: &Arc<Shared>, peer: &Peer) -> Result<Live, T
         return Err(TransportError::Closed);
     };
     match &outcome {
-        Ok(live) => {
+        Ok((live, end)) => {
             tracing::debug!(peer = live.node_id, address = %peer.address, "connected");
             shared.meters.outgoing.increment(1.0);
-            let (shared, live, address) = (Arc::clone(shared), live.clone(), peer.address.clone());
+            let (shared, live, end) = (Arc::clone(shared), live.clone(), end.clone());
+            let address = peer.address.clone();
             shared.tasks.clone().spawn(async move {
-                let reason = live.connection.closed().await;
+                let reason = tokio::select! {
+                    reason = live.connection.closed() => reason,
+                    reason = end.comes() => {
+                        expiry::close(&live.connection, &live.way, &reason);
+                        tracing::warn!(peer = live.node_id, %address, reason, "closed a connection");
+                        live.connection.closed().await
+                    }
+                };
                 shared.meters.outgoing.decrement(1.0);
                 tracing::debug!(peer = live.node_id, %address, reason = errors::describe(&reason), "disconnected");
             });
@@ -32,11 +42,11 @@ pub(super) async fn connect(shared: &Arc<Shared>, peer: &Peer) -> Result<Live, T
         Err(TransportError::Refused { .. }) => shared.meters.refused.increment(1),
         Err(_) => shared.meters.unreachable.increment(1),
     }
-    outcome
+    outcome.map(|(live, _)| live)
 }
 
 /// Tries the places that the address stands for.
-async fn any_place(shared: &Arc<Shared>, peer: &Peer) -> Result<Live, TransportError> {
+async fn any_place(shared: &Arc<Shared>, peer: &Peer) -> Result<(Live, End), TransportError> {
     let places = resolve::places(shared, &peer.address).await;
     let places = places.map_err(|reason| unreachable(peer, reason))?;
     let within = shared.settings.connect_timeout;
@@ -50,12 +60,11 @@ async fn any_place(shared: &Arc<Shared>, peer: &Peer) -> Result<Live, TransportE
     race::first(race::in_turn(places), within, attempt, silence).await
 }
 
-async fn handshake(shared: &Shared, peer: &Peer, address: SocketAddr) -> Result<Live, TransportError> {
-    let config = shared
-        .client
-        .read()
-        .unwrap_or_else(PoisonError::into_inner)
-        .clone();
+async fn handshake(shared: &Shared, peer: &Peer, address: SocketAddr) -> Result<(Live, End), TransportError> {
+    let (config, ours) = {
+        let own = shared.own.read().unwrap_or_else(PoisonError::into_inner);
+        (own.client.clone(), own.times.own)
+    };
     let connecting = shared
         .outgoing
         .connect_with(config, address, tls::SERVER_NAME)
@@ -63,13 +72,16 @@ async fn handshake(shared: &Shared, peer: &Peer, address: SocketAddr) -> Result<
             quinn::ConnectError::EndpointStopping => TransportError::Closed,
             other => unreachable(peer, other.to_string()),
         })?;
-    let failed = |error: quinn::ConnectionError| errors::not_connected(peer.address.as_str(), &error);
+    let failed = |error: quinn::ConnectionError| errors::not_connected(peer.address.as_str(), ours, &error);
     let connection = connecting.await.map_err(failed)?;
-    let node_id = match check(shared, peer, &connection) {
-        Ok(node_id) => node_id,
-        Err(reason) => {
+    let (node_id, end) = match check(shared, peer, &connection) {
+        Ok((node_id, theirs)) => (
+            node_id,
+            End::of((&shared.identity, ours), (&theirs.identity, theirs.validity)),
+        ),
+        Err((because, reason)) => {
             connection.close(errors::WRONG_IDENTITY, reason.as_bytes());
-            return Err(refused(peer, reason));
+            return Err(refused(peer, because, reason));
         }
     };
     // In TLS 1.3 we are done before the peer has seen our certificate: its welcome says that it took us.
@@ -78,7 +90,7 @@ async fn handshake(shared: &Shared, peer: &Peer, address: SocketAddr) -> Result<
     if welcome.read_exact(&mut version).await.is_err() {
         return Err(match connection.close_reason() {
             Some(error) => failed(error),
-            None => refused(peer, "it welcomes nobody".to_owned()),
+            None => refused(peer, RefusedBecause::Handshake, "it welcomes nobody".to_owned()),
         });
     }
     if version != [STREAM_VERSION] {
@@ -87,32 +99,47 @@ async fn handshake(shared: &Shared, peer: &Peer, address: SocketAddr) -> Result<
             version[0]
         );
         connection.close(errors::WRONG_VERSION, reason.as_bytes());
-        return Err(refused(peer, reason));
+        return Err(refused(peer, RefusedBecause::Version, reason));
     }
-    Ok(Live {
+    let live = Live {
         connection,
         node_id,
         since: Instant::now(),
-    })
+        way: Arc::new(Way::to(peer.address.to_string())),
+    };
+    Ok((live, end))
 }
 
 /// The node's number, if it is the one that was meant.
-fn check(shared: &Shared, peer: &Peer, connection: &quinn::Connection) -> Result<u64, String> {
-    let theirs = identity_of(connection)?;
-    if theirs.cluster != shared.identity.cluster {
-        return Err(format!("{theirs} is of another cluster than {}", shared.identity));
+fn check(
+    shared: &Shared,
+    peer: &Peer,
+    connection: &quinn::Connection,
+) -> Result<(u64, Proven), (RefusedBecause, String)> {
+    let theirs = proven(connection).map_err(|reason| (RefusedBecause::NoIdentity, reason))?;
+    let identity = &theirs.identity;
+    if identity.cluster != shared.identity.cluster {
+        let reason = format!("{identity} is of another cluster than {}", shared.identity);
+        return Err((RefusedBecause::WrongCluster, reason));
     }
-    match (theirs.role, peer.node_id) {
-        (Role::Client(name), _) => Err(format!("client {name} is no node")),
-        (Role::Node(id), Some(expected)) if id != expected => {
-            Err(format!("node {id} is there, not node {expected}"))
+    match (&identity.role, peer.node_id) {
+        (Role::Client(name), _) => Err((RefusedBecause::WrongNode, format!("client {name} is no node"))),
+        (Role::Node(id), Some(expected)) if *id != expected => {
+            let reason = format!("node {id} is there, not node {expected}");
+            Err((RefusedBecause::WrongNode, reason))
         }
-        (Role::Node(id), _) => Ok(id),
+        (Role::Node(id), _) => Ok((*id, theirs)),
     }
 }
 
-/// Who the peer's certificate says it is.
-pub(super) fn identity_of(connection: &quinn::Connection) -> Result<Identity, String> {
+/// What a peer's certificates prove.
+pub(super) struct Proven {
+    pub(super) identity: Identity,
+    pub(super) validity: Validity,
+}
+
+/// Who the peer's certificate says it is, and for how long.
+pub(super) fn proven(connection: &quinn::Connection) -> Result<Proven, String> {
     let chain = connection.peer_identity();
     let chain = chain.and_then(|chain| {
         chain
@@ -121,7 +148,11 @@ pub(super) fn identity_of(connection: &quinn::Connection) -> Result<Identity, St
     });
     let chain = chain.ok_or("the peer showed no certificate")?;
     let certificate = chain.first().ok_or("the peer showed no certificate")?;
-    identity_in(certificate).map_err(|reason| format!("the peer's certificate names no identity: {reason}"))
+    let names = |reason| format!("the peer's certificate names no identity: {reason}");
+    Ok(Proven {
+        identity: identity_in(certificate).map_err(names)?,
+        validity: Validity::of_all(&chain)?,
+    })
 }
 
 fn unreachable(peer: &Peer, reason: String) -> TransportError {
@@ -131,9 +162,10 @@ fn unreachable(peer: &Peer, reason: String) -> TransportError {
     }
 }
 
-fn refused(peer: &Peer, reason: String) -> TransportError {
+fn refused(peer: &Peer, because: RefusedBecause, reason: String) -> TransportError {
     TransportError::Refused {
         address: peer.address.to_string(),
+        because,
         reason,
     }
 }

@@ -1,8 +1,33 @@
 //! What ends connections and streams, as numbers on the wire and as errors for callers.
 
+use std::sync::OnceLock;
+
 use quinn::{ConnectionError, ReadError, VarInt, WriteError};
 
-use crate::TransportError;
+use crate::certs::Validity;
+use crate::{RefusedBecause, TransportError};
+
+/// What errors of a connection tell: where it leads, and why this side closed it, where it was for another reason than the
+/// transport's end.
+#[derive(Debug)]
+pub(super) struct Way {
+    pub(super) address: String,
+    closed_here: OnceLock<String>,
+}
+
+impl Way {
+    pub(super) fn to(address: String) -> Self {
+        Self {
+            address,
+            closed_here: OnceLock::new(),
+        }
+    }
+
+    /// Notes why this side closes it; the first reason stands.
+    pub(super) fn closed_here(&self, reason: &str) {
+        let _ = self.closed_here.set(reason.to_owned());
+    }
+}
 
 /// Closes a connection: its side was shut down.
 pub(super) const SHUT_DOWN: VarInt = VarInt::from_u32(0);
@@ -14,6 +39,11 @@ pub(super) const WRONG_VERSION: VarInt = VarInt::from_u32(2);
 /// Closes a connection: the acceptor has no place for it, or needs its place for another one of the same node. The reason
 /// says which bound was met.
 pub(super) const FULL: VarInt = VarInt::from_u32(3);
+
+/// Closes a connection: a certificate of one of the two has ended. The reason says whose.
+pub(super) const EXPIRED: VarInt = VarInt::from_u32(4);
+/// Closes a connection: the peer's certificate names no member of a cluster.
+pub(super) const NO_IDENTITY: VarInt = VarInt::from_u32(5);
 
 /// Ends a stream: its half was dropped.
 pub(super) const DROPPED: VarInt = VarInt::from_u32(0);
@@ -34,35 +64,80 @@ pub(super) const ALERT_UNKNOWN_CA: u64 = 48;
 /// TLS's alert for a signature that is not as it should be: so of a certificate whose issuer has the name of the known
 /// authority and another key.
 pub(super) const ALERT_DECRYPT_ERROR: u64 = 51;
+/// TLS's alert for an ALPN that is not spoken.
+const ALERT_NO_PROTOCOL: u64 = 120;
 
-/// An attempt to connect failed.
-pub(super) fn not_connected(address: &str, error: &ConnectionError) -> TransportError {
-    let refused = |reason: String| TransportError::Refused {
+/// An attempt to connect failed. `ours` is when our certificate is valid.
+pub(super) fn not_connected(address: &str, ours: Validity, error: &ConnectionError) -> TransportError {
+    use RefusedBecause as B;
+    let refused = |because, reason: String| TransportError::Refused {
         address: address.to_owned(),
+        because,
         reason,
     };
+    let alert = |code: u64| code - CRYPTO_ERRORS.start;
     match error {
         ConnectionError::LocallyClosed => TransportError::Closed,
-        ConnectionError::TransportError(inner) if CRYPTO_ERRORS.contains(&u64::from(inner.code)) => refused(
-            format!("its certificate or protocol is not accepted here: {inner}"),
-        ),
+        ConnectionError::TransportError(inner) if CRYPTO_ERRORS.contains(&u64::from(inner.code)) => {
+            let said = &inner.reason;
+            match alert(u64::from(inner.code)) {
+                ALERT_UNKNOWN_CA | ALERT_DECRYPT_ERROR => refused(
+                    B::UntrustedAuthority,
+                    format!("its certificate is not of the authority in our ca.crt: {said}"),
+                ),
+                // One alert for both, and rustls's words for which.
+                ALERT_CERTIFICATE_EXPIRED if said.contains("not valid yet") => refused(
+                    B::NotYetValid,
+                    format!("its certificate is not valid yet, by our clock: {said}"),
+                ),
+                ALERT_CERTIFICATE_EXPIRED => {
+                    refused(B::Expired, format!("its certificate has ended: {said}"))
+                }
+                ALERT_NO_PROTOCOL => {
+                    refused(B::Version, "it speaks another version of the protocol".to_owned())
+                }
+                _ => refused(
+                    B::Handshake,
+                    format!("its certificate or protocol is not accepted here: {inner}"),
+                ),
+            }
+        }
         ConnectionError::ConnectionClosed(inner) if CRYPTO_ERRORS.contains(&u64::from(inner.error_code)) => {
-            refused(format!("it does not accept our certificate or protocol: {inner}"))
+            match alert(u64::from(inner.error_code)) {
+                ALERT_UNKNOWN_CA | ALERT_DECRYPT_ERROR => refused(
+                    B::UntrustedAuthority,
+                    "our certificate is not of the authority that it knows".to_owned(),
+                ),
+                ALERT_CERTIFICATE_EXPIRED => refused(
+                    B::Expired,
+                    format!(
+                        "it says that our certificate, valid {ours}, is not valid now: compare the clocks"
+                    ),
+                ),
+                ALERT_NO_PROTOCOL => refused(
+                    B::Version,
+                    "it does not speak our version of the protocol".to_owned(),
+                ),
+                _ => refused(
+                    B::Handshake,
+                    format!("it does not accept our certificate or protocol: {inner}"),
+                ),
+            }
         }
         ConnectionError::ApplicationClosed(inner)
-            if inner.error_code == WRONG_IDENTITY || inner.error_code == WRONG_VERSION =>
+            if [WRONG_IDENTITY, WRONG_VERSION, NO_IDENTITY].contains(&inner.error_code) =>
         {
-            refused(String::from_utf8_lossy(&inner.reason).into_owned())
+            let because = match inner.error_code {
+                WRONG_VERSION => B::Version,
+                NO_IDENTITY => B::NoIdentity,
+                // The acceptor takes every member of its cluster.
+                _ => B::WrongCluster,
+            };
+            refused(because, String::from_utf8_lossy(&inner.reason).into_owned())
         }
-        ConnectionError::VersionMismatch => refused("it speaks another version of QUIC".to_owned()),
-        other => unreachable(address, other),
-    }
-}
-
-/// A connection failed before anything was sent over it.
-pub(super) fn unreachable(address: &str, error: &ConnectionError) -> TransportError {
-    match error {
-        ConnectionError::LocallyClosed => TransportError::Closed,
+        ConnectionError::VersionMismatch => {
+            refused(B::Version, "it speaks another version of QUIC".to_owned())
+        }
         other => TransportError::Unreachable {
             address: address.to_owned(),
             reason: describe(other),
@@ -70,10 +145,28 @@ pub(super) fn unreachable(address: &str, error: &ConnectionError) -> TransportEr
     }
 }
 
-/// A connection failed under a stream.
-pub(super) fn lost(error: &ConnectionError) -> TransportError {
+/// A connection failed before anything was sent over it.
+pub(super) fn unreachable(way: &Way, error: &ConnectionError) -> TransportError {
+    let unreachable = |reason| TransportError::Unreachable {
+        address: way.address.clone(),
+        reason,
+    };
     match error {
-        ConnectionError::LocallyClosed => TransportError::Closed,
+        ConnectionError::LocallyClosed => match way.closed_here.get() {
+            Some(reason) => unreachable(reason.clone()),
+            None => TransportError::Closed,
+        },
+        other => unreachable(describe(other)),
+    }
+}
+
+/// A connection failed under a stream.
+fn lost(way: &Way, error: &ConnectionError) -> TransportError {
+    match error {
+        ConnectionError::LocallyClosed => match way.closed_here.get() {
+            Some(reason) => broken(reason.clone()),
+            None => TransportError::Closed,
+        },
         other => broken(describe(other)),
     }
 }
@@ -91,19 +184,19 @@ pub(super) fn describe(error: &ConnectionError) -> String {
 }
 
 /// Writing failed.
-pub(super) fn not_written(address: &str, error: WriteError) -> TransportError {
+pub(super) fn not_written(way: &Way, error: WriteError) -> TransportError {
     match error {
-        WriteError::Stopped(code) => ended(address, code, "the peer stopped receiving"),
-        WriteError::ConnectionLost(error) => lost(&error),
+        WriteError::Stopped(code) => ended(&way.address, code, "the peer stopped receiving"),
+        WriteError::ConnectionLost(error) => lost(way, &error),
         WriteError::ClosedStream | WriteError::ZeroRttRejected => broken("the stream is finished".to_owned()),
     }
 }
 
 /// Reading failed.
-pub(super) fn not_read(address: &str, error: ReadError) -> TransportError {
+pub(super) fn not_read(way: &Way, error: ReadError) -> TransportError {
     match error {
-        ReadError::Reset(code) => ended(address, code, "the peer gave the stream up"),
-        ReadError::ConnectionLost(error) => lost(&error),
+        ReadError::Reset(code) => ended(&way.address, code, "the peer gave the stream up"),
+        ReadError::ConnectionLost(error) => lost(way, &error),
         ReadError::ClosedStream | ReadError::IllegalOrderedRead | ReadError::ZeroRttRejected => {
             broken("the stream is over".to_owned())
         }
@@ -114,6 +207,7 @@ pub(super) fn not_read(address: &str, error: ReadError) -> TransportError {
 fn ended(address: &str, code: VarInt, otherwise: &str) -> TransportError {
     let refused = |reason: &str| TransportError::Refused {
         address: address.to_owned(),
+        because: RefusedBecause::Version,
         reason: reason.to_owned(),
     };
     match code {
@@ -126,4 +220,65 @@ fn ended(address: &str, code: VarInt, otherwise: &str) -> TransportError {
 
 pub(super) fn broken(reason: String) -> TransportError {
     TransportError::Broken { reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use rustls::pki_types::UnixTime;
+
+    use super::*;
+    use crate::certs::{Authority, Credentials};
+    use crate::quic::tls;
+    use crate::{ClusterId, Identity};
+
+    fn credentials(authority: &Authority) -> Credentials {
+        let node = Identity::node(ClusterId::new("tested").unwrap(), 2);
+        authority.credentials(&node).unwrap()
+    }
+
+    /// What an opener says of an acceptor whose certificate it sees at this time.
+    fn told(ours: &Credentials, theirs: &Credentials, now: SystemTime) -> TransportError {
+        let now = UnixTime::since_unix_epoch(now.duration_since(SystemTime::UNIX_EPOCH).unwrap());
+        let refused = tls::verify(ours, theirs, now).unwrap_err();
+        let code = match &refused {
+            rustls::Error::InvalidCertificate(error) => rustls::AlertDescription::from(error.clone()),
+            other => panic!("{other:?}"),
+        };
+        let error = quinn_proto::TransportError {
+            code: quinn_proto::TransportErrorCode::crypto(code.into()),
+            frame: None,
+            reason: refused.to_string(),
+        };
+        not_connected(
+            "there:1",
+            ours.validity(),
+            &ConnectionError::TransportError(error),
+        )
+    }
+
+    #[test]
+    fn a_certificate_that_is_not_taken_is_told_by_what_is_wrong_with_it() {
+        let [known, unknown] =
+            [(), ()].map(|()| Authority::create(ClusterId::new("tested").unwrap()).unwrap());
+        let (ours, forged) = (credentials(&known), credentials(&unknown));
+        let valid = ours.validity();
+        let hour = Duration::from_secs(3_600);
+        use RefusedBecause as B;
+        for (because, theirs, now) in [
+            (B::Expired, &ours, valid.end() + hour),
+            (B::NotYetValid, &ours, valid.not_before - hour),
+            (B::UntrustedAuthority, &forged, SystemTime::now()),
+        ] {
+            match told(&ours, theirs, now) {
+                TransportError::Refused {
+                    because: told,
+                    reason,
+                    ..
+                } => assert_eq!(told, because, "{reason}"),
+                other => panic!("{because:?}: {other:?}"),
+            }
+        }
+    }
 }

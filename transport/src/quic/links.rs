@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::errors::Way;
 use super::{Shared, connect};
 use crate::backoff::Backoff;
 use crate::{Address, Peer, TransportError};
@@ -26,6 +27,7 @@ pub(super) struct Live {
     pub(super) connection: quinn::Connection,
     pub(super) node_id: u64,
     pub(super) since: Instant,
+    pub(super) way: Arc<Way>,
 }
 
 type Outcome = Result<Live, TransportError>;
@@ -100,7 +102,7 @@ impl Links {
                     link.backoff.succeeded();
                     link.rest = None;
                 } else if let Some(error) = live.connection.close_reason() {
-                    let failure = super::errors::unreachable(peer.address.as_str(), &error);
+                    let failure = super::errors::unreachable(&live.way, &error);
                     let delay = link.backoff.failed(&shared.settings.backoff, rand::random());
                     link.rest = Some((live.since + delay, failure));
                 }

@@ -9,6 +9,8 @@
 //! way. Flow control is per stream; the connection's own window is so large that a stream nobody reads does
 //! not stop the others.
 //!
+//! A connection ends with the certificate of either side that ends first.
+//!
 //! Always: no message passes before both sides know who the other is; an attempt to connect is shared by
 //! all who wait for it; a failure is answered to whoever caused or waited for it, and the next call tries
 //! again within the backoff.
@@ -25,6 +27,7 @@
 //! | `quorate_transport_handshakes` | | handshakes of peers that are under way |
 //! | `quorate_transport_validations_total` | | peers whose address was validated before their handshake |
 //! | `quorate_transport_refusals_total` | `reason`, as below | peers that were not let in, and streams that were not taken |
+//! | `quorate_certificate_expiry_seconds` | `kind` (`own`, `authority`) | when the certificate ends, in seconds of Unix time |
 //! | `quorate_transport_round_trip_seconds` | `node` | smoothed round trip to a node, set every five seconds |
 //!
 //! Reasons of refusals: `untrusted` (a certificate of another authority, or it takes ours for one), `expired` (a
@@ -40,6 +43,7 @@ mod connect;
 mod ended;
 mod endpoint;
 mod errors;
+mod expiry;
 mod handshakes;
 mod links;
 mod meters;
@@ -140,7 +144,7 @@ struct Shared {
     outgoing: quinn::Endpoint,
     listening: Option<(quinn::Endpoint, Arc<Closable>)>,
     local_address: Option<SocketAddr>,
-    client: RwLock<quinn::ClientConfig>,
+    own: RwLock<OwnCredentials>,
     links: Links,
     names: Names,
     door: Door,
@@ -149,6 +153,12 @@ struct Shared {
     /// Every task of this transport, so that shutdown can wait for them.
     tasks: TaskTracker,
     closing: CancellationToken,
+}
+
+/// What opening takes of the own credentials, and their times.
+struct OwnCredentials {
+    client: quinn::ClientConfig,
+    times: expiry::Own,
 }
 
 impl fmt::Debug for Shared {
@@ -180,6 +190,8 @@ impl QuicTransport {
     ) -> Result<Arc<Self>, BindError> {
         settings.check()?;
         let client = tls::client(credentials, &settings)?;
+        let times = expiry::Own::of(credentials);
+        times.publish();
         let (runtime, look) = busy_poll::runtime(settings.busy_poll);
         let outgoing = endpoint::outgoing(&settings, &runtime)?;
         let listening = match listen {
@@ -200,7 +212,7 @@ impl QuicTransport {
             outgoing,
             listening: listening.clone(),
             local_address,
-            client: RwLock::new(client),
+            own: RwLock::new(OwnCredentials { client, times }),
             links: Links::default(),
             names: Names::new(resolver),
             inbox: Inbox::new(),
@@ -216,10 +228,12 @@ impl QuicTransport {
             shared.tasks.spawn(closing.run_until_cancelled_owned(look));
         }
         shared.tasks.spawn(meters::report(Arc::clone(&shared)));
+        shared.tasks.spawn(expiry::foretell(Arc::clone(&shared)));
         Ok(Arc::new(Self { shared }))
     }
 
-    /// Uses other credentials, of the same identity, for all connections from now on; those that are up stay.
+    /// Uses other credentials, of the same identity, for all connections from now on; those that are up stay, until the end of
+    /// the certificates that they were made with.
     pub fn reload(&self, credentials: &Credentials) -> Result<(), BindError> {
         if *credentials.identity() != self.shared.identity {
             return Err(BindError::Credentials {
@@ -234,7 +248,9 @@ impl QuicTransport {
         if let Some((endpoint, _)) = &self.shared.listening {
             endpoint.set_server_config(Some(tls::server(credentials, &self.shared.settings)?));
         }
-        *self.shared.client.write().unwrap_or_else(PoisonError::into_inner) = client;
+        let times = expiry::Own::of(credentials);
+        times.publish();
+        *self.shared.own.write().unwrap_or_else(PoisonError::into_inner) = OwnCredentials { client, times };
         Ok(())
     }
 }
@@ -268,8 +284,8 @@ impl Transport for QuicTransport {
             .connection
             .open_bi()
             .await
-            .map_err(|error| errors::unreachable(peer.address.as_str(), &error))?;
-        stream::open(&self.shared, peer.address.as_str(), class, send, receive).await
+            .map_err(|error| errors::unreachable(&live.way, &error))?;
+        stream::open(&self.shared, &live.way, class, send, receive).await
     }
 
     async fn accept(&self) -> Option<Incoming> {

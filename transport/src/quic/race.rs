@@ -95,6 +95,7 @@ mod tests {
     fn refused() -> TransportError {
         TransportError::Refused {
             address: "there:1".to_owned(),
+            because: crate::RefusedBecause::WrongNode,
             reason: "no".to_owned(),
         }
     }

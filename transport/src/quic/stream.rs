@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use quinn::{RecvStream, SendStream};
 
+use super::errors::Way;
 use super::meters::ClassMeters;
 use super::{Shared, errors};
 use crate::frame::{self, Decoder};
@@ -21,46 +22,39 @@ const PIECES: usize = 64;
 /// Begins a stream that we opened: the header goes out at once, so that the peer sees it.
 pub(super) async fn open(
     shared: &Shared,
-    address: &str,
+    way: &Arc<Way>,
     class: Class,
     send: SendStream,
     receive: RecvStream,
 ) -> Result<Stream, TransportError> {
-    let address: Arc<str> = address.into();
     let meters = shared.meters.class(class);
     meters.opened.increment(1);
-    let mut sender = Sender::new(send, class, &address, shared);
+    let mut sender = Sender::new(send, class, way, shared);
     let header = Bytes::copy_from_slice(&frame::header(class));
     sender.write(&mut [header]).await?;
-    Ok(pair(sender, receive, class, &address, shared))
+    Ok(pair(sender, receive, class, way, shared))
 }
 
 /// Takes a stream that a peer opened, whose header was read.
 pub(super) fn accepted(
     shared: &Shared,
-    address: &Arc<str>,
+    way: &Arc<Way>,
     class: Class,
     send: SendStream,
     receive: RecvStream,
 ) -> Stream {
     shared.meters.class(class).accepted.increment(1);
-    pair(
-        Sender::new(send, class, address, shared),
-        receive,
-        class,
-        address,
-        shared,
-    )
+    pair(Sender::new(send, class, way, shared), receive, class, way, shared)
 }
 
-fn pair(sender: Sender, receive: RecvStream, class: Class, address: &Arc<str>, shared: &Shared) -> Stream {
+fn pair(sender: Sender, receive: RecvStream, class: Class, way: &Arc<Way>, shared: &Shared) -> Stream {
     let receiver = Receiver {
         stream: receive,
         decoder: Decoder::new(shared.settings.message_bytes_max),
         pieces: Box::new(std::array::from_fn(|_| Bytes::new())),
         failure: None,
         meters: shared.meters.class(class),
-        address: Arc::clone(address),
+        way: Arc::clone(way),
     };
     Stream {
         sender: MessageSender::new(Box::new(sender)),
@@ -77,7 +71,7 @@ struct Sender {
     finished: bool,
     meters: ClassMeters,
     /// For errors alone.
-    address: Arc<str>,
+    way: Arc<Way>,
 }
 
 #[derive(Debug)]
@@ -90,11 +84,11 @@ struct Receiver {
     failure: Option<TransportError>,
     meters: ClassMeters,
     /// For errors alone.
-    address: Arc<str>,
+    way: Arc<Way>,
 }
 
 impl Sender {
-    fn new(stream: SendStream, class: Class, address: &Arc<str>, shared: &Shared) -> Self {
+    fn new(stream: SendStream, class: Class, way: &Arc<Way>, shared: &Shared) -> Self {
         let priority = match class {
             Class::Control => 3,
             Class::Append => 2,
@@ -109,13 +103,13 @@ impl Sender {
             chunks: Vec::new(),
             finished: false,
             meters: shared.meters.class(class),
-            address: Arc::clone(address),
+            way: Arc::clone(way),
         }
     }
 
     async fn write(&mut self, chunks: &mut [Bytes]) -> Result<(), TransportError> {
         let written = self.stream.write_all_chunks(chunks).await;
-        written.map_err(|error| errors::not_written(&self.address, error))
+        written.map_err(|error| errors::not_written(&self.way, error))
     }
 }
 
@@ -181,7 +175,7 @@ impl Receiver {
                 }
                 // What came before it is handed out first.
                 Poll::Ready(Err(error)) => {
-                    self.failure = Some(errors::not_read(&self.address, error));
+                    self.failure = Some(errors::not_read(&self.way, error));
                     return Ok(());
                 }
                 // The end, which the next call meets again, or nothing now.
@@ -204,7 +198,7 @@ impl StreamReceiver for Receiver {
                 Ok(Some(count)) => count,
                 Ok(None) if self.decoder.is_between_messages() => return Ok(0),
                 Ok(None) => return Err(errors::broken("the stream ended within a message".to_owned())),
-                Err(error) => return Err(errors::not_read(&self.address, error)),
+                Err(error) => return Err(errors::not_read(&self.way, error)),
             };
             self.decode(count, messages)?;
             if count == PIECES {

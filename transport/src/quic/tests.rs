@@ -138,8 +138,11 @@ async fn an_acceptor_that_speaks_a_later_version_of_streams_is_refused() {
 
 #[tokio::test]
 async fn a_stream_to_an_acceptor_that_does_not_know_its_version_is_refused_by_name() {
-    let refused = errors::not_written("there:1", quinn::WriteError::Stopped(errors::UNKNOWN_VERSION));
-    let TransportError::Refused { address, reason } = refused else {
+    let refused = errors::not_written(
+        &errors::Way::to("there:1".to_owned()),
+        quinn::WriteError::Stopped(errors::UNKNOWN_VERSION),
+    );
+    let TransportError::Refused { address, reason, .. } = refused else {
         panic!("{refused:?}");
     };
     assert_eq!(address, "there:1");

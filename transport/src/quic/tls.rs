@@ -145,6 +145,18 @@ const CALL_BYTES_MAX: usize = 65_507;
 /// How many packets may arrive without an acknowledgement being sent at once.
 const ACK_EVERY: u32 = 9;
 
+/// What an opener says of an acceptor's certificate, for tests.
+#[cfg(test)]
+pub(super) fn verify(ours: &Credentials, theirs: &Credentials, now: UnixTime) -> Result<(), rustls::Error> {
+    let verifier = AnyNodeOfTheCluster {
+        roots: Arc::clone(&ours.roots),
+        provider: crypto_provider(),
+    };
+    let name = ServerName::try_from(SERVER_NAME).expect("a name");
+    let (own, more) = theirs.chain.split_first().expect("a certificate");
+    verifier.verify_server_cert(own, more, &name, &[], now).map(drop)
+}
+
 /// Believes a certificate that the cluster's authority issued to a node, wherever it answers.
 #[derive(Debug)]
 struct AnyNodeOfTheCluster {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use quorate_transport::{Class, ClusterId, Identity, Peer, Transport, TransportError};
+use quorate_transport::{Class, ClusterId, Identity, Peer, RefusedBecause, Transport, TransportError};
 
 use crate::world::{
     CLUSTER, Impairment, LIMIT, PROBE_EVERY, Pair, UNREAD_MAX, World, cluster, echo, node, open, pair, peer,
@@ -273,9 +273,15 @@ pub async fn a_node_with_another_id_is_refused(mut world: impl World) {
         address: world.address(2),
     };
     let refused = one.open(&wrong, Class::Control).await.unwrap_err();
-    let TransportError::Refused { address, reason } = refused else {
+    let TransportError::Refused {
+        address,
+        because,
+        reason,
+    } = refused
+    else {
         panic!("{refused:?}");
     };
+    assert_eq!(because, RefusedBecause::WrongNode);
     assert_eq!(address, wrong.address.to_string());
     assert!(reason.contains("node 2") && reason.contains("node 3"), "{reason}");
     // And the right one is still reached.

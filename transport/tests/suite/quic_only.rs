@@ -4,13 +4,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use quorate_transport::certs::{Authority, Credentials};
+use quorate_transport::certs::{Authority, Credentials, Validity};
 use quorate_transport::quic::{BindError, QuicSettings, QuicTransport};
-use quorate_transport::{Class, Identity, Peer, Transport, TransportError};
+use quorate_transport::{Class, ClusterId, Identity, Peer, RefusedBecause, Transport, TransportError};
 
+use crate::meters::Meters;
 use crate::quic_world::settings;
 use crate::world::{PROBE_EVERY, cluster, echo, node, open};
 
@@ -65,8 +66,105 @@ async fn certificates_of_another_authority_are_refused_in_both_roles() {
     let forged = start(&theirs, &node(2), settings());
     for (from, to) in [(&one, peer(&forged, Some(2))), (&forged, peer(&one, Some(1)))] {
         let refused = from.open(&to, Class::Control).await.unwrap_err();
-        assert!(matches!(refused, TransportError::Refused { .. }), "{refused:?}");
+        assert_eq!(because(&refused), RefusedBecause::UntrustedAuthority, "{refused}");
     }
+}
+
+fn because(refused: &TransportError) -> RefusedBecause {
+    match refused {
+        TransportError::Refused { because, .. } => *because,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_node_of_another_cluster_is_refused_as_such_though_its_authority_is_known() {
+    let ours = Authority::create(cluster()).unwrap();
+    let other = ClusterId::new("another").unwrap();
+    let theirs = Authority::create(other.clone()).unwrap();
+    let both = format!("{}{}", ours.certificate_pem(), theirs.certificate_pem());
+    let start = |authority: &Authority, identity: &Identity| {
+        let issued = authority
+            .issue(identity, &[], Duration::from_secs(3_600))
+            .unwrap();
+        let credentials = Credentials::from_pem(&both, issued.certificate_pem(), issued.key_pem()).unwrap();
+        QuicTransport::bind(listen(), &credentials, settings()).unwrap()
+    };
+    let one = start(&ours, &node(1));
+    let two = start(&theirs, &Identity::node(other, 2));
+    let refused = one.open(&peer(&two, Some(2)), Class::Control).await.unwrap_err();
+    assert_eq!(because(&refused), RefusedBecause::WrongCluster, "{refused}");
+    assert!(
+        refused.to_string().contains("quorate://another/node/2"),
+        "{refused}"
+    );
+}
+
+/// A certificate whose time is over within two seconds at the latest.
+fn short_lived(authority: &Authority, identity: &Identity) -> Credentials {
+    let issued = authority.issue(identity, &[], Duration::from_secs(1)).unwrap();
+    issued.credentials(authority).unwrap()
+}
+
+/// An expiry is seen at once, and not when a connection breaks for another reason some day.
+#[tokio::test]
+async fn a_connection_ends_with_the_certificate_of_either_side_and_says_whose_it_was() {
+    let authority = Authority::create(cluster()).unwrap();
+    for ends in [1, 2] {
+        let [one, two] = [1, 2].map(|id| {
+            let credentials = match id == ends {
+                true => short_lived(&authority, &node(id)),
+                false => authority.credentials(&node(id)).unwrap(),
+            };
+            QuicTransport::bind(listen(), &credentials, settings()).unwrap()
+        });
+        let peer = peer(&two, Some(2));
+        let mut opened = open(&*one, &peer, Class::Append).await;
+        let mut accepted = two.accept().await.unwrap().stream;
+        let (at_opener, at_acceptor) = tokio::join!(opened.receiver.receive(), accepted.receiver.receive());
+        for ended in [at_opener, at_acceptor] {
+            let told = ended.unwrap_err();
+            let whose = format!("the certificate of quorate://tested/node/{ends} ended at 20");
+            assert!(matches!(told, TransportError::Broken { .. }), "{told:?}");
+            assert!(told.to_string().contains(&whose), "{told}");
+        }
+        let refused = loop {
+            match one.open(&peer, Class::Append).await {
+                Err(refused @ TransportError::Refused { .. }) => break refused,
+                // The failure of before, until the backoff is over.
+                Err(TransportError::Unreachable { .. }) => tokio::time::sleep(Duration::from_millis(5)).await,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(because(&refused), RefusedBecause::Expired, "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn the_end_of_the_certificates_is_a_metric_that_a_reload_renews() {
+    let authority = Authority::create(cluster()).unwrap();
+    let meters = Meters::default();
+    let (one, before) = meters.recording(|| {
+        let one = QuicTransport::bind(None, &short_lived(&authority, &node(1)), settings()).unwrap();
+        (one, meters.level("quorate_certificate_expiry_seconds{own}"))
+    });
+    let renewed = authority.credentials(&node(1)).unwrap();
+    meters.recording(|| one.reload(&renewed).unwrap());
+    let unix = |moment: SystemTime| {
+        moment
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap()
+            .as_secs_f64()
+    };
+    let end = |validity: Validity| unix(validity.not_after) + 1.0;
+    assert!(before <= unix(SystemTime::now()) + 2.0, "{before}");
+    assert_eq!(
+        meters.level("quorate_certificate_expiry_seconds{own}"),
+        end(renewed.validity())
+    );
+    let of_authority = meters.level("quorate_certificate_expiry_seconds{authority}");
+    assert_eq!(of_authority, end(renewed.authority_validity()));
+    assert!(of_authority > end(renewed.validity()));
 }
 
 #[tokio::test]
@@ -80,7 +178,7 @@ async fn an_opener_whom_the_acceptor_alone_does_not_believe_is_told_so() {
     let credentials = Credentials::from_pem(&both, issued.certificate_pem(), issued.key_pem()).unwrap();
     let one = QuicTransport::bind(None, &credentials, settings()).unwrap();
     let refused = one.open(&peer(&two, Some(2)), Class::Control).await.unwrap_err();
-    assert!(matches!(refused, TransportError::Refused { .. }), "{refused:?}");
+    assert_eq!(because(&refused), RefusedBecause::UntrustedAuthority, "{refused}");
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use super::{
     broken,
 };
 use crate::memory::link::{Link, Passage};
-use crate::{Class, Identity, Peer, Role, TransportError};
+use crate::{Class, Identity, Peer, RefusedBecause, Role, TransportError};
 
 impl State {
     /// One attempt to open a stream.
@@ -87,9 +87,13 @@ impl State {
             }
             Some(theirs) => refusal(&own, theirs, peer.node_id),
         };
-        if let Some(reason) = refusal {
-            let address = address();
-            return Err(self.dial_failed(way, TransportError::Refused { address, reason }, moment));
+        if let Some((because, reason)) = refusal {
+            let refused = TransportError::Refused {
+                address: address(),
+                because,
+                reason,
+            };
+            return Err(self.dial_failed(way, refused, moment));
         }
         let acceptor = End {
             place: to,
@@ -277,14 +281,15 @@ impl State {
 }
 
 /// Why two do not speak with each other, if they do not.
-fn refusal(own: &Identity, theirs: &Identity, expected: Option<u64>) -> Option<String> {
+fn refusal(own: &Identity, theirs: &Identity, expected: Option<u64>) -> Option<(RefusedBecause, String)> {
+    use RefusedBecause::{WrongCluster, WrongNode};
     if theirs.cluster != own.cluster {
-        return Some(format!("{theirs} is of another cluster than {own}"));
+        return Some((WrongCluster, format!("{theirs} is of another cluster than {own}")));
     }
     match (&theirs.role, expected) {
-        (Role::Client(_), _) => Some(format!("{theirs} is no node")),
+        (Role::Client(_), _) => Some((WrongNode, format!("{theirs} is no node"))),
         (Role::Node(id), Some(expected)) if *id != expected => {
-            Some(format!("node {id} is there, not node {expected}"))
+            Some((WrongNode, format!("node {id} is there, not node {expected}")))
         }
         (Role::Node(_), _) => None,
     }
