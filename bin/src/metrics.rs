@@ -197,6 +197,11 @@ fn describe() {
         Unit::Count,
         "connections that are up, by direction"
     );
+    describe_counter!(
+        "quorate_transport_messages_refused_total",
+        Unit::Count,
+        "long messages of clients for which there was no room, or that came too slowly, by class of traffic"
+    );
     describe_gauge!(
         "quorate_certificate_expiry_seconds",
         Unit::Seconds,

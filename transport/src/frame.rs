@@ -118,6 +118,12 @@ impl Decoder {
         self.partial.is_empty()
     }
 
+    /// The length of the message that has begun and not ended, where it is known.
+    pub(crate) fn announced(&self) -> Option<usize> {
+        let prefix = self.partial.first_chunk::<LENGTH_BYTES>()?;
+        Some(u32::from_be_bytes(*prefix) as usize)
+    }
+
     /// Takes the next chunk, and hands out all messages that end in it. After an error the stream is useless.
     pub(crate) fn push(&mut self, mut chunk: Bytes, messages: &mut Vec<Bytes>) -> Result<(), Oversized> {
         while !chunk.is_empty() {

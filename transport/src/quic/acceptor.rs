@@ -12,6 +12,7 @@ use quinn::{ConnectionError, RecvStream, SendStream, VarInt};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::budget::{Budget, Share};
 use super::connect::{Proven, proven};
 use super::errors::Way;
 use super::expiry::{self, End};
@@ -29,6 +30,7 @@ pub(super) struct Door {
     /// Each is ended by its token. Held for a few lines, as the next.
     handshakes: Mutex<Handshakes<CancellationToken>>,
     places: Mutex<Places>,
+    budget: Budget,
     refusals: Refusals,
 }
 
@@ -48,12 +50,23 @@ impl Door {
                 patience,
             )),
             places: Mutex::new(Places::new(bounds)),
+            budget: Budget::new(
+                settings.client_messages_bytes,
+                settings.message_bytes_max,
+                settings.client_message_patience,
+            ),
             refusals: Refusals::new(),
         }
     }
 
     fn handshakes(&self) -> MutexGuard<'_, Handshakes<CancellationToken>> {
         self.handshakes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The bytes that messages have reserved.
+    #[cfg(test)]
+    pub(super) fn reserved(&self) -> usize {
+        self.budget.reserved()
     }
 
     fn places(&self) -> MutexGuard<'_, Places> {
@@ -206,18 +219,18 @@ async fn welcomed(
     let way = Arc::new(Way::to(connection.remote_address().to_string()));
     // It had a stranger's until now.
     let settings = &shared.settings;
-    let streams_max = match from.role {
+    let (streams_max, share) = match from.role {
         Role::Node(_) => {
             connection.set_receive_window(VarInt::from_u32(settings.connection_window));
             connection.set_send_window(u64::from(settings.connection_window));
-            settings.streams_max
+            (settings.streams_max, None)
         }
-        Role::Client(_) => settings.client_streams_max,
+        Role::Client(_) => (settings.client_streams_max, Some(shared.door.budget.share())),
     };
     connection.set_max_concurrent_bi_streams(VarInt::from_u32(streams_max));
     let serving = async {
         match welcome(connection).await {
-            Ok(()) => streams(shared, from, &way, connection).await,
+            Ok(()) => streams(shared, from, &way, connection, share.as_ref()).await,
             Err(error) => error,
         }
     };
@@ -303,6 +316,7 @@ async fn streams(
     from: &Identity,
     way: &Arc<Way>,
     connection: &quinn::Connection,
+    share: Option<&Share>,
 ) -> ConnectionError {
     // Each waits for its header, then for room in the inbox of its class, while the others go on. They are
     // no more than the streams that the peer may open.
@@ -310,7 +324,7 @@ async fn streams(
     loop {
         tokio::select! {
             accepted = connection.accept_bi() => match accepted {
-                Ok((send, receive)) => beginning.push(begin(shared, from, way, send, receive)),
+                Ok((send, receive)) => beginning.push(begin(shared, from, way, share, send, receive)),
                 Err(error) => return error,
             },
             Some(()) = beginning.next(), if !beginning.is_empty() => {}
@@ -322,6 +336,7 @@ async fn begin(
     shared: &Shared,
     from: &Identity,
     way: &Arc<Way>,
+    share: Option<&Share>,
     mut send: SendStream,
     mut receive: RecvStream,
 ) {
@@ -342,7 +357,7 @@ async fn begin(
             return end(&mut send, &mut receive, code);
         }
     };
-    let stream = stream::accepted(shared, way, class, send, receive);
+    let stream = stream::accepted(shared, way, share, class, send, receive);
     let incoming = Incoming {
         from: from.clone(),
         class,

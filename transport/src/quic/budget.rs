@@ -1,33 +1,43 @@
 //! Memory for the messages of clients that have not arrived whole.
 //!
 //! QUIC's windows bound what nobody has read. A message is read piece by piece and put together, outside of the windows:
-//! so that memory needs a bound of its own, or a thousand clients that each send half of a large message on many streams
-//! hold all that a machine has.
+//! so that memory needs a bound of its own, or one client that sends half of a large message on each of many streams
+//! holds all that a machine has.
 //!
-//! Always: a message above [`SMALL`] reserves its whole length before more of it is read than came with its beginning; so
-//! nobody waits who holds a part of the budget, and what was reserved is given back within a time. A stream that waits
-//! keeps its window of the connection full and no other stream's, so that those who hold a part go on.
+//! Always: a message above [`SMALL`] reserves its whole length before more of it is read than came with its beginning.
+//! Nobody waits for room: what waited would hold the connection's window, which those need that have room. A message that
+//! finds none ends its stream, and its client tries again. One that has room arrives within a time, or its stream ends.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// A message up to this size is not counted: its stream has a window of more.
 pub(super) const SMALL: usize = 16 << 10;
 
+/// How many messages of the longest one connection may have under way.
+const MESSAGES_OF_ONE: usize = 4;
+
+/// A message has a second more for each so many bytes.
+const BYTES_A_SECOND: usize = 256 << 10;
+
 /// The bytes that messages of all clients together may reserve.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Budget {
     all: Arc<Semaphore>,
-    message_max: usize,
+    #[cfg(test)]
+    bytes: usize,
+    of_one: usize,
+    patience: Duration,
 }
 
 /// One connection's way to it.
 #[derive(Debug, Clone)]
 pub(super) struct Share {
     all: Arc<Semaphore>,
-    /// One message of the longest at a time, or some shorter ones: a client alone never takes the whole budget.
     own: Arc<Semaphore>,
+    patience: Duration,
 }
 
 /// Bytes that are reserved until it is dropped.
@@ -38,31 +48,73 @@ pub(super) struct Reservation {
 }
 
 impl Budget {
-    /// `bytes` in all, and one message in any case.
-    pub(super) fn new(bytes: usize, message_max: usize) -> Self {
+    /// `bytes` in all, and one message in any case. `patience` is how long the sender of a message is waited for at least.
+    pub(super) fn new(bytes: usize, message_max: usize, patience: Duration) -> Self {
         let bytes = bytes.max(message_max).min(Semaphore::MAX_PERMITS);
+        let of_one = message_max.saturating_mul(MESSAGES_OF_ONE).min(bytes);
         Self {
             all: Arc::new(Semaphore::new(bytes)),
-            message_max,
+            #[cfg(test)]
+            bytes,
+            of_one,
+            patience,
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn reserved(&self) -> usize {
+        self.bytes - self.all.available_permits()
     }
 
     pub(super) fn share(&self) -> Share {
         Share {
             all: Arc::clone(&self.all),
-            own: Arc::new(Semaphore::new(self.message_max)),
+            own: Arc::new(Semaphore::new(self.of_one)),
+            patience: self.patience,
         }
     }
 }
 
 impl Share {
-    /// Reserves so many bytes, at most the longest message, in the order of asking. `None` never: the budget is not
-    /// closed. Cancel safe.
-    pub(super) async fn reserve(&self, bytes: usize) -> Option<Reservation> {
+    /// Reserves so many bytes, if there is room.
+    pub(super) fn reserve(&self, bytes: usize) -> Option<Reservation> {
         let bytes = u32::try_from(bytes).ok()?;
-        // The own first: who waits for it holds nothing of the others'.
-        let own = Arc::clone(&self.own).acquire_many_owned(bytes).await.ok()?;
-        let all = Arc::clone(&self.all).acquire_many_owned(bytes).await.ok()?;
+        let own = Arc::clone(&self.own).try_acquire_many_owned(bytes).ok()?;
+        let all = Arc::clone(&self.all).try_acquire_many_owned(bytes).ok()?;
         Some(Reservation { _own: own, _all: all })
+    }
+
+    /// How long the sender of a message of so many bytes may be waited for, all in all.
+    pub(super) fn patience(&self, bytes: usize) -> Duration {
+        self.patience + Duration::from_secs((bytes / BYTES_A_SECOND) as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_connection_has_room_for_four_long_messages_and_all_have_the_budget() {
+        let budget = Budget::new(600, 100, Duration::ZERO);
+        let (one, other) = (budget.share(), budget.share());
+        let held: Vec<Reservation> = (0..4).map(|_| one.reserve(100).unwrap()).collect();
+        assert!(one.reserve(1).is_none(), "its share is taken");
+        let rest: Vec<Reservation> = (0..2).map(|_| other.reserve(100).unwrap()).collect();
+        assert!(other.reserve(1).is_none(), "the budget is taken");
+        drop(held);
+        other.reserve(100).unwrap();
+        one.reserve(100).unwrap();
+        drop(rest);
+    }
+
+    #[test]
+    fn the_longest_message_always_fits_alone() {
+        assert!(
+            Budget::new(1, 1_000, Duration::ZERO)
+                .share()
+                .reserve(1_000)
+                .is_some()
+        );
     }
 }

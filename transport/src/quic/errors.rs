@@ -54,6 +54,9 @@ pub(super) const UNKNOWN_CLASS: VarInt = VarInt::from_u32(2);
 /// Ends a stream: a message exceeds the receiver's limit.
 pub(super) const OVERSIZED: VarInt = VarInt::from_u32(3);
 
+/// Ends a stream: the receiver has no room for a message that has begun, or waited too long for its end.
+pub(super) const NO_ROOM: VarInt = VarInt::from_u32(4);
+
 /// The first of the codes that TLS alerts have in QUIC (RFC 9001, 4.8).
 pub(super) const CRYPTO_ERRORS: std::ops::Range<u64> = 0x100..0x200;
 
@@ -214,6 +217,9 @@ fn ended(address: &str, code: VarInt, otherwise: &str) -> TransportError {
         UNKNOWN_VERSION => refused("it does not speak our version of streams"),
         UNKNOWN_CLASS => refused("it does not know this class of traffic"),
         OVERSIZED => broken("a message exceeds the peer's limit".to_owned()),
+        NO_ROOM => {
+            broken("the peer has no room for a message of this length now, or it came too slowly".to_owned())
+        }
         _ => broken(otherwise.to_owned()),
     }
 }

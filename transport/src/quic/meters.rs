@@ -21,6 +21,7 @@ pub(super) struct ClassMeters {
     pub(super) bytes_received: Counter,
     pub(super) opened: Counter,
     pub(super) accepted: Counter,
+    pub(super) refused: Counter,
 }
 
 impl std::fmt::Debug for ClassMeters {
@@ -51,6 +52,7 @@ impl Meters {
                 bytes_received: counter!("quorate_transport_bytes_received_total", "class" => class),
                 opened: counter!("quorate_transport_streams_opened_total", "class" => class),
                 accepted: counter!("quorate_transport_streams_accepted_total", "class" => class),
+                refused: counter!("quorate_transport_messages_refused_total", "class" => class),
             }
         });
         let connects = |reason| counter!("quorate_transport_connects_failed_total", "reason" => reason);

@@ -27,6 +27,7 @@
 //! | `quorate_transport_handshakes` | | handshakes of peers that are under way |
 //! | `quorate_transport_validations_total` | | peers whose address was validated before their handshake |
 //! | `quorate_transport_refusals_total` | `reason`, as below | peers that were not let in, and streams that were not taken |
+//! | `quorate_transport_messages_refused_total` | `class` | messages of clients for which there was no room, or that came too slowly |
 //! | `quorate_certificate_expiry_seconds` | `kind` (`own`, `authority`) | when the certificate ends, in seconds of Unix time |
 //! | `quorate_transport_round_trip_seconds` | `node` | smoothed round trip to a node, set every five seconds |
 //!
@@ -38,6 +39,7 @@
 //! The log has one line for each reason within ten seconds at most, which says how many it stands for.
 
 mod acceptor;
+mod budget;
 mod busy_poll;
 mod connect;
 mod ended;

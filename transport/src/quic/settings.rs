@@ -9,6 +9,11 @@ use crate::backoff::BackoffSettings;
 pub const BUSY_POLL_MAX: Duration = Duration::from_millis(10);
 
 /// Limits and timeouts of a [`QuicTransport`](super::QuicTransport).
+///
+/// Every queue has a bound in bytes. What peers may make an acceptor hold, at most: 64 KiB for each of `handshakes_max`; for each of
+/// `client_connections_max` 150 KiB and `client_window` of what nobody has read; for each of `node_connections_max` 450 KiB and
+/// `connection_window`; and `client_messages_bytes` of clients' messages that have begun. Of nodes' messages, which are believed, each
+/// stream may hold one that has begun. What was read is the caller's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QuicSettings {
     /// The largest message in bytes, sent or received, below 4 GiB. 32 MiB by default. A peer's message is
@@ -51,6 +56,13 @@ pub struct QuicSettings {
     pub streams_max: u32,
     /// The same of a client. 1,024 by default. A client of the library opens one stream to each node.
     pub client_streams_max: u32,
+    /// The memory for messages of clients that have begun and not ended, at least one message. 512 MiB by default. A message above
+    /// 16 KiB takes its whole length of it; one connection takes four messages of the longest at most. A message that finds no room
+    /// ends its stream, and its client tries again.
+    pub client_messages_bytes: usize,
+    /// How long a client may be waited for in the middle of such a message, all in all, and a second more for each 256 KiB of it;
+    /// above zero, 10 s by default. One that comes more slowly ends its stream, and gives its room back.
+    pub client_message_patience: Duration,
     /// The handshakes of peers that may be under way at once, 1 to 65,536. 256 by default; each takes less than 64 KiB. One more
     /// displaces the oldest of the address that has most of them under way (of the network of 64 bits in IPv6), or one
     /// that did not go on within a quarter of `connect_timeout`; else it is refused, and its peer tries again.
@@ -100,6 +112,8 @@ impl Default for QuicSettings {
             streams_max: 4_096,
             client_streams_max: 1_024,
             client_window: 8 << 20,
+            client_messages_bytes: 512 << 20,
+            client_message_patience: Duration::from_secs(10),
             handshakes_max: 256,
             handshakes_unvalidated_max: 16,
             node_connections_max: 64,
@@ -183,6 +197,10 @@ impl QuicSettings {
             let value = self.client_window.to_string();
             let bound = "it must be at least stream_window, and at most connection_window";
             return refuse("client_window", value, bound);
+        }
+        if self.client_message_patience.is_zero() {
+            let value = seconds(self.client_message_patience);
+            return refuse("client_message_patience", value, "it must be above zero");
         }
         if self.handshakes_max == 0 || self.handshakes_max > 1 << 16 {
             let value = self.handshakes_max.to_string();

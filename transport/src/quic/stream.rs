@@ -4,11 +4,14 @@ use std::future::Future as _;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use quinn::{RecvStream, SendStream};
+use tokio::time::{Instant, timeout_at};
 
+use super::budget::{Reservation, SMALL, Share};
 use super::errors::Way;
 use super::meters::ClassMeters;
 use super::{Shared, errors};
@@ -32,27 +35,39 @@ pub(super) async fn open(
     let mut sender = Sender::new(send, class, way, shared);
     let header = Bytes::copy_from_slice(&frame::header(class));
     sender.write(&mut [header]).await?;
-    Ok(pair(sender, receive, class, way, shared))
+    Ok(pair(sender, receive, None, class, way, shared))
 }
 
-/// Takes a stream that a peer opened, whose header was read.
+/// Takes a stream that a peer opened, whose header was read. A client's messages take room of its share.
 pub(super) fn accepted(
     shared: &Shared,
     way: &Arc<Way>,
+    share: Option<&Share>,
     class: Class,
     send: SendStream,
     receive: RecvStream,
 ) -> Stream {
     shared.meters.class(class).accepted.increment(1);
-    pair(Sender::new(send, class, way, shared), receive, class, way, shared)
+    let sender = Sender::new(send, class, way, shared);
+    pair(sender, receive, share.cloned(), class, way, shared)
 }
 
-fn pair(sender: Sender, receive: RecvStream, class: Class, way: &Arc<Way>, shared: &Shared) -> Stream {
+fn pair(
+    sender: Sender,
+    receive: RecvStream,
+    share: Option<Share>,
+    class: Class,
+    way: &Arc<Way>,
+    shared: &Shared,
+) -> Stream {
     let receiver = Receiver {
         stream: receive,
         decoder: Decoder::new(shared.settings.message_bytes_max),
         pieces: Box::new(std::array::from_fn(|_| Bytes::new())),
         failure: None,
+        at_once_max: shared.settings.stream_window as usize,
+        share,
+        begun: None,
         meters: shared.meters.class(class),
         way: Arc::clone(way),
     };
@@ -74,6 +89,17 @@ struct Sender {
     way: Arc<Way>,
 }
 
+/// A message whose end has not arrived.
+#[derive(Debug)]
+struct Begun {
+    _room: Reservation,
+    length: usize,
+    /// How long its sender may still be waited for.
+    patience: Duration,
+    /// Since when it is waited for, if it is.
+    waiting: Option<Instant>,
+}
+
 #[derive(Debug)]
 struct Receiver {
     stream: RecvStream,
@@ -82,6 +108,12 @@ struct Receiver {
     pieces: Box<[Bytes; PIECES]>,
     /// How the stream ended, where that was seen together with its last messages.
     failure: Option<TransportError>,
+    /// What is taken without waiting in one call: beyond it a sender that is faster than we are would fill the memory.
+    at_once_max: usize,
+    /// Of a client's stream: where messages get their room.
+    share: Option<Share>,
+    /// Room of the message that has begun and not ended, if it needs any.
+    begun: Option<Begun>,
     meters: ClassMeters,
     /// For errors alone.
     way: Arc<Way>,
@@ -161,13 +193,74 @@ impl Receiver {
         Ok(())
     }
 
+    /// Sees to the room of a message that has begun, after some were found or none.
+    fn settle(&mut self, found: bool) -> Result<(), TransportError> {
+        if found {
+            self.begun = None;
+        }
+        let Some(share) = &self.share else {
+            return Ok(());
+        };
+        let (None, Some(length)) = (&self.begun, self.decoder.announced()) else {
+            return Ok(());
+        };
+        if length <= SMALL {
+            return Ok(());
+        }
+        let Some(room) = share.reserve(length) else {
+            let reason = format!("there is no room for a message of {length} bytes of this client now");
+            return Err(self.refuse(reason));
+        };
+        self.begun = Some(Begun {
+            _room: room,
+            length,
+            patience: share.patience(length),
+            waiting: None,
+        });
+        Ok(())
+    }
+
+    fn refuse(&mut self, reason: String) -> TransportError {
+        self.meters.refused.increment(1);
+        let _ = self.stream.stop(errors::NO_ROOM);
+        errors::broken(reason)
+    }
+
+    /// Waits for pieces; for a message that has room, as long as its sender has time. Cancel safe: the pieces are filled
+    /// in the same poll that ends the wait.
+    async fn read(&mut self) -> Result<Option<usize>, TransportError> {
+        let reading = self.stream.read_chunks(&mut *self.pieces);
+        let read = match &mut self.begun {
+            None => reading.await,
+            Some(begun) => {
+                let since = *begun.waiting.get_or_insert_with(Instant::now);
+                match timeout_at(since + begun.patience, reading).await {
+                    Ok(read) => {
+                        begun.patience = begun.patience.saturating_sub(since.elapsed());
+                        begun.waiting = None;
+                        read
+                    }
+                    Err(_) => {
+                        let length = begun.length;
+                        let reason =
+                            format!("a message of {length} bytes began, and its end came too slowly");
+                        return Err(self.refuse(reason));
+                    }
+                }
+            }
+        };
+        read.map_err(|error| errors::not_read(&self.way, error))
+    }
+
     /// Takes what else is there, without waiting.
     fn drain(&mut self, messages: &mut Vec<Bytes>) -> Result<(), TransportError> {
         let mut context = Context::from_waker(Waker::noop());
-        loop {
+        let mut taken = 0;
+        while taken < self.at_once_max {
             let read = pin!(self.stream.read_chunks(&mut *self.pieces)).poll(&mut context);
             match read {
                 Poll::Ready(Ok(Some(count))) => {
+                    taken += self.pieces[..count].iter().map(Bytes::len).sum::<usize>();
                     self.decode(count, messages)?;
                     if count < PIECES {
                         return Ok(());
@@ -182,6 +275,7 @@ impl Receiver {
                 Poll::Ready(Ok(None)) | Poll::Pending => return Ok(()),
             }
         }
+        Ok(())
     }
 }
 
@@ -193,16 +287,20 @@ impl StreamReceiver for Receiver {
         }
         let before = messages.len();
         loop {
-            // Cancel safe: the pieces are filled in the same poll that ends the wait.
-            let count = match self.stream.read_chunks(&mut *self.pieces).await {
-                Ok(Some(count)) => count,
-                Ok(None) if self.decoder.is_between_messages() => return Ok(0),
-                Ok(None) => return Err(errors::broken("the stream ended within a message".to_owned())),
-                Err(error) => return Err(errors::not_read(&self.way, error)),
+            let count = match self.read().await? {
+                Some(count) => count,
+                None if self.decoder.is_between_messages() => return Ok(0),
+                None => return Err(errors::broken("the stream ended within a message".to_owned())),
             };
             self.decode(count, messages)?;
             if count == PIECES {
                 self.drain(messages)?;
+            }
+            let found = messages.len() > before;
+            match self.settle(found) {
+                // What came before it is handed out first.
+                Err(refused) if found => self.failure = Some(refused),
+                settled => settled?,
             }
             let received = &messages[before..];
             if !received.is_empty() {

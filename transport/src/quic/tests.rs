@@ -31,12 +31,20 @@ fn short_messages() -> QuicSettings {
 
 /// A node, and a connection to it by hand, of another node.
 async fn by_hand(settings: QuicSettings) -> (Arc<QuicTransport>, quinn::Endpoint, quinn::Connection) {
+    by_hand_of(&node(1), settings).await
+}
+
+/// The same of somebody else.
+async fn by_hand_of(
+    opener: &Identity,
+    settings: QuicSettings,
+) -> (Arc<QuicTransport>, quinn::Endpoint, quinn::Connection) {
     let authority = Authority::create(node(1).cluster).unwrap();
     let served = authority.credentials(&node(2)).unwrap();
     let transport = QuicTransport::bind(Some(local()), &served, settings.clone()).unwrap();
     let (runtime, _) = busy_poll::runtime(Duration::ZERO);
     let endpoint = endpoint::outgoing(&settings, &runtime).unwrap();
-    let config = tls::client(&authority.credentials(&node(1)).unwrap(), &settings).unwrap();
+    let config = tls::client(&authority.credentials(opener).unwrap(), &settings).unwrap();
     let address = transport.local_address().unwrap();
     let connecting = endpoint.connect_with(config, address, tls::SERVER_NAME).unwrap();
     (transport, endpoint, connecting.await.unwrap())
@@ -147,6 +155,103 @@ async fn a_stream_to_an_acceptor_that_does_not_know_its_version_is_refused_by_na
     };
     assert_eq!(address, "there:1");
     assert!(reason.contains("version"), "{reason}");
+}
+
+const LONG: usize = 1 << 20;
+
+/// Room for four long messages of a connection.
+fn long_messages() -> QuicSettings {
+    QuicSettings {
+        message_bytes_max: LONG,
+        ..QuicSettings::default()
+    }
+}
+
+/// A stream on which a long message has begun, and the transport that waits for its end.
+async fn begun(
+    transport: &QuicTransport,
+    connection: &quinn::Connection,
+) -> (
+    quinn::SendStream,
+    tokio::task::JoinHandle<Result<usize, TransportError>>,
+) {
+    let (mut send, _receive) = connection.open_bi().await.unwrap();
+    let mut beginning = vec![1, 2];
+    beginning.extend((LONG as u32).to_be_bytes());
+    beginning.extend([0; 20 << 10]);
+    send.write_all(&beginning).await.unwrap();
+    let mut stream = transport.accept().await.unwrap().stream;
+    let receiving = tokio::spawn(async move { stream.receiver.receive_many(&mut Vec::new()).await });
+    (send, receiving)
+}
+
+async fn ends(mut send: quinn::SendStream) {
+    send.write_all(&vec![0; LONG - (20 << 10)]).await.unwrap();
+    send.finish().unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_begins_many_long_messages_gets_no_more_memory_than_its_share() {
+    let client = Identity::client(node(1).cluster, "eager").unwrap();
+    let (transport, _endpoint, connection) = by_hand_of(&client, long_messages()).await;
+    let mut within = Vec::new();
+    for _ in 0..4 {
+        within.push(begun(&transport, &connection).await);
+        // Its room is taken when its beginning was read.
+        let taken = within.len() * LONG;
+        while transport.shared.door.reserved() < taken {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    let (beyond, receiving) = begun(&transport, &connection).await;
+    let refused = receiving.await.unwrap().unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .contains("no room for a message of 1048576 bytes"),
+        "{refused}"
+    );
+    assert_eq!(beyond.stopped().await.unwrap(), Some(errors::NO_ROOM));
+    // The others go on, and give their room back.
+    for (send, receiving) in within {
+        ends(send).await;
+        assert_eq!(receiving.await.unwrap(), Ok(1));
+    }
+    let (send, receiving) = begun(&transport, &connection).await;
+    ends(send).await;
+    assert_eq!(receiving.await.unwrap(), Ok(1));
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_end_its_message_is_not_waited_for_for_ever() {
+    let client = Identity::client(node(1).cluster, "slow").unwrap();
+    let hasty = QuicSettings {
+        // And four seconds for the bytes of a message: less than the connection lives.
+        client_message_patience: Duration::from_millis(1),
+        ..long_messages()
+    };
+    let (transport, _endpoint, connection) = by_hand_of(&client, hasty).await;
+    let (send, receiving) = begun(&transport, &connection).await;
+    let refused = receiving.await.unwrap().unwrap_err();
+    assert!(
+        refused.to_string().contains("its end came too slowly"),
+        "{refused}"
+    );
+    assert_eq!(send.stopped().await.unwrap(), Some(errors::NO_ROOM));
+    assert_eq!(transport.shared.door.reserved(), 0);
+}
+
+#[tokio::test]
+async fn a_node_has_room_for_as_many_long_messages_as_it_sends() {
+    let (transport, _endpoint, connection) = by_hand(long_messages()).await;
+    let mut begun_all = Vec::new();
+    for _ in 0..8 {
+        begun_all.push(begun(&transport, &connection).await);
+    }
+    for (send, receiving) in begun_all {
+        ends(send).await;
+        assert_eq!(receiving.await.unwrap(), Ok(1));
+    }
 }
 
 /// A node whose process can be killed, and its peer, which lives on.
