@@ -169,7 +169,7 @@ pub struct ServeArgs {
     /// Directory with ca.crt, node-ID.crt and node-ID.key
     #[arg(long, env = "QUORATE_CERTS", hide_env = true, value_name = "DIR")]
     pub certs: Option<String>,
-    /// Heartbeats and election timeouts: development, production, low-latency or high-latency
+    /// Heartbeats and failover times: development, production, low-latency or high-latency
     #[arg(long, env = "QUORATE_PROFILE", hide_env = true, value_name = "PROFILE")]
     pub profile: Option<String>,
     /// Offer metrics for Prometheus under http://ADDRESS:PORT/metrics
@@ -745,7 +745,7 @@ pub struct BenchArgs {
     /// Worker threads of this process, and with --nodes of each node
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_024))]
     pub workers: Option<u32>,
-    /// With --nodes: the nodes' heartbeats and election timeouts
+    /// With --nodes: the nodes' heartbeats and failover times
     #[arg(
         long,
         value_name = "PROFILE",

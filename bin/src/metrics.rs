@@ -231,7 +231,7 @@ fn describe() {
     describe_gauge!(
         "quorate_has_quorum",
         Unit::Count,
-        "1 while a quorum has confirmed a leader within the greatest election timeout, as far as this node has heard"
+        "1 while a quorum has confirmed a leader within a leader's lease, as far as this node has heard"
     );
     describe_gauge!(
         "quorate_quorum_age_seconds",

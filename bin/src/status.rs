@@ -31,7 +31,7 @@ pub struct ClusterReport {
     cluster: String,
     /// Who leads with a quorum behind it.
     leader: Option<u64>,
-    /// Whether there is such a leader, as its nodes have heard within an election timeout.
+    /// Whether there is such a leader, as its nodes have heard within a leader's lease.
     quorum: bool,
     standing: Standing,
     nodes: Vec<NodeReport>,

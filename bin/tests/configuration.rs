@@ -10,7 +10,7 @@ fn a_configuration_is_refused_with_all_its_faults_at_once() {
     home.file(
         "q.toml",
         "data_dir = 'data'\nlisen = '127.0.0.1:0'\nnode_id = 'one'\nmetrics = 'nowhere'\n\
-         [timing]\nheartbeat = '1s'\nelection_timeout_min = '2s'\n[limits]\nkey_bytes_max = 0\n\
+         [timing]\nheartbeat = '1s'\nfailover_min = '2s'\n[limits]\nkey_bytes_max = 0\n\
          [peers]\n2 = 'node2'\n[log]\nlevel = 'inof'\n",
     );
     home.line("serve --config q.toml --cluster Orders --workers 0")
@@ -21,7 +21,7 @@ fn a_configuration_is_refused_with_all_its_faults_at_once() {
                 "lisen: there is no such key; did you mean listen?",
                 "node_id: expected a whole number",
                 "metrics: \"nowhere\" is no address of the form host:port: the port is missing: write nowhere:7001",
-                "timing: election_timeout_min is 2s, which is less than 5 heartbeats",
+                "timing: failover_min is 2s, which is less than 5 heartbeats",
                 "limits.key_bytes_max",
                 "peers.2: \"node2\" is no address of the form host:port: the port is missing: write node2:7001",
                 "log.level: \"inof\"",

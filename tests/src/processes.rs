@@ -29,8 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 
 /// What each node is started with: elections are quick, so that a test sees many.
-const CONFIGURATION: &str = "[timing]\nheartbeat = \"50ms\"\nelection_timeout_min = \"500ms\"\n\
-                             election_timeout_max = \"1s\"\n";
+const CONFIGURATION: &str = "[timing]\nheartbeat = \"50ms\"\nfailover_min = \"1s\"\nfailover_max = \"2s\"\n";
 
 /// A cluster of processes.
 #[derive(Debug)]

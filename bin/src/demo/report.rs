@@ -33,7 +33,7 @@ pub struct DemoReport {
     pub partitions: u32,
     /// By how much messages were delayed, for a round trip.
     pub rtt_ms: u64,
-    /// The nodes' heartbeats and election timeouts.
+    /// The nodes' heartbeats and failover times.
     pub profile: &'static str,
     /// The steps, in order.
     pub steps: Vec<Step>,

@@ -167,8 +167,8 @@ impl Report for ConfigReport {
             (
                 "timing",
                 format!(
-                    "heartbeat {:?}, election timeout {:?} to {:?}",
-                    timing.heartbeat, timing.election_timeout_min, timing.election_timeout_max
+                    "heartbeat {:?}, another leader within {:?} to {:?}",
+                    timing.heartbeat, timing.failover_min, timing.failover_max
                 ),
             ),
         ];
@@ -523,14 +523,8 @@ fn settings(keys: &mut Keys) -> Settings {
     }
     let timing = &mut settings.timing;
     set(&mut timing.heartbeat, keys.duration("timing.heartbeat"));
-    set(
-        &mut timing.election_timeout_min,
-        keys.duration("timing.election_timeout_min"),
-    );
-    set(
-        &mut timing.election_timeout_max,
-        keys.duration("timing.election_timeout_max"),
-    );
+    set(&mut timing.failover_min, keys.duration("timing.failover_min"));
+    set(&mut timing.failover_max, keys.duration("timing.failover_max"));
     let limits = &mut settings.limits;
     set(
         &mut limits.key_bytes_max,

@@ -213,7 +213,7 @@ impl Builder {
         self
     }
 
-    /// Heartbeats and election timeouts, as a [`Profile`](super::Profile) or in full.
+    /// Heartbeats and the promised failover time, as a [`Profile`](super::Profile) or in full.
     pub fn timing(mut self, timing: impl Into<super::Timing>) -> Self {
         self.settings.timing = timing.into();
         self

@@ -478,7 +478,7 @@ impl Front {
     /// Hands leadership over and waits until the node named leads; without a name, until any other does.
     pub(crate) async fn move_leader(&self, to: Option<NodeId>) -> Result<(), MembershipError> {
         let timing = &self.settings.timing;
-        let patience = timing.election_timeout_min;
+        let patience = timing.failover_min;
         // One that leads since a moment has heard of nobody yet.
         let heard = self.raft.wait_for(|state| {
             state.role != Part::Leader || successor(state, self.node, to, patience).is_ok()
@@ -499,7 +499,7 @@ impl Front {
             leader = state.leader.filter(|leader| *leader != self.node);
             leader.is_some() || state.role == Part::Stopped
         });
-        let waited = env::timeout(timing.election_timeout_max, moved).await;
+        let waited = env::timeout(timing.failover_max, moved).await;
         took_over(to, chosen, waited.ok().and(leader))
     }
 

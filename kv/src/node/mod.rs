@@ -162,7 +162,7 @@ impl Node {
 
     /// Stops: refuses new work, hands leadership on, lets open requests end, makes the state durable, closes.
     ///
-    /// A leader's departure so costs no election timeout. Its files and its address are free on return. Each step has
+    /// A leader's departure so costs no failover time. Its files and its address are free on return. Each step has
     /// its deadline; what did not end in time is told. Cancel safe, but a stop begun is not undone.
     pub async fn shutdown(&self) -> ShutdownReport {
         self.shutting_down().await

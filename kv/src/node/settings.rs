@@ -17,7 +17,7 @@ const MIB: usize = 1024 * 1024;
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Settings {
-    /// Heartbeats and election timeouts; the development profile by default.
+    /// Heartbeats and the promised failover time; the development profile by default.
     pub timing: Timing,
     /// Limits of keys, values and transactions; the same on every node.
     pub limits: Limits,

@@ -66,7 +66,7 @@ pub struct Status {
     pub term: Term,
     /// The leader that it follows or is. A node that is cut off goes on naming the last one: see [`quorum`](Self::quorum).
     pub leader: Option<NodeId>,
-    /// Whether a quorum follows a leader, as far as this node has heard within the greatest election timeout. A leader that
+    /// Whether a quorum follows a leader, as far as this node has heard within a leader's lease, somewhat more than half of `failover_min`. A leader that
     /// has lost its quorum says no.
     pub quorum: bool,
     /// How long ago a quorum was asked that has confirmed a leader since. `None` where none ever has, and on a sole voter,

@@ -1,25 +1,40 @@
-//! Raft's timing: four profiles, and the rules that a configuration must keep.
+//! Raft's timing: four profiles, each a promise, and the rules that a configuration must keep.
+//!
+//! The promise is the time without a leader: how long after the leader's last sign of life another one serves. openraft's
+//! settings follow from it. openraft lets nobody stand for election before a lease, which is its `election_timeout_max`
+//! (E2 below), has passed since the last heartbeat, and then adds a random time between its two timeouts (E1 and E2):
+//!
+//! ```text
+//! last heartbeat       lease ends      the first may stand     all have stood          another one serves
+//! |--------------------|---------------|.......................|-----------------------|
+//! 0                    E2              E1 + E2                 2 E2
+//!                                      = failover_min                                 <= failover_max
+//! ```
+//!
+//! What is left after 2 E2 is for a tick, the question whether a vote would be won, the votes and their syncs, and the new
+//! leader's first entry; and for a second try where two stood at once.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Heartbeats and election timeouts. Checked when a node is built.
+/// Heartbeats, and the promise that is made of them. Checked when a node is built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timing {
-    /// How often a leader makes itself heard.
+    /// How often a leader makes itself heard. At least 5 ms.
     pub heartbeat: Duration,
-    /// A follower that hears nothing for a random time between this
-    pub election_timeout_min: Duration,
-    /// and this stands for election.
-    pub election_timeout_max: Duration,
+    /// For so long after a leader's last sign of life nobody stands for election: at least five heartbeats, so that a
+    /// few late ones cost none. (The end of its process is more than silence, and is not waited out.)
+    pub failover_min: Duration,
+    /// After so long another one serves: at least two heartbeats above [`failover_min`](Self::failover_min).
+    pub failover_max: Duration,
 }
 
 /// A starting point for [`Timing`]; the node measures and warns where it does not fit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Profile {
-    /// 200 ms; 2 to 4 s. For a laptop and tests.
+    /// Heartbeats of 200 ms; another leader within 2 to 4 s. For a laptop and tests.
     #[default]
     Development,
     /// 400 ms; 4 to 6 s. For load that was not measured.
@@ -59,8 +74,8 @@ impl Profile {
         };
         Timing {
             heartbeat: Duration::from_millis(heartbeat),
-            election_timeout_min: Duration::from_millis(min),
-            election_timeout_max: Duration::from_millis(max),
+            failover_min: Duration::from_millis(min),
+            failover_max: Duration::from_millis(max),
         }
     }
 }
@@ -77,24 +92,27 @@ impl From<Profile> for Timing {
 pub enum InvalidTiming {
     /// A lost heartbeat or two would cost an election.
     #[error(
-        "election_timeout_min is {min:?}, which is less than 5 heartbeats of {heartbeat:?}: a few late heartbeats \
-         would cost an election; use at least {:?}", least_election_timeout(*heartbeat)
+        "failover_min is {min:?}, which is less than 5 heartbeats of {heartbeat:?}: a few late heartbeats would cost an \
+         election; use at least {:?}, or heartbeats of at most {:?}", least_failover(*heartbeat), *min / 5
     )]
     TooFewHeartbeats {
         /// The heartbeat given.
         heartbeat: Duration,
-        /// The least election timeout given.
+        /// The least failover time given.
         min: Duration,
     },
     /// All followers would stand at once.
     #[error(
-        "election_timeout_max is {max:?}, which is not above election_timeout_min of {min:?}: followers would stand \
-         for election at the same moment"
+        "failover_max is {max:?}, which is less than two heartbeats of {heartbeat:?} above failover_min of {min:?}: \
+         followers would stand for election at the same moment, and no time would be left to elect one; use at least \
+         {:?}", least_failover_max(*heartbeat, *min)
     )]
     NoSpread {
-        /// The least election timeout given.
+        /// The heartbeat given.
+        heartbeat: Duration,
+        /// The least failover time given.
         min: Duration,
-        /// The greatest election timeout given.
+        /// The greatest failover time given.
         max: Duration,
     },
     /// Less than openraft's clock can tell.
@@ -106,38 +124,60 @@ pub enum InvalidTiming {
 }
 
 /// A few late heartbeats are no reason to stand for election.
-fn least_election_timeout(heartbeat: Duration) -> Duration {
+fn least_failover(heartbeat: Duration) -> Duration {
     heartbeat.saturating_mul(5)
 }
 
+fn least_failover_max(heartbeat: Duration, min: Duration) -> Duration {
+    min.saturating_add(heartbeat.saturating_mul(2))
+}
+
 impl Timing {
-    /// Checks the rules: `election_timeout_min >= 5 × heartbeat` and `max > min`.
+    /// Checks the rules: `failover_min >= 5 × heartbeat` and `failover_max >= failover_min + 2 × heartbeat`.
     pub fn check(&self) -> Result<(), InvalidTiming> {
         let Timing {
             heartbeat,
-            election_timeout_min: min,
-            election_timeout_max: max,
+            failover_min: min,
+            failover_max: max,
         } = *self;
         if heartbeat < Duration::from_millis(5) {
             return Err(InvalidTiming::TooFast { heartbeat });
         }
-        if min < least_election_timeout(heartbeat) {
+        if min < least_failover(heartbeat) {
             return Err(InvalidTiming::TooFewHeartbeats { heartbeat, min });
         }
-        if max <= min {
-            return Err(InvalidTiming::NoSpread { min, max });
+        if max < least_failover_max(heartbeat, min) {
+            return Err(InvalidTiming::NoSpread { heartbeat, min, max });
         }
         Ok(())
     }
 
+    /// How long a leader may go without a word of its quorum, and a follower grants no vote after a heartbeat: E2, which is
+    /// also the longest that a follower waits after it before it stands.
+    pub(crate) fn lease(&self) -> Duration {
+        self.failover_min / 2 + self.jitter()
+    }
+
+    /// The shortest time that a follower waits after the lease before it stands: E1. Votes are asked for so long.
+    pub(crate) fn election_timeout_min(&self) -> Duration {
+        self.failover_min / 2 - self.jitter()
+    }
+
+    /// Two fifths of what lies between the bounds are for followers to stand apart from each other; no more than that
+    /// which leaves a good part of the time to both the lease and the wait after it.
+    fn jitter(&self) -> Duration {
+        let spread = self.failover_max.saturating_sub(self.failover_min);
+        (spread / 5).min(self.failover_min / 4)
+    }
+
     /// What measured times say against this configuration: one sentence with the figures, if any.
     ///
-    /// A heartbeat's round trip and a vote's sync must fit into the election timeout several times over, or
+    /// A heartbeat's round trip and a vote's sync must fit into the time without an election several times over, or
     /// elections follow from nothing but load.
     pub fn warning(&self, round_trip: Duration, sync_p99: Duration) -> Option<String> {
         let cost = round_trip.saturating_add(sync_p99);
         let fits = |timing: &Timing| {
-            cost.saturating_mul(10) <= timing.election_timeout_min && round_trip <= timing.heartbeat
+            cost.saturating_mul(10) <= timing.failover_min && round_trip <= timing.heartbeat
         };
         if fits(self) {
             return None;
@@ -149,8 +189,8 @@ impl Timing {
         );
         Some(format!(
             "the measured round trip ({round_trip:?}) and sync ({sync_p99:?} at p99) are too slow for \
-             election_timeout_min {:?} with heartbeat {:?}: {advice}",
-            self.election_timeout_min, self.heartbeat
+             failover_min {:?} with heartbeat {:?}: {advice}",
+            self.failover_min, self.heartbeat
         ))
     }
 }
@@ -163,8 +203,8 @@ mod tests {
         let ms = Duration::from_millis;
         Timing {
             heartbeat: ms(heartbeat),
-            election_timeout_min: ms(min),
-            election_timeout_max: ms(max),
+            failover_min: ms(min),
+            failover_max: ms(max),
         }
     }
 
@@ -174,7 +214,7 @@ mod tests {
             heartbeat: Duration::MAX,
             ..timing(50, 500, 1_000)
         };
-        let refused = timing.check().expect_err("no election timeout is that long");
+        let refused = timing.check().expect_err("no promise is that long");
         assert!(
             matches!(refused, InvalidTiming::TooFewHeartbeats { .. }),
             "{refused}"
@@ -188,14 +228,50 @@ mod tests {
         }
     }
 
+    /// The story: openraft's election timeouts were set to what was promised, and lease and timeout added up to twice that.
+    #[test]
+    fn the_waits_of_openraft_add_up_to_the_promise() {
+        let profiles = Profile::ALL.map(Profile::timing);
+        // A spread wider than all that comes before it, and the narrowest.
+        for timing in profiles
+            .into_iter()
+            .chain([timing(200, 2_000, 60_000), timing(200, 1_000, 1_400)])
+        {
+            assert_eq!(timing.check(), Ok(()));
+            let (shortest, lease) = (timing.election_timeout_min(), timing.lease());
+            assert_eq!(
+                shortest + lease,
+                timing.failover_min,
+                "{timing:?}: nobody stands before"
+            );
+            assert!(shortest > timing.heartbeat && shortest < lease, "{timing:?}");
+            let left = timing.failover_max - lease * 2;
+            assert!(
+                left >= timing.heartbeat,
+                "{timing:?}: {left:?} are left to elect one"
+            );
+        }
+        let development = Profile::Development.timing();
+        let ms = Duration::from_millis;
+        assert_eq!(
+            (development.election_timeout_min(), development.lease()),
+            (ms(600), ms(1_400))
+        );
+    }
+
     #[test]
     fn inconsistent_times_are_refused_with_the_values() {
         let message = |t: Timing| t.check().map_err(|e| e.to_string()).unwrap_err();
+        let few = message(timing(200, 999, 3000));
         assert!(
-            message(timing(200, 999, 3000)).contains("999ms")
-                && message(timing(200, 999, 3000)).contains("1s")
+            few.contains("999ms") && few.contains("at least 1s") && few.contains("at most 199.8ms"),
+            "{few}"
         );
-        assert!(message(timing(200, 2000, 2000)).contains("not above"));
+        let narrow = message(timing(200, 2000, 2399));
+        assert!(
+            narrow.contains("2.399s") && narrow.contains("at least 2.4s"),
+            "{narrow}"
+        );
         assert!(message(timing(1, 2000, 4000)).contains("5 ms"));
     }
 

@@ -109,7 +109,7 @@ impl RaftNode {
         // One that votes already may do so by an entry that is not committed: it is asked for again, and waited for.
         if members.leads && !members.votes(id) && !planted::is(Bug::PromoteUnheard) {
             let state = self.state();
-            let patience = Duration::from_millis(self.raft.config().election_timeout_min);
+            let patience = self.timing.failover_min;
             let member = state.members.iter().find(|member| member.id == id);
             may_vote(id, member, state.last_log, self.promote_lag_max, patience)
                 .map_err(MembershipError::Refused)?;
@@ -134,7 +134,7 @@ impl RaftNode {
 
     /// Waits for the change that is under way, but not for ever: one that reaches no majority ends when there is one.
     async fn begin_change(&self) -> Result<OwnedMutexGuard<()>, MembershipError> {
-        let patience = Duration::from_millis(self.raft.config().election_timeout_min);
+        let patience = self.timing.failover_min;
         let begun = env::timeout(patience, Arc::clone(&self.changing).lock_owned()).await;
         begun.map_err(|_| {
             MembershipError::Busy(

@@ -83,6 +83,7 @@ pub(crate) struct RaftNode {
     /// under way for one that was left behind.
     changing: Arc<Mutex<()>>,
     promote_lag_max: u64,
+    timing: Timing,
     faults: Faults,
     tasks: Tasks,
 }
@@ -156,8 +157,8 @@ fn config(timing: &Timing, settings: &RaftSettings) -> Config {
     Config {
         cluster_name: "quorate".to_owned(),
         heartbeat_interval: millis(timing.heartbeat),
-        election_timeout_min: millis(timing.election_timeout_min),
-        election_timeout_max: millis(timing.election_timeout_max),
+        election_timeout_min: millis(timing.election_timeout_min()),
+        election_timeout_max: millis(timing.lease()),
         // A large entry takes its time; the leader must not split what one message can carry.
         max_payload_entries: 1024,
         install_snapshot_timeout: 10 * 60 * 1000,
@@ -206,7 +207,7 @@ impl RaftNode {
             transport: Arc::clone(&parts.transport),
             log: parts.log.clone(),
             applied: machine.applied(),
-            stall_max: parts.timing.election_timeout_min,
+            stall_max: parts.timing.failover_min,
             faults: parts.faults.clone(),
             leading: leading.clone(),
         };
@@ -229,7 +230,12 @@ impl RaftNode {
         leading.runs(raft.metrics());
         let freshness = Arc::default();
         let transport = Arc::clone(&parts.transport);
-        let (rounds, run) = ReadRounds::new(raft.clone(), transport, Arc::clone(&freshness));
+        let (rounds, run) = ReadRounds::new(
+            raft.clone(),
+            transport,
+            Arc::clone(&freshness),
+            parts.timing.failover_min,
+        );
         tasks.spawn("read-rounds", run.run());
         tasks.spawn("watch-core", watch_core(raft.clone(), parts.faults.clone()));
         tasks.spawn("stop-on-fault", stop_on_fault(raft.clone(), parts.faults.clone()));
@@ -256,6 +262,7 @@ impl RaftNode {
             rounds,
             changing,
             promote_lag_max: parts.settings.promote_lag_max,
+            timing: parts.timing,
             faults: parts.faults,
             tasks,
         })
@@ -378,7 +385,7 @@ impl RaftNode {
 
     /// How long a leader may go without a word of its quorum.
     fn lease(&self) -> Duration {
-        Duration::from_millis(self.raft.config().election_timeout_max)
+        self.timing.lease()
     }
 
     /// A glance at the metrics.

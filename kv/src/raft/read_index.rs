@@ -108,6 +108,8 @@ enum Step {
 struct Asking {
     raft: Raft,
     transport: Arc<dyn Transport>,
+    /// How long a leader may take to answer.
+    patience: Duration,
     /// Streams to a leader on which no answer is owed. Taken for a question and put back: as many as rounds at most.
     streams: Mutex<Vec<(NodeId, ControlStream)>>,
 }
@@ -117,11 +119,13 @@ impl ReadRounds {
         raft: Raft,
         transport: Arc<dyn Transport>,
         freshness: Arc<Freshness>,
+        patience: Duration,
     ) -> (Self, RoundsTask) {
         let (tx, rx) = mpsc::channel(QUEUE);
         let asking = Arc::new(Asking {
             raft,
             transport,
+            patience,
             streams: Mutex::default(),
         });
         let task = RoundsTask {
@@ -263,7 +267,7 @@ impl Asking {
         }
     }
 
-    /// Asks the leader that openraft has just named, until it answers, or another leads, or for an election timeout.
+    /// Asks the leader that openraft has just named, until it answers, or another leads, or for as long as it may be silent.
     async fn leader(&self, leader: Option<NodeId>, address: Option<Address>) -> Step {
         let no_leader = Step::Failed(ReadIndexError::NoLeader { leader });
         let (Some(leader), Some(address)) = (leader, address) else {
@@ -299,8 +303,7 @@ impl Asking {
     async fn ask(&self, leader: NodeId, peer: &Peer) -> Option<Option<LogIndex>> {
         let mut stream = self.stream_to(leader);
         let asked = ask_control(&self.transport, peer, &mut stream, |_| ControlRequest::ReadIndex);
-        let patience = Duration::from_millis(self.raft.config().election_timeout_min);
-        let answer = env::timeout(patience, asked).await;
+        let answer = env::timeout(self.patience, asked).await;
         if let Some(stream) = stream {
             self.put_back(leader, stream);
         }

@@ -143,8 +143,8 @@ impl Cluster {
         let mut settings = Settings::default();
         settings.timing = Timing {
             heartbeat: Duration::from_millis(50),
-            election_timeout_min: Duration::from_millis(500),
-            election_timeout_max: Duration::from_secs(1),
+            failover_min: Duration::from_millis(500),
+            failover_max: Duration::from_secs(1),
         };
         settings.snapshot_entries = 20;
         settings.log_entries_kept = 10;

@@ -269,8 +269,8 @@ impl Plan {
         let mut settings = Settings::default();
         settings.timing = Timing {
             heartbeat,
-            election_timeout_min: heartbeat * 10,
-            election_timeout_max: heartbeat * 20,
+            failover_min: heartbeat * 10,
+            failover_max: heartbeat * 20,
         };
         settings.snapshot_entries = self.tuning.snapshot_entries;
         settings.log_entries_kept = self.tuning.log_entries_kept;
