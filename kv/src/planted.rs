@@ -62,11 +62,17 @@ pub enum Bug {
     AnswerBytesNotCounted,
     /// A session in use makes room for a new one.
     BusySessionEvicted,
+    /// One voter that found the leader's process ended suffices for an election before the lease is over.
+    EndByOneWitness,
+    /// A leader's silence is taken for the end of its process.
+    LeaseEndedBySilence,
+    /// A leader without its quorum leads on.
+    NoStepDown,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 26] = [
+    pub const ALL: [Bug; 29] = [
         Bug::AckBeforeSync,
         Bug::VoteVolatile,
         Bug::VoteAfterAppend,
@@ -93,6 +99,9 @@ impl Bug {
         Bug::GuardsCostNothing,
         Bug::AnswerBytesNotCounted,
         Bug::BusySessionEvicted,
+        Bug::EndByOneWitness,
+        Bug::LeaseEndedBySilence,
+        Bug::NoStepDown,
     ];
 
     /// As the command line writes it.
@@ -124,6 +133,9 @@ impl Bug {
             Bug::GuardsCostNothing => "guards-cost-nothing",
             Bug::AnswerBytesNotCounted => "answer-bytes-not-counted",
             Bug::BusySessionEvicted => "busy-session-evicted",
+            Bug::EndByOneWitness => "end-by-one-witness",
+            Bug::LeaseEndedBySilence => "lease-ended-by-silence",
+            Bug::NoStepDown => "no-step-down",
         }
     }
 }
@@ -160,6 +172,11 @@ impl Bug {
             Bug::GuardsCostNothing => "conditions on ranges are not counted into a transaction's budget",
             Bug::AnswerBytesNotCounted => "a session remembers answers of any size",
             Bug::BusySessionEvicted => "a session in use makes room for a new one",
+            Bug::EndByOneWitness => {
+                "one voter's word that the leader's process ended suffices for an election"
+            }
+            Bug::LeaseEndedBySilence => "a leader's silence is taken for the end of its process",
+            Bug::NoStepDown => "a leader without its quorum leads on",
         }
     }
 }

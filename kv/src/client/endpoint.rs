@@ -15,7 +15,7 @@ use quorate_transport::{
 };
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::env::{self, Instant, JoinHandle, Semaphore, mpsc, oneshot};
+use crate::env::{self, Instant, JoinHandle, Notify, Semaphore, mpsc, oneshot};
 use crate::model;
 use crate::node::Front;
 use crate::protocol::{Call, Reply, Request, Response};
@@ -24,6 +24,10 @@ use crate::protocol::{Call, Reply, Request, Response};
 const QUEUE: usize = 1024;
 /// Their bytes, twice what the largest message has: more wait in their callers.
 const QUEUE_BYTES_MAX: usize = 2 * MESSAGE_BYTES_MAX;
+/// A node that answered nothing for so long, though it owes an answer, may have ended: its process is watched for
+/// a while. Not sooner, so that a client costs no probes while it is answered.
+const QUIET: Duration = Duration::from_millis(50);
+const WATCHED: Duration = Duration::from_secs(1);
 
 /// A call was not answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +76,7 @@ struct Link {
     /// The room for the bytes of calls that wait to be written.
     room: Arc<Semaphore>,
     open: Arc<OpenCalls>,
-    tasks: [JoinHandle<()>; 2],
+    tasks: [JoinHandle<()>; 3],
 }
 
 impl Drop for Link {
@@ -90,6 +94,10 @@ type Outgoing = (Bytes, OwnedSemaphorePermit);
 #[derive(Debug, Default)]
 struct OpenCalls {
     next: AtomicU64,
+    /// How many messages have come.
+    heard: AtomicU64,
+    /// A call was added.
+    added: Notify,
     waiting: Mutex<Waiting>,
 }
 
@@ -281,7 +289,7 @@ impl Remote {
                 _ => self.failed(false, why, &error.to_string()),
             }
         })?;
-        let link = Arc::new(Link::over(stream));
+        let link = Arc::new(Link::over(stream, Arc::clone(&self.transport), self.peer.clone()));
         Ok(Arc::clone(self.lock().get_or_insert(link)))
     }
 
@@ -298,13 +306,14 @@ impl Remote {
 }
 
 impl Link {
-    fn over(stream: Stream) -> Self {
+    fn over(stream: Stream, transport: Arc<dyn Transport>, peer: Peer) -> Self {
         let Stream { sender, receiver } = stream;
         let (calls, queue) = mpsc::channel(QUEUE);
         let open = Arc::new(OpenCalls::default());
         let tasks = [
             env::spawn("client-write", write_calls(sender, queue)),
             env::spawn("client-read", read_replies(receiver, Closing(Arc::clone(&open)))),
+            env::spawn("client-watch", watch_process(transport, peer, Arc::clone(&open))),
         ];
         Self {
             calls,
@@ -357,11 +366,27 @@ impl OpenCalls {
         let mut waiting = self.lock();
         if !waiting.closed {
             waiting.calls.insert(id, call);
+            self.added.notify_one();
         }
         !waiting.closed
     }
 
+    fn is_waiting(&self) -> bool {
+        !self.lock().calls.is_empty()
+    }
+
+    /// Fails every open call, and those to come.
+    fn close(&self) {
+        let calls = {
+            let mut waiting = self.lock();
+            waiting.closed = true;
+            std::mem::take(&mut waiting.calls)
+        };
+        drop(calls);
+    }
+
     fn take(&self, reply: Reply) {
+        self.heard.fetch_add(1, Ordering::Relaxed);
         let mut waiting = self.lock();
         if matches!(reply.response, Response::Working) {
             if let Some(call) = waiting.calls.get(&reply.id) {
@@ -387,12 +412,27 @@ struct Closing(Arc<OpenCalls>);
 
 impl Drop for Closing {
     fn drop(&mut self) {
-        let calls = {
-            let mut waiting = self.0.lock();
-            waiting.closed = true;
-            std::mem::take(&mut waiting.calls)
-        };
-        drop(calls);
+        self.0.close();
+    }
+}
+
+/// Fails the open calls when the node's process has ended: QUIC itself notices that only by its silence, after seconds.
+async fn watch_process(transport: Arc<dyn Transport>, peer: Peer, open: Arc<OpenCalls>) {
+    loop {
+        open.added.notified().await;
+        loop {
+            let heard = open.heard.load(Ordering::Relaxed);
+            env::sleep(QUIET).await;
+            if !open.is_waiting() {
+                break;
+            }
+            if heard != open.heard.load(Ordering::Relaxed) {
+                continue;
+            }
+            if env::timeout(WATCHED, transport.ended(&peer)).await.is_ok() {
+                return open.close();
+            }
+        }
     }
 }
 

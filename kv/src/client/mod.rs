@@ -41,8 +41,8 @@ use outcome::{Effect, Kind, Progress, Step, Way};
 use route::{Routes, To};
 use session::{Numbered, Session};
 
-/// How long a call may take when the caller does not say.
-const DEADLINE: Duration = Duration::from_secs(10);
+/// How long a call may take when the caller does not say: longer than any profile takes to find another leader.
+const DEADLINE: Duration = Duration::from_secs(15);
 /// So long a node may be silent before another one is asked, and a node may wait for the state that a read asks for, so
 /// that one that is cut off does not use up the deadline.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
@@ -148,7 +148,8 @@ impl Client {
         }
     }
 
-    /// The same client with another deadline for each call; 10 s by default. Retries stay within it.
+    /// The same client with another deadline for each call; 15 s by default, which is longer than any profile takes to
+    /// find another leader. Choose one above `failover_max` where that is longer. Retries stay within it.
     #[must_use]
     pub fn with_deadline(&self, deadline: Duration) -> Self {
         Self {

@@ -88,6 +88,9 @@ pub enum StartError {
         /// Who the node is.
         node: Identity,
     },
+    /// No node has this id: it stands for nobody in votes.
+    #[error("0 is no node id: the first is 1")]
+    NoId,
     /// The node is not among the peers.
     #[error("node {id} is not in the list of peers; the list names every node, this one included")]
     NotAPeer {
@@ -137,6 +140,7 @@ impl StartError {
             | StartError::Cluster(_)
             | StartError::NoTransport
             | StartError::WrongIdentity { .. }
+            | StartError::NoId
             | StartError::NotAPeer { .. }
             | StartError::Address { .. }
             | StartError::AddressChanged { .. } => false,
@@ -165,7 +169,7 @@ impl Builder {
         self
     }
 
-    /// The node's id, 1 by default. Never reused for another data directory.
+    /// The node's id, 1 by default and at least. Never reused for another data directory.
     pub fn node_id(mut self, id: u64) -> Self {
         self.id = NodeId::new(id);
         self
@@ -241,6 +245,10 @@ impl Builder {
 
     async fn begin(self) -> Result<Node, StartError> {
         let dir = self.data_dir.ok_or(StartError::NoDataDir)?;
+        let nobody = NodeId::new(0);
+        if self.id == nobody || self.peers.contains_key(&nobody) {
+            return Err(StartError::NoId);
+        }
         self.settings.check().map_err(StartError::Settings)?;
         let identity = Identity::node(ClusterId::new(&self.cluster)?, self.id.number());
         let transport = match self.transport {
@@ -482,6 +490,21 @@ mod tests {
                 matches!(&refused, StartError::Address { id, error } if id.number() == 1 && error.text == text),
                 "{text}: {refused:?}"
             );
+        }
+        assert!(!data.exists());
+    }
+
+    #[tokio::test]
+    async fn a_node_whose_id_stands_for_nobody_is_refused_before_a_file_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        let itself = Node::builder().data_dir(&data).node_id(0);
+        let among = Node::builder()
+            .data_dir(&data)
+            .peers([(0, "a:7001"), (1, "b:7001")]);
+        for builder in [itself, among] {
+            let refused = builder.start().await.expect_err("a refusal");
+            assert!(matches!(refused, StartError::NoId), "{refused:?}");
         }
         assert!(!data.exists());
     }

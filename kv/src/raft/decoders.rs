@@ -41,6 +41,7 @@ pub(crate) fn decoders() -> Vec<Decoder> {
                 }),
                 ControlRequest::TransferLeader(TransferLeaderRequest::new(vote(), 3, Some(log_id(7)))),
                 ControlRequest::ReadIndex,
+                ControlRequest::LeaderEnded { vote: vote() },
             ],
         ),
         decoder_of(
@@ -52,6 +53,10 @@ pub(crate) fn decoders() -> Vec<Decoder> {
                 ControlResponse::ReadIndex(Some(LogIndex::new(300))),
                 ControlResponse::NotLeader,
                 ControlResponse::Stopped("a full disk".to_owned()),
+                ControlResponse::LeaderEnded {
+                    ended: true,
+                    last: Some(log_id(9)),
+                },
             ],
         ),
         decoder_of("vote", &[vote()]),

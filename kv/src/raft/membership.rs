@@ -81,6 +81,11 @@ impl RaftNode {
     /// Adds a node that receives the log but has no vote. Returns when it is in the membership; one that is there
     /// already, at the same address, is.
     pub(crate) async fn add_learner(&self, id: NodeId, address: Address) -> Result<(), MembershipError> {
+        if id.number() == 0 {
+            return Err(MembershipError::Refused(
+                "0 is no node id: the first is 1".to_owned(),
+            ));
+        }
         let _change = self.begin_change().await?;
         let members = Members::of(&self.raft).await?;
         // openraft leaves a node that it knows as it is, and says that it is done.

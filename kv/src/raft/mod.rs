@@ -16,6 +16,8 @@ mod read_index;
 mod rounds;
 mod serve;
 mod state_machine;
+mod step_down;
+mod succession;
 #[cfg(test)]
 mod suite;
 mod tap;
@@ -54,6 +56,8 @@ use log_store::LogStore;
 use membership::finish_joint;
 use network::{Leading, NetworkFactory};
 use read_index::ReadRounds;
+use step_down::StepDown;
+use succession::{Succession, Witness};
 use types::{Callback, Raft, TypeConfig};
 
 /// What a node's Raft part is started from.
@@ -79,6 +83,7 @@ pub(crate) struct RaftNode {
     log: Log,
     freshness: Arc<Freshness>,
     rounds: ReadRounds,
+    witness: Witness,
     /// Held through a change of members, which takes two entries: one change at a time, and nobody takes one
     /// under way for one that was left behind.
     changing: Arc<Mutex<()>>,
@@ -228,7 +233,7 @@ impl RaftNode {
         };
         let tasks = Tasks::new(parts.faults.clone());
         leading.runs(raft.metrics());
-        let freshness = Arc::default();
+        let freshness: Arc<Freshness> = Arc::default();
         let transport = Arc::clone(&parts.transport);
         let (rounds, run) = ReadRounds::new(
             raft.clone(),
@@ -237,6 +242,25 @@ impl RaftNode {
             parts.timing.failover_min,
         );
         tasks.spawn("read-rounds", run.run());
+        let witness = Witness::default();
+        let succession = Succession {
+            raft: raft.clone(),
+            own_id: parts.id.number(),
+            transport: Arc::clone(&parts.transport),
+            witness: witness.clone(),
+            freshness: Arc::clone(&freshness),
+            heartbeat: parts.timing.heartbeat,
+        };
+        tasks.spawn("succession", succession.run());
+        let step_down = StepDown {
+            raft: raft.clone(),
+            own_id: parts.id.number(),
+            transport: Arc::clone(&parts.transport),
+            heartbeat: parts.timing.heartbeat,
+            lease: parts.timing.lease(),
+            patience: parts.timing.election_timeout_min(),
+        };
+        tasks.spawn("step-down", step_down.run());
         tasks.spawn("watch-core", watch_core(raft.clone(), parts.faults.clone()));
         tasks.spawn("stop-on-fault", stop_on_fault(raft.clone(), parts.faults.clone()));
         let changing = Arc::default();
@@ -260,6 +284,7 @@ impl RaftNode {
             log: parts.log,
             freshness,
             rounds,
+            witness,
             changing,
             promote_lag_max: parts.settings.promote_lag_max,
             timing: parts.timing,

@@ -79,6 +79,7 @@ async fn answer_control(
             Ok(response) => ControlResponse::TransferLeader(response),
             Err(error) => stopped(&error),
         },
+        ControlRequest::LeaderEnded { vote } => node.witness.answer(&node.raft, vote).await,
         ControlRequest::ReadIndex => match node.rounds.index_as_leader().await {
             Ok(index) => ControlResponse::ReadIndex(index),
             Err(_) => ControlResponse::NotLeader,

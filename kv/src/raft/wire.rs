@@ -24,6 +24,10 @@ pub(crate) enum ControlRequest {
     TransferLeader(TransferLeaderRequest<TypeConfig>),
     /// From a follower that serves a linearizable read: the index that the read must have applied.
     ReadIndex,
+    /// From a voter that found the process ended which led by this vote: has the receiver found the same?
+    LeaderEnded {
+        vote: Vote,
+    },
 }
 
 /// An append message without entries.
@@ -56,6 +60,12 @@ pub(crate) enum ControlResponse {
     Stopped(String),
     /// The sender is not who the message says.
     Refused(String),
+    /// Whether the receiver, by its own evidence, has found the process of the leader that it follows ended, and where its
+    /// own log ends.
+    LeaderEnded {
+        ended: bool,
+        last: Option<LogId>,
+    },
 }
 
 /// The first message of a bulk stream; chunks follow, then the sender finishes.

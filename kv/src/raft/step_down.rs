@@ -1,0 +1,194 @@
+//! A leader that hears of no quorum steps down.
+//!
+//! openraft's leader goes on for as long as nobody tells it of another, and its heartbeats keep whoever still hears it from
+//! electing another: four nodes whose leader reached one of them alone had no leader for as long as that lasted. Here a
+//! leader whose quorum has been silent for its lease ends its own leadership. It accepts a vote in the name of nobody (node
+//! 0 of the next term), which openraft refuses while a quorum answers, and which any real candidate outranks, since leaders
+//! of one term are ordered by their ids. Then it tells the others, who may hear it though it does not hear them, that their
+//! lease is over: as a leader does that hands over, to nobody.
+//!
+//! Always: silence is counted in looks that this node really made, so that a process that was paused itself gives its
+//! quorum as much time as it gives itself. A sole voter never steps down.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future;
+use openraft::ServerState;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::raft::{TransferLeaderRequest, VoteRequest};
+use quorate_transport::Transport;
+
+use super::network::ask_control;
+use super::types::{LogId, Membership, Raft, Vote};
+use super::wire::ControlRequest;
+use crate::env::{self, Instant};
+use crate::planted::{self, Bug};
+
+/// The node that no member is: a vote in its name is nobody's.
+const NOBODY: u64 = 0;
+
+/// How long a leader has gone without a word of its quorum, as far as it looked.
+#[derive(Debug, Default)]
+struct Silence {
+    lasts: Duration,
+    looked: Option<Instant>,
+    /// When a question was sent that a quorum has answered.
+    acked: Option<Instant>,
+}
+
+impl Silence {
+    /// Looks, as is done every `tick`; answers how long it has been silent. A look that comes late counts as one in time.
+    fn look(&mut self, now: Instant, acked: Option<Instant>, tick: Duration) -> Duration {
+        let since = self.looked.map_or(Duration::ZERO, |looked| now.since(looked));
+        self.looked = Some(now);
+        if acked != self.acked {
+            self.acked = acked;
+            // What was answered just now may have been asked a while ago.
+            self.lasts = acked.map_or(Duration::ZERO, |acked| now.since(acked).min(tick));
+        } else {
+            self.lasts += since.min(tick * 2);
+        }
+        self.lasts
+    }
+}
+
+/// Watches over a node's own leadership.
+pub(super) struct StepDown {
+    pub raft: Raft,
+    pub own_id: u64,
+    pub transport: Arc<dyn Transport>,
+    pub heartbeat: Duration,
+    /// How long a quorum may be silent.
+    pub lease: Duration,
+    /// How long the others are tried to be told.
+    pub patience: Duration,
+}
+
+/// A leadership that is to end.
+struct Leadership {
+    vote: Vote,
+    last: Option<LogId>,
+    membership: Membership,
+}
+
+impl StepDown {
+    /// Ends with Raft's own task.
+    pub(super) async fn run(self) {
+        let mut server = self.raft.server_metrics();
+        loop {
+            let vote = {
+                let metrics = server.borrow_and_update();
+                (metrics.state == ServerState::Leader).then_some(metrics.vote)
+            };
+            let led = async {
+                match vote {
+                    Some(vote) => self.watch(vote).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                changed = server.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+                () = led => {}
+            }
+        }
+    }
+
+    /// Leads by this vote, until it hears of no quorum any more; then ends that. Dropped when anything changes.
+    async fn watch(&self, vote: Vote) {
+        let tick = self.heartbeat / 2;
+        let mut silence = Silence::default();
+        loop {
+            env::sleep(tick).await;
+            let acked = {
+                let metrics = self.raft.metrics();
+                let metrics = metrics.borrow_watched();
+                let others = metrics.membership_config.membership().voter_ids();
+                if others.into_iter().all(|voter| voter == self.own_id) {
+                    silence = Silence::default();
+                    continue;
+                }
+                metrics.last_quorum_acked.as_ref().map(|acked| **acked)
+            };
+            let silent = silence.look(env::now(), acked, tick);
+            if silent <= self.lease || planted::is(Bug::NoStepDown) {
+                continue;
+            }
+            if let Some(leadership) = self.end(vote).await {
+                env::mark("raft.stepped_down");
+                tracing::info!(
+                    term = vote.leader_id().term,
+                    silent_ms = u64::try_from(silent.as_millis()).unwrap_or(u64::MAX),
+                    "this node leads no more: it has heard of no majority of the voters for a leader's lease"
+                );
+                self.release(&leadership).await;
+                return;
+            }
+        }
+    }
+
+    /// Ends a leadership, unless a quorum has answered after all.
+    async fn end(&self, vote: Vote) -> Option<Leadership> {
+        let looked = self.raft.with_raft_state(|state| Leadership {
+            vote: *state.vote_ref(),
+            last: state.log_ids.last().copied(),
+            membership: state.membership_state.effective().membership().clone(),
+        });
+        let leadership = looked.await.ok().filter(|leadership| leadership.vote == vote)?;
+        let nobodys = Vote::new(vote.leader_id().term + 1, NOBODY);
+        let request = VoteRequest::new(nobodys, leadership.last);
+        let answer = self.raft.vote(request).await.ok()?;
+        answer.vote_granted.then_some(leadership)
+    }
+
+    /// Tells the other voters that they need not wait for this leader any more, once and to those that can be told.
+    async fn release(&self, leadership: &Leadership) {
+        let membership = &leadership.membership;
+        // To this node itself, which they take for no reason to stand at once.
+        let request = TransferLeaderRequest::new(leadership.vote, self.own_id, leadership.last);
+        let others = membership.voter_ids().filter(|voter| *voter != self.own_id);
+        let told = others.filter_map(|voter| {
+            let peer = membership.get_node(&voter)?.peer(voter);
+            let request = request.clone();
+            Some(async move {
+                let mut stream = None;
+                let tell = |_: &_| ControlRequest::TransferLeader(request.clone());
+                let asked = ask_control(&self.transport, &peer, &mut stream, tell);
+                // Who cannot be told waits for its lease to end.
+                let _untold = env::timeout(self.patience, asked).await;
+            })
+        });
+        future::join_all(told).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TICK: Duration = Duration::from_millis(100);
+
+    #[test]
+    fn silence_is_counted_from_the_last_answer_in_looks_that_were_made() {
+        let start = env::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let ms = Duration::from_millis;
+        let mut silence = Silence::default();
+        assert_eq!(silence.look(at(0), None, TICK), ms(0));
+        assert_eq!(
+            silence.look(at(100), None, TICK),
+            ms(100),
+            "nobody has answered yet"
+        );
+        assert_eq!(silence.look(at(200), Some(at(170)), TICK), ms(30));
+        assert_eq!(silence.look(at(300), Some(at(170)), TICK), ms(130));
+        // The process was paused: what it did not look at, it does not count.
+        assert_eq!(silence.look(at(60_000), Some(at(170)), TICK), ms(330));
+        assert_eq!(silence.look(at(60_100), Some(at(60_050)), TICK), ms(50));
+    }
+}
