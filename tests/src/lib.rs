@@ -3,6 +3,7 @@
 pub mod chaos;
 pub mod check;
 pub mod cluster;
+pub mod failover;
 pub mod processes;
 pub mod scenario;
 pub mod sim;

@@ -99,6 +99,11 @@ impl Processes {
 
     /// Makes certificates and finds addresses for so many nodes, without starting any.
     pub fn prepare(count: u64) -> Result<Self> {
+        Self::prepare_with(count, CONFIGURATION)
+    }
+
+    /// The same, with what stands in the nodes' configuration file.
+    pub fn prepare_with(count: u64, configuration: &str) -> Result<Self> {
         let cluster = ClusterId::new("processes")?;
         let authority = Authority::create(cluster.clone())?;
         let dir = tempfile::tempdir()?;
@@ -108,7 +113,7 @@ impl Processes {
             let issued = authority.issue(&Identity::node(cluster.clone(), id), &[], validity)?;
             issued.write(&dir.path().join("certs"))?;
         }
-        std::fs::write(dir.path().join("node.toml"), CONFIGURATION)?;
+        std::fs::write(dir.path().join("node.toml"), configuration)?;
         let listening = (1..=count).map(|id| Ok((id, free_address()?)));
         let listening = listening.collect::<Result<BTreeMap<_, _>>>()?;
         Ok(Self {
@@ -332,6 +337,20 @@ impl Processes {
             }
         }
         Ok(first)
+    }
+
+    /// Waits until one of the nodes leads, all others follow it, and each has come as far as the leader had then.
+    pub async fn level(&mut self) -> Result<()> {
+        let all = self.listening.len();
+        let mut goal = None;
+        self.wait("a leader that all nodes follow and keep up with", |statuses| {
+            let leader = statuses.iter().find(|s| s.role == NodeRole::Leader)?;
+            let goal = *goal.get_or_insert(leader.committed);
+            let level =
+                |s: &Status| s.leader == Some(leader.node) && s.term == leader.term && s.applied >= goal;
+            (statuses.len() == all && statuses.iter().all(level)).then_some(())
+        })
+        .await
     }
 
     async fn wait<T>(&mut self, what: &str, mut condition: impl FnMut(&[Status]) -> Option<T>) -> Result<T> {

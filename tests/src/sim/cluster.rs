@@ -13,6 +13,7 @@ mod nemesis;
 mod operator;
 mod phase;
 mod plan;
+mod served;
 mod verdict;
 mod workload;
 
@@ -24,7 +25,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use quorate_kv::env;
+use quorate_kv::env::{self, Notify};
 use quorate_kv::identity::IdentityError;
 use quorate_kv::log::LogOpenError;
 use quorate_kv::machine::MachineOpenError;
@@ -75,6 +76,8 @@ pub struct Report {
     pub coverage: Coverage,
     /// What else happened.
     pub counts: Counts,
+    /// Who led, in the order of the terms: its term, its node, and when it first said so.
+    pub leaders: Vec<(u64, u32, Duration)>,
     /// The highest term seen.
     pub term: u64,
     /// The highest revision seen.
@@ -146,6 +149,11 @@ fn run_cluster(cluster: &Cluster, sim: &Simulation, plan: &Plan) -> Report {
         operations,
         coverage: cluster.watch.coverage(),
         counts,
+        leaders: seen
+            .leaders
+            .iter()
+            .map(|(term, (node, since))| (term.number(), *node, *since))
+            .collect(),
         term: seen.term,
         revision: seen.revision,
         disks: cluster.disk_stats(),
@@ -170,8 +178,8 @@ struct Seen {
     silent: BTreeSet<u32>,
     /// Those that apply what their log held when they started, with its last entry.
     replaying: BTreeMap<u32, Option<LogIndex>>,
-    /// Who led in each term.
-    leaders: BTreeMap<Term, u32>,
+    /// Who led in each term, and since when.
+    leaders: BTreeMap<Term, (u32, Duration)>,
     /// The last term that had a leader.
     led_term: u64,
     fresh: Option<Fresh>,
@@ -187,6 +195,8 @@ struct Seen {
     rotten: BTreeMap<u32, Option<String>>,
     /// The first node that found its own files to be spoiled.
     refused: Option<(u32, String)>,
+    /// Nobody led for longer than is promised.
+    unled: Option<String>,
     /// The first rule that was seen broken.
     broken: Option<(u32, String)>,
     term: u64,
@@ -206,6 +216,10 @@ struct Cluster {
     operator: Operator,
     counts: Rc<RefCell<Counts>>,
     healed: Rc<Cell<bool>>,
+    /// Until then faults go on that a failover need not bear.
+    troubled: Rc<Cell<Duration>>,
+    /// By node: whoever waits for an end of a process there is told of one when these are notified.
+    false_ends: Rc<RefCell<BTreeMap<u32, Arc<Notify>>>>,
 }
 
 impl Cluster {
@@ -226,6 +240,8 @@ impl Cluster {
             operator: Operator::default(),
             counts: Rc::default(),
             healed: Rc::default(),
+            troubled: Rc::default(),
+            false_ends: Rc::default(),
         }
     }
 
@@ -285,7 +301,9 @@ impl Cluster {
             seen.stopped.remove(&number);
             seen.replaying.insert(number, None);
         }
-        let transport = self.transport(node_identity(number), &address(number), host.id());
+        let transport = self.network.transport(node_identity(number), &address(number));
+        let traced = Traced::new(transport, self.sim.world(), host.id());
+        let transport = Arc::new(traced.misled_by(self.false_ends(number)));
         let builder = Node::builder()
             .data_dir(Path::new("/node"))
             .cluster(NAME)
@@ -326,7 +344,8 @@ impl Cluster {
                         let status = node.status();
                         let stopped = status.role == NodeRole::Stopped;
                         record.status(&status);
-                        let told = lock(&seen).take(number, status);
+                        let now = Duration::from_nanos(world.now());
+                        let told = lock(&seen).take(number, status, now);
                         if let Some(told) = told {
                             world.record(HostId(number), Event::Mark(told));
                         }
@@ -343,6 +362,10 @@ impl Cluster {
     fn transport(&self, identity: Identity, address: &str, host: HostId) -> Arc<dyn Transport> {
         let transport = self.network.transport(identity, address);
         Arc::new(Traced::new(transport, self.sim.world(), host))
+    }
+
+    fn false_ends(&self, number: u32) -> Arc<Notify> {
+        Arc::clone(self.false_ends.borrow_mut().entry(number).or_default())
     }
 
     /// A client of its own with these limits, which asks the nodes in the order that its name draws.
@@ -469,7 +492,10 @@ impl Cluster {
         let refused =
             refused.map(|(number, what)| format!("files: node {number} refuses what it wrote: {what}"));
         let broken = seen.broken.as_ref();
-        refused.or_else(|| broken.map(|(number, what)| format!("node {number}: {what}")))
+        let unled = seen.unled.as_ref().map(|what| format!("Failover: {what}"));
+        refused
+            .or(unled)
+            .or_else(|| broken.map(|(number, what)| format!("node {number}: {what}")))
     }
 
     fn disk_stats(&self) -> DiskStats {
@@ -487,8 +513,8 @@ impl Seen {
 
     /// Takes a node's account of itself, and compares it with all others at the same entry. Answers what is
     /// worth telling of it.
-    fn take(&mut self, number: u32, status: Status) -> Option<String> {
-        self.take_phase(number, &status);
+    fn take(&mut self, number: u32, status: Status, now: Duration) -> Option<String> {
+        self.take_phase(number, &status, now);
         self.term = self.term.max(status.term.number());
         self.revision = self.revision.max(status.revision.number());
         if let Some(applied) = status.applied {
@@ -524,9 +550,9 @@ impl Seen {
         told
     }
 
-    fn take_phase(&mut self, number: u32, status: &Status) {
+    fn take_phase(&mut self, number: u32, status: &Status, now: Duration) {
         if status.role == NodeRole::Leader && !self.leaders.contains_key(&status.term) {
-            self.leaders.insert(status.term, number);
+            self.leaders.insert(status.term, (number, now));
             self.led_term = self.led_term.max(status.term.number());
             self.fresh = Some(Fresh {
                 term: status.term,

@@ -60,6 +60,12 @@ pub fn caught_when_on_and_held_when_off(
     held(seed.max(CLEAN_SEEDS - 1) + 1, plan)
 }
 
+/// Runs the plan's first seeds with the bug; whether rules notice it is the caller's to judge.
+pub fn with(bug: Bug, seeds: u64, plan: impl Fn(u64) -> Plan) -> Vec<Report> {
+    let _on = Planted::new(bug);
+    (0..seeds).map(|seed| cluster::run_plan(&plan(seed))).collect()
+}
+
 /// Runs the plan's first seeds, which must hold.
 #[track_caller]
 pub fn held(seeds: u64, plan: impl Fn(u64) -> Plan) -> Vec<Report> {

@@ -66,7 +66,7 @@ pub const REQUIRED_FROM_SEEDS: u64 = 200;
 ///
 /// Purging takes a few syncs, so that only faults which wait for it meet it; truncating is rare besides, with 30 of them in
 /// 200 seeds, and no fault is sure to.
-const REQUIRED: [(Kind, &[Phase]); 21] = {
+const REQUIRED: [(Kind, &[Phase]); 23] = {
     use Phase::{FreshLeader, Membership, NoLeader, Purging, Replay, Snapshot, Steady, Transfer};
     [
         (Kind::Kill, &[Steady, Membership, Purging]),
@@ -77,6 +77,8 @@ const REQUIRED: [(Kind, &[Phase]); 21] = {
         (Kind::Pause, &[Steady]),
         (Kind::Isolate, &[Steady]),
         (Kind::Partition, &[Steady]),
+        (Kind::Bridge, &[Steady]),
+        (Kind::FalseEnd, &[Steady]),
         (Kind::CutOneWay, &[Steady, Membership]),
         (Kind::HalfOpen, &[Steady]),
         (Kind::Flap, &[Steady, Membership]),

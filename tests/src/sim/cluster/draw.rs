@@ -205,6 +205,11 @@ fn fault(random: &mut Rng, plan: &Plan, kind: Kind) -> Fault {
             others: random.below(3) as u32,
             lasts: cut(random),
         },
+        Kind::Bridge => Fault::Bridge {
+            target,
+            lasts: cut(random),
+        },
+        Kind::FalseEnd => Fault::FalseEnd { target },
         Kind::CutOneWay => Fault::CutOneWay {
             from: target,
             to: nth(random),

@@ -82,6 +82,19 @@ pub enum Fault {
         #[serde(rename = "lasts_micros", with = "micros")]
         lasts: Duration,
     },
+    /// A node reaches one other alone, and is reached by it; clients still reach it.
+    Bridge {
+        /// Which.
+        target: Target,
+        /// How long.
+        #[serde(rename = "lasts_micros", with = "micros")]
+        lasts: Duration,
+    },
+    /// A node is told that the process of the one that it follows has ended, which is not so.
+    FalseEnd {
+        /// Who is told.
+        target: Target,
+    },
     /// Nothing that one node sends reaches another.
     CutOneWay {
         /// Who sends.
@@ -240,6 +253,8 @@ pub enum Kind {
     Pause,
     Isolate,
     Partition,
+    Bridge,
+    FalseEnd,
     CutOneWay,
     HalfOpen,
     Flap,
@@ -260,12 +275,14 @@ pub enum Kind {
 
 impl Kind {
     /// All, in the order of the table.
-    pub const ALL: [Kind; 21] = [
+    pub const ALL: [Kind; 23] = [
         Kind::Kill,
         Kind::PowerLoss,
         Kind::Pause,
         Kind::Isolate,
         Kind::Partition,
+        Kind::Bridge,
+        Kind::FalseEnd,
         Kind::CutOneWay,
         Kind::HalfOpen,
         Kind::Flap,
@@ -292,6 +309,8 @@ impl Kind {
             Kind::Pause => "pause",
             Kind::Isolate => "isolate",
             Kind::Partition => "partition",
+            Kind::Bridge => "bridge",
+            Kind::FalseEnd => "false-end",
             Kind::CutOneWay => "cut-one-way",
             Kind::HalfOpen => "half-open",
             Kind::Flap => "flap",
@@ -319,6 +338,8 @@ impl Kind {
             Kind::Pause => "a host stands still for a while",
             Kind::Isolate => "a node is cut off from all others, clients still reach it",
             Kind::Partition => "the nodes fall apart into two groups",
+            Kind::Bridge => "a node reaches exactly one other, clients still reach it",
+            Kind::FalseEnd => "a node is told that its leader's process has ended, which is not so",
             Kind::CutOneWay => "one direction between two nodes is cut",
             Kind::HalfOpen => "answers between two nodes are held, no connection breaks",
             Kind::Flap => "a node is cut off and comes back, again and again",
@@ -373,6 +394,8 @@ impl Fault {
             Fault::Pause { .. } => Kind::Pause,
             Fault::Isolate { .. } => Kind::Isolate,
             Fault::Partition { .. } => Kind::Partition,
+            Fault::Bridge { .. } => Kind::Bridge,
+            Fault::FalseEnd { .. } => Kind::FalseEnd,
             Fault::CutOneWay { .. } => Kind::CutOneWay,
             Fault::HalfOpen { .. } => Kind::HalfOpen,
             Fault::Flap { .. } => Kind::Flap,

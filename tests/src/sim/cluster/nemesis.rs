@@ -9,12 +9,16 @@ use quorate_transport::memory::LinkSettings;
 
 use super::fault::{Fault, FaultEvent, Kind, Reach, Target};
 use super::operator::Change;
+use super::served;
 use super::{Cluster, address};
 use crate::sim::world::lock;
 use crate::sim::{CrashAction, Host};
 
 /// How often somebody looks for nodes that fell.
 const ROUND: Duration = Duration::from_millis(20);
+
+/// How long faults that are no cuts, pauses or ends count as going on.
+const TROUBLE: Duration = Duration::from_secs(5);
 
 /// How often a fault that waits for a phase looks whether it has come: a purge may take less than a millisecond.
 const GLANCE: Duration = Duration::from_micros(300);
@@ -25,6 +29,8 @@ pub(super) async fn run(cluster: &Cluster) {
     let over = Rc::new(Cell::new(false));
     let caring = care(cluster.clone(), Rc::clone(&over));
     cluster.sim.spawn_local("caretaker", caring);
+    let watching = served::watch(cluster.clone(), Rc::clone(&over));
+    cluster.sim.spawn_local("failover", watching);
     for (number, event) in cluster.plan.schedule.iter().enumerate() {
         wait(cluster, event, end).await;
         if cluster.sim.now() >= end || cluster.broken().is_some() {
@@ -50,6 +56,24 @@ async fn wait(cluster: &Cluster, event: &FaultEvent, end: Duration) {
 
 fn strike(cluster: &Cluster, number: u64, event: &FaultEvent) {
     let fault = &event.fault;
+    // What slows a node, or changes who votes, is trouble for a while after it is over too.
+    let troubled = match fault {
+        Fault::SlowNetwork { lasts, .. }
+        | Fault::DiskStall { lasts, .. }
+        | Fault::DiskFull { lasts, .. }
+        | Fault::HalfOpen { lasts, .. } => *lasts + TROUBLE,
+        Fault::PromoteAndLeave { away } => *away + TROUBLE,
+        Fault::AddLearner
+        | Fault::Promote
+        | Fault::Remove { .. }
+        | Fault::Replace { .. }
+        | Fault::BitRot { .. }
+        | Fault::CrashPoint { .. }
+        | Fault::DiskError { .. } => TROUBLE,
+        _ => Duration::ZERO,
+    };
+    let until = cluster.sim.now() + troubled;
+    cluster.troubled.set(cluster.troubled.get().max(until));
     match fault {
         Fault::Kill { target, down } => {
             if let Some((number, host)) = host(cluster, *target) {
@@ -81,6 +105,30 @@ fn strike(cluster: &Cluster, number: u64, event: &FaultEvent) {
         } => {
             let group = group(cluster, *target, *others as usize + 1);
             cut_off_from_all(cluster, Kind::Partition, number, &group, *lasts);
+        }
+        Fault::Bridge { target, lasts } => {
+            // Behind it comes the one that it still reaches.
+            if let [cut_off, reached] = group(cluster, *target, 2)[..] {
+                let running = cluster.fleet.borrow().running();
+                let others = running
+                    .into_iter()
+                    .filter(|other| ![cut_off, reached].contains(other));
+                let links: Vec<_> = others
+                    .flat_map(|other| [(cut_off, other), (other, cut_off)])
+                    .collect();
+                cut(cluster, Kind::Bridge, number, &links, *lasts);
+            }
+        }
+        Fault::FalseEnd { target } => {
+            if let Some((misled, host)) = host(cluster, *target)
+                && host.is_alive()
+            {
+                cluster.watch.took_effect(Kind::FalseEnd);
+                cluster.tell(format!(
+                    "node {misled} is told that its leader's process has ended"
+                ));
+                cluster.false_ends(misled).notify_waiters();
+            }
         }
         Fault::CutOneWay { from, to, lasts } => {
             cut(
