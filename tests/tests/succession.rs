@@ -139,7 +139,9 @@ fn one_voter_that_takes_the_leader_for_dead_changes_nothing() {
     }
     let credulous = with(Bug::EndByOneWitness, CLEAN_SEEDS, misled);
     assert!(
-        credulous.iter().all(|report| leaders(report, END + 3_000).len() > 1),
+        credulous
+            .iter()
+            .all(|report| leaders(report, END + 3_000).len() > 1),
         "one witness sufficed, and nobody stood"
     );
 }

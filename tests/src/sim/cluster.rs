@@ -43,6 +43,7 @@ use coverage::Watch;
 use fleet::Fleet;
 use operator::Operator;
 use phase::Fresh;
+use served::Excuses;
 
 pub use coverage::{Coverage, REQUIRED_FROM_SEEDS};
 pub use fault::{Fault, FaultEvent, Kind, Reach, Target, UnknownKind};
@@ -195,7 +196,7 @@ struct Seen {
     rotten: BTreeMap<u32, Option<String>>,
     /// The first node that found its own files to be spoiled.
     refused: Option<(u32, String)>,
-    /// Nobody led for longer than is promised.
+    /// Nobody led for longer than is promised, or somebody was elected without a reason.
     unled: Option<String>,
     /// The first rule that was seen broken.
     broken: Option<(u32, String)>,
@@ -216,8 +217,7 @@ struct Cluster {
     operator: Operator,
     counts: Rc<RefCell<Counts>>,
     healed: Rc<Cell<bool>>,
-    /// Until then faults go on that a failover need not bear.
-    troubled: Rc<Cell<Duration>>,
+    excuses: Rc<Excuses>,
     /// By node: whoever waits for an end of a process there is told of one when these are notified.
     false_ends: Rc<RefCell<BTreeMap<u32, Arc<Notify>>>>,
 }
@@ -240,7 +240,7 @@ impl Cluster {
             operator: Operator::default(),
             counts: Rc::default(),
             healed: Rc::default(),
-            troubled: Rc::default(),
+            excuses: Rc::default(),
             false_ends: Rc::default(),
         }
     }
@@ -492,9 +492,8 @@ impl Cluster {
         let refused =
             refused.map(|(number, what)| format!("files: node {number} refuses what it wrote: {what}"));
         let broken = seen.broken.as_ref();
-        let unled = seen.unled.as_ref().map(|what| format!("Failover: {what}"));
         refused
-            .or(unled)
+            .or_else(|| seen.unled.clone())
             .or_else(|| broken.map(|(number, what)| format!("node {number}: {what}")))
     }
 

@@ -17,9 +17,6 @@ use crate::sim::{CrashAction, Host};
 /// How often somebody looks for nodes that fell.
 const ROUND: Duration = Duration::from_millis(20);
 
-/// How long faults that are no cuts, pauses or ends count as going on.
-const TROUBLE: Duration = Duration::from_secs(5);
-
 /// How often a fault that waits for a phase looks whether it has come: a purge may take less than a millisecond.
 const GLANCE: Duration = Duration::from_micros(300);
 
@@ -56,24 +53,7 @@ async fn wait(cluster: &Cluster, event: &FaultEvent, end: Duration) {
 
 fn strike(cluster: &Cluster, number: u64, event: &FaultEvent) {
     let fault = &event.fault;
-    // What slows a node, or changes who votes, is trouble for a while after it is over too.
-    let troubled = match fault {
-        Fault::SlowNetwork { lasts, .. }
-        | Fault::DiskStall { lasts, .. }
-        | Fault::DiskFull { lasts, .. }
-        | Fault::HalfOpen { lasts, .. } => *lasts + TROUBLE,
-        Fault::PromoteAndLeave { away } => *away + TROUBLE,
-        Fault::AddLearner
-        | Fault::Promote
-        | Fault::Remove { .. }
-        | Fault::Replace { .. }
-        | Fault::BitRot { .. }
-        | Fault::CrashPoint { .. }
-        | Fault::DiskError { .. } => TROUBLE,
-        _ => Duration::ZERO,
-    };
-    let until = cluster.sim.now() + troubled;
-    cluster.troubled.set(cluster.troubled.get().max(until));
+    cluster.excuses.strike(cluster, fault);
     match fault {
         Fault::Kill { target, down } => {
             if let Some((number, host)) = host(cluster, *target) {
@@ -127,6 +107,7 @@ fn strike(cluster: &Cluster, number: u64, event: &FaultEvent) {
                 cluster.tell(format!(
                     "node {misled} is told that its leader's process has ended"
                 ));
+                cluster.excuses.misled(cluster, misled);
                 cluster.false_ends(misled).notify_waiters();
             }
         }

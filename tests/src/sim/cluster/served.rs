@@ -1,10 +1,15 @@
-//! The rule of failover: while a majority of the voters run and reach each other, and nothing else troubles them, for longer
-//! than is promised, one of them leads and knows that it does.
+//! Two rules of failover, judged while the faults go on.
 //!
-//! Looks every so often; a look that finds trouble begins the time anew. What counts as trouble is more than what a cluster
-//! must bear, so that the rule never errs: then nothing is demanded.
+//! *Failover*: while a majority of the voters run and reach each other, and nothing else troubles them, for longer than is
+//! promised, one of them leads and knows that it does.
+//!
+//! *Cause*: nobody is elected without a reason: not while nothing happens, not for a pause or a cut that is shorter than the
+//! time without an election, and not for one node's word that its leader's process has ended.
+//!
+//! Both look every so often. What counts as trouble, or as a cause, is more than what a cluster must bear, so that the rules
+//! never err: then nothing is demanded.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,6 +18,7 @@ use quorate_kv::env;
 use quorate_kv::node::NodeRole;
 
 use super::Cluster;
+use super::fault::Fault;
 use crate::sim::world::lock;
 
 /// How often it looks.
@@ -20,19 +26,110 @@ const ROUND: Duration = Duration::from_millis(20);
 /// What is added to the promise: clocks run differently, disks take their time, votes may be split, and connections that
 /// broke are made anew with pauses in between.
 const SLACK: Duration = Duration::from_secs(5);
+/// Of ten heartbeats without which nobody stands, a fault may take so many.
+const SHORT_HEARTBEATS: u32 = 6;
+
+/// What goes on that a failover need not bear, or that is a reason for one.
+#[derive(Debug, Default)]
+pub(super) struct Excuses {
+    /// Until then there are faults besides cuts, pauses and ends.
+    troubled: Cell<Duration>,
+    /// Until then an election has a cause.
+    cause: Cell<Duration>,
+    /// Until then a short fault may add up with another.
+    short: Cell<Duration>,
+    /// Nodes that were told of an end that was none.
+    misled: RefCell<BTreeSet<u32>>,
+}
+
+impl Excuses {
+    /// A fault strikes now.
+    pub(super) fn strike(&self, cluster: &Cluster, fault: &Fault) {
+        let now = cluster.sim.now();
+        match fault {
+            Fault::DiskStall { lasts, .. } | Fault::DiskFull { lasts, .. } => self.trouble(now + *lasts),
+            Fault::SlowNetwork { lasts, .. } | Fault::HalfOpen { lasts, .. } => {
+                self.trouble(now + *lasts);
+                self.cause(cluster, now + *lasts);
+            }
+            Fault::PromoteAndLeave { away } => self.trouble(now + *away),
+            Fault::AddLearner
+            | Fault::Promote
+            | Fault::Remove { .. }
+            | Fault::Replace { .. }
+            | Fault::BitRot { .. }
+            | Fault::CrashPoint { .. }
+            | Fault::DiskError { .. } => self.trouble(now),
+            Fault::Pause { lasts, .. }
+            | Fault::Isolate { lasts, .. }
+            | Fault::Partition { lasts, .. }
+            | Fault::Bridge { lasts, .. }
+            | Fault::CutOneWay { lasts, .. } => {
+                let timing = cluster.plan.settings().timing;
+                let is_short = *lasts <= timing.heartbeat * SHORT_HEARTBEATS && now > self.short.get();
+                self.short
+                    .set(self.short.get().max(now + *lasts + timing.failover_max));
+                if !is_short {
+                    self.cause(cluster, now + *lasts);
+                }
+            }
+            Fault::Flap { times, lasts, .. } => self.cause(cluster, now + *lasts * (2 * *times)),
+            // Whether anybody is down is looked at.
+            Fault::Kill { .. } | Fault::PowerLoss { .. } | Fault::MoveLeader => self.cause(cluster, now),
+            Fault::FalseEnd { .. } | Fault::ClockJump { .. } => {}
+        }
+    }
+
+    /// A node is told that its leader's process has ended, which is not so.
+    pub(super) fn misled(&self, cluster: &Cluster, number: u32) {
+        let mut misled = self.misled.borrow_mut();
+        misled.insert(number);
+        // What one has found stays found for as long as the leader leads.
+        if misled.len() > 1 {
+            self.cause(cluster, cluster.sim.now());
+        }
+    }
+
+    fn trouble(&self, until: Duration) {
+        self.troubled.set(self.troubled.get().max(until + SLACK));
+    }
+
+    fn cause(&self, cluster: &Cluster, until: Duration) {
+        let margin = cluster.plan.settings().timing.failover_max * 3 + SLACK;
+        self.cause.set(self.cause.get().max(until + margin));
+    }
+}
 
 /// Looks until the faults are over.
 pub(super) async fn watch(cluster: Cluster, over: Rc<Cell<bool>>) {
     let promise = cluster.plan.settings().timing.failover_max * 2 + SLACK;
     let mut calm: Option<(BTreeSet<u32>, Duration)> = None;
+    let mut last_led = None;
     while !over.get() {
         env::sleep(ROUND).await;
         let now = cluster.sim.now();
-        let majority = majority(&cluster);
-        if cluster.troubled.get() > now {
-            calm = None;
-            continue;
+        if is_restless(&cluster) {
+            cluster.excuses.cause(&cluster, now);
         }
+        let led_last = lock(&cluster.seen)
+            .leaders
+            .last_key_value()
+            .map(|(term, led)| (*term, *led));
+        if led_last != last_led {
+            if let (Some((old, (before, _))), Some((new, (number, _)))) = (last_led, led_last)
+                && now > cluster.excuses.cause.get()
+            {
+                let told = format!(
+                    "Cause: node {number} was elected in term {new} in the place of node {before}, which led in term {old}, \
+                     at {:.3} s, and nothing had happened",
+                    now.as_secs_f64(),
+                );
+                lock(&cluster.seen).unled.get_or_insert(told);
+                return;
+            }
+            last_led = led_last;
+        }
+        let majority = majority(&cluster).filter(|_| cluster.excuses.troubled.get() <= now);
         let since = match (majority, &calm) {
             (None, _) => {
                 calm = None;
@@ -46,18 +143,15 @@ pub(super) async fn watch(cluster: Cluster, over: Rc<Cell<bool>>) {
         };
         if led(&cluster) {
             calm = calm.map(|(majority, _)| (majority, now));
-            continue;
-        }
-        if now - since > promise {
+        } else if now - since > promise {
             let voters = cluster.fleet.borrow().voters.clone();
             let told = format!(
-                "of the voters {voters:?} these run and reach each other since {:.3} s, and nobody leads them at {:.3} s, \
-                 which is more than {promise:?} later",
+                "Failover: of the voters {voters:?} a majority runs and reaches each other since {:.3} s, and nobody leads \
+                 them at {:.3} s, which is more than {promise:?} later",
                 since.as_secs_f64(),
                 now.as_secs_f64(),
             );
-            let mut seen = lock(&cluster.seen);
-            seen.unled.get_or_insert(told);
+            lock(&cluster.seen).unled.get_or_insert(told);
             return;
         }
     }
@@ -70,10 +164,24 @@ fn led(cluster: &Cluster) -> bool {
     seen.latest.values().any(leads)
 }
 
-/// Voters that run and all reach each other, if they are a majority: the one from the lowest number on.
+/// Whether a voter is down, or the operator changes something.
+fn is_restless(cluster: &Cluster) -> bool {
+    let fleet = cluster.fleet.borrow();
+    let seen = lock(&cluster.seen);
+    let is_down = |number: &u32| {
+        !cluster.sim.host(*number).is_alive()
+            || !seen.latest.contains_key(number)
+            || seen.stopped.contains_key(number)
+            || seen.asked_to_stop.contains(number)
+            || seen.rested.contains(number)
+    };
+    seen.changing_members || seen.moving_leader || fleet.voters.iter().any(is_down)
+}
+
+/// Voters that run and all reach each other, if they are a majority: the first such group.
 fn majority(cluster: &Cluster) -> Option<BTreeSet<u32>> {
     let fleet = cluster.fleet.borrow();
-    let (voters, up) = {
+    let up: Vec<u32> = {
         let seen = lock(&cluster.seen);
         if seen.changing_members || seen.moving_leader {
             return None;
@@ -83,21 +191,19 @@ fn majority(cluster: &Cluster) -> Option<BTreeSet<u32>> {
             let speaks = seen.latest.contains_key(number) && !seen.stopped.contains_key(number);
             host.is_alive() && !host.is_paused() && speaks && !seen.replaying.contains_key(number)
         };
-        let up: Vec<u32> = fleet.voters.iter().copied().filter(up).collect();
-        (fleet.voters.len(), up)
+        fleet.voters.iter().copied().filter(up).collect()
     };
-    let reach = |a: u32, b: u32| {
-        a == b || cluster.watch.holder(a, b).is_none() && cluster.watch.holder(b, a).is_none()
-    };
-    // With so few voters, to begin with each of them finds any group that is whole.
+    let reach = |a: u32, b: u32| cluster.watch.holder(a, b).is_none() && cluster.watch.holder(b, a).is_none();
+    // Each in turn begins a group, and all that fit into it come along: with so few voters that suffices.
     let groups = up.iter().map(|first| {
         let mut group = BTreeSet::from([*first]);
         for next in &up {
-            if group.iter().all(|one| reach(*one, *next)) {
+            if group.iter().all(|one| one == next || reach(*one, *next)) {
                 group.insert(*next);
             }
         }
         group
     });
-    groups.into_iter().find(|group| group.len() * 2 > voters)
+    let mut groups = groups.filter(|group| group.len() * 2 > fleet.voters.len());
+    groups.next()
 }
