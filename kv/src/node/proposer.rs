@@ -165,23 +165,35 @@ impl Proposals {
 impl Proposer {
     /// Proposes until the node ends, and refuses what waits and what comes then.
     pub(super) async fn run(mut self) {
-        let service = self.service.clone();
-        let failure = tokio::select! {
-            biased;
-            failure = service.over() => failure,
-            () = self.propose_all() => Failure::Stopped("the node has stopped".to_owned()),
+        let (service, raft) = (self.service.clone(), Arc::clone(&self.raft));
+        let failure = loop {
+            tokio::select! {
+                biased;
+                failure = service.over() => break failure,
+                () = raft.lost_leadership() => {
+                    // Raft answers them when it hears of another leader, which may take as long as a cut lasts.
+                    let reason = "this node led, and leads no more; nobody is known to lead";
+                    self.give_up(&Failure::unknown(reason));
+                }
+                () = self.propose_all() => break Failure::Stopped("the node has stopped".to_owned()),
+            }
         };
         if service.faults().is_raised() {
             // What is on its way may be committed, and nobody here will learn of it.
-            for pending in self.sent.drain(..).filter_map(|sent| sent.upgrade()) {
-                pending.fail(&Failure::unknown("a fault ended the node on the way"));
-            }
+            self.give_up(&Failure::unknown("a fault ended the node on the way"));
         }
         for waiting in self.waiting.drain(..) {
             waiting.reply.send(Response::Failed(failure.clone()));
         }
         while let Some(waiting) = self.queue.recv().await {
             waiting.reply.send(Response::Failed(failure.clone()));
+        }
+    }
+
+    /// Answers those whose commands are on their way, and gives their places to others.
+    fn give_up(&mut self, failure: &Failure) {
+        for pending in self.sent.drain(..).filter_map(|sent| sent.upgrade()) {
+            pending.fail(failure);
         }
     }
 
@@ -244,19 +256,20 @@ impl Proposer {
 #[derive(Debug)]
 struct Pending {
     replies: Mutex<Vec<ReplyTo>>,
-    /// One of the proposals on their way.
-    _permit: OwnedSemaphorePermit,
+    /// One of the proposals on their way, until those who wait are answered.
+    permit: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 impl Pending {
     fn new(replies: Vec<ReplyTo>, permit: OwnedSemaphorePermit) -> Arc<Self> {
         Arc::new(Self {
             replies: Mutex::new(replies),
-            _permit: permit,
+            permit: Mutex::new(Some(permit)),
         })
     }
 
     fn take(&self) -> Vec<ReplyTo> {
+        drop(self.permit.lock().unwrap_or_else(PoisonError::into_inner).take());
         std::mem::take(&mut *self.replies.lock().unwrap_or_else(PoisonError::into_inner))
     }
 

@@ -39,6 +39,7 @@ use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, InitializeError, RaftError};
+use openraft::metrics::RaftServerMetrics;
 use openraft::{Config, ServerState, SnapshotPolicy};
 use quorate_transport::{Address, Class, Incoming, Role, Transport};
 use tokio::sync::Mutex;
@@ -473,6 +474,32 @@ impl RaftNode {
             if condition(&self.state()) || changes.changed().await.is_err() {
                 return;
             }
+        }
+    }
+
+    /// Waits until this node leads no more, and for two heartbeats of nobody else who does. Cancel safe.
+    pub(crate) async fn lost_leadership(&self) {
+        let mut server = self.raft.server_metrics();
+        let led = |server: &env::watch::Receiver<RaftServerMetrics<TypeConfig>>| {
+            let metrics = server.borrow_watched();
+            (
+                (metrics.state == ServerState::Leader).then_some(metrics.vote),
+                metrics.current_leader,
+            )
+        };
+        let (mut leading, _) = led(&server);
+        loop {
+            if server.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+            let (now, _) = led(&server);
+            if leading.is_some() && now.is_none() {
+                let heard = async { while led(&server).1.is_none() && server.changed().await.is_ok() {} };
+                if env::timeout(self.timing.heartbeat * 2, heard).await.is_err() {
+                    return;
+                }
+            }
+            leading = led(&server).0;
         }
     }
 

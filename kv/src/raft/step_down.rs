@@ -77,37 +77,36 @@ impl StepDown {
     pub(super) async fn run(self) {
         let mut server = self.raft.server_metrics();
         loop {
-            let vote = {
+            let leading = {
                 let metrics = server.borrow_and_update();
                 (metrics.state == ServerState::Leader).then_some(metrics.vote)
             };
-            let led = async {
-                match vote {
-                    Some(vote) => self.watch(vote).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                biased;
-                changed = server.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                }
-                () = led => {}
+            if let Some(vote) = leading {
+                self.watch(vote).await;
+            }
+            if server.changed().await.is_err() {
+                return;
             }
         }
     }
 
-    /// Leads by this vote, until it hears of no quorum any more; then ends that. Dropped when anything changes.
+    /// Watches while this node leads by this vote, and ends that when it hears of no quorum any more. Not dropped when it
+    /// leads no more: the others are still to be told.
     async fn watch(&self, vote: Vote) {
         let tick = self.heartbeat / 2;
+        let server = self.raft.server_metrics();
         let mut silence = Silence::default();
         loop {
             env::sleep(tick).await;
             let acked = {
                 let metrics = self.raft.metrics();
                 let metrics = metrics.borrow_watched();
+                // Of the same channel as what `run` waits for: neither tells what the other does not yet.
+                let server = server.borrow_watched();
+                let leads = server.state == ServerState::Leader && server.vote == vote;
+                if !leads || metrics.running_state.is_err() {
+                    return;
+                }
                 let others = metrics.membership_config.membership().voter_ids();
                 if others.into_iter().all(|voter| voter == self.own_id) {
                     silence = Silence::default();
