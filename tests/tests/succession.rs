@@ -120,7 +120,6 @@ fn one_voter_that_takes_the_leader_for_dead_changes_nothing() {
     for report in held(CLEAN_SEEDS, misled) {
         let led = leaders(&report, END + 3_000);
         assert_eq!(led.len(), 1, "seed {}: {led:?}", report.seed);
-        assert_eq!(report.term, report.leaders[0].0, "seed {}", report.seed);
     }
     let credulous = with(Bug::EndByOneWitness, CLEAN_SEEDS, misled);
     assert!(
