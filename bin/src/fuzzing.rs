@@ -20,7 +20,7 @@ mod tests {
 
     /// Keys that there are and keys that there are not, with values of every kind, in and out of their bounds.
     fn line() -> impl Strategy<Value = String> {
-        const KEYS: [&str; 30] = [
+        const KEYS: [&str; 31] = [
             "data_dir",
             "cluster",
             "node_id",
@@ -45,6 +45,7 @@ mod tests {
             "store.snapshot_entries",
             "store.log_segment_bytes",
             "store.durable_interval",
+            "store.scrub_interval",
             "store.session_ttl",
             "store.sessions_max",
             "store.session_idle",

@@ -116,6 +116,16 @@ fn describe() {
         Unit::Seconds,
         "making the state file durable"
     );
+    describe_counter!(
+        "quorate_scrub_bytes_total",
+        Unit::Bytes,
+        "bytes of the state file and the log's older segments that the scrubber went through"
+    );
+    describe_gauge!(
+        "quorate_scrub_last_pass_timestamp_seconds",
+        Unit::Seconds,
+        "when the scrubber last came to the end of the whole state and log, in seconds since 1970"
+    );
     describe_histogram!(
         "quorate_heartbeat_seconds",
         Unit::Seconds,

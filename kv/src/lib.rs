@@ -38,6 +38,7 @@ pub mod env;
 pub mod fault;
 #[doc(hidden)]
 pub mod planted;
+pub mod scrub;
 
 pub mod identity;
 pub mod log;

@@ -68,11 +68,13 @@ pub enum Bug {
     LeaseEndedBySilence,
     /// A leader without its quorum leads on.
     NoStepDown,
+    /// What is read of the state file is not compared with what was written to it.
+    PageSumNotChecked,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 29] = [
+    pub const ALL: [Bug; 30] = [
         Bug::AckBeforeSync,
         Bug::VoteVolatile,
         Bug::VoteAfterAppend,
@@ -102,6 +104,7 @@ impl Bug {
         Bug::EndByOneWitness,
         Bug::LeaseEndedBySilence,
         Bug::NoStepDown,
+        Bug::PageSumNotChecked,
     ];
 
     /// As the command line writes it.
@@ -136,6 +139,7 @@ impl Bug {
             Bug::EndByOneWitness => "end-by-one-witness",
             Bug::LeaseEndedBySilence => "lease-ended-by-silence",
             Bug::NoStepDown => "no-step-down",
+            Bug::PageSumNotChecked => "page-sum-not-checked",
         }
     }
 }
@@ -177,6 +181,9 @@ impl Bug {
             }
             Bug::LeaseEndedBySilence => "a leader's silence is taken for the end of its process",
             Bug::NoStepDown => "a leader without its quorum leads on",
+            Bug::PageSumNotChecked => {
+                "what is read of the state file is not compared with what was written to it"
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 //! break them ([`quorate_tests::sim::scene`]).
 
 use quorate_kv::planted::Bug;
-use quorate_tests::sim::cluster::{Fault, Kind, Plan, Target};
+use quorate_tests::sim::cluster::{Fault, Kind, Plan, Report, Target};
 use quorate_tests::sim::scene::{at, caught_when_on_and_held_when_off, held, isolate, marks, ms, plan};
 
 /// Callers that read of one node each, whatever that is, while others write: what is old shows.
@@ -115,6 +115,41 @@ fn a_node_that_is_not_heard_gets_no_vote() {
             "it got none when it was heard again"
         );
     }
+}
+
+/// The story: redb verifies pages when it opens a file and not when it reads one, so that a bit that flipped under a running
+/// node was served as it was.
+#[test]
+fn a_node_whose_state_rots_under_it_stops_and_serves_nothing_of_it() {
+    let rots = |seed| {
+        let rot = |round: u64| {
+            let target = Target::Nth(round as u32 % 3 + 1);
+            at(600 + round * 1_500, Fault::RotUnderNode { target })
+        };
+        let mut plan = watched(plan(seed, 4, (0..4).map(rot).collect()));
+        plan.keys = 40;
+        plan.tuning.durable_interval = ms(100);
+        plan.tuning.state_cache_bytes = 0;
+        plan.faulty = ms(12_000);
+        plan
+    };
+    assert!(found(&held(5, rots)) > 0, "no read met what rotted");
+    let scrubbed = |seed| {
+        let mut plan = rots(seed);
+        plan.readers = 0;
+        plan.tuning.state_cache_bytes = 1 << 20;
+        plan.tuning.scrub_interval = ms(1_000);
+        plan
+    };
+    assert!(
+        found(&held(2, scrubbed)) > 0,
+        "the scrubber met nothing of what rotted"
+    );
+}
+
+fn found(reports: &[Report]) -> u64 {
+    let rot = |report: &Report| report.coverage.total(Kind::RotUnderNode);
+    reports.iter().map(rot).sum()
 }
 
 /// The story: a reader that joined a round which had begun before it came went unseen in 200 seeds. On a follower it shows

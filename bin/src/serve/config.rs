@@ -562,6 +562,10 @@ fn settings(keys: &mut Keys) -> Settings {
         keys.duration("store.durable_interval"),
     );
     set(
+        &mut settings.scrub_interval,
+        keys.duration("store.scrub_interval"),
+    );
+    set(
         &mut settings.promote_lag_max,
         keys.number("store.promote_lag_max"),
     );

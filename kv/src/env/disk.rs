@@ -36,6 +36,11 @@ pub trait LockGuard: fmt::Debug + Send + Sync {}
 pub trait File: fmt::Debug + Send + Sync + 'static {
     /// Fills `buf` from `offset`; `UnexpectedEof` when the file ends before.
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
+    /// The same, from the disk and not from what the system has of it in memory, where the system can be told: for who wants
+    /// to know what is there.
+    fn read_from_disk_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.read_exact_at(buf, offset)
+    }
     /// Writes all of `buf` at `offset`, growing the file where needed.
     fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()>;
     /// Writes all of these, one behind the other, from `offset` on, growing the file where needed: as writing each would,
@@ -154,6 +159,15 @@ fn others_may_read(dir: &Path) -> bool {
 impl File for RealFile {
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         std::os::unix::fs::FileExt::read_exact_at(&self.0, buf, offset)
+    }
+
+    fn read_from_disk_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        // A system that answers from its memory all the same has nothing wrong to tell of what it has there.
+        #[cfg(target_os = "linux")]
+        if let Some(length) = std::num::NonZeroU64::new(buf.len() as u64) {
+            let _ = rustix::fs::fadvise(&self.0, offset, Some(length), rustix::fs::Advice::DontNeed);
+        }
+        self.read_exact_at(buf, offset)
     }
 
     fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {

@@ -17,6 +17,7 @@ mod crash_points;
 mod format;
 mod reader;
 mod recovery;
+mod scrub;
 mod segment;
 mod timings;
 mod view;
@@ -40,6 +41,7 @@ use bytes::Bytes;
 pub use self::crash_points::CRASH_POINTS;
 pub(crate) use self::crash_points::CrashPoint;
 use self::reader::{ReadJob, Reader};
+pub use self::scrub::LogScrubber;
 use self::segment::Maker;
 use self::view::{Truncation, View};
 use self::writer::{Answer, Job, Work, Writer};
@@ -202,6 +204,27 @@ pub enum LogOpenError {
     /// The disk refused an operation of the writer.
     #[error(transparent)]
     Fault(#[from] Fault),
+}
+
+impl From<LogOpenError> for Fault {
+    fn from(error: LogOpenError) -> Fault {
+        match error {
+            LogOpenError::Fault(fault) => fault,
+            LogOpenError::Disk { doing, path, error } => Fault::disk(doing, path.display(), error),
+            LogOpenError::Corrupt { file, offset, detail } => Fault::Corrupt {
+                path: file.display().to_string(),
+                offset,
+                detail,
+            },
+            other @ (LogOpenError::Missing { .. }
+            | LogOpenError::NotEmpty { .. }
+            | LogOpenError::UnknownFormat { .. }
+            | LogOpenError::InvalidSetting { .. }) => Fault::State {
+                doing: "opening the log",
+                detail: other.to_string(),
+            },
+        }
+    }
 }
 
 impl LogOpenError {
@@ -585,6 +608,11 @@ impl Log {
         let stopped = Fault::Stopped { owner: "log reader" };
         self.reader.send(job).await.map_err(|_| stopped.clone())?;
         answer.await.unwrap_or(Err(stopped))
+    }
+
+    /// A scrubber of the segments that are no longer written to, at the beginning of a pass.
+    pub fn scrubber(&self) -> LogScrubber {
+        LogScrubber::new(Arc::clone(&self.shared))
     }
 
     /// Writes what waits, marks the log as closed, and returns when no thread of it touches a file any more.

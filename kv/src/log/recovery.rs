@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use self::scan::{Found, Scan, peek, scan};
+pub(super) use self::scan::{Verified, verify};
 use super::appender::{Appender, Continue, Tail};
 use super::crash_points::CrashPoint;
 use super::format::{self, Anchor, BadHeader, FIRST_BATCH, SECTOR, SegmentHeader};

@@ -15,6 +15,7 @@ mod basics;
 mod concurrency;
 mod crash;
 mod formats;
+mod scrub;
 
 /// Small segments, so that a few entries fill one.
 const SMALL: u64 = 16 << 10;

@@ -310,6 +310,13 @@ impl View {
                 })
     }
 
+    /// The segments that were ended and are part of the log, oldest first.
+    pub fn ended(&self) -> impl Iterator<Item = &Arc<Segment>> {
+        let written = self.index.segments.len().saturating_sub(1);
+        let ended = self.index.segments.iter().take(written);
+        ended.map(|indexed| &indexed.segment)
+    }
+
     /// See the field.
     pub fn truncations(&self) -> u64 {
         self.truncations

@@ -8,8 +8,12 @@
 //! page, which tells where all others begin, leaves last all the same: a crash before that finds the old state without a
 //! search for it.
 //!
-//! Always: redb sees the length and bytes that it wrote; what it wrote is durable when a sync returns; after
-//! [`Retire::retire`] nothing is written to the file any more; no lock that a reader takes is held over I/O.
+//! What comes back from the file is compared with what left for it ([`sums`]): rot under an open file is found when it is
+//! read, or by [`Backend::scrub`], and never handed out.
+//!
+//! Always: redb sees the length and bytes that it wrote, or an error; what it wrote is durable when a sync returns; after
+//! [`Backend::retire`] nothing is written to the file any more; no lock that a reader takes is held over I/O, but by one that
+//! found a page to be wrong.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,9 +22,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use redb::StorageBackend;
 
 use self::pages::{Held, Pages};
+use self::sums::{Mismatch, PAGE_BYTES, Sums};
+use super::error::StateFile;
 use crate::env::File;
+use crate::planted::{self, Bug};
+use crate::scrub::Scrubbed;
 
 mod pages;
+mod sums;
 
 /// What gathers at most, but for one page, before it leaves without being asked for: a checkpoint of the usual size
 /// leaves whole.
@@ -34,10 +43,12 @@ const UNSYNCED_BYTES_MAX: usize = 4 << 20;
 #[derive(Debug)]
 pub(super) struct Backend {
     file: Arc<dyn File>,
-    retired: Retire,
+    name: StateFile,
+    retired: AtomicBool,
     gathered: Mutex<Gathered>,
-    /// Held by who brings pages to the file, so that those that came first leave first.
+    /// Held by who brings pages to the file, so that those that came first leave first, and by who cuts it.
     turn: Mutex<()>,
+    sums: Sums,
     /// What redb keeps of the file in memory. A file no longer than that is held there, and not by the system too.
     cache_bytes: u64,
 }
@@ -67,38 +78,38 @@ impl Gathered {
     }
 }
 
-/// Ends all writing to a file that another has replaced, so that its closing, which the last reader brings
-/// about on a thread of its own, does no I/O.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Retire(Arc<AtomicBool>);
-
-impl Retire {
-    pub(super) fn retire(&self) {
-        // Nothing else is published by the flag, and a late write to a replaced file harms nobody.
-        self.0.store(true, Ordering::Relaxed);
+impl Backend {
+    /// The file, of which redb keeps so many bytes in memory.
+    pub(super) fn new(file: Arc<dyn File>, name: StateFile, cache_bytes: u64) -> Self {
+        Self {
+            file,
+            name,
+            retired: AtomicBool::new(false),
+            gathered: Mutex::default(),
+            turn: Mutex::default(),
+            sums: Sums::default(),
+            cache_bytes,
+        }
     }
 
-    fn check(&self) -> io::Result<()> {
-        if self.0.load(Ordering::Relaxed) {
+    /// What it is called in messages.
+    pub(super) fn name(&self) -> &StateFile {
+        &self.name
+    }
+
+    /// Ends all writing to a file that another has replaced, so that its closing, which the last reader brings
+    /// about on a thread of its own, does no I/O.
+    pub(super) fn retire(&self) {
+        // Nothing else is published by the flag, and a late write to a replaced file harms nobody.
+        self.retired.store(true, Ordering::Relaxed);
+    }
+
+    fn in_use(&self) -> io::Result<()> {
+        if self.retired.load(Ordering::Relaxed) {
             Err(io::Error::other("the file was replaced by a snapshot"))
         } else {
             Ok(())
         }
-    }
-}
-
-impl Backend {
-    /// The file, of which redb keeps so many bytes in memory.
-    pub(super) fn new(file: Arc<dyn File>, cache_bytes: u64) -> (Self, Retire) {
-        let retired = Retire::default();
-        let backend = Self {
-            file,
-            retired: retired.clone(),
-            gathered: Mutex::default(),
-            turn: Mutex::default(),
-            cache_bytes,
-        };
-        (backend, retired)
     }
 
     fn gathered(&self) -> MutexGuard<'_, Gathered> {
@@ -106,9 +117,13 @@ impl Backend {
         self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Brings all that waits to the file. Readers find it meanwhile where it is.
     fn write_out(&self) -> io::Result<()> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.turn();
         let pages = {
             let mut gathered = self.gathered();
             if gathered.failed {
@@ -130,15 +145,82 @@ impl Backend {
     fn write_sorted(&self, pages: &Pages) -> io::Result<()> {
         let mut unsynced = 0;
         for run in pages.runs(WRITE_BYTES_MAX) {
-            self.retired.check()?;
+            self.in_use()?;
             if unsynced >= UNSYNCED_BYTES_MAX {
                 unsynced = 0;
                 self.sync()?;
+            }
+            let mut offset = run.offset;
+            for page in &run.pages {
+                self.sums.written(offset, page);
+                offset += page.len() as u64;
             }
             self.file.write_all_vectored_at(&run.pages, run.offset)?;
             unsynced += run.bytes;
         }
         Ok(())
+    }
+
+    /// Reads from the file, and demands what was written there.
+    fn read_file(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(out, offset)?;
+        if planted::is(Bug::PageSumNotChecked) || self.sums.check(offset, out).is_ok() {
+            return Ok(());
+        }
+        // What left for the file between the read and its check would look like this.
+        let _turn = self.turn();
+        self.file.read_exact_at(out, offset)?;
+        self.sums
+            .check(offset, out)
+            .map_err(|mismatch| self.rotten(mismatch))
+    }
+
+    fn rotten(&self, mismatch: Mismatch) -> io::Error {
+        let Mismatch {
+            offset,
+            expected,
+            found,
+        } = mismatch;
+        let fault = self.name.rotten(offset, format!(
+            "the page of {PAGE_BYTES} bytes here reads as another than was written: checksum {found:016x} and not \
+             {expected:016x}"
+        ));
+        fault.into()
+    }
+
+    /// Reads from the disk, and not from the system's memory where that can be told, what of the file lies in the range of
+    /// `buf.len()` bytes from `offset` on, and compares it with what was written. `None` for a file that was replaced, or that
+    /// could not be written to, which others tell.
+    pub(super) fn scrub(&self, offset: u64, buf: &mut [u8]) -> io::Result<Option<Scrubbed>> {
+        if self.in_use().is_err() {
+            return Ok(None);
+        }
+        let scrubbed = self.within(offset, buf.len())?;
+        let wanted = &mut buf[..scrubbed.bytes as usize];
+        let read = self.file.read_from_disk_at(wanted, offset);
+        if read.is_ok() && (planted::is(Bug::PageSumNotChecked) || self.sums.compare(offset, wanted).is_ok())
+        {
+            return Ok(Some(scrubbed));
+        }
+        // It may have been written to, or cut, meanwhile: not so with our turn.
+        let _turn = self.turn();
+        if self.gathered().failed || self.in_use().is_err() {
+            return Ok(None);
+        }
+        let scrubbed = self.within(offset, buf.len())?;
+        let wanted = &mut buf[..scrubbed.bytes as usize];
+        self.file.read_from_disk_at(wanted, offset)?;
+        self.sums
+            .compare(offset, wanted)
+            .map_err(|mismatch| self.rotten(mismatch))?;
+        Ok(Some(scrubbed))
+    }
+
+    fn within(&self, offset: u64, wanted: usize) -> io::Result<Scrubbed> {
+        let beyond = self.file.len()?.saturating_sub(offset);
+        let bytes = beyond.min(wanted as u64);
+        let left = beyond - bytes;
+        Ok(Scrubbed { bytes, left })
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -147,6 +229,36 @@ impl Backend {
             self.file.drop_cached();
         }
         Ok(())
+    }
+}
+
+/// What redb owns of it.
+#[derive(Debug)]
+pub(super) struct Opened(pub(super) Arc<Backend>);
+
+impl StorageBackend for Opened {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write(offset, data)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.0.close()
     }
 }
 
@@ -168,32 +280,34 @@ impl StorageBackend for Backend {
             }
         };
         if !in_part {
-            match self.file.read_exact_at(out, offset) {
+            match self.read_file(offset, out) {
                 // It may be a hole before a page that waits and makes the file longer.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
                 read => return read,
             }
         }
         self.write_out()?;
-        self.file.read_exact_at(out, offset)
+        self.read_file(offset, out)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.retired.check()?;
+        self.in_use()?;
         if self.gathered().waiting.end() > len {
             self.write_out()?;
         }
+        let _turn = self.turn();
+        self.sums.truncate(len);
         self.file.set_len(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.retired.check()?;
+        self.in_use()?;
         self.write_out()?;
         self.sync()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.retired.check()?;
+        self.in_use()?;
         while !self.gathered().waiting.put(offset, data) {
             // It covers a part of another: that one first.
             self.write_out()?;
@@ -205,7 +319,7 @@ impl StorageBackend for Backend {
     }
 
     fn close(&self) -> io::Result<()> {
-        match self.retired.check() {
+        match self.in_use() {
             Ok(()) => self.write_out(),
             Err(_) => Ok(()),
         }
@@ -231,6 +345,10 @@ mod tests {
         let file = disk.open(Path::new("/pages"), true).unwrap();
         disk.sync_dir(Path::new("/")).unwrap();
         (disk, file)
+    }
+
+    fn on(file: Arc<dyn File>) -> Backend {
+        Backend::new(file, StateFile::new(Path::new("/pages")), CACHE)
     }
 
     fn content(file: &dyn File) -> Vec<u8> {
@@ -264,7 +382,7 @@ mod tests {
             steps in proptest::collection::vec(step(), 0..60),
         ) {
             let (disk, opened) = file();
-            let (mut backend, _) = Backend::new(opened, CACHE);
+            let mut backend = on(opened);
             let (mut now, mut durable) = (Vec::new(), Vec::new());
             for step in steps {
                 match step {
@@ -287,7 +405,7 @@ mod tests {
                         let file = disk.open(Path::new("/pages"), false).unwrap();
                         // Pages that overlapped, or reached beyond a new end, left before a sync; that took them nowhere.
                         prop_assert_eq!(&content(&*file), &durable);
-                        backend = Backend::new(file, CACHE).0;
+                        backend = on(file);
                         now = durable.clone();
                     }
                 }
@@ -350,7 +468,7 @@ mod tests {
     fn after_a_write_that_failed_nothing_is_promised_and_all_is_still_read() {
         let file = Failing::after(1);
         file.set_len(64).unwrap();
-        let (backend, _) = Backend::new(file, CACHE);
+        let backend = on(file);
         backend.write(16, b"one").unwrap();
         backend.write(32, b"two").unwrap();
         let failed = backend.sync_data().unwrap_err();
@@ -368,7 +486,7 @@ mod tests {
     #[test]
     fn a_file_that_redb_holds_whole_is_not_held_by_the_system_too_and_a_longer_one_is() {
         let file = Failing::after(usize::MAX);
-        let (backend, _) = Backend::new(file.clone(), CACHE);
+        let backend = on(file.clone());
         let drops = || file.drops.load(Ordering::SeqCst);
         backend.write(CACHE - 4, b"last").unwrap();
         assert_eq!(drops(), 0, "nothing is durable yet");
@@ -382,7 +500,7 @@ mod tests {
     #[test]
     fn no_more_gathers_than_the_bound() {
         let (_, file) = file();
-        let (backend, _) = Backend::new(Arc::clone(&file), CACHE);
+        let backend = on(Arc::clone(&file));
         let page = vec![7; 3 << 20];
         for number in 0..30 {
             backend.write(number * page.len() as u64, &page).unwrap();
@@ -397,9 +515,9 @@ mod tests {
     #[test]
     fn nothing_leaves_for_a_file_that_was_replaced() {
         let (_, file) = file();
-        let (backend, retire) = Backend::new(Arc::clone(&file), CACHE);
+        let backend = on(Arc::clone(&file));
         backend.write(0, b"late").unwrap();
-        retire.retire();
+        backend.retire();
         assert!(backend.write(8, b"later").is_err());
         assert!(backend.sync_data().is_err());
         backend.close().unwrap();
@@ -409,7 +527,7 @@ mod tests {
     #[test]
     fn what_waits_is_in_the_file_once_it_is_closed() {
         let (_, file) = file();
-        let (backend, _) = Backend::new(Arc::clone(&file), CACHE);
+        let backend = on(Arc::clone(&file));
         backend.write(0, b"at last").unwrap();
         assert_eq!(content(&*file), b"");
         backend.close().unwrap();

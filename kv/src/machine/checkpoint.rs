@@ -46,10 +46,11 @@ impl Checkpoint {
             Base::pin(Arc::clone(&self.state))
         }))
         .unwrap_or_else(|_| {
-            Err(Fault::State {
+            let file = &self.state.file;
+            Err(file.rot().unwrap_or_else(|| Fault::State {
                 doing: "writing a checkpoint",
-                detail: format!("{}: the database panicked", self.state.file.name()),
-            })
+                detail: format!("{}: the database panicked", file.name()),
+            }))
         });
         CheckpointEnd {
             state: self.state,

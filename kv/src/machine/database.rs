@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use redb::{Database, Durability, ReadableDatabase, WriteTransaction};
 
-use super::backend::{Backend, Retire};
+use super::backend::{Backend, Opened};
 use super::base::Base;
 use super::error::{StateFile, step};
 use super::layered::Layered;
@@ -37,7 +37,7 @@ pub(super) const RECEIVING_CACHE_BYTES: usize = 32 * 1024 * 1024;
 pub(super) struct OpenState {
     pub(super) database: Database,
     pub(super) file: StateFile,
-    pub(super) retire: Retire,
+    pub(super) backend: Arc<Backend>,
     pub(super) read_bytes_max: u64,
     pub(super) tuning: Tuning,
 }
@@ -111,7 +111,7 @@ pub(super) fn open_database(
     cache_bytes: usize,
     verify: bool,
     create: bool,
-) -> Result<(Database, Retire), MachineOpenError> {
+) -> Result<(Database, Arc<Backend>), MachineOpenError> {
     let failed = |doing: &'static str| {
         move |error: io::Error| MachineOpenError::Disk {
             doing,
@@ -132,14 +132,19 @@ pub(super) fn open_database(
         let dir = path.parent().unwrap_or(Path::new(""));
         disk.sync_dir(dir).map_err(failed("syncing the directory of"))?;
     }
-    let (backend, retire) = Backend::new(file, cache_bytes as u64);
+    let backend = Arc::new(Backend::new(file, StateFile::new(path), cache_bytes as u64));
     let mut builder = Database::builder();
     builder.set_cache_size(cache_bytes);
     builder.set_check_integrity_on_open(verify && !create);
     // redb may panic on a damaged file that it has not verified.
-    let opened = std::panic::catch_unwind(AssertUnwindSafe(|| builder.create_with_backend(backend)));
+    let opened = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        builder.create_with_backend(Opened(Arc::clone(&backend)))
+    }));
+    if let Some(rot) = backend.name().rot() {
+        return Err(corrupt(path, rot.to_string()));
+    }
     match opened {
-        Ok(Ok(database)) => Ok((database, retire)),
+        Ok(Ok(database)) => Ok((database, backend)),
         Ok(Err(redb::DatabaseError::Storage(redb::StorageError::Io(error))))
             if error.kind() != io::ErrorKind::InvalidData && error.kind() != io::ErrorKind::UnexpectedEof =>
         {
@@ -200,11 +205,11 @@ pub(super) fn create_empty(
     settings: &MachineSettings,
 ) -> Result<(), MachineOpenError> {
     let path = dir.join(format!("{UNFINISHED_PREFIX}new"));
-    let (database, retire) = open_database(&**disk, &path, RECEIVING_CACHE_BYTES, false, true)?;
+    let (database, backend) = open_database(&**disk, &path, RECEIVING_CACHE_BYTES, false, true)?;
     let state = OpenState {
         database,
-        file: StateFile::new(&path),
-        retire,
+        file: backend.name().clone(),
+        backend,
         read_bytes_max: settings.read_bytes_max,
         tuning: settings.tuning,
     };
@@ -252,7 +257,7 @@ pub(super) fn load(
     settings: &MachineSettings,
 ) -> Result<Loaded, MachineOpenError> {
     let path: PathBuf = dir.join(FILE_NAME);
-    let (database, retire) = open_database(
+    let (database, backend) = open_database(
         &**disk,
         &path,
         settings.cache_bytes,
@@ -261,8 +266,8 @@ pub(super) fn load(
     )?;
     let state = OpenState {
         database,
-        file: StateFile::new(&path),
-        retire,
+        file: backend.name().clone(),
+        backend,
         read_bytes_max: settings.read_bytes_max,
         tuning: settings.tuning,
     };

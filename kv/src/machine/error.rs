@@ -1,28 +1,51 @@
 //! How the database's errors become faults, with the file's name in each.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::wire::Malformed;
 use crate::fault::Fault;
 
-/// The state file's name, for messages. Cheap to clone.
+/// The state file's name, for messages, and what was found to be rotten in it. Cheap to clone: clones are the same file's.
 #[derive(Clone, Debug)]
-pub(super) struct StateFile(Arc<str>);
+pub(super) struct StateFile {
+    name: Arc<str>,
+    /// The first that was found. After a failed read the database only says that something failed before.
+    rot: Arc<OnceLock<Fault>>,
+}
 
 impl StateFile {
     pub(super) fn new(path: &Path) -> Self {
-        Self(path.display().to_string().into())
+        Self {
+            name: path.display().to_string().into(),
+            rot: Arc::default(),
+        }
     }
 
     pub(super) fn name(&self) -> &str {
-        &self.0
+        &self.name
+    }
+
+    /// Bytes of the file are others than were written to it.
+    pub(super) fn rotten(&self, offset: u64, detail: String) -> Fault {
+        let fault = Fault::Corrupt {
+            path: self.name.to_string(),
+            offset,
+            detail,
+        };
+        self.rot.get_or_init(|| fault.clone());
+        fault
+    }
+
+    /// What was first found to be rotten in it.
+    pub(super) fn rot(&self) -> Option<Fault> {
+        self.rot.get().cloned()
     }
 
     /// The file holds what was never written to it. The place is a row's and not a byte's, so the offset is 0.
     pub(super) fn corrupt(&self, detail: impl Into<String>) -> Fault {
         Fault::Corrupt {
-            path: self.0.to_string(),
+            path: self.name.to_string(),
             offset: 0,
             detail: detail.into(),
         }
@@ -33,12 +56,13 @@ impl StateFile {
     }
 
     fn fault(&self, doing: &'static str, error: redb::Error) -> Fault {
-        match error {
-            redb::Error::Io(error) => Fault::disk(doing, self.name(), error),
-            redb::Error::Corrupted(detail) => self.corrupt(detail),
-            other => Fault::State {
+        match (error, self.rot()) {
+            (_, Some(rot)) => rot,
+            (redb::Error::Io(error), None) => Fault::disk(doing, self.name(), error),
+            (redb::Error::Corrupted(detail), None) => self.corrupt(detail),
+            (other, None) => Fault::State {
                 doing,
-                detail: format!("{}: {other}", self.0),
+                detail: format!("{}: {other}", self.name),
             },
         }
     }

@@ -36,6 +36,7 @@ mod layer;
 mod layered;
 mod range;
 mod read;
+mod scrub;
 mod sequences;
 mod sessions;
 mod settings;
@@ -63,6 +64,7 @@ use self::execute::{Executed, Room};
 use self::gaps::Gaps;
 use self::layered::Layered;
 pub use self::read::{Pinned, ReadBudget, ReadClass, ReadRefused, Reader, Scan, Step, View};
+pub use self::scrub::Scrubber;
 use self::sessions::{Sessions, Use};
 pub use self::settings::MachineSettings;
 #[doc(hidden)]
@@ -567,7 +569,7 @@ impl Machine {
             ));
         }
         // A checkpoint of the old file that is under way fails from here on, which does not matter.
-        self.state.base.state.retire.retire();
+        self.state.base.state.backend.retire();
         self.state = Layered::of(Arc::new(base));
         self.entries_since_checkpoint = 0;
         self.publish();
@@ -580,7 +582,7 @@ impl Drop for Machine {
     /// brings about when another machine may have opened the file. What was not made durable is replayed from
     /// the log.
     fn drop(&mut self) {
-        self.state.base.state.retire.retire();
+        self.state.base.state.backend.retire();
     }
 }
 

@@ -8,7 +8,8 @@ pub struct MachineSettings {
     /// holds pages that are not written yet; what exceeds that goes to the file before its time.
     pub cache_bytes: usize,
     /// Reads the whole file when it is opened and verifies every page's checksum, so that rot on the disk
-    /// is found before it is served. On by default; costs about a second for each GiB.
+    /// is found before it is served. On by default; costs about a second for each GiB. Without it a page counts as right as it is
+    /// first read, and only what rots after that is found.
     pub verify_on_open: bool,
     /// The most bytes that one batch of reads returns, where a record counts its key, its value and 64 bytes; 16 MiB by
     /// default.

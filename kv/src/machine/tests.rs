@@ -6,6 +6,7 @@ mod exactly_once;
 mod golden;
 mod laws;
 mod opening;
+mod rot;
 mod semantics;
 mod slow;
 mod snapshots;

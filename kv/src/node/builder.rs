@@ -336,6 +336,15 @@ impl Builder {
             }
         };
         let (stopping, tasks) = (CancellationToken::new(), Tasks::new(faults.clone()));
+        let scrubbing = (!settings.scrub_interval.is_zero()).then(|| {
+            let reader = raft.machine().reader().clone();
+            super::scrub::run(
+                reader,
+                storage.log.clone(),
+                settings.scrub_interval,
+                faults.clone(),
+            )
+        });
         let parts = FrontParts {
             raft: Arc::clone(&raft),
             settings,
@@ -355,6 +364,9 @@ impl Builder {
         );
         tasks.spawn("accept", accepting);
         tasks.spawn("measure", watch_timing(front.clone()));
+        if let Some(scrubbing) = scrubbing {
+            tasks.spawn("scrub", scrubbing);
+        }
         let ending = Ending::new(Arc::clone(&raft), Arc::clone(&transport), storage.lock);
         // Of no group: it is what ends them.
         env::spawn("end", Arc::clone(&ending).run());

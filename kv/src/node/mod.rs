@@ -14,6 +14,7 @@ mod loopback;
 mod proposer;
 mod reply;
 mod room;
+mod scrub;
 mod service;
 mod settings;
 mod status;

@@ -40,6 +40,11 @@ pub struct Settings {
     /// The state file is made durable at the latest after this long; 5 s by default. The log holds the rest:
     /// this bounds the replay after a crash, not what may be lost, which is nothing.
     pub durable_interval: Duration,
+    /// How long the scrubber takes to read the whole state file and all log segments but the newest from the disk, and to
+    /// compare them with what was written: 0 for never, or 1 s to 365 days; 1 day by default. What has rotted there ends the
+    /// node's part. It costs the disk's reads, evenly over this time, at most 25 MiB a second and half of the disk's time: more than
+    /// that takes longer.
+    pub scrub_interval: Duration,
     /// How many entries a learner may be behind to get a vote: any number; 1,000 by default. It catches up while others
     /// are voted on, so that a large one makes the cluster lean on a node that is not there yet.
     pub promote_lag_max: u64,
@@ -103,6 +108,7 @@ impl Default for Settings {
             log_segment_bytes: log.segment_bytes,
             state_cache_bytes: MachineSettings::default().cache_bytes,
             durable_interval: Duration::from_secs(5),
+            scrub_interval: Duration::from_secs(86_400),
             promote_lag_max: 1_000,
             proposals_in_flight: 4,
             proposals_bytes_max: 64 * MIB,
@@ -187,6 +193,14 @@ impl Settings {
             10..=3_600_000,
             "10 ms to 1 hour",
         );
+        if !self.scrub_interval.is_zero() {
+            range(
+                "scrub_interval",
+                millis(self.scrub_interval),
+                1_000..=365 * 86_400_000,
+                "0 for never, or 1,000 ms to 365 days",
+            );
+        }
         range("sessions_max", self.sessions_max, 1..=1_000_000, "1 to 1,000,000");
         range(
             "session_ttl",

@@ -2,6 +2,7 @@
 
 mod lanes;
 mod queues;
+mod rot;
 mod streams;
 
 use std::sync::Arc;

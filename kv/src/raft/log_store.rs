@@ -97,13 +97,21 @@ impl LogStore {
         })
     }
 
+    /// What a read finds to be spoiled ends the node's part by itself: openraft would stop for it too, and tell less.
+    fn kept<T>(&self, read: Result<T, Fault>) -> Result<T, Fault> {
+        if let Err(fault @ (Fault::Corrupt { .. } | Fault::Disk { .. })) = &read {
+            self.faults.raise(fault.clone());
+        }
+        read
+    }
+
     /// Reads `range` whole, in as many steps as its size asks for.
     async fn read_all(&self, range: std::ops::Range<u64>) -> Result<Vec<Entry>, io::Error> {
         let mut entries: Vec<Entry> = Vec::new();
         let mut next = range.start;
         while next < range.end {
             let step = LogIndex::new(next)..LogIndex::new(range.end);
-            let read = self.log.read(step, READ_BYTES_MAX).await?;
+            let read = self.kept(self.log.read(step, READ_BYTES_MAX).await)?;
             // By the last entry's index, not by their number: a log may begin after the range does.
             let Some(last) = read.last() else { break };
             next = last.position.index.number() + 1;
@@ -163,13 +171,8 @@ impl RaftLogReader<TypeConfig> for LogStore {
             // between them, and an error would end this node: none, and the network ends the stream.
             return Ok(Vec::new());
         }
-        let read = self
-            .log
-            .read(
-                LogIndex::new(range.start)..LogIndex::new(range.end),
-                READ_BYTES_MAX,
-            )
-            .await?;
+        let range = LogIndex::new(range.start)..LogIndex::new(range.end);
+        let read = self.kept(self.log.read(range, READ_BYTES_MAX).await)?;
         read.into_iter().map(decode_entry).collect()
     }
 }

@@ -564,7 +564,14 @@ async fn send_snapshot(
                 owner: "snapshot reader",
             }),
         };
-        let chunk = chunk.map_err(|e| StreamingError::Network(NetworkError::new(&e)))?;
+        let chunk = chunk.map_err(|fault| {
+            let told = StreamingError::Network(NetworkError::new(&fault));
+            // What it finds to be spoiled is no fault of the network's.
+            if !matches!(fault, Fault::Stopped { .. }) {
+                faults.raise(fault);
+            }
+            told
+        })?;
         let Some(chunk) = chunk else { break };
         metrics::counter!("quorate_snapshot_sent_bytes_total").increment(chunk.len() as u64);
         match env::timeout(stall_max, stream.sender.send(chunk)).await {

@@ -324,7 +324,9 @@ impl Cluster {
                     let mut seen = lock(&seen);
                     if is_refusal(&error) {
                         match seen.rotten.get_mut(&number) {
-                            Some(refused) => *refused = Some(error.to_string()),
+                            Some(refused) => {
+                                refused.get_or_insert_with(|| error.to_string());
+                            }
                             None => {
                                 seen.refused.get_or_insert_with(|| (number, error.to_string()));
                             }
@@ -333,8 +335,7 @@ impl Cluster {
                     seen.stopped.insert(number, error.to_string());
                 }
                 Ok(node) => {
-                    // What it has not refused it must be able to live with.
-                    lock(&seen).rotten.remove(&number);
+                    lock(&seen).started(number);
                     loop {
                         if lock(&seen).asked_to_stop.remove(&number) {
                             node.shutdown().await;
@@ -536,6 +537,11 @@ impl Seen {
                 .fault
                 .clone()
                 .unwrap_or_else(|| "without a fault".to_owned());
+            if let Some(found) = self.rotten.get_mut(&number)
+                && fault.starts_with("corruption: ")
+            {
+                found.get_or_insert_with(|| fault.clone());
+            }
             self.stopped.insert(number, fault);
         }
         let part = |s: &Status| (s.role, s.term, s.leader);
@@ -547,6 +553,13 @@ impl Seen {
         });
         self.latest.insert(number, status);
         told
+    }
+
+    /// A node has started with what its disk holds: what it has not refused it must be able to live with.
+    fn started(&mut self, number: u32) {
+        if self.rotten.get(&number) == Some(&None) {
+            self.rotten.remove(&number);
+        }
     }
 
     fn take_phase(&mut self, number: u32, status: &Status, now: Duration) {

@@ -113,6 +113,8 @@ pub fn plan(seed: u64, nodes: u32, schedule: Vec<FaultEvent>) -> Plan {
             durable_interval: ms(1000),
             promote_lag_max: 50,
             proposals_in_flight: 4,
+            state_cache_bytes: 1 << 20,
+            scrub_interval: Duration::ZERO,
         },
         links: Links {
             latency_min: ms(1),

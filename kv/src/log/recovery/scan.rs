@@ -16,6 +16,8 @@ use crate::model::LogPosition;
 
 /// How much of the file is read at once.
 const WINDOW_BYTES: usize = 1 << 20;
+/// The same for a scrub, beside which others work.
+const SCRUB_BYTES: usize = 256 << 10;
 
 /// What a segment holds.
 pub(super) enum Found {
@@ -61,6 +63,36 @@ pub(super) fn peek(segment: &Segment) -> Result<Option<Head>, LogOpenError> {
         Err(BadRecord::UnknownKind(kind)) => return Err(unknown_kind(segment, FIRST_BATCH, kind)),
     };
     head_of(segment, FIRST_BATCH, record.payload).map(Some)
+}
+
+/// How far a segment that was ended was verified.
+pub(in crate::log) enum Verified {
+    /// Up to there, where the next batch begins, which is of no earlier opening than this.
+    UpTo(u64, u32),
+    /// To its end.
+    Ended,
+    /// What stands there is no whole batch.
+    Broken(u64),
+}
+
+/// Verifies the batches of a segment that was ended from `from` on, as far as one window goes, or one batch. Reads from the
+/// disk.
+pub(in crate::log) fn verify(segment: &Segment, from: u64, opening: u32) -> Result<Verified, LogOpenError> {
+    let mut window = Window::of_disk(segment);
+    let (mut cursor, mut opening) = (from, opening);
+    let mut said = Vec::new();
+    while cursor < from + SCRUB_BYTES as u64 {
+        let whole = match window.batch(cursor)? {
+            Some(batch) if batch.opening >= opening && window.whole(&batch, &mut said)? => batch,
+            _ => return Ok(Verified::Broken(cursor)),
+        };
+        if said.iter().any(|said| matches!(said.what, What::Seal(_))) {
+            return Ok(Verified::Ended);
+        }
+        cursor = whole.end();
+        opening = whole.opening;
+    }
+    Ok(Verified::UpTo(cursor, opening))
 }
 
 /// Reads a segment up to its end, or to the first batch that is not whole.
@@ -287,6 +319,10 @@ struct Window<'a> {
     segment: &'a Segment,
     start: u64,
     bytes: Vec<u8>,
+    /// How much is read at once.
+    length: usize,
+    /// Whether it is read from the disk, and not from what the system has of it in memory.
+    of_disk: bool,
 }
 
 struct RecordAt<'a> {
@@ -300,6 +336,16 @@ impl<'a> Window<'a> {
             segment,
             start: 0,
             bytes: Vec::new(),
+            length: WINDOW_BYTES,
+            of_disk: false,
+        }
+    }
+
+    fn of_disk(segment: &'a Segment) -> Self {
+        Self {
+            length: SCRUB_BYTES,
+            of_disk: true,
+            ..Self::new(segment)
         }
     }
 
@@ -311,12 +357,14 @@ impl<'a> Window<'a> {
         let is_inside =
             offset >= self.start && offset + wanted as u64 <= self.start + self.bytes.len() as u64;
         if !is_inside {
-            self.bytes.resize(WINDOW_BYTES.max(wanted).min(left), 0);
+            self.bytes.resize(self.length.max(wanted).min(left), 0);
             self.start = offset;
-            self.segment
-                .file
-                .read_exact_at(&mut self.bytes, offset)
-                .map_err(disk_error("read log", path))?;
+            let file = &self.segment.file;
+            match self.of_disk {
+                true => file.read_from_disk_at(&mut self.bytes, offset),
+                false => file.read_exact_at(&mut self.bytes, offset),
+            }
+            .map_err(disk_error("read log", path))?;
         }
         Ok(&self.bytes[(offset - self.start) as usize..])
     }

@@ -12,7 +12,7 @@ use super::chunk::Chunk;
 use super::{SnapshotMeta, TRAILER, read_head};
 use crate::env::Disk;
 use crate::fault::Fault;
-use crate::machine::backend::Retire;
+use crate::machine::backend::Backend;
 use crate::machine::database::{
     RECEIVING_CACHE_BYTES, UNFINISHED_PREFIX, open_database, write_frame, write_system,
 };
@@ -130,7 +130,7 @@ impl ReceivedSnapshot {
 pub(in crate::machine) struct Unfinished {
     disk: Arc<dyn Disk>,
     pub(in crate::machine) path: PathBuf,
-    retire: Retire,
+    backend: Arc<Backend>,
     keep: bool,
 }
 
@@ -144,7 +144,7 @@ impl Unfinished {
 impl Drop for Unfinished {
     fn drop(&mut self) {
         if !self.keep {
-            self.retire.retire();
+            self.backend.retire();
             // Where this fails, opening the machine removes the file.
             let _ = self.disk.remove_file(&self.path);
         }
@@ -167,13 +167,13 @@ impl SnapshotSink {
             }
             number = number.wrapping_add(1);
         };
-        let file = StateFile::new(&path);
-        let (database, retire) =
+        let (database, backend) =
             open_database(&*disk, &path, RECEIVING_CACHE_BYTES, false, true).map_err(Fault::from)?;
+        let file = backend.name().clone();
         let unfinished = Unfinished {
             disk,
             path,
-            retire,
+            backend,
             keep: false,
         };
         // One transaction takes the whole snapshot: pages that it replaces are free at once, so that the file

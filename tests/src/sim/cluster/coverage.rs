@@ -2,7 +2,7 @@
 //!
 //! Always: a kill counts when a process died, a loss of power when something was lost, a cut when a message
 //! was held up, an error when a call got it, a change of members when it was acknowledged, a flipped bit when
-//! a node refused it. A fault that was planned and met nobody counts nowhere.
+//! a node refused it, or stopped for it. A fault that was planned and met nobody counts nowhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -66,7 +66,7 @@ pub const REQUIRED_FROM_SEEDS: u64 = 200;
 ///
 /// Purging takes a few syncs, so that only faults which wait for it meet it; truncating is rare besides, with 30 of them in
 /// 200 seeds, and no fault is sure to.
-const REQUIRED: [(Kind, &[Phase]); 23] = {
+const REQUIRED: [(Kind, &[Phase]); 24] = {
     use Phase::{FreshLeader, Membership, NoLeader, Purging, Replay, Snapshot, Steady, Transfer};
     [
         (Kind::Kill, &[Steady, Membership, Purging]),
@@ -94,6 +94,7 @@ const REQUIRED: [(Kind, &[Phase]); 23] = {
         (Kind::Remove, &[Steady, Membership]),
         (Kind::Replace, &[Steady]),
         (Kind::BitRot, &[Steady]),
+        (Kind::RotUnderNode, &[Steady]),
         (Kind::MoveLeader, &[FreshLeader, Steady, Transfer]),
     ]
 };

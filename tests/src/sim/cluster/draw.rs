@@ -47,6 +47,8 @@ pub(super) fn plan(seed: u64, only: Option<Kind>) -> Plan {
         durable_interval: micros(&mut random, 50_000, 5_000_000),
         promote_lag_max: *random.pick(&[1_000, 50]),
         proposals_in_flight: *random.pick(&[1, 4, 64]),
+        state_cache_bytes: *random.pick(&[0, 1 << 14, 1 << 20, 1 << 20]),
+        scrub_interval: Duration::from_secs(*random.pick(&[0, 1, 4, 86_400])),
     };
     let kinds = kinds(&mut random, only);
     let latency_min = Duration::from_micros(*random.pick(&[50, 500, 5_000]));
@@ -288,6 +290,7 @@ fn fault(random: &mut Rng, plan: &Plan, kind: Kind) -> Fault {
         Kind::Remove => Fault::Remove { target },
         Kind::Replace => Fault::Replace { target },
         Kind::BitRot => Fault::BitRot { target },
+        Kind::RotUnderNode => Fault::RotUnderNode { target },
         Kind::MoveLeader => Fault::MoveLeader,
     }
 }

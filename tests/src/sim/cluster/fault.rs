@@ -213,6 +213,12 @@ pub enum Fault {
         /// Which.
         target: Target,
     },
+    /// A bit flips in the state file of a node that runs. It must stop where it meets that, and never serve it; the host is
+    /// replaced, with a node under a new id.
+    RotUnderNode {
+        /// Which.
+        target: Target,
+    },
     /// Leadership is handed on.
     MoveLeader,
 }
@@ -270,12 +276,13 @@ pub enum Kind {
     Remove,
     Replace,
     BitRot,
+    RotUnderNode,
     MoveLeader,
 }
 
 impl Kind {
     /// All, in the order of the table.
-    pub const ALL: [Kind; 23] = [
+    pub const ALL: [Kind; 24] = [
         Kind::Kill,
         Kind::PowerLoss,
         Kind::Pause,
@@ -298,6 +305,7 @@ impl Kind {
         Kind::Remove,
         Kind::Replace,
         Kind::BitRot,
+        Kind::RotUnderNode,
         Kind::MoveLeader,
     ];
 
@@ -326,6 +334,7 @@ impl Kind {
             Kind::Remove => "remove",
             Kind::Replace => "replace",
             Kind::BitRot => "bit-rot",
+            Kind::RotUnderNode => "rot-under-node",
             Kind::MoveLeader => "move-leader",
         }
     }
@@ -355,6 +364,7 @@ impl Kind {
             Kind::Remove => "a node is taken out of the cluster",
             Kind::Replace => "a disk is lost, a node under a new id takes the place",
             Kind::BitRot => "a bit flips on the disk of a node that has stopped, which notices it",
+            Kind::RotUnderNode => "a bit flips in the state file of a node that runs, which stops",
             Kind::MoveLeader => "leadership is handed on",
         }
     }
@@ -411,6 +421,7 @@ impl Fault {
             Fault::Remove { .. } => Kind::Remove,
             Fault::Replace { .. } => Kind::Replace,
             Fault::BitRot { .. } => Kind::BitRot,
+            Fault::RotUnderNode { .. } => Kind::RotUnderNode,
             Fault::MoveLeader => Kind::MoveLeader,
         }
     }

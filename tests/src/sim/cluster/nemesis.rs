@@ -193,6 +193,7 @@ fn strike(cluster: &Cluster, number: u64, event: &FaultEvent) {
         Fault::Remove { target } => cluster.operator.ask(Change::Remove(*target)),
         Fault::Replace { target } => cluster.operator.ask(Change::Replace(*target)),
         Fault::BitRot { target } => cluster.operator.ask(Change::BitRot(*target)),
+        Fault::RotUnderNode { target } => cluster.operator.ask(Change::RotUnderNode(*target)),
         Fault::MoveLeader => cluster.operator.ask(Change::MoveLeader),
     }
 }

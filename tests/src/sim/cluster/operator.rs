@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -41,6 +42,7 @@ pub(super) enum Change {
     Remove(Target),
     Replace(Target),
     BitRot(Target),
+    RotUnderNode(Target),
     MoveLeader,
 }
 
@@ -117,6 +119,10 @@ async fn carry_out(cluster: &Cluster, change: Change) -> Result<(), String> {
         },
         Change::BitRot(target) => match replaceable(cluster, target) {
             Some(number) => rot(cluster, number).await,
+            None => Ok(()),
+        },
+        Change::RotUnderNode(target) => match replaceable(cluster, target) {
+            Some(number) => rot_under(cluster, number).await,
             None => Ok(()),
         },
         Change::MoveLeader => {
@@ -287,6 +293,44 @@ async fn rot(cluster: &Cluster, number: u32) -> Result<(), String> {
         "operator: node {number} refuses what has rotted: {refused}"
     ));
     cluster.watch.took_effect_in(Kind::BitRot, &phases);
+    cluster.fleet.borrow_mut().gone.insert(number);
+    host.kill_unseen();
+    take_place_of(cluster, number).await
+}
+
+/// A node's state file.
+const STATE: &str = "/node/state/state.redb";
+/// How long a node may run on a disk that rots, until that is replaced.
+pub(super) const ROTTING_MAX: Duration = Duration::from_secs(5);
+
+/// Flips a bit in the state file of a node that runs, and replaces it: when it has stopped for that, as it must where it
+/// reads the page, or when it was not met for a while. Nothing leads to it perhaps, or a new page was written over it.
+async fn rot_under(cluster: &Cluster, number: u32) -> Result<(), String> {
+    let host = cluster.sim.host(number);
+    let phases = cluster.watch.phases();
+    if !host.is_alive() || host.disk().flip_bit(Path::new(STATE)).is_none() {
+        return Ok(());
+    }
+    lock(&cluster.seen).rotten.insert(number, None);
+    let patience = cluster.sim.now() + ROTTING_MAX;
+    let found = loop {
+        match lock(&cluster.seen).rotten.get(&number).cloned() {
+            // It was started anew, and can do without.
+            None => break None,
+            Some(Some(found)) => break Some(found),
+            Some(None) => {}
+        }
+        if cluster.sim.now() > patience {
+            break None;
+        }
+        env::sleep(PAUSE).await;
+    };
+    cluster.tell(format!(
+        "operator: the disk of node {number} rots, which it found: {found:?}"
+    ));
+    if found.is_some() {
+        cluster.watch.took_effect_in(Kind::RotUnderNode, &phases);
+    }
     cluster.fleet.borrow_mut().gone.insert(number);
     host.kill_unseen();
     take_place_of(cluster, number).await

@@ -90,6 +90,12 @@ pub struct Tuning {
     pub promote_lag_max: u64,
     /// See [`Settings::proposals_in_flight`].
     pub proposals_in_flight: usize,
+    /// See [`Settings::state_cache_bytes`]; plans that were written before it was drawn have a state that fits into it.
+    #[serde(default = "usual_state_cache_bytes")]
+    pub state_cache_bytes: usize,
+    /// See [`Settings::scrub_interval`]; plans that were written before there was one have none.
+    #[serde(default, rename = "scrub_interval_micros", with = "micros")]
+    pub scrub_interval: Duration,
 }
 
 /// The network's links while no fault makes them worse.
@@ -277,7 +283,8 @@ impl Plan {
         settings.log_bytes_kept = self.tuning.log_bytes_kept;
         settings.log_segment_bytes = LOG_SEGMENT_BYTES;
         settings.log_cache_bytes = self.tuning.log_cache_bytes;
-        settings.state_cache_bytes = 1 << 20;
+        settings.state_cache_bytes = self.tuning.state_cache_bytes;
+        settings.scrub_interval = self.tuning.scrub_interval;
         settings.durable_interval = self.tuning.durable_interval;
         settings.promote_lag_max = self.tuning.promote_lag_max;
         settings.proposals_in_flight = self.tuning.proposals_in_flight;
@@ -307,6 +314,10 @@ impl Plan {
             ..DiskProfile::default()
         }
     }
+}
+
+fn usual_state_cache_bytes() -> usize {
+    1 << 20
 }
 
 fn usual_promote_lag_max() -> u64 {

@@ -52,6 +52,12 @@ impl Excuses {
                 self.trouble(now + *lasts);
                 self.cause(cluster, now + *lasts);
             }
+            Fault::RotUnderNode { .. } => {
+                // It stops at some moment of these, by itself.
+                let until = now + super::operator::ROTTING_MAX;
+                self.trouble(until);
+                self.cause(cluster, until);
+            }
             Fault::PromoteAndLeave { away } => self.trouble(now + *away),
             Fault::AddLearner
             | Fault::Promote
