@@ -50,7 +50,7 @@ const THREADS_PATIENCE: Duration = Duration::from_secs(1);
 /// Runs the command until a signal or a fault ends it. `variables` are the flags that a variable gave; `output` leaves as
 /// failures are to be shown.
 pub fn run(args: &ServeArgs, variables: &BTreeSet<String>, output: &mut Output) -> Result<(), Failure> {
-    let _heard = signals_are_heard()?;
+    let (_idle, signals) = Signals::from_now_on()?;
     let given = Given { args, variables };
     let check = given.check()?;
     let (config, logging) = config::load(given)?;
@@ -67,13 +67,12 @@ pub fn run(args: &ServeArgs, variables: &BTreeSet<String>, output: &mut Output) 
     let _log = logging
         .install()
         .map_err(|error| Failure::failed(format!("no thread for the log: {error}")))?;
-    let ended = runtime.block_on(serve(config, *output));
+    let ended = runtime.block_on(serve(config, signals, *output));
     runtime.shutdown_timeout(THREADS_PATIENCE);
     ended
 }
 
-async fn serve(config: Config, output: Output) -> Result<(), Failure> {
-    let mut signals = Signals::listen()?;
+async fn serve(config: Config, mut signals: Signals, output: Output) -> Result<(), Failure> {
     match config.open_files_max {
         Some(limit) => tracing::info!(limit, "so many files may be open"),
         None => tracing::info!("any number of files may be open"),
@@ -283,17 +282,6 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-/// Takes the signals from the system's hands, which would end the process at the first one: before the configuration is read,
-/// which may take long. They wait until [`Signals::listen`], since nothing drives the runtime that this is.
-fn signals_are_heard() -> Result<tokio::runtime::Runtime, Failure> {
-    let idle = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let idle = idle.map_err(|error| Failure::failed(format!("the runtime did not start: {error}")))?;
-    let entered = idle.enter();
-    Signals::listen()?;
-    drop(entered);
-    Ok(idle)
-}
-
 /// What the operating system tells.
 struct Signals {
     terminate: Signal,
@@ -307,6 +295,18 @@ enum Event {
 }
 
 impl Signals {
+    /// Takes the signals from the system's hands, which would end the process at the first one: before the configuration is
+    /// read, which may take long. They are told by whatever runtime is driven first, and the runtime that is returned here
+    /// is never: so none is told to nobody.
+    fn from_now_on() -> Result<(tokio::runtime::Runtime, Self), Failure> {
+        let idle = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let idle = idle.map_err(|error| Failure::failed(format!("the runtime did not start: {error}")))?;
+        let entered = idle.enter();
+        let signals = Self::listen()?;
+        drop(entered);
+        Ok((idle, signals))
+    }
+
     fn listen() -> Result<Self, Failure> {
         let listen =
             |kind| signal(kind).map_err(|error| Failure::failed(format!("signals cannot be heard: {error}")));
