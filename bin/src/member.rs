@@ -5,12 +5,13 @@ use quorate_kv::model::NodeId;
 use quorate_kv::node::Status;
 use quorate_transport::{Address, InvalidAddress};
 use serde::Serialize;
+use uuid::Uuid;
 
 use crate::cli::{MemberArgs, MemberCommand};
 use crate::failure::Failure;
 use crate::output::{Line, Output, Report, maybe, number, table};
 use crate::reach::Reached;
-use crate::text::duration;
+use crate::text::{duration, short};
 
 /// Runs the command.
 pub async fn run(args: MemberArgs, output: Output) -> Result<(), Failure> {
@@ -94,6 +95,7 @@ async fn done(client: &Client, output: Output, line: String) -> Result<(), Failu
 #[derive(Debug, Serialize)]
 struct Members {
     cluster: String,
+    cluster_uuid: Option<Uuid>,
     leader: Option<u64>,
     members: Vec<Member>,
 }
@@ -102,6 +104,8 @@ struct Members {
 struct Member {
     id: u64,
     address: String,
+    /// Which directory it is; nothing for one that has not appeared yet.
+    uuid: Option<Uuid>,
     voter: bool,
     leader: bool,
     lag_entries: Option<u64>,
@@ -113,6 +117,7 @@ impl Members {
         let members = status.members.iter().map(|member| Member {
             id: member.id.number(),
             address: member.address.clone(),
+            uuid: member.uuid,
             voter: member.voter,
             leader: status.leader == Some(member.id),
             lag_entries: member.lag_entries,
@@ -122,6 +127,7 @@ impl Members {
         });
         Self {
             cluster: status.cluster.clone(),
+            cluster_uuid: status.cluster_uuid,
             leader: status.leader.map(NodeId::number),
             members: members.collect(),
         }
@@ -130,7 +136,15 @@ impl Members {
 
 impl Report for Members {
     fn text(&self) -> String {
-        let mut table = table(["node", "address", "vote", "leads", "entries behind", "round trip"]);
+        let mut table = table([
+            "node",
+            "address",
+            "directory",
+            "vote",
+            "leads",
+            "behind",
+            "round trip",
+        ]);
         for member in &self.members {
             let yes = |yes: bool| if yes { "yes" } else { "" }.into();
             let round_trip = member
@@ -139,6 +153,7 @@ impl Report for Members {
             table.add_row(vec![
                 number(member.id),
                 (&member.address).into(),
+                member.uuid.map_or_else(|| "not met".to_owned(), short).into(),
                 yes(member.voter),
                 yes(member.leader),
                 maybe(member.lag_entries),

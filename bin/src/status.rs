@@ -7,12 +7,13 @@ use comfy_table::{Cell, Color};
 use quorate_kv::model::NodeId;
 use quorate_kv::node::{NodeRole, Status};
 use serde::Serialize;
+use uuid::Uuid;
 
 use crate::cli::Reach;
 use crate::failure::Failure;
 use crate::output::{Output, Report, maybe, number, table};
 use crate::reach::Reached;
-use crate::text::duration;
+use crate::text::{duration, short};
 
 /// Runs the command.
 pub async fn run(reach: Reach, output: Output) -> Result<(), Failure> {
@@ -29,6 +30,8 @@ pub async fn run(reach: Reach, output: Output) -> Result<(), Failure> {
 #[derive(Debug, Serialize)]
 pub struct ClusterReport {
     cluster: String,
+    /// Tells it from any other that ever had this name.
+    cluster_uuid: Option<Uuid>,
     /// Who leads with a quorum behind it.
     leader: Option<u64>,
     /// Whether there is such a leader, as its nodes have heard within a leader's lease.
@@ -63,6 +66,10 @@ struct NodeReport {
 
 #[derive(Debug, Serialize)]
 struct NodeState {
+    /// Tells its data directory from any other that ever had this id.
+    uuid: Uuid,
+    /// The cluster that it belongs to, which may be another one of the same name.
+    cluster_uuid: Option<Uuid>,
     version: String,
     role: NodeRole,
     voter: bool,
@@ -129,6 +136,7 @@ impl ClusterReport {
         nodes.sort_by_key(|node| (node.id.is_none(), node.id));
         Ok(Self {
             cluster: view.cluster.clone(),
+            cluster_uuid: view.cluster_uuid,
             leader: leader.map(|id| id.number()),
             quorum: standing == Standing::Serving,
             standing,
@@ -154,6 +162,8 @@ impl NodeReport {
             reachable: true,
             error: None,
             state: Some(NodeState {
+                uuid: status.uuid,
+                cluster_uuid: status.cluster_uuid,
                 version: status.version.clone(),
                 role: status.role,
                 voter: member.is_some_and(|member| member.voter),
@@ -254,9 +264,18 @@ impl Report for ClusterReport {
             Standing::Electing => "electing",
             Standing::NoQuorum => "no quorum",
         };
+        let elsewhere: String = self
+            .nodes
+            .iter()
+            .filter_map(|node| Some((node.id?, node.state.as_ref()?.cluster_uuid?)))
+            .filter(|(_, uuid)| Some(*uuid) != self.cluster_uuid)
+            .map(|(id, uuid)| format!("\nnode {id} belongs to another cluster of this name, {uuid}"))
+            .collect();
+        let uuid = self.cluster_uuid.map(|uuid| format!(", uuid {}", short(uuid)));
         format!(
-            "cluster {}: {leader}, {standing}\n{table}{silent}{faults}",
-            self.cluster
+            "cluster {}: {leader}, {standing}{}\n{table}{silent}{elsewhere}{faults}",
+            self.cluster,
+            uuid.unwrap_or_default()
         )
     }
 }
@@ -272,6 +291,7 @@ mod tests {
         let member = |id| MemberStatus {
             id: NodeId::new(id),
             address: format!("node-{id}:7001"),
+            uuid: None,
             voter: true,
             lag_entries: None,
             round_trip: None,
@@ -279,6 +299,8 @@ mod tests {
         };
         Status {
             cluster: "test".to_owned(),
+            cluster_uuid: None,
+            uuid: Uuid::nil(),
             node: NodeId::new(node),
             version: "0".to_owned(),
             role,

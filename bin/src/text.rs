@@ -6,6 +6,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Serialize, Serializer};
+use uuid::Uuid;
+
+/// The beginning of a uuid: enough to tell two apart in a table.
+pub fn short(uuid: Uuid) -> String {
+    let mut text = uuid.simple().to_string();
+    text.truncate(8);
+    text
+}
 
 /// How bytes are shown and read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

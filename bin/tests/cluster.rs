@@ -2,7 +2,7 @@
 
 mod program;
 
-use program::{Home, Server, free_ports, until};
+use program::{Home, Ran, Server, free_ports, until};
 use serde_json::{Value, json};
 
 struct Three {
@@ -26,16 +26,31 @@ impl Three {
     }
 
     fn serve(&self, id: usize) -> Server {
-        let peers: Vec<String> = (1..=3)
-            .map(|id| format!("{id}=127.0.0.1:{}", self.ports[id - 1]))
-            .collect();
-        self.start(id, &["--peers", &peers.join(",")])
+        self.start(id, &["--peers", &self.peers()])
     }
 
     fn start(&self, id: usize, args: &[&str]) -> Server {
+        let all = self.args(id, args);
+        self.home
+            .serve(&all.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// Runs a node until it ends by itself.
+    fn serve_to_its_end(&self, id: usize) -> Ran {
+        let mut all = vec!["serve".to_owned()];
+        all.extend(self.args(id, &["--peers", &self.peers()]));
+        self.home.run(all)
+    }
+
+    fn peers(&self) -> String {
+        let peer = |id: usize| format!("{id}=127.0.0.1:{}", self.ports[id - 1]);
+        (1..=3).map(peer).collect::<Vec<_>>().join(",")
+    }
+
+    fn args(&self, id: usize, more: &[&str]) -> Vec<String> {
         let (node, data) = (id.to_string(), format!("data{id}"));
         let listen = format!("127.0.0.1:{}", self.ports[id - 1]);
-        let mut all = vec![
+        let all = [
             "--cluster",
             "blue",
             "--node-id",
@@ -47,8 +62,7 @@ impl Three {
             "--certs",
             "c",
         ];
-        all.extend(args);
-        self.home.serve(&all)
+        all.iter().chain(more).map(ToString::to_string).collect()
     }
 
     fn status(&self) -> Option<Value> {
@@ -144,4 +158,35 @@ fn without_a_quorum_writes_are_not_called_failed() {
         "1"
     );
     keep.kill();
+}
+
+/// The story: node 3 was away for a write; node 2 lost its directory and came back empty; node 1 stopped, and node 3 came back.
+/// Nodes 2 and 3 elected a leader, and the write was gone.
+#[test]
+fn a_node_that_lost_its_directory_ends_with_code_2_and_says_what_to_do() {
+    let three = Three::new();
+    let home = &three.home;
+    let [one, two, last] = [1, 2, 3].map(|id| three.serve(id));
+    three.leader(3);
+    home.line("kv put a 1").ok();
+    let uuid = three.status().unwrap()["cluster_uuid"].clone();
+    assert!(uuid.is_string(), "{uuid}");
+    assert!(last.stop().success());
+    three.leader(2);
+    home.line("kv put b acknowledged").ok();
+    two.stop();
+    std::fs::rename(home.path("data2"), home.path("lost")).unwrap();
+    let says = ["another directory", "remove node 2", "--join"];
+    three.serve_to_its_end(2).fails(2, &says);
+    one.stop();
+    let last = three.serve(3);
+    three.serve_to_its_end(2).fails(2, &says);
+    // Alone it has no quorum; with node 1 nothing is lost.
+    assert_eq!(home.line("kv put c 1 --deadline 2s").code, 4);
+    let one = three.serve(1);
+    three.leader(2);
+    assert_eq!(home.line("kv get b --raw").ok().text(), "acknowledged");
+    assert_eq!(three.status().unwrap()["cluster_uuid"], uuid);
+    last.kill();
+    one.kill();
 }

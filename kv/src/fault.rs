@@ -41,6 +41,21 @@ pub enum Fault {
         /// What the database said.
         detail: String,
     },
+    /// The node is not whom the cluster knows under its id, was removed, or belongs to another cluster than the others.
+    #[error("refused by the cluster: {detail}")]
+    Refused {
+        /// By whom, why, and what to do.
+        detail: String,
+    },
+    /// A peer would have the node replace what it has applied: the two have different histories.
+    #[error(
+        "another history: {detail}. What this node has applied is kept; find out which of the two histories counts, and \
+         replace the nodes of the other by empty ones under new ids"
+    )]
+    AnotherHistory {
+        /// What was to be replaced, and by what.
+        detail: String,
+    },
     /// An invariant of ours does not hold: a bug.
     #[error("broken invariant: {invariant}: {detail}")]
     Invariant {
@@ -102,7 +117,7 @@ impl Fault {
     pub fn is_retryable(&self) -> bool {
         match self {
             Fault::Disk { error, .. } => may_pass(error),
-            Fault::Corrupt { .. } => false,
+            Fault::Corrupt { .. } | Fault::Refused { .. } | Fault::AnotherHistory { .. } => false,
             // What the database says may be of the disk; a bug may need a rare order of events.
             Fault::State { .. }
             | Fault::Invariant { .. }

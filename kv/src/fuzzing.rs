@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use uuid::Uuid;
 
 use crate::model::{
     self, CheckedTxn, Command, Compare, Consistency, FailedCondition, Found, Guard, Key, KeyRange, KeyTest,
@@ -332,6 +333,8 @@ fn outcomes() -> Vec<Outcome> {
 
 fn status() -> Status {
     Status {
+        cluster_uuid: Some(Uuid::from_u128(7)),
+        uuid: Uuid::from_u128(1),
         cluster: "orders".to_owned(),
         node: NodeId::new(1),
         version: "0.1.0".to_owned(),
@@ -349,6 +352,7 @@ fn status() -> Status {
         lag: Some(Duration::from_millis(3)),
         sync_p50_micros: Some(900),
         members: vec![MemberStatus {
+            uuid: Some(Uuid::from_u128(2)),
             id: NodeId::new(1),
             address: "node-1:7000".to_owned(),
             voter: true,

@@ -1,4 +1,5 @@
-//! Who a node is: the identity file of its data directory.
+//! Who a node is: the identity file of its data directory; and the two uuids by which directories and clusters are told
+//! apart, whatever ids and names they were given.
 //!
 //! Written once, when a data directory is made. A directory with an identity and without its log or state has
 //! lost something that a voter must not lose; that judgement is `node`'s. `docs/formats/identity.md` specifies
@@ -6,13 +7,14 @@
 //!
 //! Always: the file is there whole and durable, or it is not there; it is never changed.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::env::Disk;
+use crate::env::{self, Disk};
 use crate::model::NodeId;
 
 /// The identity file's name in the data directory.
@@ -27,6 +29,64 @@ const HEADER: usize = 20;
 const CLUSTER_BYTES_MAX: usize = 255;
 /// Far above what an identity takes: a longer file is not one.
 const FILE_BYTES_MAX: u64 = 4096;
+
+/// Tells a data directory from any other that ever claimed the same id. Drawn when the directory is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct MemberUuid(#[serde(with = "uuid::serde::compact")] Uuid);
+
+/// Tells a cluster from any other that ever had the same name. Drawn by the first leader when the cluster is founded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ClusterUuid(#[serde(with = "uuid::serde::compact")] Uuid);
+
+impl MemberUuid {
+    /// Of a directory that has this one.
+    pub fn new(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+
+    /// As a uuid.
+    pub fn uuid(self) -> Uuid {
+        self.0
+    }
+}
+
+impl ClusterUuid {
+    /// Draws the one of a new cluster.
+    pub(crate) fn draw() -> Self {
+        Self(draw())
+    }
+
+    /// Of a cluster that has this one.
+    pub fn new(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+
+    /// As a uuid.
+    pub fn uuid(self) -> Uuid {
+        self.0
+    }
+}
+
+impl fmt::Display for MemberUuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for ClusterUuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A random uuid, of the environment's randomness.
+pub(crate) fn draw() -> Uuid {
+    let (high, low) = (env::random_u64(), env::random_u64());
+    let number = (u128::from(high) << 64) | u128::from(low);
+    uuid::Builder::from_random_bytes(number.to_be_bytes()).into_uuid()
+}
 
 /// Who a node is.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -130,6 +130,33 @@ impl Cluster {
         Ok(address.to_string())
     }
 
+    /// Moves the directory of a node that is stopped away, as a disk that was replaced would; answers where it is now.
+    pub fn lose_directory(&self, id: u64) -> Result<std::path::PathBuf> {
+        let (dir, mut number) = (self.data_dir(id), 1);
+        let away = loop {
+            let away = dir.with_extension(format!("lost-{number}"));
+            if !away.exists() {
+                break away;
+            }
+            number += 1;
+        };
+        std::fs::rename(&dir, &away)?;
+        Ok(away)
+    }
+
+    /// Waits until a node has ended its part, forgets it, and answers its fault.
+    pub async fn fault_of(&mut self, id: u64) -> Result<String> {
+        let node = self.node(id)?.clone();
+        let stopped = tokio::time::timeout(PATIENCE, node.stopped()).await;
+        stopped.with_context(|| {
+            let all: Vec<Status> = self.nodes.values().map(Node::status).collect();
+            format!("node {id} goes on: {all:#?}")
+        })?;
+        let fault = node.fault().with_context(|| format!("node {id} has no fault"))?;
+        self.abort(id).await?;
+        Ok(fault.to_string())
+    }
+
     async fn builder(&self, id: u64) -> Result<quorate_kv::node::Builder> {
         let address = *self.addresses.get(&id).with_context(|| format!("no node {id}"))?;
         let credentials = self

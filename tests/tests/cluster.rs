@@ -332,17 +332,24 @@ async fn a_bounded_stale_read_is_answered_alone_and_on_every_node_with_no_bound_
 /// cluster of two voters, and it was lost for good.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_never_answered_gets_no_vote_and_the_cluster_stays() -> Result<()> {
-    let cluster = Cluster::start(1, fast_settings()).await?;
+    let mut cluster = Cluster::start(1, fast_settings()).await?;
     let client = cluster.client()?;
     let nobody = free_address()?.to_string();
-    client.add_learner(NodeId::new(2), nobody.clone()).await?;
-    let refused = client.promote(NodeId::new(2)).await.expect_err("nobody is there");
+    let added = client.add_learner(NodeId::new(2), nobody.clone()).await;
+    let refused = added.expect_err("nobody is there");
     assert!(!refused.may_have_committed(), "{refused}");
     let text = refused.to_string();
-    assert!(
-        text.contains("never answered") && text.contains(&nobody),
-        "{text}"
-    );
+    assert!(text.contains("--join") && text.contains(&nobody), "{text}");
+    let address = cluster.start_joining(2).await?;
+    client.add_learner(NodeId::new(2), address).await?;
+    cluster.agreement().await?;
+    cluster.abort(2).await?;
+    cluster.stop(1).await?;
+    cluster.start_node(1).await?;
+    cluster.leader().await?;
+    let refused = client.promote(NodeId::new(2)).await.expect_err("nobody is there");
+    assert!(!refused.may_have_committed(), "{refused}");
+    assert!(refused.to_string().contains("never answered"), "{refused}");
     put_range(&client, 0..5).await?;
     let members = client.status().await?.members;
     let voters: Vec<_> = members.iter().map(|m| (m.id.number(), m.voter)).collect();
@@ -389,10 +396,10 @@ async fn a_change_of_members_that_reached_no_majority_may_happen_yet_and_says_so
     put_range(&client, 0..5).await?;
     let leader = cluster.leader().await?;
     let others: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
+    let address = cluster.start_joining(4).await?;
     for other in &others {
         cluster.abort(*other).await?;
     }
-    let address = free_address()?.to_string();
     // Of the leader's process: whoever cannot be reached is asked no more.
     let at_leader = cluster.node(leader)?.client();
     let error = at_leader
@@ -405,6 +412,7 @@ async fn a_change_of_members_that_reached_no_majority_may_happen_yet_and_says_so
         cluster.start_node(other).await?;
     }
     put_range(&client.with_deadline(Duration::from_secs(30)), 5..10).await?;
+    cluster.stop(4).await?;
     cluster.agreement().await?;
     cluster.shutdown().await
 }

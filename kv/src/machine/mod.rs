@@ -50,6 +50,7 @@ mod version;
 mod wire;
 mod work;
 
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -464,9 +465,17 @@ impl Machine {
     /// Replaces the state by a received snapshot. Durable when this returns; readers see the new state then, and
     /// views that were pinned before keep the old one.
     ///
-    /// A snapshot that is not ahead of the state is dropped, and the state kept.
+    /// A snapshot that is not ahead of the state is dropped, and the state kept. One that cannot be of the same history as
+    /// the state is a fault.
     pub fn install(&mut self, received: ReceivedSnapshot) -> Result<(), Fault> {
         self.healthy()?;
+        if let (Some(applied), Some(theirs)) = (self.applied.position, received.meta.position)
+            && !are_of_one_history(applied, theirs)
+        {
+            return self.remember_fault(Err(Fault::AnotherHistory {
+                detail: format!("a snapshot of {theirs} was to replace the state of {applied}"),
+            }));
+        }
         if received.meta.position <= self.applied.position {
             return Ok(());
         }
@@ -574,6 +583,16 @@ impl Machine {
         self.entries_since_checkpoint = 0;
         self.publish();
         Ok(())
+    }
+}
+
+/// Whether two entries can both be committed in one history: the later one is of no earlier term, and one index has one
+/// entry.
+fn are_of_one_history(one: LogPosition, other: LogPosition) -> bool {
+    match one.index.cmp(&other.index) {
+        Ordering::Equal => one == other,
+        Ordering::Less => (one.term, one.leader) <= (other.term, other.leader),
+        Ordering::Greater => (one.term, one.leader) >= (other.term, other.leader),
     }
 }
 

@@ -266,12 +266,7 @@ impl Builder {
         let mut members = BTreeMap::new();
         for (id, text) in self.peers {
             let address = text.parse().map_err(|error| StartError::Address { id, error })?;
-            members.insert(
-                id,
-                Member {
-                    address: Some(address),
-                },
-            );
+            members.insert(id, Member::at(Some(address)));
         }
         let named_by_caller = !members.is_empty();
         if !named_by_caller {
@@ -281,7 +276,7 @@ impl Builder {
                 Err(_) if self.join => None,
                 Err(error) => return Err(StartError::Address { id: self.id, error }),
             };
-            members.insert(self.id, Member { address });
+            members.insert(self.id, Member::at(address));
         }
         if !members.contains_key(&self.id) {
             return Err(StartError::NotAPeer { id: self.id });
@@ -316,6 +311,7 @@ impl Builder {
         };
         let raft = RaftNode::start(RaftParts {
             id,
+            member: storage.member,
             log: storage.log.clone(),
             machine: storage.machine,
             tap: self.tap,
@@ -355,6 +351,7 @@ impl Builder {
             stop: stopping.clone(),
             faults,
         };
+        raft.waits_for(self.join, &members);
         let front = Front::open(parts, &tasks);
         let accepting = accept(
             front.clone(),
@@ -381,8 +378,10 @@ impl Builder {
             }),
         };
         if let Err(error) = node.take_part(members, named_by_caller, self.join).await {
+            // Of a node that has ended already its own reason says more.
+            let fault = node.fault();
             node.abort().await;
-            return Err(error);
+            return Err(fault.map_or(error, StartError::from));
         }
         Ok(node)
     }
@@ -429,14 +428,15 @@ impl Node {
             if formed {
                 raft.elect().await;
             } else {
-                raft.form(&members).await.map_err(refused)?;
+                raft.form_alone(&members).await.map_err(refused)?;
             }
             raft.wait_for(|state| matches!(state.role, Part::Leader | Part::Stopped))
                 .await;
             super::limits::set_first(self.inner.front.clone()).await;
             return Ok(());
         } else if !formed && !join {
-            let forming = form_in_turn(Arc::clone(raft), self.id(), members);
+            let raft = Arc::clone(raft);
+            let forming = async move { raft.form_in_turn(members).await };
             self.inner.tasks.spawn("form", forming);
         }
         let limits = super::limits::set_first(self.inner.front.clone());
@@ -454,20 +454,6 @@ fn has_moved(recorded: &Address, given: &Address, named_by_caller: bool) -> bool
     }
     let same_host = given.host().ip().is_some() && recorded.host() == given.host();
     same_host && recorded.port() != given.port()
-}
-
-/// The lowest id forms the cluster at once; the others each give those before them time to do so, so that
-/// one candidate stands and the first election needs no second round. Any of them suffices.
-async fn form_in_turn(raft: Arc<RaftNode>, id: NodeId, members: BTreeMap<NodeId, Member>) {
-    const TURN: Duration = Duration::from_millis(700);
-    let rank = members.keys().take_while(|other| **other < id).count();
-    let turn = env::sleep(TURN * u32::try_from(rank).unwrap_or(u32::MAX));
-    let heard = raft.wait_for(|state| state.last_log.is_some() || state.leader.is_some());
-    let (turn, heard) = (std::pin::pin!(turn), std::pin::pin!(heard));
-    futures_util::future::select(heard, turn).await;
-    if let Err(error) = raft.form(&members).await {
-        tracing::warn!(%error, "the cluster was not formed by this node");
-    }
 }
 
 /// Measures round trips and syncs from time to time, and warns, with the figures, where the timing does not

@@ -16,6 +16,7 @@ use super::settings::Settings;
 use super::status::{MemberStatus, NodeRole, Status};
 use crate::env::{self, Instant};
 use crate::fault::{Fault, Faults};
+use crate::identity::{ClusterUuid, MemberUuid};
 use crate::log::Log;
 use crate::machine::ReadClass;
 use crate::model::{CheckedTxn, Command, Consistency, LogIndex, NodeId, ReadOp, Revision, check_reads};
@@ -523,6 +524,7 @@ impl Front {
         let members = state.members.iter().map(|m| MemberStatus {
             id: m.id,
             address: m.address.as_ref().map(Address::to_string).unwrap_or_default(),
+            uuid: m.member.map(MemberUuid::uuid),
             voter: m.voter,
             lag_entries: match leading {
                 true if m.id == self.node => Some(0),
@@ -536,7 +538,9 @@ impl Front {
         });
         Status {
             cluster: self.cluster.to_string(),
+            cluster_uuid: state.cluster.map(ClusterUuid::uuid),
             node: self.node,
+            uuid: self.raft.member().uuid(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             role: match state.role {
                 Part::Leader => NodeRole::Leader,

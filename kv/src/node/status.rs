@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::model::{LogIndex, NodeId, Revision, StateHash, Term};
 
@@ -41,6 +42,8 @@ pub struct MemberStatus {
     pub id: NodeId,
     /// Where it is reached.
     pub address: String,
+    /// Which directory it is; `None` for one that was away when the cluster was formed and has not appeared yet.
+    pub uuid: Option<Uuid>,
     /// Whether it has a vote.
     pub voter: bool,
     /// Entries that the leader has and this member was not yet known to have; told by leaders only.
@@ -56,8 +59,12 @@ pub struct MemberStatus {
 pub struct Status {
     /// The cluster's name.
     pub cluster: String,
+    /// Tells the cluster from any other that ever had this name; `None` as long as the node belongs to none.
+    pub cluster_uuid: Option<Uuid>,
     /// The node.
     pub node: NodeId,
+    /// Tells its data directory from any other that ever had this id.
+    pub uuid: Uuid,
     /// The release that it runs.
     pub version: String,
     /// Its part.

@@ -15,10 +15,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::env::Disk;
 use crate::env::disk::LockGuard;
-use crate::env::{self, Disk};
 use crate::fault::Faults;
-use crate::identity::{Identity, IdentityError};
+use crate::identity::{self, Identity, IdentityError, MemberUuid};
 use crate::log::{Log, LogOpenError, LogSettings};
 use crate::machine::{self, Machine, MachineOpenError, MachineSettings, Reader};
 use crate::model::{LogPosition, NodeId};
@@ -100,6 +100,8 @@ pub(crate) struct Storage {
     pub reader: Reader,
     /// Where the state file stands.
     pub state_dir: PathBuf,
+    /// Which directory this is.
+    pub member: MemberUuid,
 }
 
 /// What the operating system refused, with the file or directory that it was about.
@@ -153,7 +155,8 @@ pub(crate) fn open(
             error,
         },
     })?;
-    let is_new = find_or_prepare(disk, dir, cluster, node)?;
+    let known = find_or_prepare(disk, dir, cluster, node)?;
+    let is_new = known.is_none();
     let settings = LogSettings {
         mode: match is_new {
             true => crate::log::OpenMode::Create,
@@ -163,8 +166,9 @@ pub(crate) fn open(
     };
     let log = Log::open_of_node(Arc::clone(disk), &dir.join("log"), settings, faults)
         .map_err(StorageError::from)?;
-    match open_state(disk, dir, (cluster, node), is_new, &log, state) {
-        Ok((machine, reader)) => Ok(Storage {
+    match open_state(disk, dir, (cluster, node), known, &log, state) {
+        Ok((machine, reader, member)) => Ok(Storage {
+            member,
             lock,
             log,
             machine,
@@ -178,13 +182,13 @@ pub(crate) fn open(
     }
 }
 
-/// Checks whose directory it is; answers whether it is new, and then made ready for its files.
+/// Checks whose directory it is; answers which, or nothing where it is new, and then made ready for its files.
 fn find_or_prepare(
     disk: &Arc<dyn Disk>,
     dir: &Path,
     cluster: &str,
     node: NodeId,
-) -> Result<bool, StorageError> {
+) -> Result<Option<MemberUuid>, StorageError> {
     let creating = dir.join("CREATING");
     match Identity::load(disk.as_ref(), dir)? {
         Some(identity) => {
@@ -193,11 +197,11 @@ fn find_or_prepare(
                 // The crash came after the identity was durable: the files are whole.
                 disk.remove_file(&creating).map_err(io(&creating))?;
             }
-            Ok(false)
+            Ok(Some(MemberUuid::new(identity.uuid())))
         }
         None => {
             prepare_new(disk, dir, &dir.join("log"), &dir.join("state"), &creating)?;
-            Ok(true)
+            Ok(None)
         }
     }
 }
@@ -207,25 +211,27 @@ fn open_state(
     disk: &Arc<dyn Disk>,
     dir: &Path,
     (cluster, node): (&str, NodeId),
-    is_new: bool,
+    known: Option<MemberUuid>,
     log: &Log,
     settings: MachineSettings,
-) -> Result<(Machine, Reader), StorageError> {
-    let mode = match is_new {
-        true => machine::OpenMode::Create,
-        false => machine::OpenMode::Existing,
+) -> Result<(Machine, Reader, MemberUuid), StorageError> {
+    let mode = match known {
+        None => machine::OpenMode::Create,
+        Some(_) => machine::OpenMode::Existing,
     };
     let (machine, reader) = Machine::open(Arc::clone(disk), &dir.join("state"), mode, settings)?;
-    if is_new {
-        disk.sync_dir(dir).map_err(io(dir))?;
-        let (high, low) = (env::random_u64(), env::random_u64());
-        let uuid =
-            uuid::Builder::from_random_bytes(((u128::from(high) << 64) | u128::from(low)).to_be_bytes());
-        Identity::new(cluster, node, uuid.into_uuid())?.create(disk.as_ref(), dir)?;
-        let creating = dir.join("CREATING");
-        disk.remove_file(&creating).map_err(io(&creating))?;
-        disk.sync_dir(dir).map_err(io(dir))?;
-    }
+    let member = match known {
+        Some(member) => member,
+        None => {
+            disk.sync_dir(dir).map_err(io(dir))?;
+            let uuid = identity::draw();
+            Identity::new(cluster, node, uuid)?.create(disk.as_ref(), dir)?;
+            let creating = dir.join("CREATING");
+            disk.remove_file(&creating).map_err(io(&creating))?;
+            disk.sync_dir(dir).map_err(io(dir))?;
+            MemberUuid::new(uuid)
+        }
+    };
     if let Some(purged) = log.purged()
         && machine.applied().position.is_none_or(|applied| applied < purged)
     {
@@ -239,7 +245,7 @@ fn open_state(
             purged,
         });
     }
-    Ok((machine, reader))
+    Ok((machine, reader, member))
 }
 
 /// Makes room for new files: what an interrupted first start left is removed, anything else is refused.

@@ -6,17 +6,20 @@ use bytes::Bytes;
 use openraft::raft::{
     AppendEntriesRequest, SnapshotResponse, TransferLeaderRequest, VoteRequest, VoteResponse,
 };
+use uuid::Uuid;
 
+use super::hello::{Hello, Known, Records, Stage};
 use super::log_store::{decode_entry, encode_entry};
 use super::types::{
-    Entry, EntryPayload, LeaderId, LogId, Member, Membership, ProposalData, SnapshotMeta, StoredMembership,
-    TypeConfig, Vote,
+    Entry, EntryPayload, Introduced, LeaderId, LogId, Member, Membership, ProposalData, SnapshotMeta,
+    StoredMembership, TypeConfig, Vote,
 };
 use super::wire::{
     Confirmed, ControlRequest, ControlResponse, Heartbeat, SnapshotAnswer, SnapshotHeader, decode_append,
     encode_append,
 };
 use crate::fuzzing::{Decoder, decoder_of, one_form};
+use crate::identity::{ClusterUuid, MemberUuid};
 use crate::log::LogEntry;
 use crate::model::{LogIndex, LogPosition, LogTime, NodeId, Proposal, Term};
 
@@ -59,6 +62,11 @@ pub(crate) fn decoders() -> Vec<Decoder> {
                 },
             ],
         ),
+        Decoder {
+            name: "greeting",
+            check: greeting,
+            samples: vec![hello().encode()],
+        },
         decoder_of("vote", &[vote()]),
         decoder_of("membership", &[membership()]),
         decoder_of(
@@ -92,6 +100,34 @@ pub(crate) fn decoders() -> Vec<Decoder> {
             samples: samples.collect(),
         },
     ]
+}
+
+/// What a greeting says reads back; the versions that it offers are the sender's own.
+fn greeting(bytes: &[u8]) {
+    if let Ok(hello) = Hello::decode(bytes) {
+        assert_eq!(Hello::decode(&hello.encode()), Ok(hello));
+    }
+}
+
+fn hello() -> Hello {
+    let (member, cluster) = (
+        MemberUuid::new(Uuid::from_u128(2)),
+        ClusterUuid::new(Uuid::from_u128(7)),
+    );
+    Hello {
+        node: 2,
+        member,
+        process: 300,
+        cluster: Some(cluster),
+        records: Some(Records {
+            cluster,
+            at: 300,
+            settled: true,
+        }),
+        is_member: true,
+        you: Known::Is(member),
+        stage: Stage::Formed,
+    }
 }
 
 /// Entries are carried as they are, and the message has one form.
@@ -136,7 +172,12 @@ fn log_id(index: u64) -> LogId {
 fn membership() -> Membership {
     let member = |id: u64| {
         let address = format!("node-{id}:7000").parse().ok();
-        (id, Member { address })
+        // One that has never taken part is among them.
+        let introduced = (id != 4).then(|| Introduced {
+            member: MemberUuid::new(Uuid::from_u128(u128::from(id))),
+            cluster: ClusterUuid::new(Uuid::from_u128(7)),
+        });
+        (id, Member { address, introduced })
     };
     let nodes: BTreeMap<u64, Member> = (1..=4).map(member).collect();
     #[allow(clippy::expect_used, reason = "a sample's voters are all nodes")]

@@ -96,6 +96,7 @@ mod tests {
     use super::*;
     use crate::env::{self, RealDisk};
     use crate::fault::Faults;
+    use crate::identity::MemberUuid;
     use crate::log::crash_disk::CrashDisk;
     use crate::log::{Log, LogSettings};
     use crate::machine::{Machine, MachineSettings, OpenMode};
@@ -130,6 +131,7 @@ mod tests {
         let settings = Settings::default();
         let node = RaftNode::start(RaftParts {
             id: NodeId::new(2),
+            member: MemberUuid::new(uuid::Uuid::from_u128(2)),
             log,
             machine,
             tap: None,
@@ -198,9 +200,7 @@ mod tests {
     }
 
     fn first_entry() -> Entry {
-        let member = |id: u64| Member {
-            address: Some(format!("node-{id}:1").parse().expect("an address")),
-        };
+        let member = |id: u64| Member::at(Some(format!("node-{id}:1").parse().expect("an address")));
         let members: BTreeMap<u64, Member> = (1..=5).map(|id| (id, member(id))).collect();
         let voters: BTreeSet<u64> = members.keys().copied().collect();
         Entry {

@@ -5,6 +5,9 @@
 //! Always: nothing here but a vote waits for the disk. openraft's core calls it from the one loop in which it also
 //! answers heartbeats and votes; a disk that stalls must not stop those.
 //!
+//! Always: what the state machine has applied is never replaced. A peer that would have it replaced has another history: a
+//! voter somewhere has forgotten what it acknowledged, and the node stops with what it has.
+//!
 //! Truncations and purges may return before they are durable, since the log makes everything durable in the order in which
 //! it was asked: whatever is told durable later stands on a log in which they are. A crash before that leaves what is
 //! as true as it was: entries that a leader will find in conflict again, or some that the state no longer needs.
@@ -22,9 +25,10 @@ use super::tap::{LogEvent, LogVote, Tap};
 use super::types::{
     Entry, EntryPayload, LogId, Membership, ProposalData, TypeConfig, Vote, kind, log_id, position,
 };
-use crate::env;
+use crate::env::{self, watch};
 use crate::fault::{Fault, Faults};
 use crate::log::{Completion, CrashPoint, Log, LogEntry};
+use crate::machine::Applied;
 use crate::model::{self, LogIndex, NodeId, Term};
 use crate::planted::{self, Bug};
 
@@ -35,13 +39,25 @@ const READ_BYTES_MAX: usize = 4 * 1024 * 1024;
 #[derive(Clone, Debug)]
 pub(crate) struct LogStore {
     log: Log,
+    applied: watch::Receiver<Arc<Applied>>,
     tap: Option<Arc<dyn Tap>>,
     faults: Faults,
 }
 
 impl LogStore {
-    pub(crate) fn new(log: Log, tap: Option<Arc<dyn Tap>>, faults: Faults) -> Self {
-        let store = Self { log, tap, faults };
+    /// The log of a node whose state stands where `applied` says.
+    pub(crate) fn new(
+        log: Log,
+        applied: watch::Receiver<Arc<Applied>>,
+        tap: Option<Arc<dyn Tap>>,
+        faults: Faults,
+    ) -> Self {
+        let store = Self {
+            log,
+            applied,
+            tap,
+            faults,
+        };
         store.tell(|| LogEvent::Opened {
             // One that cannot be read is a fault, which openraft meets when it asks.
             vote: store
@@ -59,6 +75,22 @@ impl LogStore {
         if let Some(tap) = &self.tap {
             tap.log(event());
         }
+    }
+
+    /// Refuses to have the entries from `from` on replaced where one of them is applied.
+    fn spare_applied(&self, from: u64, what: &str) -> Result<(), io::Error> {
+        let applied = self.applied.borrow().position;
+        let Some(applied) = applied.filter(|applied| applied.index.number() >= from) else {
+            return Ok(());
+        };
+        if planted::is(Bug::WipedNodeRejoins) {
+            return Ok(());
+        }
+        let fault = Fault::AnotherHistory {
+            detail: format!("{what} from entry {from} on, and this node has applied up to {applied}"),
+        };
+        self.faults.raise(fault.clone());
+        Err(fault.into())
     }
 
     async fn make_durable(&self, vote: &Vote) -> Result<(), io::Error> {
@@ -219,6 +251,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     {
         let entries: Vec<_> = entries.into_iter().map(|entry| encode_entry(&entry)).collect();
         let last = entries.last().map(|entry| entry.position);
+        if let Some(first) = entries.first() {
+            let what = format!("the entry {} was to be written", first.position);
+            self.spare_applied(first.position.index.number(), &what)?;
+        }
         if let Some(last) = last {
             self.tell(|| LogEvent::Appending(last));
         }
@@ -238,6 +274,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
         let span = env::span("raft.truncate");
+        let from = last.as_ref().map_or(0, |last| last.index.saturating_add(1));
+        self.spare_applied(from, "the log was to be replaced")?;
         let last = last.map(|id| LogIndex::new(id.index));
         self.tell(|| LogEvent::Truncating(last));
         Ok(self
@@ -310,4 +348,62 @@ fn corrupt(what: &str, detail: &dyn std::fmt::Display) -> io::Error {
         io::ErrorKind::InvalidData,
         format!("the log's record of {what} cannot be read: {detail}"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::log::LogSettings;
+    use crate::log::crash_disk::CrashDisk;
+    use crate::model::{LogPosition, LogTime, Revision, StateHash};
+
+    fn position(index: u64) -> LogPosition {
+        LogPosition {
+            term: Term::new(1),
+            leader: NodeId::new(1),
+            index: LogIndex::new(index),
+        }
+    }
+
+    /// The second net: whoever forgot what it acknowledged may win an election, and then has others replace what they have.
+    #[tokio::test]
+    async fn a_log_whose_applied_entries_were_to_be_replaced_stops_its_node_and_keeps_them() {
+        let log = Log::open(
+            Arc::new(CrashDisk::default()),
+            Path::new("/log"),
+            LogSettings::default().create(),
+        )
+        .expect("a log");
+        let entries = (0..8).map(|index| LogEntry {
+            position: position(index),
+            payload: bytes::Bytes::from_static(&[kind::BLANK]),
+        });
+        log.append(entries.collect(), Box::new(drop)).expect("an append");
+        let applied = watch::channel(Arc::new(Applied {
+            position: Some(position(5)),
+            membership: None,
+            revision: Revision::FIRST,
+            state_hash: StateHash(0),
+            log_time: LogTime::ZERO,
+        }))
+        .1;
+        let faults = Faults::default();
+        let mut store = LogStore::new(log.clone(), applied, None, faults.clone());
+        let after = |index| Some(log_id(position(index)));
+        store.truncate_after(after(6)).await.expect("7 is not applied");
+        store.truncate_after(after(5)).await.expect("6 is not applied");
+        assert!(store.spare_applied(6, "a test").is_ok() && !faults.is_raised());
+        for last in [after(4), None] {
+            assert!(store.truncate_after(last).await.is_err(), "{last:?}");
+        }
+        let fault = faults.first().expect("a fault");
+        assert!(
+            matches!(fault, Fault::AnotherHistory { .. }) && !fault.is_retryable(),
+            "{fault}"
+        );
+        assert_eq!(log.last(), Some(position(5)));
+        log.close().await.expect("a close");
+    }
 }

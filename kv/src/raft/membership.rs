@@ -14,12 +14,14 @@ use std::time::Duration;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{ChangeMembers, ServerState};
-use quorate_transport::Address;
+use quorate_transport::{Address, Peer};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
-use super::types::{LogId, Member, Membership, Raft, TypeConfig};
+use super::hello::Hello;
+use super::types::{Introduced, LogId, Member, Membership, Raft, TypeConfig};
 use super::{MemberState, RaftNode, leader};
 use crate::env;
+use crate::identity::{ClusterUuid, MemberUuid};
 use crate::model::{LogIndex, NodeId};
 use crate::planted::{self, Bug};
 
@@ -72,6 +74,12 @@ impl Members {
         member.address.as_ref()
     }
 
+    /// The cluster that it names.
+    fn cluster(&self) -> Option<ClusterUuid> {
+        let mut members = self.membership.nodes();
+        members.find_map(|(_, member)| Some(member.introduced?.cluster))
+    }
+
     fn votes(&self, id: NodeId) -> bool {
         self.membership.voter_ids().any(|voter| voter == id.number())
     }
@@ -86,25 +94,56 @@ impl RaftNode {
                 "0 is no node id: the first is 1".to_owned(),
             ));
         }
+        let members = Members::of(&self.raft).await?;
+        let introduced = match members.leads {
+            true => Some(self.introduction(&members, id, &address).await?),
+            // Who leads introduces it.
+            false => None,
+        };
         let _change = self.begin_change().await?;
         let members = Members::of(&self.raft).await?;
         // openraft leaves a node that it knows as it is, and says that it is done.
-        if let Some(known) = members
-            .address(id)
-            .filter(|known| members.leads && **known != address)
-        {
-            return Err(MembershipError::Refused(format!(
-                "node {id} is a member at {known} already, and an address is never changed in place: to move it to \
-                 {address}, add an empty node under a new id there, and remove node {id}"
-            )));
+        if members.leads {
+            check_address(&members, id, &address)?;
         }
         let add = ChangeMembers::AddNodes(BTreeMap::from([(
             id.number(),
             Member {
                 address: Some(address),
+                introduced,
             },
         )]));
         self.carry_out(&members, [(add, true)]).await
+    }
+
+    /// Asks the node at an address which directory it is, and whether that may be added under this id.
+    async fn introduction(
+        &self,
+        members: &Members,
+        id: NodeId,
+        address: &Address,
+    ) -> Result<Introduced, MembershipError> {
+        check_address(members, id, address)?;
+        let Some(cluster) = members.cluster() else {
+            return Err(MembershipError::Busy("the cluster is being formed".to_owned()));
+        };
+        let known = members.membership.get_node(&id.number());
+        let known = known.and_then(|member| member.introduced);
+        let peer = Peer {
+            node_id: Some(id.number()),
+            address: address.clone(),
+        };
+        match (self.acquaintance.greet(&peer).await, known) {
+            (Ok(hello), known) => may_join(id, address, cluster, known, &hello)
+                .map(|member| Introduced { member, cluster })
+                .map_err(MembershipError::Refused),
+            // It is a member already, and down at present.
+            (Err(_), Some(known)) => Ok(known),
+            (Err(error), None) => Err(MembershipError::Refused(format!(
+                "node {id} does not answer at {address}, so nobody knows which directory it is: start it there, with \
+                 --join, and add it then ({error})"
+            ))),
+        }
     }
 
     /// Gives a learner a vote, if it is near and was heard lately: the others could be too few without it.
@@ -181,6 +220,44 @@ impl RaftNode {
             ));
         }
         refused(error)
+    }
+}
+
+/// Refuses a member at another address than the one that is known.
+fn check_address(members: &Members, id: NodeId, address: &Address) -> Result<(), MembershipError> {
+    match members.address(id).filter(|known| *known != address) {
+        None => Ok(()),
+        Some(known) => Err(MembershipError::Refused(format!(
+            "node {id} is a member at {known} already, and an address is never changed in place: to move it to \
+             {address}, add an empty node under a new id there, and remove node {id}"
+        ))),
+    }
+}
+
+/// Which directory may be added under an id, as the node there says; or why none.
+///
+/// One that has taken part in this very cluster may be added again: it has forgotten nothing.
+fn may_join(
+    id: NodeId,
+    address: &Address,
+    cluster: ClusterUuid,
+    known: Option<Introduced>,
+    hello: &Hello,
+) -> Result<MemberUuid, String> {
+    if let Some(known) = known.filter(|known| known.member != hello.member) {
+        return Err(format!(
+            "node {id} is a member already, and its directory is {}; at {address} is another one, {}: add that one under \
+             a new id, or remove node {id} first",
+            known.member, hello.member
+        ));
+    }
+    let theirs = hello.cluster.or(hello.records.map(|records| records.cluster));
+    match theirs.filter(|theirs| *theirs != cluster) {
+        Some(theirs) => Err(format!(
+            "the directory of node {id} at {address} belongs to the cluster {theirs}, and this is {cluster}: start the \
+             node with an empty directory and --join"
+        )),
+        None => Ok(hello.member),
     }
 }
 
@@ -296,6 +373,7 @@ mod tests {
         let learner = |answered: Option<u64>, matched: Option<u64>| MemberState {
             id: NodeId::new(2),
             address: Some("node-2:7001".parse().expect("an address")),
+            member: None,
             voter: false,
             matched: matched.map(LogIndex::new),
             answered: answered.map(Duration::from_millis),

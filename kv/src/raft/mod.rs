@@ -3,11 +3,14 @@
 //! [`RaftNode`] is what the rest of the crate sees: propose, read index, membership, leadership, and what the
 //! metrics say, in the model's words.
 
+mod acquaintance;
 mod checkpoints;
 #[cfg(any(test, feature = "fuzzing"))]
 mod decoders;
+mod forming;
 mod freshness;
 mod heartbeat;
+mod hello;
 mod intake;
 mod log_store;
 mod membership;
@@ -32,13 +35,13 @@ pub(crate) use state_machine::{DurabilityBounds, SnapshotData, StateMachine};
 pub use tap::{LogEvent, LogVote, Tap};
 pub(crate) use types::{Member, ProposalData};
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver as _;
-use openraft::errors::{ClientWriteError, InitializeError, RaftError};
+use openraft::errors::ClientWriteError;
 use openraft::metrics::RaftServerMetrics;
 use openraft::{Config, ServerState, SnapshotPolicy};
 use quorate_transport::{Address, Class, Incoming, Role, Transport};
@@ -46,12 +49,14 @@ use tokio::sync::Mutex;
 
 use crate::env::{self, Disk, Instant};
 use crate::fault::{Fault, Faults};
+use crate::identity::{ClusterUuid, MemberUuid};
 use crate::log::Log;
 use crate::machine::{EntryOutcome, Machine, Reader};
 use crate::model::{LogIndex, NodeId, Term};
 use crate::node::{RaftSettings, Timing};
 use crate::planted::{self, Bug};
 use crate::tasks::Tasks;
+use acquaintance::{Acquaintance, Own};
 use freshness::{Freshness, confirmed_by_quorum};
 use log_store::LogStore;
 use membership::finish_joint;
@@ -64,6 +69,8 @@ use types::{Callback, Raft, TypeConfig};
 /// What a node's Raft part is started from.
 pub(crate) struct RaftParts {
     pub id: NodeId,
+    /// Which directory the node's is.
+    pub member: MemberUuid,
     pub log: Log,
     pub machine: Machine,
     pub tap: Option<Arc<dyn Tap>>,
@@ -82,6 +89,7 @@ pub(crate) struct RaftNode {
     raft: Raft,
     machine: StateMachine,
     log: Log,
+    acquaintance: Acquaintance,
     freshness: Arc<Freshness>,
     rounds: ReadRounds,
     witness: Witness,
@@ -121,6 +129,8 @@ pub(crate) enum Proposed {
 pub(crate) struct MemberState {
     pub id: NodeId,
     pub address: Option<Address>,
+    /// Which directory it is; `None` for one that was not introduced yet.
+    pub member: Option<MemberUuid>,
     pub voter: bool,
     /// How far the leader knows this member's log; `None` on followers and where nothing is known yet.
     pub matched: Option<LogIndex>,
@@ -132,6 +142,8 @@ pub(crate) struct MemberState {
 /// A glance at the Raft part.
 #[derive(Debug, Clone)]
 pub(crate) struct RaftState {
+    /// The cluster that the node belongs to, once it knows that it does.
+    pub cluster: Option<ClusterUuid>,
     pub term: Term,
     pub role: Part,
     pub leader: Option<NodeId>,
@@ -208,16 +220,22 @@ impl RaftNode {
             parts.faults.clone(),
         );
         let leading = Leading::default();
+        let own = Own {
+            node: parts.id.number(),
+            member: parts.member,
+            process: env::random_u64(),
+        };
+        let acquaintance = Acquaintance::new(own, Arc::clone(&parts.transport), parts.faults.clone());
         let network = NetworkFactory {
             own_id: parts.id.number(),
-            transport: Arc::clone(&parts.transport),
+            acquaintance: acquaintance.clone(),
             log: parts.log.clone(),
             applied: machine.applied(),
             stall_max: parts.timing.failover_min,
             faults: parts.faults.clone(),
             leading: leading.clone(),
         };
-        let store = LogStore::new(parts.log.clone(), tap, parts.faults.clone());
+        let store = LogStore::new(parts.log.clone(), machine.applied(), tap, parts.faults.clone());
         let started = Raft::new(
             parts.id.number(),
             Arc::new(config),
@@ -232,13 +250,18 @@ impl RaftNode {
                 return Err(stopped(&error));
             }
         };
+        // Until the core has answered, its metrics are those of a node that has nothing: nobody may be told so.
+        if let Err(error) = raft.is_initialized().await {
+            machine.close().await;
+            return Err(stopped(&error));
+        }
         let tasks = Tasks::new(parts.faults.clone());
         leading.runs(raft.metrics());
+        acquaintance.runs(raft.metrics());
         let freshness: Arc<Freshness> = Arc::default();
-        let transport = Arc::clone(&parts.transport);
         let (rounds, run) = ReadRounds::new(
             raft.clone(),
-            transport,
+            acquaintance.clone(),
             Arc::clone(&freshness),
             parts.timing.failover_min,
         );
@@ -248,6 +271,7 @@ impl RaftNode {
             raft: raft.clone(),
             own_id: parts.id.number(),
             transport: Arc::clone(&parts.transport),
+            acquaintance: acquaintance.clone(),
             witness: witness.clone(),
             freshness: Arc::clone(&freshness),
             heartbeat: parts.timing.heartbeat,
@@ -256,7 +280,7 @@ impl RaftNode {
         let step_down = StepDown {
             raft: raft.clone(),
             own_id: parts.id.number(),
-            transport: Arc::clone(&parts.transport),
+            acquaintance: acquaintance.clone(),
             heartbeat: parts.timing.heartbeat,
             lease: parts.timing.lease(),
             patience: parts.timing.election_timeout_min(),
@@ -266,6 +290,14 @@ impl RaftNode {
         tasks.spawn("stop-on-fault", stop_on_fault(raft.clone(), parts.faults.clone()));
         let changing = Arc::default();
         tasks.spawn("finish-joint", finish_joint(raft.clone(), Arc::clone(&changing)));
+        let introducing = forming::introduce(raft.clone(), acquaintance.clone(), Arc::clone(&changing));
+        tasks.spawn("introduce", introducing);
+        tasks.spawn(
+            "acquaint",
+            forming::keep_acquainted(raft.clone(), acquaintance.clone(), Arc::clone(&freshness)),
+        );
+        let removed = forming::stop_when_removed(raft.clone(), own, parts.faults.clone());
+        tasks.spawn("stop-when-removed", removed);
         let keeper = keep_durable(
             machine.clone(),
             raft.clone(),
@@ -283,6 +315,7 @@ impl RaftNode {
             raft,
             machine,
             log: parts.log,
+            acquaintance,
             freshness,
             rounds,
             witness,
@@ -298,6 +331,11 @@ impl RaftNode {
         &self.machine
     }
 
+    /// Which directory the node's is.
+    pub(crate) fn member(&self) -> MemberUuid {
+        self.acquaintance.own().member
+    }
+
     /// Hands a peer's stream to what serves its class. Returns it when the class is not Raft's.
     pub(crate) async fn serve(self: &Arc<Self>, incoming: Incoming) {
         let Role::Node(from) = incoming.from.role else {
@@ -309,16 +347,6 @@ impl RaftNode {
             Class::Append => serve::append(node, from, incoming.stream).await,
             Class::Bulk => serve::snapshot(node, from, incoming.stream).await,
             Class::Client => {}
-        }
-    }
-
-    /// Forms the group, if this node's log is empty. All of `members` may do so, in any order.
-    pub(crate) async fn form(&self, members: &BTreeMap<NodeId, Member>) -> Result<(), MembershipError> {
-        let members: BTreeMap<u64, Member> = members.iter().map(|(id, m)| (id.number(), m.clone())).collect();
-        match self.raft.initialize(members).await {
-            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
-            Err(RaftError::APIError(error)) => Err(MembershipError::Refused(error.to_string())),
-            Err(RaftError::Fatal(fatal)) => Err(MembershipError::Stopped(fatal.to_string())),
         }
     }
 
@@ -425,6 +453,7 @@ impl RaftNode {
         let members = membership.nodes().map(|(id, member)| MemberState {
             id: NodeId::new(*id),
             address: member.address.clone(),
+            member: member.introduced.map(|introduced| introduced.member),
             voter: voters.contains(id),
             matched: metrics
                 .replication
@@ -446,6 +475,7 @@ impl RaftNode {
         let fault = self.faults.first().map(|fault| fault.to_string());
         let stopped = fault.or(metrics.running_state.as_ref().err().map(ToString::to_string));
         RaftState {
+            cluster: acquaintance::cluster_of(&metrics.committed_membership_config),
             term: Term::new(metrics.current_term),
             role: match metrics.state {
                 _ if stopped.is_some() => Part::Stopped,

@@ -21,8 +21,9 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RaftMetrics, RaftNetworkFactory};
-use quorate_transport::{Class, MessageReceiver, Peer, Transport, TransportError};
+use quorate_transport::{Class, Peer, TransportError};
 
+use super::acquaintance::{Acquaintance, Greeted, Opened};
 use super::freshness::{Echoes, confirmed_by_quorum};
 use super::state_machine::SnapshotData;
 use super::types::{LogId, Member, Snapshot, TypeConfig, Vote};
@@ -39,7 +40,7 @@ use crate::model::{self, LogIndex, LogPosition};
 #[derive(Clone, Debug)]
 pub(crate) struct NetworkFactory {
     pub(crate) own_id: u64,
-    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) acquaintance: Acquaintance,
     /// What is sent comes from here.
     pub(crate) log: Log,
     /// How far the state here has come.
@@ -81,7 +82,7 @@ pub(crate) struct Link {
     own_id: u64,
     target: u64,
     peer: Peer,
-    transport: Arc<dyn Transport>,
+    acquaintance: Acquaintance,
     log: Log,
     applied: watch::Receiver<Arc<Applied>>,
     stall_max: Duration,
@@ -99,7 +100,7 @@ impl NetworkFactory {
             own_id: self.own_id,
             target,
             peer: node.peer(target),
-            transport: Arc::clone(&self.transport),
+            acquaintance: self.acquaintance.clone(),
             log: self.log.clone(),
             applied: self.applied.clone(),
             stall_max: self.stall_max,
@@ -150,14 +151,14 @@ impl Drop for Timed {
 /// A control stream on which no answer is owed, and the answers that came on it.
 #[derive(Debug)]
 pub(crate) struct ControlStream {
-    stream: quorate_transport::Stream,
+    stream: Opened,
     echoes: Echoes,
 }
 
 impl ControlStream {
-    async fn open(transport: &Arc<dyn Transport>, peer: &Peer) -> Result<Self, TransportError> {
+    async fn open(acquaintance: &Acquaintance, peer: &Peer) -> Result<Self, TransportError> {
         Ok(Self {
-            stream: transport.open(peer, Class::Control).await?,
+            stream: acquaintance.open(peer, Class::Control).await?,
             echoes: Echoes::default(),
         })
     }
@@ -176,7 +177,7 @@ impl ControlStream {
 /// Asks a node's control stream one thing, on the cached stream or a new one. A stream that did not answer
 /// is dropped, since a later answer on it would be taken for another's.
 pub(crate) async fn ask_control(
-    transport: &Arc<dyn Transport>,
+    acquaintance: &Acquaintance,
     peer: &Peer,
     cached: &mut Option<ControlStream>,
     request: impl Fn(&Echoes) -> ControlRequest,
@@ -187,7 +188,7 @@ pub(crate) async fn ask_control(
         *cached = Some(stream);
         return Ok(answer);
     }
-    let mut stream = ControlStream::open(transport, peer).await?;
+    let mut stream = ControlStream::open(acquaintance, peer).await?;
     let answer = stream.ask(&request(&stream.echoes)).await?;
     *cached = Some(stream);
     Ok(answer)
@@ -256,7 +257,7 @@ impl Link {
         ttl: Duration,
     ) -> Result<ControlResponse, RPCError<TypeConfig>> {
         let control = self.control.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let asked = ask_control(&self.transport, &self.peer, control, request);
+        let asked = ask_control(&self.acquaintance, &self.peer, control, request);
         match env::timeout(ttl, asked).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(rpc_error(&error)),
@@ -341,7 +342,7 @@ impl openraft::RaftNetworkV2<TypeConfig> for Link {
                 return Err(RPCError::Network(NetworkError::from_string(PURGED)));
             }
             let ttl = option.soft_ttl().max(self.stall_max);
-            let opened = env::timeout(ttl, self.transport.open(&self.peer, Class::Append)).await;
+            let opened = env::timeout(ttl, self.acquaintance.open(&self.peer, Class::Append)).await;
             let opened = match opened {
                 Ok(opened) => opened.map_err(|e| rpc_error(&e))?,
                 Err(env::Elapsed) => {
@@ -442,9 +443,8 @@ impl openraft::RaftNetworkV2<TypeConfig> for Link {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let transport = Arc::clone(&self.transport);
         let sending = pin!(send_snapshot(
-            transport,
+            &self.acquaintance,
             &self.peer,
             vote,
             snapshot,
@@ -484,7 +484,7 @@ impl openraft::RaftNetworkV2<TypeConfig> for Link {
 
 /// The answers on an append stream, in the order of the requests.
 struct Answers {
-    receiver: MessageReceiver,
+    receiver: Greeted,
     sent: Arc<AtomicU64>,
     received: u64,
     stall_max: Duration,
@@ -521,7 +521,7 @@ impl Answers {
 }
 
 async fn send_snapshot(
-    transport: Arc<dyn Transport>,
+    acquaintance: &Acquaintance,
     peer: &Peer,
     vote: Vote,
     snapshot: Snapshot,
@@ -535,7 +535,16 @@ async fn send_snapshot(
     };
     let _span = env::span("snapshot.send");
     let streaming = |e: TransportError| StreamingError::from(rpc_error(&e));
-    let mut stream = transport.open(peer, Class::Bulk).await.map_err(streaming)?;
+    let mut stream = acquaintance.open(peer, Class::Bulk).await.map_err(streaming)?;
+    // A whole state is not sent to who may not have it.
+    match env::timeout(stall_max, stream.receiver.greeted()).await {
+        Ok(greeted) => greeted.map_err(streaming)?,
+        Err(env::Elapsed) => {
+            return Err(StreamingError::Network(NetworkError::from_string(
+                "the receiver does not greet",
+            )));
+        }
+    }
     let header = SnapshotHeader {
         vote,
         meta: snapshot.meta,

@@ -17,8 +17,9 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use openraft::ReadPolicy;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{LinearizableReadError, RaftError};
-use quorate_transport::{Address, Peer, Transport};
+use quorate_transport::{Address, Peer};
 
+use super::acquaintance::Acquaintance;
 use super::freshness::Freshness;
 use super::network::{ControlStream, ask_control};
 use super::rounds::{ROUNDS_MAX, RoundId, Rounds};
@@ -107,7 +108,7 @@ enum Step {
 /// What the questions share.
 struct Asking {
     raft: Raft,
-    transport: Arc<dyn Transport>,
+    acquaintance: Acquaintance,
     /// How long a leader may take to answer.
     patience: Duration,
     /// Streams to a leader on which no answer is owed. Taken for a question and put back: as many as rounds at most.
@@ -117,14 +118,14 @@ struct Asking {
 impl ReadRounds {
     pub(super) fn new(
         raft: Raft,
-        transport: Arc<dyn Transport>,
+        acquaintance: Acquaintance,
         freshness: Arc<Freshness>,
         patience: Duration,
     ) -> (Self, RoundsTask) {
         let (tx, rx) = mpsc::channel(QUEUE);
         let asking = Arc::new(Asking {
             raft,
-            transport,
+            acquaintance,
             patience,
             streams: Mutex::default(),
         });
@@ -302,7 +303,9 @@ impl Asking {
 
     async fn ask(&self, leader: NodeId, peer: &Peer) -> Option<Option<LogIndex>> {
         let mut stream = self.stream_to(leader);
-        let asked = ask_control(&self.transport, peer, &mut stream, |_| ControlRequest::ReadIndex);
+        let asked = ask_control(&self.acquaintance, peer, &mut stream, |_| {
+            ControlRequest::ReadIndex
+        });
         let answer = env::timeout(self.patience, asked).await;
         if let Some(stream) = stream {
             self.put_back(leader, stream);

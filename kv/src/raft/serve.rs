@@ -7,6 +7,7 @@ use futures_util::{StreamExt, stream};
 use openraft::raft::{AppendEntriesRequest, StreamAppendResult};
 use quorate_transport::{MessageReceiver, Stream};
 
+use super::acquaintance::Met;
 use super::freshness::Echoes;
 use super::heartbeat;
 use super::intake::{Intake, committed_with};
@@ -23,7 +24,13 @@ const CHUNK_QUEUE: usize = 2;
 /// Answers a peer's control stream until it ends.
 pub(crate) async fn control(node: Arc<RaftNode>, from: u64, mut stream: Stream) {
     let mut echoes = Echoes::default();
+    let Some(mut met) = node.acquaintance.welcome(from, &mut stream).await else {
+        return end(stream).await;
+    };
     while let Ok(Some(message)) = stream.receiver.receive().await {
+        if !met.still_fits() {
+            return end(stream).await;
+        }
         let answer = match model::decode::<ControlRequest>(&message) {
             Ok(request) => answer_control(&node, from, request, &echoes).await,
             Err(error) => ControlResponse::Refused(error.to_string()),
@@ -33,6 +40,11 @@ pub(crate) async fn control(node: Arc<RaftNode>, from: u64, mut stream: Stream) 
             return;
         }
     }
+}
+
+/// Ends a stream so that what was sent last still arrives.
+async fn end(stream: Stream) {
+    let _gone = stream.sender.finish().await;
 }
 
 async fn answer_control(
@@ -101,11 +113,14 @@ fn refuse(from: u64, vote: &Vote) -> ControlResponse {
 
 /// Takes a leader's entries until the stream ends, answering each message in order after its entries are
 /// durable here.
-pub(crate) async fn append(node: Arc<RaftNode>, from: u64, stream: Stream) {
+pub(crate) async fn append(node: Arc<RaftNode>, from: u64, mut stream: Stream) {
+    let Some(met) = node.acquaintance.welcome(from, &mut stream).await else {
+        return end(stream).await;
+    };
     let Stream { mut sender, receiver } = stream;
     let intake = Intake::new(node.log.clone(), node.machine.applied());
     let unanswered = intake.unanswered();
-    let requests = requests(receiver, from, intake);
+    let requests = requests(receiver, from, met, intake);
     let mut answers = Box::pin(node.raft.stream_append(requests));
     let mut ready = Vec::new();
     while let Some(answer) = answers.next().await {
@@ -136,34 +151,44 @@ fn own(message: Bytes) -> Bytes {
 }
 
 /// The messages of an append stream as requests; ends with the stream or at the first that is malformed or
-/// in another's name.
+/// in another's name, or of who is not whom the members know any more.
 fn requests(
     receiver: MessageReceiver,
     from: u64,
+    met: Met,
     intake: Intake,
 ) -> impl futures_util::Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + 'static {
-    stream::unfold((receiver, intake), move |(mut receiver, mut intake)| async move {
-        let message = own(receiver.receive().await.ok()??);
-        match decode_append(&message) {
-            Ok(request) if request.vote.leader_id.node_id == from => {
-                intake.admit(message.len(), committed_with(&request)).await;
-                Some((request, (receiver, intake)))
+    stream::unfold(
+        (receiver, met, intake),
+        move |(mut receiver, mut met, mut intake)| async move {
+            let message = own(receiver.receive().await.ok()??);
+            if !met.still_fits() {
+                return None;
             }
-            Ok(request) => {
-                refuse(from, &request.vote);
-                None
+            match decode_append(&message) {
+                Ok(request) if request.vote.leader_id.node_id == from => {
+                    intake.admit(message.len(), committed_with(&request)).await;
+                    Some((request, (receiver, met, intake)))
+                }
+                Ok(request) => {
+                    refuse(from, &request.vote);
+                    None
+                }
+                Err(error) => {
+                    tracing::warn!(from, %error, "an append message cannot be read");
+                    None
+                }
             }
-            Err(error) => {
-                tracing::warn!(from, %error, "an append message cannot be read");
-                None
-            }
-        }
-    })
+        },
+    )
 }
 
 /// Receives a snapshot into a file, verifies it, and has openraft install it.
 pub(crate) async fn snapshot(node: Arc<RaftNode>, from: u64, mut stream: Stream) {
     let _span = env::span("snapshot.receive");
+    if node.acquaintance.welcome(from, &mut stream).await.is_none() {
+        return end(stream).await;
+    }
     let answer = match receive_snapshot(&node, from, &mut stream.receiver).await {
         Ok((vote, snapshot)) => match install(&node.raft, vote, snapshot).await {
             Ok(response) => {

@@ -10,15 +10,14 @@
 //! Always: silence is counted in looks that this node really made, so that a process that was paused itself gives its
 //! quorum as much time as it gives itself. A sole voter never steps down.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future;
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::raft::{TransferLeaderRequest, VoteRequest};
-use quorate_transport::Transport;
 
+use super::acquaintance::Acquaintance;
 use super::network::ask_control;
 use super::types::{LogId, Membership, Raft, Vote};
 use super::wire::ControlRequest;
@@ -57,7 +56,7 @@ impl Silence {
 pub(super) struct StepDown {
     pub raft: Raft,
     pub own_id: u64,
-    pub transport: Arc<dyn Transport>,
+    pub acquaintance: Acquaintance,
     pub heartbeat: Duration,
     /// How long a quorum may be silent.
     pub lease: Duration,
@@ -157,7 +156,7 @@ impl StepDown {
             Some(async move {
                 let mut stream = None;
                 let tell = |_: &_| ControlRequest::TransferLeader(request.clone());
-                let asked = ask_control(&self.transport, &peer, &mut stream, tell);
+                let asked = ask_control(&self.acquaintance, &peer, &mut stream, tell);
                 // Who cannot be told waits for its lease to end.
                 let _untold = env::timeout(self.patience, asked).await;
             })

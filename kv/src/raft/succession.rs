@@ -25,6 +25,7 @@ use openraft::metrics::RaftServerMetrics;
 use openraft::raft::TransferLeaderRequest;
 use quorate_transport::{Peer, Transport};
 
+use super::acquaintance::Acquaintance;
 use super::freshness::Freshness;
 use super::network::ask_control;
 use super::types::{LogId, Raft, TypeConfig, Vote};
@@ -78,6 +79,7 @@ pub(super) struct Succession {
     pub raft: Raft,
     pub own_id: u64,
     pub transport: Arc<dyn Transport>,
+    pub acquaintance: Acquaintance,
     pub witness: Witness,
     pub freshness: Arc<Freshness>,
     pub heartbeat: Duration,
@@ -260,7 +262,7 @@ impl Succession {
             .map(|(id, peer)| async move {
                 let mut stream = None;
                 let request = |_: &_| ControlRequest::LeaderEnded { vote };
-                match ask_control(&self.transport, peer, &mut stream, request).await {
+                match ask_control(&self.acquaintance, peer, &mut stream, request).await {
                     Ok(ControlResponse::LeaderEnded { ended: true, last }) => Some((*id, last)),
                     _ => None,
                 }

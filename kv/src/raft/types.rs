@@ -8,6 +8,7 @@ use quorate_transport::{Address, Peer};
 use serde::{Deserialize, Serialize};
 
 use crate::env;
+use crate::identity::{ClusterUuid, MemberUuid};
 use crate::machine::EntryOutcome;
 use crate::model::{self, LogIndex, LogPosition, NodeId, Proposal, Term};
 
@@ -54,9 +55,31 @@ pub struct Member {
     /// Where its peers and clients reach it; `None` for a node without a network. As a text `host:port`, empty for none.
     #[serde(with = "place")]
     pub address: Option<Address>,
+    /// Which directory it is; `None` for one that was not introduced yet, and so has never taken part.
+    pub introduced: Option<Introduced>,
+}
+
+/// Which directory a member is, and of which cluster. Every member of a membership that has any names the same cluster.
+///
+/// That the cluster is founded and who its members are is one entry: there is no state in which the one is known without
+/// the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Introduced {
+    /// The directory.
+    pub member: MemberUuid,
+    /// The cluster.
+    pub cluster: ClusterUuid,
 }
 
 impl Member {
+    /// One that was not introduced yet.
+    pub(crate) fn at(address: Option<Address>) -> Self {
+        Self {
+            address,
+            introduced: None,
+        }
+    }
+
     /// How it is reached. A member without a network is nowhere: no name under `invalid` is ever known (RFC 6761, 6.4).
     pub(crate) fn peer(&self, id: u64) -> Peer {
         let nowhere = || "nowhere.invalid:1".parse().expect("an address");

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_kv::machine::Payload;
 use quorate_kv::model::LogIndex;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::taps::Agreement;
 use super::{Rule, Violation};
@@ -14,8 +14,17 @@ use super::{Rule, Violation};
 pub struct Membership {
     /// The voters; two sets while a change is under way.
     pub voters: Vec<BTreeSet<u64>>,
-    /// Everyone, learners too, with their addresses.
-    pub members: BTreeMap<u64, String>,
+    /// Everyone, learners too.
+    pub members: BTreeMap<u64, Member>,
+}
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Where it is reached.
+    pub address: String,
+    /// Which directory it is, and of which cluster; nothing for one that has not appeared yet.
+    pub introduced: Option<([u8; 16], [u8; 16])>,
 }
 
 impl Membership {
@@ -69,8 +78,48 @@ pub fn promotion(agreement: &Agreement, node: u64) -> Option<LogIndex> {
     })
 }
 
-/// Judges the members that a cluster which had all the time that it needed is left with.
+/// Judges all members that there ever were, and those that a cluster which had all the time that it needed is left with.
 pub fn judge(agreement: &Agreement) -> Vec<Violation> {
+    let mut violations = judge_last(agreement);
+    let memberships = agreement.entries().iter();
+    violations.extend(judge_identities(memberships.filter_map(
+        |(index, agreed)| match &agreed.entry.payload {
+            Payload::Membership(bytes) => Some((*index, Membership::decode(bytes)?)),
+            Payload::Blank | Payload::Proposal(_) => None,
+        },
+    )));
+    violations
+}
+
+/// One cluster, from the first entry on; and whoever is a member stays the directory that it is.
+fn judge_identities(memberships: impl IntoIterator<Item = (LogIndex, Membership)>) -> Option<Violation> {
+    let mut clusters = BTreeSet::new();
+    let mut known: BTreeMap<u64, [u8; 16]> = BTreeMap::new();
+    for (index, membership) in memberships {
+        let mut now = BTreeMap::new();
+        for (id, member) in &membership.members {
+            let Some((directory, cluster)) = member.introduced else {
+                continue;
+            };
+            clusters.insert(cluster);
+            now.insert(*id, directory);
+            if known.get(id).is_some_and(|before| *before != directory) {
+                let what =
+                    format!("node {id} became another directory in entry {index}, and was a member before");
+                return Some(Violation::new(Rule::OneDirectory, what));
+            }
+        }
+        if clusters.len() != 1 || now.is_empty() {
+            let what =
+                format!("the members of entry {index} name no cluster, or another one: {membership:?}");
+            return Some(Violation::new(Rule::OneDirectory, what));
+        }
+        known = now;
+    }
+    None
+}
+
+fn judge_last(agreement: &Agreement) -> Vec<Violation> {
     match last(agreement) {
         Err(violation) => vec![violation],
         Ok(Some((index, membership))) if membership.is_joint() => {
@@ -81,5 +130,51 @@ pub fn judge(agreement: &Agreement) -> Vec<Violation> {
             vec![Violation::new(Rule::NoJointLeft, what)]
         }
         Ok(_) => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Entries, each with members as (id, directory, cluster).
+    fn judged(entries: &[&[(u64, u8, u8)]]) -> Option<Violation> {
+        let member = |(id, directory, cluster): &(u64, u8, u8)| {
+            let introduced = (*directory > 0).then_some(([*directory; 16], [*cluster; 16]));
+            let address = String::new();
+            (*id, Member { address, introduced })
+        };
+        judge_identities((0..).zip(entries).map(|(index, members)| {
+            let members: BTreeMap<u64, Member> = members.iter().map(member).collect();
+            let voters = vec![members.keys().copied().collect()];
+            (LogIndex::new(index), Membership { voters, members })
+        }))
+    }
+
+    #[test]
+    fn a_member_that_becomes_another_directory_and_a_second_cluster_are_seen() {
+        let good: [&[&[(u64, u8, u8)]]; 3] = [
+            &[&[(1, 11, 7), (2, 0, 0)], &[(1, 11, 7), (2, 22, 7)]],
+            // Removed, and added as another.
+            &[
+                &[(1, 11, 7), (2, 22, 7)],
+                &[(1, 11, 7)],
+                &[(1, 11, 7), (2, 33, 7)],
+            ],
+            &[],
+        ];
+        for entries in good {
+            assert_eq!(judged(entries), None);
+        }
+        let bad: [&[&[(u64, u8, u8)]]; 4] = [
+            &[&[(1, 11, 7), (2, 22, 7)], &[(1, 11, 7), (2, 33, 7)]],
+            &[&[(1, 11, 7)], &[(1, 11, 8)]],
+            &[&[(1, 11, 7), (2, 22, 8)]],
+            &[&[(1, 0, 0)]],
+        ];
+        for entries in bad {
+            let found = judged(entries).map(|violation| violation.rule);
+            assert_eq!(found, Some(Rule::OneDirectory), "{entries:?}");
+        }
     }
 }

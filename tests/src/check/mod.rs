@@ -45,6 +45,8 @@ pub enum Rule {
     /// What a log told durable, votes before all, is there when its node starts again; no entry is there whose leader
     /// the vote does not know.
     DurableLog,
+    /// A member is one directory for as long as it is a member, and all members name one cluster.
+    OneDirectory,
     /// No change of voters is left in the middle.
     NoJointLeft,
     /// A node that gets a vote has the log, but for the few entries that it may lack.

@@ -31,6 +31,7 @@ use quorate_kv::log::LogOpenError;
 use quorate_kv::machine::MachineOpenError;
 use quorate_kv::model::{Limits, LogIndex, Revision, StateHash, Term};
 use quorate_kv::node::{NodeRole, StartError, Status, StorageError};
+use quorate_kv::planted::{self, Bug};
 use quorate_kv::{Client, Node};
 use quorate_transport::memory::MemoryNetwork;
 use quorate_transport::{ClusterId, Identity, Transport};
@@ -188,6 +189,8 @@ struct Seen {
     moving_leader: bool,
     /// Nodes that stopped by themselves, and have not been started again.
     stopped: BTreeMap<u32, String>,
+    /// Nodes that came back under their ids without their directories, and what they said of being refused.
+    wiped: BTreeMap<u32, Option<String>>,
     /// Nodes that are to stop as planned.
     asked_to_stop: BTreeSet<u32>,
     /// Nodes that have, and whose hosts nobody has switched off since.
@@ -310,8 +313,13 @@ impl Cluster {
             .node_id(u64::from(number))
             .transport(transport)
             .disk(Arc::new(host.disk()))
-            .tap(self.record.started(number))
             .settings(self.plan.settings());
+        // Of who lost its directory nothing is left that its log had promised; it must take no part any more.
+        let is_wiped = lock(&self.seen).wiped.contains_key(&number);
+        let builder = match is_wiped {
+            true => builder,
+            false => builder.tap(self.record.started(number)),
+        };
         let builder = match number <= self.plan.nodes {
             true => builder.peers((1..=self.plan.nodes).map(|n| (u64::from(n), address(n)))),
             false => builder.join(),
@@ -344,7 +352,9 @@ impl Cluster {
                         }
                         let status = node.status();
                         let stopped = status.role == NodeRole::Stopped;
-                        record.status(&status);
+                        if !is_wiped {
+                            record.status(&status);
+                        }
                         let now = Duration::from_nanos(world.now());
                         let told = lock(&seen).take(number, status, now);
                         if let Some(told) = told {
@@ -532,6 +542,11 @@ impl Seen {
                 self.broken.get_or_insert((number, what));
             }
         }
+        let is_wiped = self.wiped.contains_key(&number);
+        if is_wiped && (status.applied.is_some() || status.role == NodeRole::Leader) {
+            let what = format!("it lost its directory, and takes part under its id again: {status:?}");
+            self.broken.get_or_insert((number, what));
+        }
         if status.role == NodeRole::Stopped {
             let fault = status
                 .fault
@@ -541,6 +556,18 @@ impl Seen {
                 && fault.starts_with("corruption: ")
             {
                 found.get_or_insert_with(|| fault.clone());
+            }
+            if let Some(refused) = self.wiped.get_mut(&number)
+                && fault.contains(ANOTHER_DIRECTORY)
+            {
+                refused.get_or_insert_with(|| fault.clone());
+            }
+            let is_another = [ANOTHER_DIRECTORY, "another history", "two clusters of one name"]
+                .iter()
+                .any(|words| fault.contains(words));
+            if is_another && !is_wiped && !planted::is(Bug::WipedNodeRejoins) {
+                let what = format!("it has lost nothing, and is taken for another: {fault}");
+                self.broken.get_or_insert((number, what));
             }
             self.stopped.insert(number, fault);
         }
@@ -588,6 +615,9 @@ impl Seen {
         }
     }
 }
+
+/// What a node says that is not the directory which the cluster knows under its id.
+const ANOTHER_DIRECTORY: &str = "another directory";
 
 /// Whether a node met what was done to its disk, and nothing else.
 fn is_of_a_fault(told: &str) -> bool {

@@ -323,3 +323,26 @@ fn every_kind_of_damage_is_refused_and_leaves_state_and_directory_as_they_were()
         target.verify();
     }
 }
+
+#[test]
+fn a_snapshot_of_another_history_is_told_by_its_place() {
+    use crate::model::{LogIndex, LogPosition, NodeId, Term};
+
+    let at = |term, index| LogPosition {
+        term: Term::new(term),
+        leader: NodeId::new(1),
+        index: LogIndex::new(index),
+    };
+    let cases = [
+        ("the same", at(2, 5), at(2, 5), true),
+        ("later in the same term", at(2, 5), at(2, 9), true),
+        ("later in a later term", at(2, 5), at(3, 9), true),
+        ("another entry at the same place", at(2, 5), at(3, 5), false),
+        ("earlier of a later term", at(2, 5), at(3, 4), false),
+        ("later of an earlier term", at(2, 5), at(1, 9), false),
+    ];
+    for (case, one, other, expected) in cases {
+        assert_eq!(crate::machine::are_of_one_history(one, other), expected, "{case}");
+        assert_eq!(crate::machine::are_of_one_history(other, one), expected, "{case}");
+    }
+}

@@ -66,7 +66,7 @@ pub const REQUIRED_FROM_SEEDS: u64 = 200;
 ///
 /// Purging takes a few syncs, so that only faults which wait for it meet it; truncating is rare besides, with 30 of them in
 /// 200 seeds, and no fault is sure to.
-const REQUIRED: [(Kind, &[Phase]); 24] = {
+const REQUIRED: [(Kind, &[Phase]); 26] = {
     use Phase::{FreshLeader, Membership, NoLeader, Purging, Replay, Snapshot, Steady, Transfer};
     [
         (Kind::Kill, &[Steady, Membership, Purging]),
@@ -95,6 +95,8 @@ const REQUIRED: [(Kind, &[Phase]); 24] = {
         (Kind::Replace, &[Steady]),
         (Kind::BitRot, &[Steady]),
         (Kind::RotUnderNode, &[Steady]),
+        (Kind::WipeWhole, &[Steady]),
+        (Kind::ReuseId, &[Steady]),
         (Kind::MoveLeader, &[FreshLeader, Steady, Transfer]),
     ]
 };

@@ -291,6 +291,8 @@ fn fault(random: &mut Rng, plan: &Plan, kind: Kind) -> Fault {
         Kind::Replace => Fault::Replace { target },
         Kind::BitRot => Fault::BitRot { target },
         Kind::RotUnderNode => Fault::RotUnderNode { target },
+        Kind::WipeWhole => Fault::WipeWhole { target },
+        Kind::ReuseId => Fault::ReuseId { target },
         Kind::MoveLeader => Fault::MoveLeader,
     }
 }

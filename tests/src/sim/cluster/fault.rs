@@ -219,6 +219,17 @@ pub enum Fault {
         /// Which.
         target: Target,
     },
+    /// A host's whole disk is lost, and its node starts again under its old id. It must be refused and stop; then a node on
+    /// a fresh host takes its place, under a new id.
+    WipeWhole {
+        /// Which.
+        target: Target,
+    },
+    /// A node is taken out, and an empty one starts under its id, which nobody adds. It must take no part.
+    ReuseId {
+        /// Which.
+        target: Target,
+    },
     /// Leadership is handed on.
     MoveLeader,
 }
@@ -277,12 +288,14 @@ pub enum Kind {
     Replace,
     BitRot,
     RotUnderNode,
+    WipeWhole,
+    ReuseId,
     MoveLeader,
 }
 
 impl Kind {
     /// All, in the order of the table.
-    pub const ALL: [Kind; 24] = [
+    pub const ALL: [Kind; 26] = [
         Kind::Kill,
         Kind::PowerLoss,
         Kind::Pause,
@@ -306,6 +319,8 @@ impl Kind {
         Kind::Replace,
         Kind::BitRot,
         Kind::RotUnderNode,
+        Kind::WipeWhole,
+        Kind::ReuseId,
         Kind::MoveLeader,
     ];
 
@@ -335,6 +350,8 @@ impl Kind {
             Kind::Replace => "replace",
             Kind::BitRot => "bit-rot",
             Kind::RotUnderNode => "rot-under-node",
+            Kind::WipeWhole => "wipe-whole",
+            Kind::ReuseId => "reuse-id",
             Kind::MoveLeader => "move-leader",
         }
     }
@@ -365,6 +382,8 @@ impl Kind {
             Kind::Replace => "a disk is lost, a node under a new id takes the place",
             Kind::BitRot => "a bit flips on the disk of a node that has stopped, which notices it",
             Kind::RotUnderNode => "a bit flips in the state file of a node that runs, which stops",
+            Kind::WipeWhole => "a node comes back without its directory, and is refused",
+            Kind::ReuseId => "an empty node comes under the id of one that was taken out",
             Kind::MoveLeader => "leadership is handed on",
         }
     }
@@ -422,6 +441,8 @@ impl Fault {
             Fault::Replace { .. } => Kind::Replace,
             Fault::BitRot { .. } => Kind::BitRot,
             Fault::RotUnderNode { .. } => Kind::RotUnderNode,
+            Fault::WipeWhole { .. } => Kind::WipeWhole,
+            Fault::ReuseId { .. } => Kind::ReuseId,
             Fault::MoveLeader => Kind::MoveLeader,
         }
     }

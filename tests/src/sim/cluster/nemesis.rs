@@ -194,6 +194,8 @@ fn strike(cluster: &Cluster, number: u64, event: &FaultEvent) {
         Fault::Replace { target } => cluster.operator.ask(Change::Replace(*target)),
         Fault::BitRot { target } => cluster.operator.ask(Change::BitRot(*target)),
         Fault::RotUnderNode { target } => cluster.operator.ask(Change::RotUnderNode(*target)),
+        Fault::WipeWhole { target } => cluster.operator.ask(Change::WipeWhole(*target)),
+        Fault::ReuseId { target } => cluster.operator.ask(Change::ReuseId(*target)),
         Fault::MoveLeader => cluster.operator.ask(Change::MoveLeader),
     }
 }

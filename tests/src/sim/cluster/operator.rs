@@ -43,6 +43,8 @@ pub(super) enum Change {
     Replace(Target),
     BitRot(Target),
     RotUnderNode(Target),
+    WipeWhole(Target),
+    ReuseId(Target),
     MoveLeader,
 }
 
@@ -123,6 +125,14 @@ async fn carry_out(cluster: &Cluster, change: Change) -> Result<(), String> {
         },
         Change::RotUnderNode(target) => match replaceable(cluster, target) {
             Some(number) => rot_under(cluster, number).await,
+            None => Ok(()),
+        },
+        Change::WipeWhole(target) => match replaceable(cluster, target) {
+            Some(number) => wipe(cluster, number).await,
+            None => Ok(()),
+        },
+        Change::ReuseId(target) => match removable(cluster, target) {
+            Some(number) => reuse(cluster, number).await,
             None => Ok(()),
         },
         Change::MoveLeader => {
@@ -261,6 +271,49 @@ async fn replace(cluster: &Cluster, number: u32) -> Result<(), String> {
     host.kill();
     host.disk().wipe();
     take_place_of(cluster, number).await
+}
+
+/// Has a node come back without its directory: it must be refused by the others and stop. Then it is replaced.
+async fn wipe(cluster: &Cluster, number: u32) -> Result<(), String> {
+    let phases = cluster.watch.phases();
+    come_back_empty(cluster, number);
+    let mut healed_at = None;
+    let refused = loop {
+        let refused = lock(&cluster.seen).wiped.get(&number).cloned().flatten();
+        if let Some(refused) = refused {
+            break refused;
+        }
+        let now = cluster.sim.now();
+        if cluster.is_healed() && now > *healed_at.get_or_insert(now) + FINISH_MAX {
+            return Err(format!(
+                "liveness: node {number}, which lost its directory, is not refused by the others"
+            ));
+        }
+        env::sleep(PAUSE).await;
+    };
+    cluster.tell(format!(
+        "operator: node {number}, which lost its directory, says: {refused}"
+    ));
+    cluster.watch.took_effect_in(Kind::WipeWhole, &phases);
+    cluster.fleet.borrow_mut().gone.insert(number);
+    cluster.sim.host(number).kill_unseen();
+    take_place_of(cluster, number).await
+}
+
+/// Takes a node out, and starts an empty one under its id, which nobody adds.
+async fn reuse(cluster: &Cluster, number: u32) -> Result<(), String> {
+    remove(cluster, number, Kind::Remove).await?;
+    come_back_empty(cluster, number);
+    cluster.watch.took_effect(Kind::ReuseId);
+    Ok(())
+}
+
+fn come_back_empty(cluster: &Cluster, number: u32) {
+    let host = cluster.sim.host(number);
+    host.kill_unseen();
+    host.disk().wipe();
+    lock(&cluster.seen).wiped.insert(number, None);
+    cluster.start(number);
 }
 
 /// How long a node has to stop as planned.

@@ -64,6 +64,8 @@ impl Excuses {
             | Fault::Remove { .. }
             | Fault::Replace { .. }
             | Fault::BitRot { .. }
+            | Fault::WipeWhole { .. }
+            | Fault::ReuseId { .. }
             | Fault::CrashPoint { .. }
             | Fault::DiskError { .. } => self.trouble(now),
             Fault::Pause { lasts, .. }

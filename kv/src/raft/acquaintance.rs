@@ -1,0 +1,435 @@
+//! Whom this node has met, and how streams to and from other nodes begin.
+//!
+//! Every stream between nodes begins with a [`Hello`] in each direction. Whoever opens it goes on without waiting for the
+//! answer; the other side looks at nothing before it has judged the hello, and answers with its own first, so that both
+//! judge. What a stream was judged by is looked at again whenever the membership has changed.
+//!
+//! Always: no message of a peer is handled, and no answer of one counts, on a stream whose hellos do not fit.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use openraft::RaftMetrics;
+use quorate_transport::{
+    Class, MessageReceiver, MessageSender, Peer, RefusedBecause, Stream, Transport, TransportError,
+};
+
+use super::hello::{Hello, Known, Records, Stage, Verdict, Wrong, in_words, judge};
+use super::types::{LogId, StoredMembership, TypeConfig};
+use crate::env::{self, Instant, watch};
+use crate::fault::{Fault, Faults};
+use crate::identity::{ClusterUuid, MemberUuid};
+
+/// How long one greeting may take: a handshake over a long way, twice.
+const GREETING_MAX: Duration = Duration::from_secs(2);
+
+/// How often the same is told of the same peer.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
+
+/// What was last heard of a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Heard {
+    /// Its directory.
+    pub member: MemberUuid,
+    /// Its process: another one than before has started since, and the one before has ended.
+    pub process: u64,
+    /// When.
+    pub at: Instant,
+    /// Its directory has never taken part in anything.
+    pub is_fresh: bool,
+}
+
+/// Who this node is, and whom it has met. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Acquaintance(Arc<Inner>);
+
+struct Inner {
+    own: Own,
+    transport: Arc<dyn Transport>,
+    /// Once Raft runs.
+    raft: OnceLock<watch::Receiver<RaftMetrics<TypeConfig>>>,
+    state: Mutex<State>,
+    faults: Faults,
+}
+
+/// Who this node is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Own {
+    pub node: u64,
+    pub member: MemberUuid,
+    pub process: u64,
+}
+
+#[derive(Default)]
+struct State {
+    /// It waits to be added to a cluster.
+    is_joining: bool,
+    /// Whom the node was told to form a cluster with, itself included.
+    listed: BTreeSet<u64>,
+    heard: BTreeMap<u64, Heard>,
+    /// Members that belong to another cluster.
+    elsewhere: BTreeMap<u64, ClusterUuid>,
+    told: BTreeMap<u64, (String, Instant)>,
+}
+
+impl std::fmt::Debug for Acquaintance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Acquaintance")
+            .field("own", &self.0.own)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Which memberships a stream was judged by: the one in force, and the one that is committed.
+type Seen = (Option<LogId>, Option<LogId>);
+
+impl Acquaintance {
+    pub(crate) fn new(own: Own, transport: Arc<dyn Transport>, faults: Faults) -> Self {
+        Self(Arc::new(Inner {
+            own,
+            transport,
+            raft: OnceLock::new(),
+            state: Mutex::default(),
+            faults,
+        }))
+    }
+
+    /// Raft runs, and these are its metrics. Before that nobody is greeted.
+    pub(crate) fn runs(&self, metrics: watch::Receiver<RaftMetrics<TypeConfig>>) {
+        // It starts once.
+        let _again = self.0.raft.set(metrics);
+    }
+
+    pub(crate) fn own(&self) -> Own {
+        self.0.own
+    }
+
+    /// What this node waits for, as long as it has no log: to be added, or to form a cluster with these.
+    pub(crate) fn waits_for(&self, is_joining: bool, listed: BTreeSet<u64>) {
+        let mut state = self.state();
+        (state.is_joining, state.listed) = (is_joining, listed);
+    }
+
+    /// What was last heard of a peer.
+    pub(crate) fn heard(&self, node: u64) -> Option<Heard> {
+        self.state().heard.get(&node).copied()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What this node says to a peer now, and by which memberships. `None` until Raft runs.
+    fn hello_to(&self, node: u64) -> Option<(Hello, Seen)> {
+        let own = self.0.own;
+        let metrics = self.0.raft.get()?.borrow();
+        let (now, committed) = (&metrics.membership_config, &metrics.committed_membership_config);
+        let seen = (*now.log_id(), *committed.log_id());
+        let records = cluster_of(now).zip(now.log_id().as_ref());
+        let records = records.map(|(cluster, id)| Records {
+            cluster,
+            at: id.index,
+            settled: now.log_id() == committed.log_id(),
+        });
+        let state = self.state();
+        let you = match known(now, node) {
+            Known::Stranger if records.is_none() && state.listed.contains(&node) => Known::Unmet,
+            known => known,
+        };
+        let has_voted = metrics.vote.leader_id.term > 0 || metrics.vote.committed;
+        let stage = match (metrics.last_log_index, state.is_joining) {
+            (Some(_), _) => Stage::Formed,
+            (None, _) if has_voted => Stage::Formed,
+            (None, true) => Stage::Joining,
+            (None, false) => Stage::New,
+        };
+        let hello = Hello {
+            node: own.node,
+            member: own.member,
+            process: own.process,
+            cluster: cluster_of(committed),
+            records,
+            is_member: known(now, own.node) == Known::Is(own.member),
+            you,
+            stage,
+        };
+        Some((hello, seen))
+    }
+
+    /// Judges a peer's hello, and remembers the peer.
+    fn meet(&self, node: u64, theirs: Hello) -> Result<Met, String> {
+        let Some((mine, seen)) = self.hello_to(node) else {
+            return Err("this node has not started yet".to_owned());
+        };
+        if theirs.node != node {
+            return Err(format!("node {node} said that it is node {}", theirs.node));
+        }
+        self.state().heard.insert(
+            node,
+            Heard {
+                member: theirs.member,
+                process: theirs.process,
+                at: env::now(),
+                is_fresh: theirs.is_fresh(),
+            },
+        );
+        self.act_on(&mine, &theirs)?;
+        Ok(Met {
+            who: self.clone(),
+            theirs,
+            seen,
+        })
+    }
+
+    fn act_on(&self, mine: &Hello, theirs: &Hello) -> Result<(), String> {
+        let verdict = match judge(mine, theirs) {
+            Verdict::Refused(Wrong::Cluster) if self.is_in_the_wrong_cluster(theirs) => {
+                Verdict::Own(Wrong::Cluster)
+            }
+            verdict => verdict,
+        };
+        let Some(words) = in_words(verdict, mine, theirs) else {
+            self.state().told.remove(&theirs.node);
+            return Ok(());
+        };
+        match verdict {
+            Verdict::Own(wrong) => {
+                metrics::counter!("quorate_identity_refused_total", "reason" => wrong.label()).increment(1);
+                self.0.faults.raise(Fault::Refused {
+                    detail: words.clone(),
+                });
+            }
+            Verdict::Refused(wrong) => {
+                metrics::counter!("quorate_identity_refused_total", "reason" => wrong.label()).increment(1);
+                if self.is_news(theirs.node, &words) {
+                    tracing::warn!(peer = theirs.node, "{words}");
+                }
+            }
+            Verdict::NotYet(_) | Verdict::Fits => {
+                if self.is_news(theirs.node, &words) {
+                    tracing::info!(peer = theirs.node, "{words}");
+                }
+            }
+        }
+        Err(words)
+    }
+
+    /// Whether so many voters belong to one other cluster that this node's can have no majority any more.
+    fn is_in_the_wrong_cluster(&self, theirs: &Hello) -> bool {
+        let Some(metrics) = self.0.raft.get() else {
+            return false;
+        };
+        let voters: BTreeSet<u64> = metrics
+            .borrow()
+            .membership_config
+            .membership()
+            .voter_ids()
+            .collect();
+        let mut state = self.state();
+        if let Some(cluster) = theirs.cluster {
+            state.elsewhere.insert(theirs.node, cluster);
+        }
+        let elsewhere = state
+            .elsewhere
+            .iter()
+            .filter(|(node, cluster)| voters.contains(node) && Some(**cluster) == theirs.cluster);
+        elsewhere.count() * 2 > voters.len()
+    }
+
+    fn is_news(&self, node: u64, words: &str) -> bool {
+        let mut state = self.state();
+        let is_known = |(told, at): &(String, Instant)| told == words && at.elapsed() < TOLD_EVERY;
+        if state.told.get(&node).is_some_and(is_known) {
+            return false;
+        }
+        state.told.insert(node, (words.to_owned(), env::now()));
+        true
+    }
+
+    /// Opens a stream to a node, and sends the hello with which it begins.
+    pub(crate) async fn open(&self, peer: &Peer, class: Class) -> Result<Opened, TransportError> {
+        let refused = |reason: &str| TransportError::Refused {
+            because: RefusedBecause::WrongNode,
+            address: peer.address.to_string(),
+            reason: reason.to_owned(),
+        };
+        let node = peer.node_id.ok_or_else(|| refused("no node is named"))?;
+        let (hello, _) = self
+            .hello_to(node)
+            .ok_or_else(|| refused("this node has not started yet"))?;
+        let Stream { mut sender, receiver } = self.0.transport.open(peer, class).await?;
+        sender.send(hello.encode().into()).await?;
+        let receiver = Greeted {
+            who: self.clone(),
+            node,
+            receiver,
+            met: None,
+        };
+        Ok(Opened { sender, receiver })
+    }
+
+    /// Takes a peer's hello from a stream that it opened, and answers it. `None` where the stream is to end.
+    pub(crate) async fn welcome(&self, from: u64, stream: &mut Stream) -> Option<Met> {
+        let first = stream.receiver.receive().await.ok()??;
+        let theirs = Hello::decode(&first);
+        // Also where it is refused: so that the peer can tell why.
+        let (mine, _) = self.hello_to(from)?;
+        stream.sender.send(mine.encode().into()).await.ok()?;
+        match theirs {
+            Ok(theirs) => self.meet(from, theirs).ok(),
+            Err(error) => {
+                let words = format!("node {from}: {error}");
+                if self.is_news(from, &words) {
+                    tracing::warn!(peer = from, "{words}");
+                }
+                None
+            }
+        }
+    }
+
+    /// Exchanges hellos with a node, and nothing else; what it said, whatever comes of it.
+    pub(crate) async fn greet(&self, peer: &Peer) -> Result<Hello, TransportError> {
+        let greeting = async {
+            let mut opened = self.open(peer, Class::Control).await?;
+            let theirs = opened.receiver.hello().await?;
+            // What comes of it is told where it is found.
+            let _unfit = self.meet(opened.receiver.node, theirs.clone());
+            Ok(theirs)
+        };
+        env::timeout(GREETING_MAX, greeting)
+            .await
+            .unwrap_or_else(|env::Elapsed| {
+                Err(TransportError::Unreachable {
+                    address: peer.address.to_string(),
+                    reason: format!("no greeting within {GREETING_MAX:?}"),
+                })
+            })
+    }
+
+    /// Greets several at once; who answered, and what.
+    pub(crate) async fn greet_all(&self, peers: impl IntoIterator<Item = Peer>) -> BTreeMap<u64, Hello> {
+        let greetings = peers.into_iter().map(|peer| async move {
+            let hello = self.greet(&peer).await.ok()?;
+            Some((hello.node, hello))
+        });
+        join_all(greetings).await.into_iter().flatten().collect()
+    }
+}
+
+/// The cluster that a membership names.
+pub(super) fn cluster_of(membership: &StoredMembership) -> Option<ClusterUuid> {
+    let mut members = membership.membership().nodes();
+    members.find_map(|(_, member)| Some(member.introduced?.cluster))
+}
+
+/// As whom a membership knows a node.
+pub(super) fn known(membership: &StoredMembership, node: u64) -> Known {
+    match membership.membership().get_node(&node) {
+        None => Known::Stranger,
+        Some(member) => member
+            .introduced
+            .map_or(Known::Unmet, |introduced| Known::Is(introduced.member)),
+    }
+}
+
+/// A peer whose hello was judged.
+#[derive(Debug)]
+pub(crate) struct Met {
+    who: Acquaintance,
+    theirs: Hello,
+    seen: Seen,
+}
+
+impl Met {
+    /// Whether the peer still fits, now that the membership may be another one.
+    pub(crate) fn still_fits(&mut self) -> bool {
+        let Some((mine, seen)) = self.who.hello_if_changed(self.theirs.node, self.seen) else {
+            return true;
+        };
+        self.seen = seen;
+        self.who.act_on(&mine, &self.theirs).is_ok()
+    }
+}
+
+impl Acquaintance {
+    fn hello_if_changed(&self, node: u64, seen: Seen) -> Option<(Hello, Seen)> {
+        {
+            let metrics = self.0.raft.get()?.borrow();
+            let now = (
+                *metrics.membership_config.log_id(),
+                *metrics.committed_membership_config.log_id(),
+            );
+            if now == seen {
+                return None;
+            }
+        }
+        self.hello_to(node)
+    }
+}
+
+/// A stream that this node opened.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) sender: MessageSender,
+    pub(crate) receiver: Greeted,
+}
+
+/// The answers on a stream that this node opened: the peer's hello comes first, and none is handed out of one that does not
+/// fit.
+#[derive(Debug)]
+pub(crate) struct Greeted {
+    who: Acquaintance,
+    node: u64,
+    receiver: MessageReceiver,
+    met: Option<Met>,
+}
+
+impl Greeted {
+    /// The next answer; `None` after the peer's last one. Cancel safe.
+    pub(crate) async fn receive(&mut self) -> Result<Option<Bytes>, TransportError> {
+        self.greeted().await?;
+        let answer = self.receiver.receive().await?;
+        if self.met.as_mut().is_some_and(Met::still_fits) {
+            return Ok(answer);
+        }
+        Err(TransportError::Broken {
+            reason: format!(
+                "node {} is not whom this stream was opened to any more",
+                self.node
+            ),
+        })
+    }
+
+    /// Waits for the peer's hello, where it has not come yet, and judges it. Cancel safe.
+    pub(crate) async fn greeted(&mut self) -> Result<(), TransportError> {
+        if self.met.is_none() {
+            let theirs = self.hello().await?;
+            self.met = Some(self.met_by(theirs)?);
+        }
+        Ok(())
+    }
+
+    fn met_by(&self, theirs: Hello) -> Result<Met, TransportError> {
+        let met = self.who.meet(self.node, theirs);
+        met.map_err(|reason| TransportError::Refused {
+            because: RefusedBecause::WrongNode,
+            address: format!("node {}", self.node),
+            reason,
+        })
+    }
+
+    /// The peer's hello, judged or not.
+    async fn hello(&mut self) -> Result<Hello, TransportError> {
+        let broken = |reason: String| TransportError::Broken { reason };
+        let first = self.receiver.receive().await?;
+        let first = first.ok_or_else(|| broken("the peer ended the stream without a greeting".to_owned()))?;
+        Hello::decode(&first).map_err(|error| TransportError::Refused {
+            because: RefusedBecause::WrongNode,
+            address: format!("node {}", self.node),
+            reason: error.to_string(),
+        })
+    }
+}
