@@ -137,6 +137,10 @@ fn describe() {
         "linearizable readers that shared one confirmation of leadership"
     );
     describe_counter!(
+        "quorate_snapshots_refused_total",
+        "snapshots that a follower did not take, by node"
+    );
+    describe_counter!(
         "quorate_snapshot_sent_bytes_total",
         Unit::Bytes,
         "bytes of snapshots sent to followers"

@@ -14,14 +14,16 @@ mod runtime;
 mod task;
 mod time;
 pub mod watch;
+mod watched;
 
 pub use disk::{Disk, File, RealDisk};
 pub use executor::{BoxTask, Entered, Executor, Span, TaskId, TimerId, crash_point, enter, mark, span};
 pub use owner::{Owner, OwnerHandle, QueueClosed, WeakOwnerHandle, spawn_owner};
 pub use random::{ThreadRng, random_u64, thread_rng};
 pub use runtime::Runtime;
-pub use task::{JoinError, JoinHandle, catching, spawn, spawn_blocking, try_spawn};
+pub use task::{JoinError, JoinHandle, catching, panic_message, spawn, spawn_blocking, try_spawn};
 pub use time::{Elapsed, Instant, Sleep, Timeout, now, sleep, sleep_until, timeout, timeout_at, wall_clock};
+pub use watched::{OnPanic, Watched, watched};
 
 /// Channels: tokio's types are plain data structures that run under any executor.
 pub use tokio::sync::{Notify, Semaphore, mpsc, oneshot};

@@ -49,7 +49,7 @@ impl AsyncRuntime for Runtime {
         // openraft's tasks have no names; where they were started tells them apart in a trace.
         let file: &'static str = Location::caller().file();
         let name = file.rsplit_once("/src/").map_or(file, |(_, module)| module);
-        super::spawn(name, future)
+        super::spawn(name, super::watched::inherit(name, future))
     }
 
     fn sleep(duration: Duration) -> Sleep {

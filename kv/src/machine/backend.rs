@@ -130,14 +130,16 @@ impl Backend {
                 return Err(io::Error::other("an earlier write to this file has failed"));
             }
             gathered.leaving = Arc::new(std::mem::take(&mut gathered.waiting));
+            // A panic on the way leaves it so: what redb writes while it is dropped would follow pages that are missing.
+            gathered.failed = true;
             Arc::clone(&gathered.leaving)
         };
         let written = self.write_sorted(&pages);
         let mut gathered = self.gathered();
-        match &written {
+        if written.is_ok() {
             // Their memory goes with `pages`, after the lock that readers take.
-            Ok(()) => gathered.leaving = Arc::default(),
-            Err(_) => gathered.failed = true,
+            gathered.leaving = Arc::default();
+            gathered.failed = false;
         }
         written
     }

@@ -19,7 +19,7 @@ use super::system::{self, Standing, System};
 use super::tables::{SYSTEM, Table};
 use super::wire::hash_row;
 use super::{MachineOpenError, sessions};
-use crate::env::Disk;
+use crate::env::{self, Disk};
 use crate::fault::Fault;
 use crate::model::ReplicatedLimits;
 
@@ -151,10 +151,13 @@ pub(super) fn open_database(
             Err(failed("opening the database in")(error))
         }
         Ok(Err(error)) => Err(corrupt(path, error.to_string())),
-        Err(_) => Err(corrupt(
-            path,
-            "the database could not make sense of the file".into(),
-        )),
+        Err(panicked) => {
+            let message = env::panic_message(panicked.as_ref());
+            Err(corrupt(
+                path,
+                format!("the database could not make sense of the file: {message}"),
+            ))
+        }
     }
 }
 

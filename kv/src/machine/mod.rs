@@ -70,7 +70,9 @@ use self::sessions::{Sessions, Use};
 pub use self::settings::MachineSettings;
 #[doc(hidden)]
 pub use self::settings::Tuning;
-pub use self::snapshot::{ReceivedSnapshot, SnapshotError, SnapshotMeta, SnapshotSink, SnapshotSource};
+pub use self::snapshot::{
+    PinnedState, ReceivedSnapshot, SnapshotError, SnapshotMeta, SnapshotSink, SnapshotSource,
+};
 use self::system::System;
 use self::work::EntryWork;
 use crate::env::{self, Disk};

@@ -34,6 +34,9 @@ pub struct Tuning {
     pub apply_answer_bytes: u64,
     /// A page of a range ends at so many bytes of answer; 1 MiB by default.
     pub page_bytes_max: u64,
+    /// A chunk of a snapshot carries so many bytes: 1 or more, 1 MiB less 64 bytes at most and by default. Nodes with
+    /// different ones begin a snapshot anew that broke.
+    pub snapshot_chunk_bytes: usize,
 }
 
 impl Default for Tuning {
@@ -44,6 +47,7 @@ impl Default for Tuning {
             apply_keys: 200_000,
             apply_answer_bytes: 16 * 1024 * 1024,
             page_bytes_max: 1024 * 1024,
+            snapshot_chunk_bytes: super::snapshot::CHUNK_BYTES,
         }
     }
 }

@@ -13,7 +13,7 @@ mod source;
 
 use bytes::Bytes;
 pub use sink::{ReceivedSnapshot, SnapshotError, SnapshotSink};
-pub use source::SnapshotSource;
+pub use source::{PinnedState, SnapshotSource};
 
 use super::system::{self, Standing, System};
 use super::wire::{Malformed, Row, put_varint};

@@ -181,7 +181,7 @@ impl Serving {
         match request {
             Request::Write(command) => {
                 let reply = self.reply_to(id, held);
-                if let Err((checked, reply)) = front.write_now(command, reply) {
+                if let Some((checked, reply)) = front.write_now(command, reply) {
                     self.tasks.spawn("client-write", async move {
                         front.write_in_time(checked, reply).await;
                     });

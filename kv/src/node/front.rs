@@ -187,15 +187,15 @@ impl Front {
     }
 
     /// Checks a command and hands it in, where there is room for it; gives it back otherwise. The answer goes to `reply`.
-    pub(super) fn write_now(&self, command: Command, reply: ReplyTo) -> Result<(), (Checked, ReplyTo)> {
+    pub(super) fn write_now(&self, command: Command, reply: ReplyTo) -> Option<(Checked, ReplyTo)> {
         match self.check(command) {
             Ok((command, size)) => {
-                let sent = self.proposals.send_now(command, size, reply);
-                sent.map_err(|(command, reply)| ((command, size), reply))
+                let back = self.proposals.send_now(command, size, reply);
+                back.map(|(command, reply)| ((command, size), reply))
             }
             Err(failure) => {
                 reply.send(Response::Failed(failure));
-                Ok(())
+                None
             }
         }
     }

@@ -98,10 +98,10 @@ impl Proposals {
         command: Command,
         size: usize,
         reply: ReplyTo,
-    ) -> Result<(), (Command, ReplyTo)> {
+    ) -> Option<(Command, ReplyTo)> {
         if let Some(failure) = self.service.is_over() {
             reply.send(Response::Failed(failure));
-            return Ok(());
+            return None;
         }
         match (self.room.take_now(size), self.queue.try_reserve()) {
             (Some(room), Ok(place)) => {
@@ -111,17 +111,16 @@ impl Proposals {
                     reply,
                     _room: room,
                 });
-                Ok(())
+                None
             }
-            _ => Err((command, reply)),
+            _ => Some((command, reply)),
         }
     }
 
     /// The same, waiting for room until then, and no longer than ten seconds.
     pub(super) async fn send(&self, command: Command, size: usize, reply: ReplyTo, until: Instant) {
-        let (command, reply) = match self.send_now(command, size, reply) {
-            Ok(()) => return,
-            Err(back) => back,
+        let Some((command, reply)) = self.send_now(command, size, reply) else {
+            return;
         };
         let room = async {
             let room = self.room.take(size).await;

@@ -216,9 +216,10 @@ mod tests {
     use super::*;
 
     fn rooms(bytes: usize) -> Rooms {
-        let mut settings = Settings::default();
-        settings.calls_bytes_max = bytes;
-        Rooms::new(&settings)
+        Rooms::new(&Settings {
+            calls_bytes_max: bytes,
+            ..Settings::default()
+        })
     }
 
     fn client(name: &str) -> Identity {

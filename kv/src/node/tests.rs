@@ -34,8 +34,10 @@ impl World {
         let network = MemoryNetwork::new(Arc::new(TokioClock::new(7)));
         let cluster = ClusterId::new("test").expect("a legal name");
         let dir = tempfile::tempdir().expect("a directory");
-        let mut settings = Settings::default();
-        settings.log_segment_bytes = 8 * 1024 * 1024;
+        let mut settings = Settings {
+            log_segment_bytes: 8 * 1024 * 1024,
+            ..Settings::default()
+        };
         change(&mut settings);
         let node = Node::builder()
             .cluster("test")

@@ -77,6 +77,7 @@ pub(crate) fn decoders() -> Vec<Decoder> {
                     last_log_id: Some(log_id(300)),
                     last_membership: StoredMembership::new(Some(log_id(1)), membership()),
                 },
+                tag: 0x0123_4567_89ab_cdef,
             }],
         ),
         decoder_of(
@@ -84,6 +85,7 @@ pub(crate) fn decoders() -> Vec<Decoder> {
             &[
                 SnapshotAnswer::Installed(SnapshotResponse::new(vote())),
                 SnapshotAnswer::Failed("a chunk is corrupt".to_owned()),
+                SnapshotAnswer::From(300),
             ],
         ),
         Decoder {

@@ -17,7 +17,12 @@ mod membership;
 mod network;
 mod read_index;
 mod rounds;
+mod sendings;
 mod serve;
+mod snapshot_receive;
+mod snapshot_send;
+#[cfg(test)]
+mod snapshot_tests;
 mod state_machine;
 mod step_down;
 mod succession;
@@ -62,6 +67,8 @@ use log_store::LogStore;
 use membership::finish_joint;
 use network::{Leading, NetworkFactory};
 use read_index::ReadRounds;
+use sendings::Sendings;
+use snapshot_receive::BrokenOff;
 use step_down::StepDown;
 use succession::{Succession, Witness};
 use types::{Callback, Raft, TypeConfig};
@@ -97,6 +104,8 @@ pub(crate) struct RaftNode {
     /// under way for one that was left behind.
     changing: Arc<Mutex<()>>,
     promote_lag_max: u64,
+    /// What came of a snapshot whose stream broke.
+    broken_off: BrokenOff,
     timing: Timing,
     faults: Faults,
     tasks: Tasks,
@@ -234,8 +243,13 @@ impl RaftNode {
             stall_max: parts.timing.failover_min,
             faults: parts.faults.clone(),
             leading: leading.clone(),
+            sendings: machine.sendings().clone(),
         };
         let store = LogStore::new(parts.log.clone(), machine.applied(), tap, parts.faults.clone());
+        // Its tasks call our code, and it looks after few of them.
+        let faults = parts.faults.clone();
+        let on_panic =
+            env::OnPanic::new(move |owner, message| faults.raise(Fault::Panicked { owner, message }));
         let started = Raft::new(
             parts.id.number(),
             Arc::new(config),
@@ -243,7 +257,7 @@ impl RaftNode {
             store,
             machine.clone(),
         );
-        let raft = match started.await {
+        let raft = match env::watched("raft", on_panic, started).await {
             Ok(raft) => raft,
             Err(error) => {
                 machine.close().await;
@@ -308,7 +322,11 @@ impl RaftNode {
         tasks.spawn("keep-durable", keeper);
         tasks.spawn(
             "keep-short",
-            keep_short(raft.clone(), parts.settings.log_entries_kept),
+            keep_short(
+                raft.clone(),
+                machine.sendings().clone(),
+                parts.settings.log_entries_kept,
+            ),
         );
         Ok(Self {
             id: parts.id,
@@ -321,6 +339,7 @@ impl RaftNode {
             witness,
             changing,
             promote_lag_max: parts.settings.promote_lag_max,
+            broken_off: BrokenOff::default(),
             timing: parts.timing,
             faults: parts.faults,
             tasks,
@@ -345,7 +364,7 @@ impl RaftNode {
         match incoming.class {
             Class::Control => serve::control(node, from, incoming.stream).await,
             Class::Append => serve::append(node, from, incoming.stream).await,
-            Class::Bulk => serve::snapshot(node, from, incoming.stream).await,
+            Class::Bulk => snapshot_receive::snapshot(node, from, incoming.stream).await,
             Class::Client => {}
         }
     }
@@ -587,7 +606,22 @@ async fn keep_durable(machine: StateMachine, raft: Raft, log: Log, interval: Dur
             env::mark("log.purged_by_bytes");
         }
         asked = log.beyond(log_bytes_kept);
-        if let Some(upto) = asked {
+        // Behind a snapshot on its way the log may grow to twice as much.
+        if let (Some(upto), Some(held)) = (asked, machine.sendings().held())
+            && held < upto
+        {
+            asked = match log.beyond(log_bytes_kept.saturating_mul(2)) {
+                Some(upto) if held < upto => {
+                    machine.sendings().overrun(upto);
+                    Some(upto)
+                }
+                _ => {
+                    env::mark("log.held_for_snapshot");
+                    Some(held)
+                }
+            };
+        }
+        if let Some(upto) = asked.filter(|upto| log.purged().is_none_or(|purged| purged.index < *upto)) {
             tracing::debug!(%upto, log_bytes_kept, "the log takes more of the disk than it may: it is purged");
             // Purging stops at the last snapshot: first one of what was just made durable.
             let trigger = raft.trigger();
@@ -602,14 +636,17 @@ async fn keep_durable(machine: StateMachine, raft: Raft, log: Log, interval: Dur
 const PURGE_ENTRIES_MIN: u64 = 256;
 
 /// Has the log purged behind each snapshot, but for the entries that are to be kept.
-async fn keep_short(raft: Raft, entries_kept: u64) {
+async fn keep_short(raft: Raft, sendings: Sendings, entries_kept: u64) {
     let mut changes = raft.metrics();
     let mut asked = None;
     loop {
         let upto = {
             let metrics = changes.borrow_watched();
             let index = |id: &Option<types::LogId>| id.as_ref().map(|id| id.index);
-            beyond_kept(index(&metrics.snapshot), index(&metrics.purged), entries_kept)
+            let held = sendings.held().map(LogIndex::number);
+            let snapshot =
+                index(&metrics.snapshot).map(|snapshot| held.map_or(snapshot, |h| h.min(snapshot)));
+            beyond_kept(snapshot, index(&metrics.purged), entries_kept)
         };
         // What waits for a follower that still reads it is not asked for again.
         if let Some(upto) = upto.filter(|upto| Some(*upto) > asked) {

@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future;
 use futures_util::stream::Peekable;
 use futures_util::{Stream, StreamExt, stream};
@@ -25,13 +24,13 @@ use quorate_transport::{Class, Peer, TransportError};
 
 use super::acquaintance::{Acquaintance, Greeted, Opened};
 use super::freshness::{Echoes, confirmed_by_quorum};
+use super::sendings::Sendings;
+use super::snapshot_send::{SendError, Sending, pause_after};
 use super::state_machine::SnapshotData;
 use super::types::{LogId, Member, Snapshot, TypeConfig, Vote};
-use super::wire::{
-    Confirmed, ControlRequest, ControlResponse, Heartbeat, SnapshotAnswer, SnapshotHeader, encode_append,
-};
-use crate::env::{self, Instant, Owner, watch};
-use crate::fault::{Fault, Faults};
+use super::wire::{Confirmed, ControlRequest, ControlResponse, Heartbeat, encode_append};
+use crate::env::{self, Instant, watch};
+use crate::fault::Faults;
 use crate::log::Log;
 use crate::machine::Applied;
 use crate::model::{self, LogIndex, LogPosition};
@@ -49,6 +48,7 @@ pub(crate) struct NetworkFactory {
     pub(crate) stall_max: Duration,
     pub(crate) faults: Faults,
     pub(crate) leading: Leading,
+    pub(crate) sendings: Sendings,
 }
 
 /// What this node knows of its own leadership, once Raft runs. Cheap to clone.
@@ -92,6 +92,9 @@ pub(crate) struct Link {
     /// In a mutex for `Sync` alone: only `&mut self` reaches it.
     control: Mutex<Option<ControlStream>>,
     leading: Leading,
+    sendings: Sendings,
+    /// Snapshots that the peer refused, one after the other.
+    refusals: u32,
 }
 
 impl NetworkFactory {
@@ -108,6 +111,8 @@ impl NetworkFactory {
             heartbeats: None,
             control: Mutex::new(None),
             leading: self.leading.clone(),
+            sendings: self.sendings.clone(),
+            refusals: 0,
         }
     }
 }
@@ -194,7 +199,7 @@ pub(crate) async fn ask_control(
     Ok(answer)
 }
 
-fn rpc_error(error: &TransportError) -> RPCError<TypeConfig> {
+pub(super) fn rpc_error(error: &TransportError) -> RPCError<TypeConfig> {
     match error {
         TransportError::Unreachable { .. } | TransportError::Refused { .. } | TransportError::Closed => {
             RPCError::Unreachable(Unreachable::new(error))
@@ -443,18 +448,31 @@ impl openraft::RaftNetworkV2<TypeConfig> for Link {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let sending = pin!(send_snapshot(
-            &self.acquaintance,
-            &self.peer,
-            vote,
-            snapshot,
-            self.stall_max,
-            &self.faults,
-        ));
         let cancel = pin!(cancel);
-        match futures_util::future::select(sending, cancel).await {
-            futures_util::future::Either::Left((result, _)) => result,
-            futures_util::future::Either::Right((closed, _)) => Err(StreamingError::Closed(closed)),
+        let refused = {
+            let sending = Sending {
+                acquaintance: &self.acquaintance,
+                peer: &self.peer,
+                stall_max: self.stall_max,
+                faults: &self.faults,
+                sendings: &self.sendings,
+            };
+            match future::select(pin!(sending.send(vote, snapshot)), cancel).await {
+                future::Either::Left((Ok(response), _)) => return Ok(response),
+                future::Either::Left((Err(SendError::Broken(error)), _)) => return Err(error),
+                future::Either::Left((Err(SendError::Refused(reason)), cancel)) => (reason, cancel),
+                future::Either::Right((closed, _)) => return Err(StreamingError::Closed(closed)),
+            }
+        };
+        // A receiver that has no room has none a moment later: what was pinned goes, and the next one is not begun at once.
+        let (reason, cancel) = refused;
+        let pause = pause_after(self.refusals);
+        self.refusals = self.refusals.saturating_add(1);
+        metrics::counter!("quorate_snapshots_refused_total", "node" => self.target.to_string()).increment(1);
+        tracing::warn!(to = self.target, reason, again_in = ?pause, "a snapshot was not taken");
+        match future::select(pin!(env::sleep(pause)), cancel).await {
+            future::Either::Left(_) => Err(StreamingError::Network(NetworkError::from_string(reason))),
+            future::Either::Right((closed, _)) => Err(StreamingError::Closed(closed)),
         }
     }
 
@@ -516,121 +534,6 @@ impl Answers {
                 }
                 Err(env::Elapsed) => {}
             }
-        }
-    }
-}
-
-async fn send_snapshot(
-    acquaintance: &Acquaintance,
-    peer: &Peer,
-    vote: Vote,
-    snapshot: Snapshot,
-    stall_max: Duration,
-    faults: &Faults,
-) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-    let SnapshotData::Source(source) = snapshot.snapshot else {
-        return Err(StreamingError::Network(NetworkError::from_string(
-            "a received snapshot cannot be sent on",
-        )));
-    };
-    let _span = env::span("snapshot.send");
-    let streaming = |e: TransportError| StreamingError::from(rpc_error(&e));
-    let mut stream = acquaintance.open(peer, Class::Bulk).await.map_err(streaming)?;
-    // A whole state is not sent to who may not have it.
-    match env::timeout(stall_max, stream.receiver.greeted()).await {
-        Ok(greeted) => greeted.map_err(streaming)?,
-        Err(env::Elapsed) => {
-            return Err(StreamingError::Network(NetworkError::from_string(
-                "the receiver does not greet",
-            )));
-        }
-    }
-    let header = SnapshotHeader {
-        vote,
-        meta: snapshot.meta,
-    };
-    stream
-        .sender
-        .send(model::encode(&header).into())
-        .await
-        .map_err(streaming)?;
-    // Chunks are read by a thread of their own, one ahead of the network.
-    let chunks = env::spawn_owner(
-        "quorate-snapshot-read",
-        1,
-        1,
-        ChunkReader { source },
-        faults.on_panic("snapshot reader"),
-    );
-    loop {
-        let (done, chunk) = env::oneshot::channel();
-        let sent = chunks.send(done).await;
-        let chunk = match sent {
-            Ok(()) => chunk.await.unwrap_or(Err(Fault::Stopped {
-                owner: "snapshot reader",
-            })),
-            Err(_) => Err(Fault::Stopped {
-                owner: "snapshot reader",
-            }),
-        };
-        let chunk = chunk.map_err(|fault| {
-            let told = StreamingError::Network(NetworkError::new(&fault));
-            // What it finds to be spoiled is no fault of the network's.
-            if !matches!(fault, Fault::Stopped { .. }) {
-                faults.raise(fault);
-            }
-            told
-        })?;
-        let Some(chunk) = chunk else { break };
-        metrics::counter!("quorate_snapshot_sent_bytes_total").increment(chunk.len() as u64);
-        match env::timeout(stall_max, stream.sender.send(chunk)).await {
-            Ok(sent) => sent.map_err(streaming)?,
-            Err(env::Elapsed) => {
-                return Err(StreamingError::Network(NetworkError::from_string(
-                    "the receiver takes no more",
-                )));
-            }
-        }
-    }
-    stream.sender.finish().await.map_err(streaming)?;
-    // The receiver verifies and installs before it answers, which takes time in proportion to the state.
-    let answer = env::timeout(stall_max * 30, stream.receiver.receive()).await;
-    match answer {
-        Ok(Ok(Some(bytes))) => match model::decode(&bytes) {
-            Ok(SnapshotAnswer::Installed(response)) => Ok(response),
-            Ok(SnapshotAnswer::Failed(reason)) => {
-                Err(StreamingError::Network(NetworkError::from_string(reason)))
-            }
-            Err(e) => Err(StreamingError::Network(NetworkError::new(&e))),
-        },
-        Ok(Ok(None)) => Err(StreamingError::Network(NetworkError::from_string(
-            "no answer to the snapshot",
-        ))),
-        Ok(Err(error)) => Err(streaming(error)),
-        Err(env::Elapsed) => Err(StreamingError::Network(NetworkError::from_string(
-            "no answer to the snapshot in time",
-        ))),
-    }
-}
-
-struct ChunkReader {
-    source: Box<crate::machine::SnapshotSource>,
-}
-
-impl Owner for ChunkReader {
-    type Job = env::oneshot::Sender<Result<Option<Bytes>, Fault>>;
-    type Effects = Vec<(Self::Job, Result<Option<Bytes>, Fault>)>;
-
-    fn work(&mut self, batch: &mut Vec<Self::Job>) -> Self::Effects {
-        batch
-            .drain(..)
-            .map(|done| (done, self.source.next_chunk()))
-            .collect()
-    }
-
-    fn publish(&mut self, effects: Self::Effects) {
-        for (done, chunk) in effects {
-            let _ = done.send(chunk);
         }
     }
 }

@@ -7,19 +7,15 @@ use futures_util::{StreamExt, stream};
 use openraft::raft::{AppendEntriesRequest, StreamAppendResult};
 use quorate_transport::{MessageReceiver, Stream};
 
+use super::RaftNode;
 use super::acquaintance::Met;
 use super::freshness::Echoes;
 use super::heartbeat;
 use super::intake::{Intake, committed_with};
-use super::types::{Raft, Snapshot, TypeConfig, Vote};
-use super::wire::{ControlRequest, ControlResponse, SnapshotAnswer, SnapshotHeader, decode_append};
-use super::{RaftNode, SnapshotData, StateMachine};
-use crate::env::{self, Owner, oneshot};
-use crate::machine::{ReceivedSnapshot, SnapshotSink};
+use super::types::{TypeConfig, Vote};
+use super::wire::{ControlRequest, ControlResponse, decode_append};
+use crate::env;
 use crate::model::{self, LogIndex};
-
-/// Chunks that wait for the writer thread: the sender reads one ahead, so more would only hold memory.
-const CHUNK_QUEUE: usize = 2;
 
 /// Answers a peer's control stream until it ends.
 pub(crate) async fn control(node: Arc<RaftNode>, from: u64, mut stream: Stream) {
@@ -43,7 +39,7 @@ pub(crate) async fn control(node: Arc<RaftNode>, from: u64, mut stream: Stream) 
 }
 
 /// Ends a stream so that what was sent last still arrives.
-async fn end(stream: Stream) {
+pub(super) async fn end(stream: Stream) {
     let _gone = stream.sender.finish().await;
 }
 
@@ -99,7 +95,7 @@ async fn answer_control(
     }
 }
 
-fn refuse(from: u64, vote: &Vote) -> ControlResponse {
+pub(super) fn refuse(from: u64, vote: &Vote) -> ControlResponse {
     tracing::warn!(
         from,
         claimed = vote.leader_id.node_id,
@@ -181,152 +177,4 @@ fn requests(
             }
         },
     )
-}
-
-/// Receives a snapshot into a file, verifies it, and has openraft install it.
-pub(crate) async fn snapshot(node: Arc<RaftNode>, from: u64, mut stream: Stream) {
-    let _span = env::span("snapshot.receive");
-    if node.acquaintance.welcome(from, &mut stream).await.is_none() {
-        return end(stream).await;
-    }
-    let answer = match receive_snapshot(&node, from, &mut stream.receiver).await {
-        Ok((vote, snapshot)) => match install(&node.raft, vote, snapshot).await {
-            Ok(response) => {
-                env::mark("snapshot.installed");
-                SnapshotAnswer::Installed(response)
-            }
-            Err(reason) => SnapshotAnswer::Failed(reason),
-        },
-        Err(reason) => SnapshotAnswer::Failed(reason),
-    };
-    if let SnapshotAnswer::Failed(reason) = &answer {
-        tracing::warn!(from, reason, "a snapshot was not installed");
-    }
-    if stream.sender.send(model::encode(&answer).into()).await.is_ok() {
-        let _ = stream.sender.finish().await;
-    }
-}
-
-async fn install(
-    raft: &Raft,
-    vote: Vote,
-    snapshot: Snapshot,
-) -> Result<openraft::raft::SnapshotResponse<TypeConfig>, String> {
-    raft.install_full_snapshot(vote, snapshot)
-        .await
-        .map_err(|e| e.to_string())
-}
-
-async fn receive_snapshot(
-    node: &RaftNode,
-    from: u64,
-    receiver: &mut MessageReceiver,
-) -> Result<(Vote, Snapshot), String> {
-    let header = receiver
-        .receive()
-        .await
-        .map_err(|e| e.to_string())?
-        .ok_or("no header")?;
-    let header: SnapshotHeader = model::decode(&header).map_err(|e| e.to_string())?;
-    if header.vote.leader_id.node_id != from {
-        refuse(from, &header.vote);
-        return Err(format!(
-            "node {from} may not speak for node {}",
-            header.vote.leader_id.node_id
-        ));
-    }
-    let writer = ChunkWriter {
-        machine: node.machine.clone(),
-        sink: None,
-    };
-    let on_panic = node.machine.faults().on_panic("snapshot writer");
-    let writer = env::spawn_owner("quorate-snapshot-write", CHUNK_QUEUE, 1, writer, on_panic);
-    while let Some(chunk) = receiver.receive().await.map_err(|e| e.to_string())? {
-        metrics::counter!("quorate_snapshot_received_bytes_total").increment(chunk.len() as u64);
-        let (done, written) = oneshot::channel();
-        writer
-            .send(ChunkJob::Write(chunk, done))
-            .await
-            .map_err(|e| e.to_string())?;
-        written
-            .await
-            .map_err(|_| "the snapshot's writer stopped".to_owned())??;
-    }
-    let (done, finished) = oneshot::channel();
-    writer
-        .send(ChunkJob::Finish(done))
-        .await
-        .map_err(|e| e.to_string())?;
-    let received = finished
-        .await
-        .map_err(|_| "the snapshot's writer stopped".to_owned())??;
-    Ok((
-        header.vote,
-        Snapshot {
-            meta: header.meta,
-            snapshot: SnapshotData::Received(received),
-        },
-    ))
-}
-
-struct ChunkWriter {
-    machine: StateMachine,
-    sink: Option<SnapshotSink>,
-}
-
-enum ChunkJob {
-    Write(Bytes, oneshot::Sender<Result<(), String>>),
-    Finish(oneshot::Sender<Result<ReceivedSnapshot, String>>),
-}
-
-enum ChunkEffect {
-    Wrote(Result<(), String>, oneshot::Sender<Result<(), String>>),
-    Finished(
-        Result<ReceivedSnapshot, String>,
-        oneshot::Sender<Result<ReceivedSnapshot, String>>,
-    ),
-}
-
-impl ChunkWriter {
-    fn write(&mut self, chunk: &[u8]) -> Result<(), String> {
-        if self.sink.is_none() {
-            self.sink = Some(self.machine.sink().map_err(|e| e.to_string())?);
-        }
-        match &mut self.sink {
-            Some(sink) => sink.write(chunk).map_err(|e| e.to_string()),
-            None => Err("no file to write to".to_owned()),
-        }
-    }
-
-    fn complete(&mut self) -> Result<ReceivedSnapshot, String> {
-        let sink = self.sink.take().ok_or("the snapshot has no chunk")?;
-        sink.finish().map_err(|e| e.to_string())
-    }
-}
-
-impl Owner for ChunkWriter {
-    type Job = ChunkJob;
-    type Effects = Vec<ChunkEffect>;
-
-    fn work(&mut self, batch: &mut Vec<ChunkJob>) -> Vec<ChunkEffect> {
-        let jobs = batch.drain(..);
-        jobs.map(|job| match job {
-            ChunkJob::Write(chunk, done) => ChunkEffect::Wrote(self.write(&chunk), done),
-            ChunkJob::Finish(done) => ChunkEffect::Finished(self.complete(), done),
-        })
-        .collect()
-    }
-
-    fn publish(&mut self, effects: Vec<ChunkEffect>) {
-        for effect in effects {
-            match effect {
-                ChunkEffect::Wrote(result, done) => {
-                    let _ = done.send(result);
-                }
-                ChunkEffect::Finished(result, done) => {
-                    let _ = done.send(result);
-                }
-            }
-        }
-    }
 }

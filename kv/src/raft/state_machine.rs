@@ -20,6 +20,7 @@ use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, Raf
 use openraft::{EntryPayload, OptionalSend};
 
 use super::checkpoints::{self, Checkpoints, Ends};
+use super::sendings::Sendings;
 use super::tap::Tap;
 use super::types::{
     LogId, Membership, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, log_id, position,
@@ -89,6 +90,7 @@ pub(crate) struct StateMachine {
     /// Whether the owner takes more entries.
     room: watch::Receiver<bool>,
     reader: Reader,
+    sendings: Sendings,
     disk: Arc<dyn Disk>,
     dir: PathBuf,
 }
@@ -242,6 +244,7 @@ impl StateMachine {
             faults,
             room,
             reader,
+            sendings: Sendings::default(),
             disk,
             dir,
         }
@@ -259,6 +262,11 @@ impl StateMachine {
     /// Begins to receive a snapshot into a file beside the state. Blocks: call from an owner's thread.
     pub(crate) fn sink(&self) -> Result<SnapshotSink, SnapshotError> {
         SnapshotSink::begin(Arc::clone(&self.disk), &self.dir)
+    }
+
+    /// The snapshots that are on their way to others.
+    pub(crate) fn sendings(&self) -> &Sendings {
+        &self.sendings
     }
 
     /// The node's faults.
@@ -286,6 +294,10 @@ impl StateMachine {
 
     async fn snapshot(&self, of_all: bool) -> Result<Snapshot, Fault> {
         let source = self.ask(|done| Job::Snapshot { of_all, done }).await?;
+        self.snapshot_of(source)
+    }
+
+    fn snapshot_of(&self, source: Box<SnapshotSource>) -> Result<Snapshot, Fault> {
         let meta = source.meta();
         let claimed = match planted::is(Bug::EarlyPurge) {
             true => self.applied.borrow().position,
@@ -723,7 +735,15 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         if self.applied_state().await?.0.is_none() {
             return Ok(None);
         }
-        Ok(Some(self.snapshot(false).await?))
+        // One that broke off goes on; the log still has all that follows it.
+        let snapshot = match self.sendings.broken() {
+            Some(pinned) => self.snapshot_of(Box::new(SnapshotSource::of(pinned)))?,
+            None => self.snapshot(false).await?,
+        };
+        if let SnapshotData::Source(source) = &snapshot.snapshot {
+            self.sendings.begin(&source.pinned());
+        }
+        Ok(Some(snapshot))
     }
 }
 

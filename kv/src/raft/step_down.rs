@@ -7,9 +7,13 @@
 //! of one term are ordered by their ids. Then it tells the others, who may hear it though it does not hear them, that their
 //! lease is over: as a leader does that hands over, to nobody.
 //!
+//! Before that it asks the voters itself, with more patience than a heartbeat has: where their answers only take longer than
+//! the pause between two heartbeats, stepping down would mend nothing, and the next leader would do it too.
+//!
 //! Always: silence is counted in looks that this node really made, so that a process that was paused itself gives its
 //! quorum as much time as it gives itself. A sole voter never steps down.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::future;
@@ -34,6 +38,8 @@ struct Silence {
     looked: Option<Instant>,
     /// When a question was sent that a quorum has answered.
     acked: Option<Instant>,
+    /// That answers take too long.
+    was_told: bool,
 }
 
 impl Silence {
@@ -114,7 +120,21 @@ impl StepDown {
                 metrics.last_quorum_acked.as_ref().map(|acked| **acked)
             };
             let silent = silence.look(env::now(), acked, tick);
-            if silent <= self.lease || planted::is(Bug::NoStepDown) {
+            if silent <= self.lease / 2 || planted::is(Bug::NoStepDown) {
+                continue;
+            }
+            if self.is_answered().await {
+                if !silence.was_told {
+                    tracing::warn!(
+                        heartbeat_ms = u64::try_from(self.heartbeat.as_millis()).unwrap_or(u64::MAX),
+                        "a majority of the voters answers, but not within the pause between two heartbeats: the timing \
+                         profile is too fast for this network"
+                    );
+                }
+                silence = Silence {
+                    was_told: true,
+                    ..Silence::default()
+                };
                 continue;
             }
             if let Some(leadership) = self.end(vote).await {
@@ -128,6 +148,27 @@ impl StepDown {
                 return;
             }
         }
+    }
+
+    /// Whether a majority of the voters answers a greeting, within the other half of the lease.
+    async fn is_answered(&self) -> bool {
+        let membership = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            metrics.membership_config.membership().clone()
+        };
+        let others = membership.voter_ids().filter(|voter| *voter != self.own_id);
+        let greetings = others.filter_map(|voter| {
+            let peer = membership.get_node(&voter)?.peer(voter);
+            Some(async move {
+                let greeted = env::timeout(self.lease / 2, self.acquaintance.greet(&peer)).await;
+                matches!(greeted, Ok(Ok(_))).then_some(voter)
+            })
+        });
+        let answered = future::join_all(greetings).await;
+        let heard: BTreeSet<u64> = answered.into_iter().flatten().chain([self.own_id]).collect();
+        let is_majority = |voters: &BTreeSet<u64>| voters.intersection(&heard).count() * 2 > voters.len();
+        membership.get_joint_config().iter().all(is_majority)
     }
 
     /// Ends a leadership, unless a quorum has answered after all.

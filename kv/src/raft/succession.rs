@@ -293,13 +293,16 @@ mod tests {
         }))
     }
 
+    /// What is shown, the voters, who has found the end with which last index, the attempt, and who is to stand.
+    type Case<'a> = (&'a str, &'a [BTreeSet<u64>], &'a [(u64, u64)], usize, &'a [u64]);
+
     /// Node 1 led.
     #[test]
     fn one_of_those_with_the_longest_log_stands_once_a_majority_has_found_the_end() {
         let three = [BTreeSet::from([1, 2, 3])];
         let five = [BTreeSet::from([1, 2, 3, 4, 5])];
         let joint = [BTreeSet::from([1, 2, 3]), BTreeSet::from([1, 4, 5])];
-        let cases: &[(&str, &[BTreeSet<u64>], &[(u64, u64)], usize, &[u64])] = &[
+        let cases: &[Case<'_>] = &[
             ("one witness of three", &three, &[(2, 7)], 4, &[]),
             ("both that are left", &three, &[(2, 7), (3, 7)], 0, &[2]),
             ("the first does not stand", &three, &[(2, 7), (3, 7)], 1, &[2, 3]),

@@ -68,18 +68,23 @@ pub(crate) enum ControlResponse {
     },
 }
 
-/// The first message of a bulk stream; chunks follow, then the sender finishes.
+/// The first message of a bulk stream. It is answered by [`SnapshotAnswer::From`]; the chunks from there on follow, then
+/// the sender finishes.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct SnapshotHeader {
     pub vote: Vote,
     pub meta: SnapshotMeta,
+    /// What all its chunks bear.
+    pub tag: u64,
 }
 
-/// The receiver's one answer to a snapshot.
+/// The receiver's answers to a snapshot: to its header, and to the whole.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum SnapshotAnswer {
     Installed(SnapshotResponse<TypeConfig>),
     Failed(String),
+    /// The chunks before that number are here: to the header.
+    From(u32),
 }
 
 #[derive(Serialize, Deserialize)]

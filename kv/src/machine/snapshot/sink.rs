@@ -199,6 +199,11 @@ impl SnapshotSink {
         })
     }
 
+    /// The number of the chunk that it takes next: so many it has.
+    pub fn next(&self) -> u32 {
+        self.expected
+    }
+
     /// Takes the next chunk. After an error nothing more is taken: receive again from the start.
     pub fn write(&mut self, chunk: &[u8]) -> Result<(), SnapshotError> {
         let taken = self.take(chunk);

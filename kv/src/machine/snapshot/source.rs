@@ -19,11 +19,39 @@ use crate::planted::{self, Bug};
 
 type TableRows = OwnedRange<&'static [u8], &'static [u8]>;
 
-/// A pinned state, to be sent chunk by chunk. It stays as it was however long that takes, and keeps its pages
-/// of the file alive until dropped.
-pub struct SnapshotSource {
+/// A state that stays as it was, and keeps its pages of the file alive, until the last of its sources and of its other
+/// holders is dropped.
+pub struct PinnedState {
     meta: SnapshotMeta,
-    snapshot: u64,
+    /// The head of its stream, and what the head hashes to.
+    head: Vec<u8>,
+    tag: u64,
+    // Before `state`: the transaction ends before its database may close.
+    txn: ReadTransaction,
+    state: Arc<OpenState>,
+}
+
+impl fmt::Debug for PinnedState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PinnedState")
+            .field("meta", &self.meta)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PinnedState {
+    /// What it is.
+    pub fn meta(&self) -> &SnapshotMeta {
+        &self.meta
+    }
+
+    fn chunk_bytes(&self) -> usize {
+        self.state.tuning.snapshot_chunk_bytes.clamp(1, CHUNK_BYTES)
+    }
+}
+
+/// A pinned state, to be sent chunk by chunk, however long that takes.
+pub struct SnapshotSource {
     number: u32,
     /// Bytes of the stream that are in no chunk yet.
     pending: Vec<u8>,
@@ -33,9 +61,7 @@ pub struct SnapshotSource {
     /// The tables that come next, the last first.
     waiting: Vec<Table>,
     finished: bool,
-    // Before `state`: the transaction ends before its database may close.
-    txn: ReadTransaction,
-    state: Arc<OpenState>,
+    pinned: Arc<PinnedState>,
 }
 
 /// Whether a snapshot carries a table.
@@ -46,7 +72,7 @@ fn is_sent(table: Table) -> bool {
 impl fmt::Debug for SnapshotSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SnapshotSource")
-            .field("meta", &self.meta)
+            .field("meta", &self.pinned.meta)
             .field("number", &self.number)
             .field("rows", &self.rows)
             .finish_non_exhaustive()
@@ -60,12 +86,23 @@ impl SnapshotSource {
             .open_table(SYSTEM)
             .map_err(step(file, "opening the system table of"))?;
         let system = System::read(file, &table)?;
-        let mut pending = Vec::with_capacity(CHUNK_BYTES + 4096);
-        put_head(&mut pending, &system);
-        let snapshot = xxh3_64(&pending);
-        Ok(Self {
+        let mut head = Vec::new();
+        put_head(&mut head, &system);
+        let pinned = PinnedState {
             meta: SnapshotMeta::of(&system),
-            snapshot,
+            tag: xxh3_64(&head),
+            head,
+            txn,
+            state,
+        };
+        Ok(Self::of(Arc::new(pinned)))
+    }
+
+    /// The same stream from its beginning.
+    pub fn of(pinned: Arc<PinnedState>) -> Self {
+        let mut pending = Vec::with_capacity(pinned.chunk_bytes() + 4096);
+        pending.extend_from_slice(&pinned.head);
+        Self {
             number: 0,
             pending,
             rows: 0,
@@ -76,14 +113,30 @@ impl SnapshotSource {
                 .filter(|table| is_sent(*table))
                 .collect(),
             finished: false,
-            txn,
-            state,
-        })
+            pinned,
+        }
     }
 
     /// What the snapshot is of.
     pub fn meta(&self) -> &SnapshotMeta {
-        &self.meta
+        &self.pinned.meta
+    }
+
+    /// What each of its chunks bears, and no chunk of another snapshot: the hash of its head. Streams of one tag are the same
+    /// bytes, whoever sends them.
+    pub fn tag(&self) -> u64 {
+        self.pinned.tag
+    }
+
+    /// The state that it reads.
+    pub fn pinned(&self) -> Arc<PinnedState> {
+        Arc::clone(&self.pinned)
+    }
+
+    /// Leaves out the chunks before that number, which the receiver has. They are read all the same. Blocks on the disk.
+    pub fn skip_to(&mut self, number: u32) -> Result<(), Fault> {
+        while self.number < number && self.next_chunk()?.is_some() {}
+        Ok(())
     }
 
     /// The next chunk, of 1 MiB at most; `None` after the last. Blocks on the disk.
@@ -91,13 +144,18 @@ impl SnapshotSource {
         if self.finished {
             return Ok(None);
         }
-        while self.pending.len() < CHUNK_BYTES && self.read_more()? {}
-        let size = self.pending.len().min(CHUNK_BYTES);
+        // The head is never cut.
+        let chunk_bytes = match self.number {
+            0 => self.pinned.chunk_bytes().max(self.pinned.head.len()),
+            _ => self.pinned.chunk_bytes(),
+        };
+        while self.pending.len() < chunk_bytes && self.read_more()? {}
+        let size = self.pending.len().min(chunk_bytes);
         // Nothing more to read, and everything read fits.
         let last = self.reading.is_none() && self.waiting.is_empty() && size == self.pending.len();
         let chunk = Chunk {
             last,
-            snapshot: self.snapshot,
+            snapshot: self.pinned.tag,
             number: self.number,
             payload: &self.pending[..size],
         };
@@ -112,7 +170,7 @@ impl SnapshotSource {
 
     /// Appends a row, or the trailer, to what is pending; whether there may be more.
     fn read_more(&mut self) -> Result<bool, Fault> {
-        let file = &self.state.file;
+        let file = &self.pinned.state.file;
         if let Some((table, rows)) = &mut self.reading {
             match rows.next().transpose().map_err(storage(file))? {
                 Some((key, value)) => {
@@ -129,7 +187,8 @@ impl SnapshotSource {
                     if self.waiting.is_empty() {
                         self.pending.push(TRAILER);
                         put_u64(&mut self.pending, self.rows);
-                        self.pending.extend_from_slice(&self.meta.hash.0.to_be_bytes());
+                        self.pending
+                            .extend_from_slice(&self.pinned.meta.hash.0.to_be_bytes());
                     }
                 }
             }
@@ -139,6 +198,7 @@ impl SnapshotSource {
             return Ok(false);
         };
         let rows = self
+            .pinned
             .txn
             .open_table(table.definition())
             .map_err(step(file, "opening a table of"))?

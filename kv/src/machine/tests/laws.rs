@@ -26,6 +26,7 @@ fn tight() -> MachineSettings {
             apply_keys: 20,
             apply_answer_bytes: 200,
             page_bytes_max: 200,
+            snapshot_chunk_bytes: 40,
         },
         ..MachineSettings::default()
     }

@@ -85,6 +85,7 @@ async fn an_append_stream_ends_when_the_peer_ends_it_though_there_is_nothing_mor
         stall_max: Duration::from_secs(3_600),
         faults: Faults::default(),
         leading: Leading::default(),
+        sendings: Sendings::default(),
     };
     let member = Member::at(Some("node-2:7000".parse().expect("an address")));
     let mut link = factory.new_client(2, &member).await;

@@ -1,0 +1,250 @@
+//! The receiving side of a snapshot: chunks into a file beside the state, verified, and installed by openraft.
+//!
+//! What had come when a stream broke is kept for a while, and gone on with when the same snapshot is sent again.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use quorate_transport::{MessageReceiver, Stream};
+
+use super::sendings::KEPT;
+use super::serve::{end, refuse};
+use super::types::{Raft, Snapshot, TypeConfig, Vote};
+use super::wire::{SnapshotAnswer, SnapshotHeader};
+use super::{RaftNode, SnapshotData, StateMachine};
+use crate::env::{self, Owner, OwnerHandle, oneshot};
+use crate::machine::{ReceivedSnapshot, SnapshotSink};
+use crate::model;
+
+/// Chunks that wait for the writer thread: the sender reads one ahead, so more would only hold memory.
+const CHUNK_QUEUE: usize = 2;
+
+/// A snapshot of which a part has come. Its file goes with it.
+#[derive(Debug)]
+struct Partial {
+    tag: u64,
+    /// So many chunks are written.
+    chunks: u32,
+    writer: OwnerHandle<ChunkJob>,
+}
+
+/// The one that broke off.
+#[derive(Debug, Default)]
+pub(super) struct BrokenOff(Mutex<Option<Partial>>);
+
+impl BrokenOff {
+    /// The one of this tag. Another is of no more use.
+    fn take(&self, tag: u64) -> Option<Partial> {
+        self.partial().take().filter(|partial| partial.tag == tag)
+    }
+
+    fn forget(&self, tag: u64, chunks: u32) {
+        let mut partial = self.partial();
+        if partial
+            .as_ref()
+            .is_some_and(|p| (p.tag, p.chunks) == (tag, chunks))
+        {
+            *partial = None;
+        }
+    }
+
+    fn partial(&self) -> MutexGuard<'_, Option<Partial>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why a snapshot was not received.
+enum Failed {
+    /// The stream broke; what came is kept.
+    Broken(String),
+    /// It is no use, or there is no room for it.
+    Refused(String),
+}
+
+/// Receives a snapshot into a file, verifies it, and has openraft install it.
+pub(crate) async fn snapshot(node: Arc<RaftNode>, from: u64, mut stream: Stream) {
+    let _span = env::span("snapshot.receive");
+    if node.acquaintance.welcome(from, &mut stream).await.is_none() {
+        return end(stream).await;
+    }
+    let answer = match receive(&node, from, &mut stream).await {
+        Ok((vote, snapshot)) => match install(&node.raft, vote, snapshot).await {
+            Ok(response) => {
+                env::mark("snapshot.installed");
+                SnapshotAnswer::Installed(response)
+            }
+            Err(reason) => SnapshotAnswer::Failed(reason),
+        },
+        Err(Failed::Broken(reason)) => {
+            tracing::info!(
+                from,
+                reason,
+                "a snapshot broke off; what came of it is kept for a while"
+            );
+            return;
+        }
+        Err(Failed::Refused(reason)) => SnapshotAnswer::Failed(reason),
+    };
+    if let SnapshotAnswer::Failed(reason) = &answer {
+        tracing::warn!(from, reason, "a snapshot was not installed");
+    }
+    if stream.sender.send(model::encode(&answer).into()).await.is_ok() {
+        let _ = stream.sender.finish().await;
+    }
+}
+
+async fn install(
+    raft: &Raft,
+    vote: Vote,
+    snapshot: Snapshot,
+) -> Result<openraft::raft::SnapshotResponse<TypeConfig>, String> {
+    raft.install_full_snapshot(vote, snapshot)
+        .await
+        .map_err(|e| e.to_string())
+}
+
+async fn receive(node: &Arc<RaftNode>, from: u64, stream: &mut Stream) -> Result<(Vote, Snapshot), Failed> {
+    let broken = |e: &dyn std::fmt::Display| Failed::Broken(e.to_string());
+    let header = stream.receiver.receive().await.map_err(|e| broken(&e))?;
+    let header = header.ok_or_else(|| broken(&"no header"))?;
+    let header: SnapshotHeader = model::decode(&header).map_err(|e| Failed::Refused(e.to_string()))?;
+    if header.vote.leader_id.node_id != from {
+        refuse(from, &header.vote);
+        return Err(Failed::Refused(format!(
+            "node {from} may not speak for node {}",
+            header.vote.leader_id.node_id
+        )));
+    }
+    let mut partial = node.broken_off.take(header.tag).unwrap_or_else(|| {
+        let writer = ChunkWriter {
+            machine: node.machine.clone(),
+            sink: None,
+        };
+        let on_panic = node.machine.faults().on_panic("snapshot writer");
+        Partial {
+            tag: header.tag,
+            chunks: 0,
+            writer: env::spawn_owner("quorate-snapshot-write", CHUNK_QUEUE, 1, writer, on_panic),
+        }
+    });
+    let from_chunk = SnapshotAnswer::From(partial.chunks);
+    let received = match stream.sender.send(model::encode(&from_chunk).into()).await {
+        Ok(()) => write_all(&mut partial, &mut stream.receiver).await,
+        Err(error) => Err(broken(&error)),
+    };
+    match received {
+        Ok(received) => Ok((
+            header.vote,
+            Snapshot {
+                meta: header.meta,
+                snapshot: SnapshotData::Received(received),
+            },
+        )),
+        Err(failed) => {
+            if matches!(failed, Failed::Broken(_)) && partial.chunks > 0 {
+                keep(node, partial);
+            }
+            Err(failed)
+        }
+    }
+}
+
+/// Keeps what came, for as long as the sender keeps what it sent.
+fn keep(node: &Arc<RaftNode>, partial: Partial) {
+    let (tag, chunks) = (partial.tag, partial.chunks);
+    *node.broken_off.partial() = Some(partial);
+    let weak = Arc::downgrade(node);
+    node.tasks.spawn("broken-off", async move {
+        env::sleep(KEPT).await;
+        if let Some(node) = weak.upgrade() {
+            node.broken_off.forget(tag, chunks);
+        }
+    });
+}
+
+/// Writes what comes, up to the end.
+async fn write_all(
+    partial: &mut Partial,
+    receiver: &mut MessageReceiver,
+) -> Result<ReceivedSnapshot, Failed> {
+    let stopped = || Failed::Refused("the snapshot's writer stopped".to_owned());
+    while let Some(chunk) = receiver
+        .receive()
+        .await
+        .map_err(|e| Failed::Broken(e.to_string()))?
+    {
+        metrics::counter!("quorate_snapshot_received_bytes_total").increment(chunk.len() as u64);
+        let (done, written) = oneshot::channel();
+        let sent = partial.writer.send(ChunkJob::Write(chunk, done)).await;
+        sent.map_err(|_| stopped())?;
+        written.await.map_err(|_| stopped())?.map_err(Failed::Refused)?;
+        partial.chunks = partial.chunks.saturating_add(1);
+    }
+    let (done, finished) = oneshot::channel();
+    let sent = partial.writer.send(ChunkJob::Finish(done)).await;
+    sent.map_err(|_| stopped())?;
+    finished.await.map_err(|_| stopped())?.map_err(Failed::Refused)
+}
+
+struct ChunkWriter {
+    machine: StateMachine,
+    sink: Option<SnapshotSink>,
+}
+
+#[derive(Debug)]
+enum ChunkJob {
+    Write(Bytes, oneshot::Sender<Result<(), String>>),
+    Finish(oneshot::Sender<Result<ReceivedSnapshot, String>>),
+}
+
+enum ChunkEffect {
+    Wrote(Result<(), String>, oneshot::Sender<Result<(), String>>),
+    Finished(
+        Result<ReceivedSnapshot, String>,
+        oneshot::Sender<Result<ReceivedSnapshot, String>>,
+    ),
+}
+
+impl ChunkWriter {
+    fn write(&mut self, chunk: &[u8]) -> Result<(), String> {
+        if self.sink.is_none() {
+            self.sink = Some(self.machine.sink().map_err(|e| e.to_string())?);
+        }
+        match &mut self.sink {
+            Some(sink) => sink.write(chunk).map_err(|e| e.to_string()),
+            None => Err("no file to write to".to_owned()),
+        }
+    }
+
+    fn complete(&mut self) -> Result<ReceivedSnapshot, String> {
+        let sink = self.sink.take().ok_or("the snapshot has no chunk")?;
+        sink.finish().map_err(|e| e.to_string())
+    }
+}
+
+impl Owner for ChunkWriter {
+    type Job = ChunkJob;
+    type Effects = Vec<ChunkEffect>;
+
+    fn work(&mut self, batch: &mut Vec<ChunkJob>) -> Vec<ChunkEffect> {
+        let jobs = batch.drain(..);
+        jobs.map(|job| match job {
+            ChunkJob::Write(chunk, done) => ChunkEffect::Wrote(self.write(&chunk), done),
+            ChunkJob::Finish(done) => ChunkEffect::Finished(self.complete(), done),
+        })
+        .collect()
+    }
+
+    fn publish(&mut self, effects: Vec<ChunkEffect>) {
+        for effect in effects {
+            match effect {
+                ChunkEffect::Wrote(result, done) => {
+                    let _ = done.send(result);
+                }
+                ChunkEffect::Finished(result, done) => {
+                    let _ = done.send(result);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! A snapshot whose stream breaks: a real sender before a receiver that hangs up, and a real receiver before such a sender.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::RaftMetrics;
+use openraft::raft::SnapshotResponse;
+use quorate_transport::memory::{MemoryNetwork, TokioClock};
+use quorate_transport::{Class, ClusterId, Identity, MessageSender, Peer, Stream, Transport};
+
+use super::acquaintance::{Acquaintance, Opened, Own};
+use super::sendings::Sendings;
+use super::snapshot_receive;
+use super::snapshot_send::{SendError, Sending};
+use super::state_machine::{SnapshotData, stored_membership};
+use super::types::{
+    Introduced, Member, Membership, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, Vote, log_id,
+};
+use super::wire::{SnapshotAnswer, SnapshotHeader};
+use super::{RaftNode, RaftParts};
+use crate::env::{self, RealDisk, watch};
+use crate::fault::Faults;
+use crate::identity::{ClusterUuid, MemberUuid};
+use crate::log::{Log, LogSettings};
+use crate::machine::{Entry, Machine, MachineSettings, OpenMode, Payload, Reader, SnapshotSource, Tuning};
+use crate::model::{self, Command, Key, LogIndex, LogPosition, LogTime, NodeId, Op, Proposal, Term, Txn};
+use crate::node::Settings;
+
+const LEADER: u64 = 1;
+const FOLLOWER: u64 = 2;
+
+fn tuned() -> MachineSettings {
+    MachineSettings {
+        cache_bytes: 8 << 20,
+        tuning: Tuning {
+            snapshot_chunk_bytes: 1_000,
+            ..Tuning::default()
+        },
+        ..MachineSettings::default()
+    }
+}
+
+/// A state of some twenty chunks.
+fn state(dir: &Path) -> Reader {
+    let (mut machine, reader) =
+        Machine::open(Arc::new(RealDisk), dir, OpenMode::Create, tuned()).expect("a state");
+    let puts = (0..100).map(|number| {
+        let key = Key::try_from(format!("key-{number}")).expect("a key");
+        Op::put(key, vec![b'v'; 100])
+    });
+    let proposal = Proposal {
+        stamp: LogTime::ZERO,
+        commands: vec![Command::Txn {
+            session: None,
+            txn: Txn::new(puts),
+        }],
+    };
+    let entry = Entry {
+        position: position(1),
+        payload: Payload::Proposal(model::encode(&proposal).into()),
+    };
+    machine.apply(vec![entry]).expect("it is applied");
+    machine.make_durable().expect("it is durable");
+    reader
+}
+
+fn files(dir: &Path) -> usize {
+    std::fs::read_dir(dir).expect("a directory").count()
+}
+
+async fn node(dir: &Path, transport: &Arc<dyn Transport>) -> Arc<RaftNode> {
+    let (machine, reader) =
+        Machine::open(Arc::new(RealDisk), dir, OpenMode::Create, tuned()).expect("a state");
+    let log = Log::open(
+        Arc::new(RealDisk),
+        &dir.join("log"),
+        LogSettings::default().create(),
+    );
+    let settings = Settings::default();
+    let node = RaftNode::start(RaftParts {
+        id: NodeId::new(FOLLOWER),
+        member: directory(FOLLOWER),
+        log: log.expect("a log"),
+        machine,
+        tap: None,
+        reader,
+        disk: Arc::new(RealDisk),
+        dir: dir.to_owned(),
+        transport: Arc::clone(transport),
+        timing: settings.timing,
+        settings: settings.raft(),
+        faults: Faults::default(),
+    });
+    Arc::new(node.await.expect("a node"))
+}
+
+fn snapshot(source: SnapshotSource) -> Snapshot {
+    let meta = source.meta();
+    Snapshot {
+        meta: SnapshotMeta {
+            last_log_id: meta.position.map(log_id),
+            last_membership: stored_membership(meta.membership.as_ref()).expect("none"),
+        },
+        snapshot: SnapshotData::Source(Box::new(source)),
+    }
+}
+
+fn vote() -> Vote {
+    Vote::new_committed(1, LEADER)
+}
+
+fn network() -> (Arc<dyn Transport>, Arc<dyn Transport>) {
+    let network = MemoryNetwork::new(Arc::new(TokioClock::new(1)));
+    let cluster = ClusterId::new("snapshots").expect("a legal name");
+    let of = |id: u64| network.transport(Identity::node(cluster.clone(), id), &format!("node-{id}:7000"));
+    (of(LEADER), of(FOLLOWER))
+}
+
+fn directory(id: u64) -> MemberUuid {
+    MemberUuid::new(uuid::Uuid::from_u128(u128::from(id)))
+}
+
+fn position(index: u64) -> LogPosition {
+    LogPosition {
+        term: Term::new(1),
+        leader: NodeId::new(LEADER),
+        index: LogIndex::new(index),
+    }
+}
+
+/// Of a member of a cluster of two, which knows both.
+fn acquaintance(id: u64, transport: &Arc<dyn Transport>) -> Acquaintance {
+    let cluster = ClusterUuid::new(uuid::Uuid::from_u128(7));
+    let member = |id| Member {
+        address: None,
+        introduced: Some(Introduced {
+            member: directory(id),
+            cluster,
+        }),
+    };
+    let nodes: BTreeMap<u64, Member> = [LEADER, FOLLOWER].map(|id| (id, member(id))).into();
+    let voters = BTreeSet::from([LEADER, FOLLOWER]);
+    let membership = Membership::new(vec![voters], nodes).expect("a membership");
+    let stored = Arc::new(StoredMembership::new(Some(log_id(position(0))), membership));
+    let metrics: RaftMetrics<TypeConfig> = RaftMetrics {
+        membership_config: Arc::clone(&stored),
+        committed_membership_config: stored,
+        last_log_index: Some(0),
+        ..RaftMetrics::new_initial(id)
+    };
+    let own = Own {
+        node: id,
+        member: directory(id),
+        process: id,
+    };
+    let acquaintance = Acquaintance::new(own, Arc::clone(transport), Faults::default());
+    acquaintance.runs(watch::channel(metrics).1);
+    acquaintance
+}
+
+fn follower() -> Peer {
+    Peer {
+        node_id: Some(FOLLOWER),
+        address: format!("node-{FOLLOWER}:7000").parse().expect("an address"),
+    }
+}
+
+async fn within<T>(what: impl Future<Output = T>) -> T {
+    let patience = Duration::from_secs(60);
+    env::timeout(patience, what).await.expect("it does not hang")
+}
+
+async fn message(stream: &mut Stream) -> Bytes {
+    stream
+        .receiver
+        .receive()
+        .await
+        .expect("a stream")
+        .expect("a message")
+}
+
+async fn answer(stream: &mut Opened) -> SnapshotAnswer {
+    let message = stream.receiver.receive().await.expect("a stream");
+    model::decode(&message.expect("a message")).expect("an answer")
+}
+
+async fn say<T: serde::Serialize>(sender: &mut MessageSender, what: &T) {
+    sender.send(model::encode(what).into()).await.expect("a stream");
+}
+
+#[tokio::test]
+async fn a_sender_goes_on_at_the_chunk_that_the_receiver_lacks_and_the_log_is_held_meanwhile() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let reader = state(dir.path());
+    let whole: Vec<Bytes> = {
+        let mut source = reader.snapshot().expect("a state");
+        std::iter::from_fn(|| source.next_chunk().expect("a chunk")).collect()
+    };
+    assert!(whole.len() > 10, "{} chunks", whole.len());
+    let (leader, accepts) = network();
+    let (greets, welcomes) = (acquaintance(LEADER, &leader), acquaintance(FOLLOWER, &accepts));
+    let (sendings, faults, peer) = (Sendings::default(), Faults::default(), follower());
+    let sending = Sending {
+        acquaintance: &greets,
+        peer: &peer,
+        stall_max: Duration::from_secs(30),
+        faults: &faults,
+        sendings: &sendings,
+    };
+
+    // A receiver that hangs up after three chunks.
+    let hangs_up = async {
+        let mut stream = accepts.accept().await.expect("a stream").stream;
+        let met = welcomes.welcome(LEADER, &mut stream).await;
+        assert!(met.is_some(), "they know each other");
+        let header: SnapshotHeader = model::decode(&message(&mut stream).await).expect("a header");
+        say(&mut stream.sender, &SnapshotAnswer::From(0)).await;
+        for chunk in &whole[..3] {
+            assert_eq!(message(&mut stream).await, chunk);
+        }
+        header.tag
+    };
+    let source = reader.snapshot().expect("a state");
+    sendings.begin(&source.pinned());
+    assert_eq!(sendings.held(), Some(LogIndex::new(1)), "the log behind it stays");
+    let (sent, tag) = within(async { tokio::join!(sending.send(vote(), snapshot(source)), hangs_up) }).await;
+    assert!(matches!(sent, Err(SendError::Broken(_))), "{sent:?}");
+
+    // The same again goes on where that ended.
+    let broken = sendings.broken().expect("what broke is kept");
+    assert_eq!(sendings.held(), Some(LogIndex::new(1)), "and the log behind it");
+    let takes_the_rest = async {
+        let mut stream = accepts.accept().await.expect("a stream").stream;
+        let met = welcomes.welcome(LEADER, &mut stream).await;
+        assert!(met.is_some(), "they know each other");
+        let header: SnapshotHeader = model::decode(&message(&mut stream).await).expect("a header");
+        assert_eq!(header.tag, tag, "it is the same");
+        say(&mut stream.sender, &SnapshotAnswer::From(3)).await;
+        for chunk in &whole[3..] {
+            assert_eq!(message(&mut stream).await, chunk);
+        }
+        assert!(stream.receiver.receive().await.expect("an end").is_none());
+        say(
+            &mut stream.sender,
+            &SnapshotAnswer::Installed(SnapshotResponse::new(vote())),
+        )
+        .await;
+        stream
+    };
+    let again = snapshot(SnapshotSource::of(broken));
+    let (sent, _stream) = within(async { tokio::join!(sending.send(vote(), again), takes_the_rest) }).await;
+    sent.expect("it has arrived");
+    assert!(sendings.broken().is_none(), "nothing is kept then");
+    // Nor held, once the thread that read it has ended.
+    within(async {
+        while sendings.held().is_some() {
+            env::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_receiver_keeps_the_chunks_of_a_stream_that_broke_and_asks_for_the_rest() {
+    let (of_leader, of_follower) = (
+        tempfile::tempdir().expect("one"),
+        tempfile::tempdir().expect("two"),
+    );
+    let reader = state(of_leader.path());
+    let mut source = reader.snapshot().expect("a state");
+    let header = SnapshotHeader {
+        vote: vote(),
+        tag: source.tag(),
+        meta: SnapshotMeta {
+            last_log_id: source.meta().position.map(log_id),
+            last_membership: stored_membership(None).expect("none"),
+        },
+    };
+    let chunks: Vec<Bytes> = std::iter::from_fn(|| source.next_chunk().expect("a chunk")).collect();
+    let (leader, transport) = network();
+    let node = node(of_follower.path(), &transport).await;
+    let before = files(of_follower.path());
+    let serve = async || {
+        let stream = transport.accept().await.expect("a stream").stream;
+        snapshot_receive::snapshot(Arc::clone(&node), LEADER, stream).await;
+    };
+    let peer = follower();
+    let greets = acquaintance(LEADER, &leader);
+    let open = async || greets.open(&peer, Class::Bulk).await.expect("a stream");
+
+    let breaks_off = async {
+        let mut stream = open().await;
+        say(&mut stream.sender, &header).await;
+        assert!(matches!(answer(&mut stream).await, SnapshotAnswer::From(0)));
+        for chunk in &chunks[..4] {
+            stream.sender.send(chunk.clone()).await.expect("a stream");
+        }
+        // What has not come in when a stream is dropped is lost with it: the first chunk makes a file.
+        while files(of_follower.path()) == before {
+            env::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    within(async { tokio::join!(serve(), breaks_off) }).await;
+
+    let goes_on = async {
+        let mut stream = open().await;
+        say(&mut stream.sender, &header).await;
+        let SnapshotAnswer::From(number) = answer(&mut stream).await else {
+            panic!("it says from where on");
+        };
+        assert!((1..=4).contains(&number), "from {number}");
+        for chunk in &chunks[number as usize..] {
+            stream.sender.send(chunk.clone()).await.expect("a stream");
+        }
+        let Opened { sender, mut receiver } = stream;
+        sender.finish().await.expect("a stream");
+        let installed = receiver.receive().await.expect("a stream").expect("an answer");
+        let installed: SnapshotAnswer = model::decode(&installed).expect("an answer");
+        assert!(matches!(installed, SnapshotAnswer::Installed(_)), "{installed:?}");
+    };
+    within(async { tokio::join!(serve(), goes_on) }).await;
+    let applied = node.machine.applied().borrow().position.expect("something");
+    assert_eq!(applied.index, LogIndex::new(1), "it is the state");
+}
