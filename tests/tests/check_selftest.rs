@@ -16,6 +16,7 @@ use quorate_meta::keys::{Keys, RowKey};
 use quorate_meta::{Epochs, PartitionEpoch, PartitionIndex};
 use quorate_tests::check::ground::Ground;
 use quorate_tests::check::history::{Answer, Call, CallId, History, MetaFailure, MetaRequest, Request};
+use quorate_tests::check::model::PAGE_BYTES;
 use quorate_tests::check::raft::Statuses;
 use quorate_tests::check::recording::{Recording, record};
 use quorate_tests::check::taps::{Agreement, TapEvent, TapWhat};
@@ -30,7 +31,7 @@ fn agreement(events: &[TapEvent]) -> Agreement {
 }
 
 fn good_ground() -> Ground {
-    Ground::replay(&agreement(&GOOD.events)).0
+    Ground::replay(&agreement(&GOOD.events), PAGE_BYTES).0
 }
 
 fn rules(violations: &[Violation]) -> Vec<Rule> {
@@ -55,7 +56,7 @@ fn caught(name: &str, by: Rule, violations: &[Violation]) {
 fn a_good_history_breaks_no_rule() {
     let agreement = agreement(&GOOD.events);
     assert_eq!(agreement.violations(), []);
-    let (ground, violations) = Ground::replay(&agreement);
+    let (ground, violations) = Ground::replay(&agreement, PAGE_BYTES);
     assert_eq!(violations, []);
     assert_eq!(judge::judge(&ground, &GOOD.history.calls), []);
     assert_eq!(
@@ -84,7 +85,7 @@ fn with_events(spoil: impl FnOnce(&mut Vec<TapEvent>)) -> Vec<Violation> {
     let mut events = GOOD.events.clone();
     spoil(&mut events);
     let agreement = agreement(&events);
-    let (_, replayed) = Ground::replay(&agreement);
+    let (_, replayed) = Ground::replay(&agreement, PAGE_BYTES);
     [agreement.violations().to_vec(), replayed].concat()
 }
 

@@ -46,8 +46,14 @@ fn a_stale_read_is_no_older_than_its_bound_however_the_cluster_is_cut() {
 fn a_leader_that_was_deposed_confirms_no_read_once_it_is_heard_again() {
     let returns = |seed| {
         let mut schedule = Vec::new();
-        for start in [700, 3_200, 5_700] {
-            schedule.push(at(start, isolate(Target::Leader, 1_500)));
+        for start in [700, 4_700, 8_700] {
+            schedule.push(at(start, isolate(Target::Leader, 2_500)));
+            // It stands still meanwhile: else it would step down by itself.
+            let still = Fault::Pause {
+                target: Target::Leader,
+                lasts: ms(2_400),
+            };
+            schedule.push(at(start, still));
             // Who leads since is not heard for a moment, neither by who led before nor by who follows.
             schedule.extend((0..3).map(|node| {
                 let unheard = Fault::CutOneWay {
@@ -55,12 +61,12 @@ fn a_leader_that_was_deposed_confirms_no_read_once_it_is_heard_again() {
                     to: Target::Nth(node),
                     lasts: ms(300),
                 };
-                at(start + 1_400, unheard)
+                at(start + 2_400, unheard)
             }));
         }
         let mut plan = watched(plan(seed, 3, schedule));
         plan.pause_max = ms(4);
-        plan.faulty = ms(8_500);
+        plan.faulty = ms(12_500);
         plan
     };
     let rules = [("RealTime", ""), ("KeepsTheBound", "")];

@@ -58,10 +58,14 @@ impl Default for Ground {
 }
 
 impl Ground {
-    /// Replays the log that the nodes agreed on. What the product answered otherwise than the model is a
-    /// violation; so is a hole.
-    pub fn replay(agreement: &Agreement) -> (Self, Vec<Violation>) {
-        let (mut ground, mut violations) = (Self::default(), Vec::new());
+    /// Replays the log that the nodes agreed on, whose pages of a range end at so many bytes. What the product answered
+    /// otherwise than the model is a violation; so is a hole.
+    pub fn replay(agreement: &Agreement, page_bytes: u64) -> (Self, Vec<Violation>) {
+        let mut violations = Vec::new();
+        let mut ground = Self {
+            model: Model::new(page_bytes),
+            ..Self::default()
+        };
         let first = agreement.entries().keys().next().copied();
         if let Some(first) = first.filter(|first| *first > LogIndex::new(1)) {
             let what = format!("the first entry that anybody applied is {first}");

@@ -137,6 +137,9 @@ fn judge_last(agreement: &Agreement) -> Vec<Violation> {
 mod tests {
     use super::*;
 
+    /// One membership after the other: the id, the directory and the cluster of each member.
+    type Stages = &'static [&'static [(u64, u8, u8)]];
+
     /// Entries, each with members as (id, directory, cluster).
     fn judged(entries: &[&[(u64, u8, u8)]]) -> Option<Violation> {
         let member = |(id, directory, cluster): &(u64, u8, u8)| {
@@ -153,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_member_that_becomes_another_directory_and_a_second_cluster_are_seen() {
-        let good: [&[&[(u64, u8, u8)]]; 3] = [
+        let good: [Stages; 3] = [
             &[&[(1, 11, 7), (2, 0, 0)], &[(1, 11, 7), (2, 22, 7)]],
             // Removed, and added as another.
             &[
@@ -166,7 +169,7 @@ mod tests {
         for entries in good {
             assert_eq!(judged(entries), None);
         }
-        let bad: [&[&[(u64, u8, u8)]]; 4] = [
+        let bad: [Stages; 4] = [
             &[&[(1, 11, 7), (2, 22, 7)], &[(1, 11, 7), (2, 33, 7)]],
             &[&[(1, 11, 7)], &[(1, 11, 8)]],
             &[&[(1, 11, 7), (2, 22, 8)]],

@@ -25,7 +25,7 @@ use quorate_kv::model::{
 };
 
 /// A page of a range read ends at so many bytes of answer, where a node is not told otherwise.
-const PAGE_BYTES: u64 = 1 << 20;
+pub const PAGE_BYTES: u64 = 1 << 20;
 /// A failed condition tells a value of at most so many bytes.
 const FOUND_VALUE_BYTES: usize = 1 << 10;
 

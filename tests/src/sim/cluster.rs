@@ -20,11 +20,13 @@ mod workload;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use quorate_kv::env::{self, Notify};
 use quorate_kv::identity::IdentityError;
 use quorate_kv::log::LogOpenError;
@@ -36,6 +38,7 @@ use quorate_kv::{Client, Node};
 use quorate_transport::memory::MemoryNetwork;
 use quorate_transport::{ClusterId, Identity, Transport};
 
+use super::crash::{INJECTED_PANIC, is_injected};
 use super::net::{SimClock, Traced};
 use super::world::lock;
 use super::{DiskStats, Event, HostId, PowerLoss, Simulation};
@@ -49,7 +52,7 @@ use served::Excuses;
 pub use coverage::{Coverage, REQUIRED_FROM_SEEDS};
 pub use fault::{Fault, FaultEvent, Kind, Reach, Target, UnknownKind};
 pub use phase::Phase;
-pub use plan::{Disks, Links, Plan, PlanError, Tuning};
+pub use plan::{Disks, Links, Plan, PlanError, Small, Tuning};
 pub use verdict::Failure;
 pub use workload::OperationCounts;
 
@@ -327,7 +330,17 @@ impl Cluster {
         let (seen, world) = (Arc::clone(&self.seen), self.sim.world());
         let record = self.record.clone();
         host.spawn("node", async move {
-            match builder.start().await {
+            // A panic of a start's own task is its caller's to catch.
+            let started = match AssertUnwindSafe(builder.start()).catch_unwind().await {
+                Ok(started) => started,
+                Err(panicked) if is_injected(panicked.as_ref()) => {
+                    let mut seen = lock(&seen);
+                    seen.stopped.insert(number, "its start panicked".to_owned());
+                    return;
+                }
+                Err(panicked) => resume_unwind(panicked),
+            };
+            match started {
                 Err(error) => {
                     let mut seen = lock(&seen);
                     if is_refusal(&error) {
@@ -638,7 +651,8 @@ fn is_refusal(error: &StartError) -> bool {
             | StorageError::Log(LogOpenError::Disk { .. })
             | StorageError::State(MachineOpenError::Disk { .. } | MachineOpenError::Fault(_))
     );
-    !is_disk && !is_of_a_fault(&error.to_string())
+    let told = error.to_string();
+    !is_disk && !is_of_a_fault(&told) && !told.contains(INJECTED_PANIC)
 }
 
 /// A line that a terminal can bear: values may be long.

@@ -16,6 +16,17 @@ pub enum CrashAction {
     Error,
     /// The disk takes so much longer (where its time is charged at all).
     Delay(Duration),
+    /// The code panics.
+    Panic,
+}
+
+/// How the message of a panic begins that was injected.
+pub(super) const INJECTED_PANIC: &str = "injected panic at ";
+
+/// Whether a panic was injected.
+pub(super) fn is_injected(payload: &(dyn std::any::Any + Send)) -> bool {
+    let message = payload.downcast_ref::<String>();
+    message.is_some_and(|message| message.starts_with(INJECTED_PANIC))
 }
 
 /// A crash point that waits for its hour.
@@ -42,6 +53,7 @@ pub(super) enum Outcome {
     Pass,
     Delay(Duration),
     Error,
+    Panic,
     SwitchOff(PowerLoss),
 }
 
@@ -60,6 +72,7 @@ impl Outcome {
                 CrashAction::SwitchOff(power) => Outcome::SwitchOff(power),
                 CrashAction::Error => Outcome::Error,
                 CrashAction::Delay(time) => Outcome::Delay(time),
+                CrashAction::Panic => Outcome::Panic,
             };
         }
         Outcome::Pass

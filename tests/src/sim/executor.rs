@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::future::Future;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +21,7 @@ use quorate_kv::env::{self, BoxTask, Instant, TaskId, TimerId};
 use quorate_kv::model::LogTime;
 
 use super::clock::HostClock;
-use super::crash::{Armed, Outcome};
+use super::crash::{Armed, INJECTED_PANIC, Outcome};
 use super::disk::{PowerLoss, SimDisk};
 use super::rng::Rng;
 use super::world::{Effect, Event, HostId, World, lock};
@@ -134,6 +135,8 @@ pub(super) struct Host {
     pub(super) clock: HostClock,
     pub(super) disk: SimDisk,
     pub(super) armed: Vec<Armed>,
+    /// It was made to panic since it was switched on: other panics may follow from that, as of a lock that is poisoned.
+    pub(super) made_to_panic: bool,
     /// Called when it dies, before its tasks are dropped.
     pub(super) at_death: Option<Rc<dyn Fn(PowerLoss)>>,
     /// Tasks that could run, were the host not paused.
@@ -212,6 +215,7 @@ impl SimRt {
                 self.seed.fork(&format!("disk of {id}")),
             ),
             armed: Vec::new(),
+            made_to_panic: false,
             at_death: None,
             parked: Vec::new(),
             random: self.seed.fork(&format!("random numbers of {id}")),
@@ -322,6 +326,17 @@ impl SimRt {
         // Else the present poll ends first: see `poll`.
     }
 
+    /// Unwinds as a panic does, but tells nobody on standard error: it is meant.
+    fn panic_at(&self, name: &'static str, host: HostId) -> ! {
+        self.world
+            .record(host, Event::Mark(format!("{name}: an injected panic")));
+        self.with_host(host, |h| h.made_to_panic = true);
+        self.world.notice(host, Effect::Panicked(name));
+        // Work that took the disk's time has ended.
+        self.world.take_charge();
+        resume_unwind(Box::new(format!("{INJECTED_PANIC}{name}")))
+    }
+
     fn crash_at(&self, name: &'static str, host: HostId, power: PowerLoss) {
         self.world.record(host, Event::Mark(format!("{name}: crash")));
         self.world.notice(host, Effect::Crashed(name));
@@ -343,8 +358,14 @@ impl SimRt {
                 let task = state.tasks.remove(&id);
                 (task, state.running.replace((id, host)))
             };
-            drop(task);
+            let dropped = catch_unwind(AssertUnwindSafe(|| drop(task)));
             self.state.borrow_mut().running = before;
+            // A lock that a panic poisoned makes destructors panic too.
+            if let Err(panicked) = dropped
+                && !self.with_host(host, |h| h.made_to_panic)
+            {
+                resume_unwind(panicked);
+            }
         }
     }
 
@@ -589,7 +610,12 @@ impl env::Executor for SimRt {
 
     fn task_panicked(&self, name: &'static str, message: &str) {
         let host = self.here();
-        self.violation(host, format!("the task {name} panicked: {message}"));
+        let what = format!("the task {name} panicked: {message}");
+        let follows = self.with_host(host, |h| h.made_to_panic);
+        match follows || message.starts_with(INJECTED_PANIC) {
+            true => self.world.record(host, Event::Mark(what)),
+            false => self.violation(host, what),
+        }
     }
 
     fn set_timer(&self, timer: Option<TimerId>, deadline: Instant, waker: &Waker) -> TimerId {
@@ -669,6 +695,7 @@ impl env::Executor for SimRt {
                 self.world.notice(host, Effect::Failed(name));
                 Err(io::Error::other(format!("injected at {name}")))
             }
+            Outcome::Panic => self.panic_at(name, host),
             Outcome::SwitchOff(power) => {
                 self.crash_at(name, host, power);
                 Err(io::Error::other(format!("the host crashed at {name}")))
@@ -689,8 +716,10 @@ impl env::Executor for SimRt {
             true => Outcome::at(&mut h.armed, name),
             false => Outcome::Pass,
         });
-        if let Outcome::SwitchOff(power) = outcome {
-            self.crash_at(name, host, power);
+        match outcome {
+            Outcome::SwitchOff(power) => self.crash_at(name, host, power),
+            Outcome::Panic => self.panic_at(name, host),
+            Outcome::Pass | Outcome::Delay(_) | Outcome::Error => {}
         }
     }
 

@@ -235,7 +235,10 @@ impl Host {
 
     /// Switches it on again, with the disk that it has and no task.
     pub fn power_on(&self) {
-        self.sim.rt.with_host(self.id, |h| h.alive = true);
+        self.sim.rt.with_host(self.id, |h| {
+            h.alive = true;
+            h.made_to_panic = false;
+        });
         self.sim.mark(self.id, "switched on");
     }
 

@@ -12,7 +12,7 @@ use quorate_kv::planted::{self, Bug};
 
 use super::PowerLoss;
 use super::cluster::{
-    self, Disks, Failure, Fault, FaultEvent, Links, Phase, Plan, Reach, Report, Target, Tuning,
+    self, Disks, Failure, Fault, FaultEvent, Links, Phase, Plan, Reach, Report, Small, Target, Tuning,
 };
 
 /// So many seeds a planted bug may stay hidden from.
@@ -97,6 +97,7 @@ pub fn plan(seed: u64, nodes: u32, schedule: Vec<FaultEvent>) -> Plan {
         seed,
         nodes,
         clients: 3,
+        sharing: 1,
         readers: 0,
         keys: 4,
         pause_max: ms(20),
@@ -113,6 +114,7 @@ pub fn plan(seed: u64, nodes: u32, schedule: Vec<FaultEvent>) -> Plan {
             durable_interval: ms(1000),
             promote_lag_max: 50,
             proposals_in_flight: 4,
+            small: Small::default(),
             state_cache_bytes: 1 << 20,
             scrub_interval: Duration::ZERO,
         },

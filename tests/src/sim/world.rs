@@ -70,6 +70,8 @@ pub enum Effect {
     Failed(&'static str),
     /// A step takes longer.
     Stalled(&'static str),
+    /// The code panics at a step.
+    Panicked(&'static str),
     /// The disk refuses a write because it is full.
     DiskFull,
     /// The host sends a message.

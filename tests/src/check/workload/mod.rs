@@ -106,8 +106,14 @@ impl Worker {
             }
             return;
         }
-        match self.draw.random().below(40) {
-            0..=3 => self.put(&client).await,
+        match self.draw.random().below(44) {
+            40..=42 if self.style.hurried => self.give_up(&client).await,
+            // Whose calls are under way loses what makes them exactly-once, and must be told so.
+            43 if self.style.hurried => {
+                client.close().await;
+                self.scribe.tally("close", Ended::Done);
+            }
+            0..=3 | 40.. => self.put(&client).await,
             4..=5 => self.delete(&client).await,
             6..=9 => self.get(&client).await,
             10..=11 => self.get_with(&client).await,
@@ -201,6 +207,30 @@ impl Worker {
             Err(error) => Answer::of_error(error),
         };
         self.end("txn", id, called, Request::Txn(txn), answer);
+    }
+
+    /// Calls, and does not wait for the answer.
+    async fn give_up(&mut self, client: &Client) {
+        let patience = self
+            .draw
+            .random()
+            .duration(Duration::ZERO, self.style.deadline / 10);
+        if self.draw.random().one_in(3) {
+            let (reads, consistency) = (self.draw.reads(), self.draw.consistency());
+            let called = client.read(reads, consistency);
+            // Nothing is known of it, answered or not.
+            drop(env::timeout(patience, called).await);
+            return;
+        }
+        let id = self.scribe.number();
+        let (key, value) = (self.draw.shared(), self.draw.value(id));
+        let called = self.scribe.now();
+        let result = env::timeout(patience, client.put(key.clone(), value.clone())).await;
+        let answer = match result {
+            Ok(result) => result.map_or_else(Answer::of_error, Answer::Written),
+            Err(env::Elapsed) => Answer::Unknown("the caller gave it up".to_owned()),
+        };
+        self.end("put", id, called, Request::Put { key, value }, answer);
     }
 
     async fn put(&mut self, client: &Client) {

@@ -13,7 +13,7 @@ pub const CLIENT_ELSEWHERE: [(&str, &str); 10] = [
     ("add_learner", "the simulator's nemesis, and tests/cluster.rs"),
     (
         "close",
-        "ends its client: the commands of the server's program, and the tests of kv",
+        "the workload, where faults happen: whose calls are under way loses what makes them exactly-once",
     ),
     ("move_leader", "the simulator's nemesis, and tests/cluster.rs"),
     ("promote", "the simulator's nemesis, and tests/cluster.rs"),

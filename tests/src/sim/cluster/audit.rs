@@ -170,7 +170,7 @@ pub(super) async fn judge(cluster: &Cluster) -> Result<(), String> {
         .map_err(|error| format!("liveness: the judge could not read: {error}"))?;
     let history = cluster.history.borrow().book.history();
     let agreement = cluster.record.taps.agreement();
-    let (ground, mut violations) = Ground::replay(&agreement);
+    let (ground, mut violations) = Ground::replay(&agreement, cluster.plan.tuning.small.page_bytes_max);
     violations.extend(membership::judge(&agreement));
     if violations.is_empty() {
         if ground.model.range_at(&KeyRange::all(), revision) != last {

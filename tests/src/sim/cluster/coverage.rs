@@ -66,7 +66,7 @@ pub const REQUIRED_FROM_SEEDS: u64 = 200;
 ///
 /// Purging takes a few syncs, so that only faults which wait for it meet it; truncating is rare besides, with 30 of them in
 /// 200 seeds, and no fault is sure to.
-const REQUIRED: [(Kind, &[Phase]); 26] = {
+const REQUIRED: [(Kind, &[Phase]); 28] = {
     use Phase::{FreshLeader, Membership, NoLeader, Purging, Replay, Snapshot, Steady, Transfer};
     [
         (Kind::Kill, &[Steady, Membership, Purging]),
@@ -85,9 +85,11 @@ const REQUIRED: [(Kind, &[Phase]); 26] = {
         (Kind::SlowNetwork, &[NoLeader, Steady]),
         (Kind::CrashPoint, &[Steady, Membership]),
         (Kind::DiskError, &[Steady]),
+        (Kind::Panic, &[Steady]),
         (Kind::DiskStall, &[Steady]),
         (Kind::DiskFull, &[Steady, Membership]),
         (Kind::ClockJump, &[Steady, Membership]),
+        (Kind::ClockAhead, &[Steady]),
         (Kind::AddLearner, &[Steady, Membership, Replay]),
         (Kind::Promote, &[Steady, Membership]),
         (Kind::PromoteAndLeave, &[Steady]),
@@ -197,6 +199,7 @@ impl Watch {
             Effect::PowerLost { .. } => Kind::PowerLoss,
             Effect::Crashed(_) => Kind::CrashPoint,
             Effect::Failed(_) => Kind::DiskError,
+            Effect::Panicked(_) => Kind::Panic,
             Effect::Stalled(_) => Kind::DiskStall,
             Effect::DiskFull => Kind::DiskFull,
             Effect::Sent { to } => return self.sent(host.0, to.0),

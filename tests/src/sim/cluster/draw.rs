@@ -6,7 +6,7 @@ use quorate_kv::log::CRASH_POINTS;
 
 use super::fault::{Fault, FaultEvent, Kind, Reach, Target};
 use super::phase::Phase;
-use super::plan::{Disks, LOG_SEGMENT_BYTES, Links, Plan, Tuning};
+use super::plan::{Disks, LOG_SEGMENT_BYTES, Links, Plan, Small, Tuning};
 use crate::sim::{PowerLoss, Rng};
 
 /// Where a node may crash or suffer an error: the disk's calls, and the steps that the code has named.
@@ -47,6 +47,7 @@ pub(super) fn plan(seed: u64, only: Option<Kind>) -> Plan {
         durable_interval: micros(&mut random, 50_000, 5_000_000),
         promote_lag_max: *random.pick(&[1_000, 50]),
         proposals_in_flight: *random.pick(&[1, 4, 64]),
+        small: small_of_all(&mut random),
         state_cache_bytes: *random.pick(&[0, 1 << 14, 1 << 20, 1 << 20]),
         scrub_interval: Duration::from_secs(*random.pick(&[0, 1, 4, 86_400])),
     };
@@ -80,6 +81,7 @@ pub(super) fn plan(seed: u64, only: Option<Kind>) -> Plan {
         seed,
         nodes,
         clients: *random.pick(&[2, 4, 8]),
+        sharing: *random.pick(&[1, 1, 2, 4]),
         readers: *random.pick(&[0, nodes, 2 * nodes]),
         keys: *random.pick(&[1, 5, 100]),
         pause_max,
@@ -92,8 +94,47 @@ pub(super) fn plan(seed: u64, only: Option<Kind>) -> Plan {
         disks,
         schedule: Vec::new(),
     };
+    if plan.pause_max < Duration::from_millis(50) {
+        // Under so many writes a node that receives them all is some hundred entries behind at any moment.
+        plan.tuning.promote_lag_max = 1_000;
+    }
     plan.schedule = schedule(&mut random, &plan, &kinds, share);
+    if !plan.is_calm() {
+        // Whoever writes keeps a session. Where calls come slowly a caller's second and third client are idle long enough to
+        // make room; else there must be room for all, and for those that look at the end.
+        let callers = u64::from(plan.clients);
+        let sessions = match plan.pause_max < Duration::from_millis(200) {
+            true => 3 * callers + 4,
+            false => 2 * callers + 4,
+        };
+        small_of_the_faulty(&mut random, sessions, &mut plan.tuning.small);
+    }
     plan
+}
+
+/// What is cut smaller than usual in any run.
+fn small_of_all(random: &mut Rng) -> Small {
+    let usual = Small::default();
+    Small {
+        chunk_keys: *random.pick(&[1, 3, 16, usual.chunk_keys]),
+        gap_keys: *random.pick(&[1, 2, usual.gap_keys]),
+        apply_keys: *random.pick(&[1, 20, 500, usual.apply_keys]),
+        page_bytes_max: *random.pick(&[100, 400, 2_000, usual.page_bytes_max]),
+        snapshot_chunk_bytes: *random.pick(&[64, 1_000, 20_000, usual.snapshot_chunk_bytes]),
+        ..usual
+    }
+}
+
+/// What fails calls that would succeed: only where faults do that too.
+fn small_of_the_faulty(random: &mut Rng, sessions: u64, small: &mut Small) {
+    let usual = Small::default();
+    small.sessions_max = *random.pick(&[sessions, sessions + 6, usual.sessions_max]);
+    small.session_ttl = *random.pick(&[Duration::from_secs(1), Duration::from_secs(8), usual.session_ttl]);
+    small.session_idle = Duration::from_secs(1);
+    small.session_idle_entries = *random.pick(&[10, 100, usual.session_idle_entries]);
+    small.unanswered_max = *random.pick(&[2, 8, usual.unanswered_max]);
+    small.keys_looked_at_max = *random.pick(&[1_000, usual.keys_looked_at_max]);
+    small.response_bytes_max = *random.pick(&[1_024, usual.response_bytes_max]);
 }
 
 /// How densely clients work.
@@ -268,6 +309,16 @@ fn fault(random: &mut Rng, plan: &Plan, kind: Kind) -> Fault {
             point: (*random.pick(&POINTS)).to_owned(),
             passes: random.below(20),
         },
+        Kind::Panic => Fault::Panic {
+            target,
+            point: match random.below(3) {
+                0 => *random.pick(&SPANS),
+                1 => *random.pick(CRASH_POINTS),
+                _ => *random.pick(&POINTS),
+            }
+            .to_owned(),
+            passes: random.below(20),
+        },
         Kind::DiskStall => Fault::DiskStall {
             target,
             passes: random.below(20),
@@ -281,6 +332,11 @@ fn fault(random: &mut Rng, plan: &Plan, kind: Kind) -> Fault {
             target,
             by: Duration::from_millis(*random.pick(&[1, 1_000, 3_600_000])),
             back: random.one_in(2),
+        },
+        Kind::ClockAhead => Fault::ClockAhead {
+            target,
+            by: Duration::from_secs(3_600) * random.between(1, 12) as u32,
+            lasts: cut(random),
         },
         Kind::AddLearner => Fault::AddLearner,
         Kind::Promote => Fault::Promote,

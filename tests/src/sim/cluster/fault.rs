@@ -159,6 +159,15 @@ pub enum Fault {
         /// How often it succeeds first.
         passes: u64,
     },
+    /// The code of a node panics at a step that it takes.
+    Panic {
+        /// Whose.
+        target: Target,
+        /// Which step; `disk.*` is any that begins so.
+        point: String,
+        /// How often it is passed unharmed first.
+        passes: u64,
+    },
     /// The disk takes its time with a sync.
     DiskStall {
         /// Whose.
@@ -186,6 +195,17 @@ pub enum Fault {
         by: Duration,
         /// Back, not forward.
         back: bool,
+    },
+    /// A wall clock is far ahead for a while, and then right again.
+    ClockAhead {
+        /// Whose.
+        target: Target,
+        /// How far.
+        #[serde(rename = "by_micros", with = "micros")]
+        by: Duration,
+        /// How long.
+        #[serde(rename = "lasts_micros", with = "micros")]
+        lasts: Duration,
     },
     /// A node on a fresh host joins as a learner.
     AddLearner,
@@ -278,9 +298,11 @@ pub enum Kind {
     SlowNetwork,
     CrashPoint,
     DiskError,
+    Panic,
     DiskStall,
     DiskFull,
     ClockJump,
+    ClockAhead,
     AddLearner,
     Promote,
     PromoteAndLeave,
@@ -295,7 +317,7 @@ pub enum Kind {
 
 impl Kind {
     /// All, in the order of the table.
-    pub const ALL: [Kind; 26] = [
+    pub const ALL: [Kind; 28] = [
         Kind::Kill,
         Kind::PowerLoss,
         Kind::Pause,
@@ -309,9 +331,11 @@ impl Kind {
         Kind::SlowNetwork,
         Kind::CrashPoint,
         Kind::DiskError,
+        Kind::Panic,
         Kind::DiskStall,
         Kind::DiskFull,
         Kind::ClockJump,
+        Kind::ClockAhead,
         Kind::AddLearner,
         Kind::Promote,
         Kind::PromoteAndLeave,
@@ -340,9 +364,11 @@ impl Kind {
             Kind::SlowNetwork => "slow-network",
             Kind::CrashPoint => "crash-point",
             Kind::DiskError => "disk-error",
+            Kind::Panic => "panic",
             Kind::DiskStall => "disk-stall",
             Kind::DiskFull => "disk-full",
             Kind::ClockJump => "clock-jump",
+            Kind::ClockAhead => "clock-ahead",
             Kind::AddLearner => "add-learner",
             Kind::Promote => "promote",
             Kind::PromoteAndLeave => "promote-and-leave",
@@ -372,9 +398,11 @@ impl Kind {
             Kind::SlowNetwork => "every link is slow and loses much",
             Kind::CrashPoint => "a host loses power at a step of its node's",
             Kind::DiskError => "a disk answers a step with an error",
+            Kind::Panic => "the code of a node panics at a step",
             Kind::DiskStall => "a disk takes its time with a sync",
             Kind::DiskFull => "a disk is full for a while",
             Kind::ClockJump => "a wall clock jumps",
+            Kind::ClockAhead => "a wall clock is hours ahead for a while",
             Kind::AddLearner => "a node on a fresh host joins as a learner",
             Kind::Promote => "a learner gets a vote",
             Kind::PromoteAndLeave => "a change of voters is left in the middle, its leader down",
@@ -431,9 +459,11 @@ impl Fault {
             Fault::SlowNetwork { .. } => Kind::SlowNetwork,
             Fault::CrashPoint { .. } => Kind::CrashPoint,
             Fault::DiskError { .. } => Kind::DiskError,
+            Fault::Panic { .. } => Kind::Panic,
             Fault::DiskStall { .. } => Kind::DiskStall,
             Fault::DiskFull { .. } => Kind::DiskFull,
             Fault::ClockJump { .. } => Kind::ClockJump,
+            Fault::ClockAhead { .. } => Kind::ClockAhead,
             Fault::AddLearner => Kind::AddLearner,
             Fault::Promote => Kind::Promote,
             Fault::PromoteAndLeave { .. } => Kind::PromoteAndLeave,

@@ -19,6 +19,8 @@ pub(super) struct Fleet {
     pub(super) joining: BTreeSet<u32>,
     /// Hosts that never come back: their disks are lost, or their nodes were taken out.
     pub(super) gone: BTreeSet<u32>,
+    /// Hosts of those that formed the cluster whose nodes run with an empty directory, under ids that are not theirs any more.
+    pub(super) emptied: BTreeSet<u32>,
     /// The number of the next fresh host. Numbers are never used again.
     next: u32,
     /// Hosts whose start is on its way.
@@ -34,6 +36,7 @@ impl Fleet {
             voters: (1..=nodes).collect(),
             joining: BTreeSet::new(),
             gone: BTreeSet::new(),
+            emptied: BTreeSet::new(),
             next: nodes + 1,
             starting: BTreeSet::new(),
             down: BTreeMap::new(),

@@ -156,6 +156,15 @@ fn strike(cluster: &Cluster, number: u64, event: &FaultEvent) {
                 host.arm(point.as_str(), *passes, CrashAction::Error);
             }
         }
+        Fault::Panic {
+            target,
+            point,
+            passes,
+        } => {
+            if let Some((_, host)) = host(cluster, *target) {
+                host.arm(point.as_str(), *passes, CrashAction::Panic);
+            }
+        }
         Fault::DiskStall {
             target,
             passes,
@@ -185,6 +194,17 @@ fn strike(cluster: &Cluster, number: u64, event: &FaultEvent) {
             {
                 cluster.watch.took_effect(Kind::ClockJump);
                 host.shift_wall_clock(*by, *back);
+            }
+        }
+        Fault::ClockAhead { target, by, lasts } => {
+            if let Some((_, host)) = host(cluster, *target)
+                && host.is_alive()
+            {
+                cluster.watch.took_effect(Kind::ClockAhead);
+                host.shift_wall_clock(*by, false);
+                let by = *by;
+                // Also when the faults have ended: a clock that was set right stays so.
+                later(cluster, *lasts, move |_| host.shift_wall_clock(by, true));
             }
         }
         Fault::AddLearner => cluster.operator.ask(Change::AddLearner),

@@ -137,6 +137,7 @@ async fn carry_out(cluster: &Cluster, change: Change) -> Result<(), String> {
         },
         Change::MoveLeader => {
             lock(&cluster.seen).moving_leader = true;
+            cluster.excuses.operate(cluster);
             let phases = cluster.watch.phases();
             // Once: that nobody could take over is no failure.
             let client = cluster.client("operator").with_deadline(ATTEMPT);
@@ -275,6 +276,13 @@ async fn replace(cluster: &Cluster, number: u32) -> Result<(), String> {
 
 /// Has a node come back without its directory: it must be refused by the others and stop. Then it is replaced.
 async fn wipe(cluster: &Cluster, number: u32) -> Result<(), String> {
+    // One that waits to be added says so and waits, since it may be added when it has been removed.
+    if number > cluster.plan.nodes {
+        return replace(cluster, number).await;
+    }
+    if !may_come_back_empty(cluster, number) {
+        return Ok(());
+    }
     let phases = cluster.watch.phases();
     come_back_empty(cluster, number);
     let mut healed_at = None;
@@ -297,11 +305,29 @@ async fn wipe(cluster: &Cluster, number: u32) -> Result<(), String> {
     cluster.watch.took_effect_in(Kind::WipeWhole, &phases);
     cluster.fleet.borrow_mut().gone.insert(number);
     cluster.sim.host(number).kill_unseen();
+    cluster.fleet.borrow_mut().emptied.remove(&number);
     take_place_of(cluster, number).await
+}
+
+/// Whether those that formed the cluster and are empty now stay a minority of them. A majority that does not reach the
+/// others forms a cluster of its own: nobody can tell that it lost one (`docs/guarantees.md`).
+fn may_come_back_empty(cluster: &Cluster, number: u32) -> bool {
+    let nodes = cluster.plan.nodes;
+    let mut emptied = cluster.fleet.borrow().emptied.clone();
+    emptied.insert(number);
+    // Nor is one that was lost before the others knew it known to be lost.
+    let is_introduced = cluster.record.members().is_some_and(|membership| {
+        let member = membership.members.get(&u64::from(number));
+        member.is_some_and(|member| member.introduced.is_some())
+    });
+    is_introduced && (number > nodes || emptied.len() * 2 < nodes as usize)
 }
 
 /// Takes a node out, and starts an empty one under its id, which nobody adds.
 async fn reuse(cluster: &Cluster, number: u32) -> Result<(), String> {
+    if !may_come_back_empty(cluster, number) {
+        return Ok(());
+    }
     remove(cluster, number, Kind::Remove).await?;
     come_back_empty(cluster, number);
     cluster.watch.took_effect(Kind::ReuseId);
@@ -312,6 +338,9 @@ fn come_back_empty(cluster: &Cluster, number: u32) {
     let host = cluster.sim.host(number);
     host.kill_unseen();
     host.disk().wipe();
+    if number <= cluster.plan.nodes {
+        cluster.fleet.borrow_mut().emptied.insert(number);
+    }
     lock(&cluster.seen).wiped.insert(number, None);
     cluster.start(number);
 }
@@ -463,13 +492,21 @@ async fn repeat(
         begun = Begun::Perhaps;
     }
     lock(&cluster.seen).changing_members = true;
+    cluster.excuses.operate(cluster);
     let phases = cluster.watch.phases();
-    let client = cluster.client("operator").with_deadline(ATTEMPT);
+    let client = cluster.client("operator");
+    let mut patience = cluster.sim.rng(&format!("operator at {:?}", cluster.sim.now()));
     let mut healed_at = None;
     loop {
-        let error = match ask(&client).await {
+        // Some run out of time in the middle.
+        let deadline = match patience.one_in(3) && !cluster.is_healed() {
+            true => patience.duration(Duration::from_millis(1), ATTEMPT / 8),
+            false => ATTEMPT,
+        };
+        let error = match ask(&client.with_deadline(deadline)).await {
             Ok(()) => {
                 lock(&cluster.seen).changing_members = false;
+                cluster.excuses.operate(cluster);
                 cluster.tell(format!("operator: {kind} is done"));
                 cluster.watch.took_effect_in(kind, &phases);
                 return Ok(());

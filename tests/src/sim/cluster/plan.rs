@@ -35,6 +35,9 @@ pub struct Plan {
     pub nodes: u32,
     /// How many clients.
     pub clients: u32,
+    /// How many callers share a client, and with it a session. Plans that were written before any did have a client for each.
+    #[serde(default = "alone")]
+    pub sharing: u32,
     /// How many callers read alone, each of one node whatever it is, leader or cut off: node after node in their order.
     /// Plans that were written before there were any have none.
     #[serde(default)]
@@ -90,12 +93,67 @@ pub struct Tuning {
     pub promote_lag_max: u64,
     /// See [`Settings::proposals_in_flight`].
     pub proposals_in_flight: usize,
+    /// What is large otherwise; plans that were written before it was drawn have the usual sizes.
+    #[serde(default)]
+    pub small: Small,
     /// See [`Settings::state_cache_bytes`]; plans that were written before it was drawn have a state that fits into it.
     #[serde(default = "usual_state_cache_bytes")]
     pub state_cache_bytes: usize,
     /// See [`Settings::scrub_interval`]; plans that were written before there was one have none.
     #[serde(default, rename = "scrub_interval_micros", with = "micros")]
     pub scrub_interval: Duration,
+}
+
+/// What is so large for users that a run would never reach it: drawn small, so that what happens at its border happens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Small {
+    /// See `Tuning::chunk_keys` of the machine.
+    pub chunk_keys: usize,
+    /// See `Tuning::gap_keys` of the machine.
+    pub gap_keys: usize,
+    /// See `Tuning::apply_keys` of the machine.
+    pub apply_keys: u64,
+    /// See `Tuning::page_bytes_max` of the machine.
+    pub page_bytes_max: u64,
+    /// See `Tuning::snapshot_chunk_bytes` of the machine.
+    pub snapshot_chunk_bytes: usize,
+    /// See [`Settings::sessions_max`].
+    pub sessions_max: u64,
+    /// See [`Settings::session_ttl`].
+    #[serde(rename = "session_ttl_micros", with = "micros")]
+    pub session_ttl: Duration,
+    /// See [`Settings::session_idle`].
+    #[serde(rename = "session_idle_micros", with = "micros")]
+    pub session_idle: Duration,
+    /// See [`quorate_kv::model::ReplicatedLimits::session_idle_entries`].
+    pub session_idle_entries: u64,
+    /// See [`quorate_kv::model::ReplicatedLimits::unanswered_max`].
+    pub unanswered_max: u64,
+    /// See [`Settings::keys_looked_at_max`].
+    pub keys_looked_at_max: u64,
+    /// See [`Settings::response_bytes_max`].
+    pub response_bytes_max: u64,
+}
+
+impl Default for Small {
+    fn default() -> Self {
+        let settings = Settings::default();
+        Self {
+            chunk_keys: settings.tuning.chunk_keys,
+            gap_keys: settings.tuning.gap_keys,
+            apply_keys: settings.tuning.apply_keys,
+            page_bytes_max: settings.tuning.page_bytes_max,
+            snapshot_chunk_bytes: settings.tuning.snapshot_chunk_bytes,
+            sessions_max: settings.sessions_max,
+            session_ttl: settings.session_ttl,
+            session_idle: settings.session_idle,
+            session_idle_entries: settings.other_limits.session_idle_entries,
+            unanswered_max: settings.other_limits.unanswered_max,
+            keys_looked_at_max: settings.keys_looked_at_max,
+            response_bytes_max: settings.response_bytes_max,
+        }
+    }
 }
 
 /// The network's links while no fault makes them worse.
@@ -230,6 +288,9 @@ impl Plan {
         if let Some(rate) = self.clock_rates.iter().find(|r| !(1..=10_000_000).contains(*r)) {
             return Err(format!("a clock rate is {rate}; it must be 1 to 10,000,000"));
         }
+        if self.sharing == 0 {
+            return Err("sharing is 0; it must be at least 1".to_owned());
+        }
         if self.keys == 0 {
             return Err("keys is 0; it must be at least 1".to_owned());
         }
@@ -288,6 +349,19 @@ impl Plan {
         settings.durable_interval = self.tuning.durable_interval;
         settings.promote_lag_max = self.tuning.promote_lag_max;
         settings.proposals_in_flight = self.tuning.proposals_in_flight;
+        let small = &self.tuning.small;
+        settings.tuning.chunk_keys = small.chunk_keys;
+        settings.tuning.gap_keys = small.gap_keys;
+        settings.tuning.apply_keys = small.apply_keys;
+        settings.tuning.page_bytes_max = small.page_bytes_max;
+        settings.tuning.snapshot_chunk_bytes = small.snapshot_chunk_bytes;
+        settings.sessions_max = small.sessions_max;
+        settings.session_ttl = small.session_ttl;
+        settings.session_idle = small.session_idle;
+        settings.other_limits.session_idle_entries = small.session_idle_entries;
+        settings.other_limits.unanswered_max = small.unanswered_max;
+        settings.keys_looked_at_max = small.keys_looked_at_max;
+        settings.response_bytes_max = small.response_bytes_max;
         settings
     }
 
@@ -314,6 +388,10 @@ impl Plan {
             ..DiskProfile::default()
         }
     }
+}
+
+fn alone() -> u32 {
+    1
 }
 
 fn usual_state_cache_bytes() -> usize {

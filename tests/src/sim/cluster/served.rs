@@ -29,6 +29,9 @@ const SLACK: Duration = Duration::from_secs(5);
 /// Of ten heartbeats without which nobody stands, a fault may take so many.
 const SHORT_HEARTBEATS: u32 = 6;
 
+/// How long nodes that form a cluster wait for one that is not there, and a little.
+const FORMING: Duration = Duration::from_secs(6);
+
 /// What goes on that a failover need not bear, or that is a reason for one.
 #[derive(Debug, Default)]
 pub(super) struct Excuses {
@@ -67,6 +70,7 @@ impl Excuses {
             | Fault::WipeWhole { .. }
             | Fault::ReuseId { .. }
             | Fault::CrashPoint { .. }
+            | Fault::Panic { .. }
             | Fault::DiskError { .. } => self.trouble(now),
             Fault::Pause { lasts, .. }
             | Fault::Isolate { lasts, .. }
@@ -84,8 +88,13 @@ impl Excuses {
             Fault::Flap { times, lasts, .. } => self.cause(cluster, now + *lasts * (2 * *times)),
             // Whether anybody is down is looked at.
             Fault::Kill { .. } | Fault::PowerLoss { .. } | Fault::MoveLeader => self.cause(cluster, now),
-            Fault::FalseEnd { .. } | Fault::ClockJump { .. } => {}
+            Fault::FalseEnd { .. } | Fault::ClockJump { .. } | Fault::ClockAhead { .. } => {}
         }
+    }
+
+    /// The operator changes something, perhaps between two looks.
+    pub(super) fn operate(&self, cluster: &Cluster) {
+        self.cause(cluster, cluster.sim.now());
     }
 
     /// A node is told that its leader's process has ended, which is not so.
@@ -110,7 +119,11 @@ impl Excuses {
 
 /// Looks until the faults are over.
 pub(super) async fn watch(cluster: Cluster, over: Rc<Cell<bool>>) {
-    let promise = cluster.plan.settings().timing.failover_max * 2 + SLACK;
+    // A profile's heartbeats must have the time to be answered; with links as slow as these nothing is promised.
+    if cluster.plan.links.latency_max * 3 > cluster.plan.tuning.heartbeat {
+        return;
+    }
+    let failover = cluster.plan.settings().timing.failover_max * 2 + SLACK;
     let mut calm: Option<(BTreeSet<u32>, Duration)> = None;
     let mut last_led = None;
     while !over.get() {
@@ -137,6 +150,11 @@ pub(super) async fn watch(cluster: Cluster, over: Rc<Cell<bool>>) {
             }
             last_led = led_last;
         }
+        // Forming takes longer, while one of the nodes is not there.
+        let promise = match last_led {
+            Some(_) => failover,
+            None => failover + FORMING,
+        };
         let majority = majority(&cluster).filter(|_| cluster.excuses.troubled.get() <= now);
         let since = match (majority, &calm) {
             (None, _) => {

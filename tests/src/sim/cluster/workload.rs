@@ -56,6 +56,10 @@ impl History {
                 failed,
                 unknown,
             } = tally;
+            // Neither reads nor writes anything.
+            if method == "close" {
+                continue;
+            }
             if READS.contains(&method) || method == "image" {
                 counts.read += done;
             } else {
@@ -96,14 +100,14 @@ pub(super) fn start(cluster: &Cluster) -> Workers {
         hurried: !cluster.plan.is_calm(),
         meta_every: 5,
     };
+    let mut shared = None;
     for number in 0..cluster.plan.clients {
         let (stop, running) = (Rc::clone(&workers.stop), Rc::clone(&workers.running));
-        let client = |part: &str| cluster.client(&format!("client-{number}{part}"));
-        let clients = Clients {
-            main: client(""),
-            other: client("-other"),
-            lax: cluster.client_with(&format!("client-{number}-lax"), lax_limits()),
+        let clients = match shared.take().filter(|_| number % cluster.plan.sharing != 0) {
+            Some(clients) => clients,
+            None => clients_of(cluster, number),
         };
+        shared = Some(Clients::clone(&clients));
         let random = cluster.sim.rng(&format!("worker {number}"));
         let book = cluster.history.borrow().book.clone();
         let mut pace = Pace::new(cluster, number);
@@ -143,6 +147,16 @@ pub(super) fn start(cluster: &Cluster) -> Workers {
         });
     }
     workers
+}
+
+/// The clients of a caller's own.
+fn clients_of(cluster: &Cluster, number: u32) -> Clients {
+    let client = |part: &str| cluster.client(&format!("client-{number}{part}"));
+    Clients {
+        main: client(""),
+        other: client("-other"),
+        lax: cluster.client_with(&format!("client-{number}-lax"), lax_limits()),
+    }
 }
 
 /// When a client works, and when it rests: what takes time (elections, checkpoints, a node that comes back late)
