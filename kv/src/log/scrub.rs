@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::format::{FIRST_BATCH, SECTOR, SegmentHeader};
 use super::recovery::{Verified, verify};
 use super::segment::Segment;
+use super::view::View;
 use super::{LogOpenError, Shared};
 use crate::fault::Fault;
 use crate::scrub::Scrubbed;
@@ -19,18 +20,19 @@ use crate::scrub::Scrubbed;
 #[derive(Debug)]
 pub struct LogScrubber {
     shared: Arc<Shared>,
-    /// The segment that is read, or the one before it: generations rise along the log.
-    generation: u64,
-    /// Where in it the next batch begins; at its start where it was not begun.
-    at: Option<(u64, u32)>,
+    /// The segment that was done last in this pass. Segments are told apart by their generations, which do not always rise
+    /// along the log: one that was made in haste, or for a long entry, stands before the one that was being made ready.
+    done: Option<u64>,
+    /// The segment that was begun, and where in it the next batch begins.
+    begun: Option<(u64, (u64, u32))>,
 }
 
 impl LogScrubber {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self {
             shared,
-            generation: 0,
-            at: None,
+            done: None,
+            begun: None,
         }
     }
 
@@ -41,39 +43,35 @@ impl LogScrubber {
     pub fn step(&mut self) -> Result<Scrubbed, Fault> {
         let (segment, later) = {
             let view = self.shared.view();
-            let mut ahead = view
-                .ended()
-                .filter(|segment| segment.header.generation >= self.generation);
+            let mut ahead = view.ended().skip(self.next(&view));
             let next = ahead.next().cloned();
             (next, ahead.map(|segment| segment.header.bytes).sum::<u64>())
         };
         let Some(segment) = segment else {
-            (self.generation, self.at) = (0, None);
+            (self.done, self.begun) = (None, None);
             return Ok(Scrubbed::default());
         };
-        if segment.header.generation != self.generation {
-            (self.generation, self.at) = (segment.header.generation, None);
-        }
+        let generation = segment.header.generation;
+        let at = self
+            .begun
+            .filter(|(begun, _)| *begun == generation)
+            .map(|(_, at)| at);
         let end = segment.header.bytes;
-        let from = self.at.map_or(0, |(cursor, _)| cursor);
-        let upto = match verified(&segment, self.at) {
+        let from = at.map_or(0, |(cursor, _)| cursor);
+        let upto = match verified(&segment, at) {
             Ok(Some((cursor, opening))) => {
-                self.at = Some((cursor, opening));
+                self.begun = Some((generation, (cursor, opening)));
                 cursor
             }
-            Ok(None) => {
-                self.ended();
+            Err(error) if self.stands(&segment) => return Err(error.into()),
+            Ok(None) | Err(_) => {
+                (self.done, self.begun) = (Some(generation), None);
                 end
             }
-            Err(_) if !self.stands(&segment) => {
-                self.ended();
-                end
-            }
-            Err(error) => return Err(error.into()),
         };
         let left = end - upto + later;
         if left == 0 {
-            (self.generation, self.at) = (0, None);
+            (self.done, self.begun) = (None, None);
         }
         Ok(Scrubbed {
             bytes: upto - from,
@@ -87,9 +85,17 @@ impl LogScrubber {
         view.ended().map(|segment| segment.header.bytes).sum()
     }
 
-    /// The segment is done.
-    fn ended(&mut self) {
-        (self.generation, self.at) = (self.generation + 1, None);
+    /// The place of the segment that comes next among those that were ended: the one that was begun, or the one behind what
+    /// was done; where a purge took both, the oldest.
+    fn next(&self, view: &View) -> usize {
+        let place = |generation: u64| {
+            view.ended()
+                .position(|segment| segment.header.generation == generation)
+        };
+        let begun = self.begun.and_then(|(generation, _)| place(generation));
+        begun
+            .or_else(|| self.done.and_then(place).map(|done| done + 1))
+            .unwrap_or_default()
     }
 
     /// Whether a segment is still part of the log, and the log in use.
