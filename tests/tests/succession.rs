@@ -225,3 +225,24 @@ fn a_leader_that_was_cut_off_has_stepped_down_and_disturbs_nobody_when_it_return
     }
     assert!(marks(&reports, "raft.stepped_down") >= CLEAN_SEEDS);
 }
+
+/// The story: openraft waits for a heartbeat's answer no longer than until the next one. A leader on a network that is slower
+/// than that heard of no majority, and stepped down; so did the next one, and the next.
+#[test]
+fn a_leader_whose_answers_take_longer_than_a_heartbeat_leads_on() {
+    const IDLE: u64 = 8_000;
+    let slow = |seed| {
+        let mut plan = scene(seed, 3, IDLE, Vec::new());
+        plan.links.latency_min = ms(45);
+        plan.links.latency_max = ms(50);
+        // Answers to entries would be signs of life too.
+        (plan.clients, plan.pause_max) = (1, ms(60_000));
+        plan
+    };
+    let reports = held(3, slow);
+    for report in &reports {
+        let led = leaders(report, IDLE);
+        assert_eq!(led.len(), 1, "seed {}: {led:?}", report.seed);
+    }
+    assert_eq!(marks(&reports, "raft.stepped_down"), 0);
+}

@@ -429,16 +429,26 @@ mod tests {
     struct Failing {
         file: Arc<dyn File>,
         writes_left: AtomicUsize,
+        panics: bool,
         drops: AtomicUsize,
     }
 
     impl Failing {
         fn after(writes: usize) -> Arc<Self> {
-            Arc::new(Self {
+            Arc::new(Self::new(writes, false))
+        }
+
+        fn panicking_after(writes: usize) -> Arc<Self> {
+            Arc::new(Self::new(writes, true))
+        }
+
+        fn new(writes: usize, panics: bool) -> Self {
+            Self {
                 file: file().1,
                 writes_left: AtomicUsize::new(writes),
+                panics,
                 drops: AtomicUsize::new(0),
-            })
+            }
         }
     }
 
@@ -449,7 +459,10 @@ mod tests {
         fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
             self.writes_left
                 .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
-                .map_err(|_| io::Error::other("a bad block"))?;
+                .map_err(|_| {
+                    assert!(!self.panics, "on the way to the file");
+                    io::Error::other("a bad block")
+                })?;
             self.file.write_all_at(buf, offset)
         }
         fn len(&self) -> io::Result<u64> {
@@ -483,6 +496,25 @@ mod tests {
         backend.write(48, b"six").unwrap();
         let refused = backend.sync_data().unwrap_err();
         assert_eq!(refused.to_string(), "an earlier write to this file has failed");
+    }
+
+    /// The story: redb writes while it is dropped, also behind a panic, and its header then told of pages that the panic had
+    /// kept from the file.
+    #[test]
+    fn after_a_write_that_panicked_nothing_follows() {
+        let file = Failing::panicking_after(1);
+        file.set_len(64).unwrap();
+        let backend = on(file);
+        backend.write(16, b"one").unwrap();
+        backend.write(32, b"two").unwrap();
+        let synced = std::panic::AssertUnwindSafe(|| backend.sync_data());
+        std::panic::catch_unwind(synced).unwrap_err();
+        backend.write(48, b"six").unwrap();
+        let refused = backend.sync_data().unwrap_err();
+        assert_eq!(refused.to_string(), "an earlier write to this file has failed");
+        let mut read = [0; 3];
+        backend.read(32, &mut read).unwrap();
+        assert_eq!(&read, b"two", "nothing is lost to who still reads");
     }
 
     #[test]

@@ -50,15 +50,19 @@ impl Sendings {
 
     /// The one that broke off, if it is still worth going on with.
     pub(super) fn broken(&self) -> Option<Arc<PinnedState>> {
+        self.broken_at(env::now())
+    }
+
+    pub(super) fn broken_at(&self, now: Instant) -> Option<Arc<PinnedState>> {
         let mut all = self.all();
-        all.forget_old();
+        all.forget_old(now);
         all.broken.as_ref().map(|(pinned, _)| Arc::clone(pinned))
     }
 
     /// The last entry that may be purged for those on their way, and the one that broke off.
     pub(super) fn held(&self) -> Option<LogIndex> {
         let mut all = self.all();
-        all.forget_old();
+        all.forget_old(env::now());
         let under_way = all.under_way.iter().filter_map(Weak::upgrade);
         let positions = under_way.filter_map(|pinned| pinned.meta().position);
         positions.map(|position| position.index).min()
@@ -79,11 +83,11 @@ impl Sendings {
 }
 
 impl All {
-    fn forget_old(&mut self) {
+    fn forget_old(&mut self, now: Instant) {
         if self
             .broken
             .as_ref()
-            .is_some_and(|(_, since)| since.elapsed() > KEPT)
+            .is_some_and(|(_, since)| now.since(*since) > KEPT)
         {
             self.broken = None;
         }
