@@ -7,5 +7,6 @@ pub mod failover;
 pub mod processes;
 pub mod scenario;
 pub mod sim;
+pub mod terminal;
 
 pub mod ports;

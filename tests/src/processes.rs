@@ -164,8 +164,25 @@ impl Processes {
         self.start_under(id, &[])
     }
 
+    /// The same, with something done to each sync of its files, as `strace` takes it behind `inject=fdatasync:`.
+    pub fn start_with_syncs(&mut self, id: u64, injected: &str) -> Result<()> {
+        let runner = [
+            "strace",
+            "-f",
+            "-qq",
+            "--seccomp-bpf",
+            "-o",
+            "/dev/null",
+            "-e",
+            "trace=fdatasync",
+            "-e",
+            &format!("inject=fdatasync:{injected}"),
+        ];
+        self.start_under(id, &runner.map(str::to_owned))
+    }
+
     /// The same, under a program that runs it, such as a tracer: its name and its arguments.
-    pub fn start_under(&mut self, id: u64, runner: &[String]) -> Result<()> {
+    fn start_under(&mut self, id: u64, runner: &[String]) -> Result<()> {
         ensure!(!self.running.contains_key(&id), "node {id} runs already");
         let listen = self.listening.get(&id).with_context(|| format!("no node {id}"))?;
         let peers: Vec<String> = self

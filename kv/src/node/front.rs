@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_transport::{Address, Identity, InvalidAddress, Transport};
+use quorate_transport::{Identity, InvalidAddress, Transport};
 use tokio_util::sync::CancellationToken;
 
 use super::cost;
@@ -22,7 +22,7 @@ use crate::machine::ReadClass;
 use crate::model::{CheckedTxn, Command, Consistency, LogIndex, NodeId, ReadOp, Revision, check_reads};
 use crate::planted::{self, Bug};
 use crate::protocol::{Admin, Failure, Request, Response};
-use crate::raft::{MemberState, MembershipError, Part, RaftNode, RaftState, ReadIndexError};
+use crate::raft::{MemberState, MembershipError, Part, RaftNode, RaftState, ReadIndexError, address_text};
 use crate::tasks::Tasks;
 
 /// What the front desk needs to know of its node. Cheap to clone.
@@ -523,7 +523,7 @@ impl Front {
         let leading = state.role == Part::Leader;
         let members = state.members.iter().map(|m| MemberStatus {
             id: m.id,
-            address: m.address.as_ref().map(Address::to_string).unwrap_or_default(),
+            address: address_text(m.address.as_ref()),
             uuid: m.member.map(MemberUuid::uuid),
             voter: m.voter,
             lag_entries: match leading {
@@ -619,14 +619,7 @@ fn took_over(named: Option<NodeId>, chosen: NodeId, leader: Option<NodeId>) -> R
 fn leader_of(state: &RaftState) -> Option<(NodeId, String)> {
     let id = state.leader?;
     let member = state.members.iter().find(|m| m.id == id)?;
-    Some((
-        id,
-        member
-            .address
-            .as_ref()
-            .map(Address::to_string)
-            .unwrap_or_default(),
-    ))
+    Some((id, address_text(member.address.as_ref())))
 }
 
 fn entries_behind(last: Option<LogIndex>, matched: Option<LogIndex>) -> u64 {

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::front::Front;
+use super::proposer::ROOM_WAIT_MAX;
 use crate::env;
 use crate::model::{Command, Outcome};
 use crate::protocol::{Request, Response};
@@ -13,8 +14,6 @@ use crate::raft::Part;
 
 /// How long a leader waits before it asks again, when it was not answered.
 const PAUSE: Duration = Duration::from_millis(200);
-/// How long its command waits for room among the proposals.
-const ANSWER_MAX: Duration = Duration::from_secs(10);
 
 /// Ends when the limits of the cluster are set, by whom ever, or the node stops. Only a leader does anything.
 pub(super) async fn set_first(front: Front) {
@@ -41,7 +40,7 @@ pub(super) async fn set_first(front: Front) {
             version: 0,
             limits: front.settings.replicated(),
         };
-        let until = env::now() + ANSWER_MAX;
+        let until = env::now() + ROOM_WAIT_MAX;
         match front.call(Request::Write(command), until).await {
             Response::Written(Outcome::LimitsSet(set)) => {
                 tracing::info!(version = set.version, limits = ?set.limits, "the limits of the cluster");

@@ -433,3 +433,49 @@ impl Greeted {
         })
     }
 }
+
+/// For the tests of those that speak with peers.
+#[cfg(test)]
+pub(super) mod testing {
+    use super::super::types::{Introduced, LogId, Member, Membership};
+    use super::*;
+    use crate::model::{LogIndex, LogPosition, NodeId, Term};
+
+    pub(crate) fn directory(id: u64) -> MemberUuid {
+        MemberUuid::new(uuid::Uuid::from_u128(u128::from(id)))
+    }
+
+    /// Of node 1 or 2, which are a cluster and know each other.
+    pub(crate) fn of_two(id: u64, transport: Arc<dyn Transport>) -> Acquaintance {
+        let cluster = ClusterUuid::new(uuid::Uuid::from_u128(7));
+        let member = |id| Member {
+            address: None,
+            introduced: Some(Introduced {
+                member: directory(id),
+                cluster,
+            }),
+        };
+        let nodes: BTreeMap<u64, Member> = [1, 2].map(|id| (id, member(id))).into();
+        let membership = Membership::new(vec![BTreeSet::from([1, 2])], nodes).expect("a membership");
+        let first: LogId = super::super::types::log_id(LogPosition {
+            term: Term::new(1),
+            leader: NodeId::new(1),
+            index: LogIndex::new(0),
+        });
+        let stored = Arc::new(StoredMembership::new(Some(first), membership));
+        let metrics = RaftMetrics {
+            membership_config: Arc::clone(&stored),
+            committed_membership_config: stored,
+            last_log_index: Some(0),
+            ..RaftMetrics::new_initial(id)
+        };
+        let own = Own {
+            node: id,
+            member: directory(id),
+            process: id + 10,
+        };
+        let acquaintance = Acquaintance::new(own, transport, Faults::default());
+        acquaintance.runs(watch::channel(metrics).1);
+        acquaintance
+    }
+}

@@ -38,7 +38,7 @@ pub(crate) use membership::MembershipError;
 pub(crate) use read_index::ReadIndexError;
 pub(crate) use state_machine::{DurabilityBounds, SnapshotData, StateMachine};
 pub use tap::{LogEvent, LogVote, Tap};
-pub(crate) use types::{Member, ProposalData};
+pub(crate) use types::{Member, ProposalData, address_text};
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -606,20 +606,15 @@ async fn keep_durable(machine: StateMachine, raft: Raft, log: Log, interval: Dur
             env::mark("log.purged_by_bytes");
         }
         asked = log.beyond(log_bytes_kept);
-        // Behind a snapshot on its way the log may grow to twice as much.
         if let (Some(upto), Some(held)) = (asked, machine.sendings().held())
             && held < upto
         {
-            asked = match log.beyond(log_bytes_kept.saturating_mul(2)) {
-                Some(upto) if held < upto => {
-                    machine.sendings().overrun(upto);
-                    Some(upto)
-                }
-                _ => {
-                    env::mark("log.held_for_snapshot");
-                    Some(held)
-                }
-            };
+            let upto = spared(held, log.beyond(log_bytes_kept.saturating_mul(2)));
+            match upto > held {
+                true => machine.sendings().overrun(upto),
+                false => env::mark("log.held_for_snapshot"),
+            }
+            asked = Some(upto);
         }
         if let Some(upto) = asked.filter(|upto| log.purged().is_none_or(|purged| purged.index < *upto)) {
             tracing::debug!(%upto, log_bytes_kept, "the log takes more of the disk than it may: it is purged");
@@ -630,6 +625,12 @@ async fn keep_durable(machine: StateMachine, raft: Raft, log: Log, interval: Dur
             }
         }
     }
+}
+
+/// Up to where the log is purged, where what follows `held` is for a snapshot on its way: no further, but for what lies
+/// beyond twice of what is kept.
+fn spared(held: LogIndex, beyond_twice: Option<LogIndex>) -> LogIndex {
+    beyond_twice.map_or(held, |twice| twice.max(held))
 }
 
 /// So many entries are purged at once at least: each purge is a record of the log, and a sync.
@@ -699,6 +700,18 @@ async fn watch_core(raft: Raft, faults: Faults) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_log_behind_a_snapshot_on_its_way_stays_up_to_twice_what_is_kept() {
+        let upto = |held, twice: Option<u64>| spared(LogIndex::new(held), twice.map(LogIndex::new)).number();
+        assert_eq!(upto(20, None), 20, "what follows waits for it");
+        assert_eq!(
+            upto(20, Some(5)),
+            20,
+            "of what is beyond twice as much it needs nothing"
+        );
+        assert_eq!(upto(20, Some(25)), 25, "the disk has its bound");
+    }
 
     #[test]
     fn the_log_is_purged_behind_a_snapshot_in_strides_and_keeps_what_it_is_to_keep() {

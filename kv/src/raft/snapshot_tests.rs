@@ -1,29 +1,25 @@
 //! A snapshot whose stream breaks: a real sender before a receiver that hangs up, and a real receiver before such a sender.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::RaftMetrics;
 use openraft::raft::SnapshotResponse;
 use quorate_transport::memory::{MemoryNetwork, TokioClock};
 use quorate_transport::{Class, ClusterId, Identity, MessageSender, Peer, Stream, Transport};
 
-use super::acquaintance::{Acquaintance, Opened, Own};
-use super::sendings::Sendings;
+use super::acquaintance::Opened;
+use super::acquaintance::testing::{directory, of_two};
+use super::sendings::{KEPT, Sendings};
 use super::snapshot_receive;
 use super::snapshot_send::{SendError, Sending};
 use super::state_machine::{SnapshotData, stored_membership};
-use super::types::{
-    Introduced, Member, Membership, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, Vote, log_id,
-};
+use super::types::{Snapshot, SnapshotMeta, Vote, log_id};
 use super::wire::{SnapshotAnswer, SnapshotHeader};
 use super::{RaftNode, RaftParts};
-use crate::env::{self, RealDisk, watch};
+use crate::env::{self, RealDisk};
 use crate::fault::Faults;
-use crate::identity::{ClusterUuid, MemberUuid};
 use crate::log::{Log, LogSettings};
 use crate::machine::{Entry, Machine, MachineSettings, OpenMode, Payload, Reader, SnapshotSource, Tuning};
 use crate::model::{self, Command, Key, LogIndex, LogPosition, LogTime, NodeId, Op, Proposal, Term, Txn};
@@ -119,46 +115,12 @@ fn network() -> (Arc<dyn Transport>, Arc<dyn Transport>) {
     (of(LEADER), of(FOLLOWER))
 }
 
-fn directory(id: u64) -> MemberUuid {
-    MemberUuid::new(uuid::Uuid::from_u128(u128::from(id)))
-}
-
 fn position(index: u64) -> LogPosition {
     LogPosition {
         term: Term::new(1),
         leader: NodeId::new(LEADER),
         index: LogIndex::new(index),
     }
-}
-
-/// Of a member of a cluster of two, which knows both.
-fn acquaintance(id: u64, transport: &Arc<dyn Transport>) -> Acquaintance {
-    let cluster = ClusterUuid::new(uuid::Uuid::from_u128(7));
-    let member = |id| Member {
-        address: None,
-        introduced: Some(Introduced {
-            member: directory(id),
-            cluster,
-        }),
-    };
-    let nodes: BTreeMap<u64, Member> = [LEADER, FOLLOWER].map(|id| (id, member(id))).into();
-    let voters = BTreeSet::from([LEADER, FOLLOWER]);
-    let membership = Membership::new(vec![voters], nodes).expect("a membership");
-    let stored = Arc::new(StoredMembership::new(Some(log_id(position(0))), membership));
-    let metrics: RaftMetrics<TypeConfig> = RaftMetrics {
-        membership_config: Arc::clone(&stored),
-        committed_membership_config: stored,
-        last_log_index: Some(0),
-        ..RaftMetrics::new_initial(id)
-    };
-    let own = Own {
-        node: id,
-        member: directory(id),
-        process: id,
-    };
-    let acquaintance = Acquaintance::new(own, Arc::clone(transport), Faults::default());
-    acquaintance.runs(watch::channel(metrics).1);
-    acquaintance
 }
 
 fn follower() -> Peer {
@@ -201,7 +163,10 @@ async fn a_sender_goes_on_at_the_chunk_that_the_receiver_lacks_and_the_log_is_he
     };
     assert!(whole.len() > 10, "{} chunks", whole.len());
     let (leader, accepts) = network();
-    let (greets, welcomes) = (acquaintance(LEADER, &leader), acquaintance(FOLLOWER, &accepts));
+    let (greets, welcomes) = (
+        of_two(LEADER, Arc::clone(&leader)),
+        of_two(FOLLOWER, Arc::clone(&accepts)),
+    );
     let (sendings, faults, peer) = (Sendings::default(), Faults::default(), follower());
     let sending = Sending {
         acquaintance: &greets,
@@ -264,6 +229,23 @@ async fn a_sender_goes_on_at_the_chunk_that_the_receiver_lacks_and_the_log_is_he
 }
 
 #[tokio::test]
+async fn what_broke_off_is_kept_for_five_minutes_and_until_the_log_behind_it_goes() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let reader = state(dir.path());
+    let sendings = Sendings::default();
+    let broke = || sendings.broke(reader.snapshot().expect("a state").pinned());
+    broke();
+    assert!(sendings.broken_at(env::now() + KEPT / 2).is_some());
+    assert!(sendings.broken_at(env::now() + KEPT * 2).is_none());
+    assert!(sendings.broken().is_none(), "it is gone then");
+    broke();
+    sendings.overrun(LogIndex::new(1));
+    assert!(sendings.broken().is_some(), "what follows it is there");
+    sendings.overrun(LogIndex::new(2));
+    assert!(sendings.broken().is_none());
+}
+
+#[tokio::test]
 async fn a_receiver_keeps_the_chunks_of_a_stream_that_broke_and_asks_for_the_rest() {
     let (of_leader, of_follower) = (
         tempfile::tempdir().expect("one"),
@@ -288,7 +270,7 @@ async fn a_receiver_keeps_the_chunks_of_a_stream_that_broke_and_asks_for_the_res
         snapshot_receive::snapshot(Arc::clone(&node), LEADER, stream).await;
     };
     let peer = follower();
-    let greets = acquaintance(LEADER, &leader);
+    let greets = of_two(LEADER, Arc::clone(&leader));
     let open = async || greets.open(&peer, Class::Bulk).await.expect("a stream");
 
     let breaks_off = async {

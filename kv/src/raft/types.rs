@@ -91,8 +91,13 @@ impl Member {
 
     /// Its address as a text, empty for none.
     pub(crate) fn address_text(&self) -> String {
-        self.address.as_ref().map(Address::to_string).unwrap_or_default()
+        address_text(self.address.as_ref())
     }
+}
+
+/// An address as a text, empty for none.
+pub(crate) fn address_text(address: Option<&Address>) -> String {
+    address.map(Address::to_string).unwrap_or_default()
 }
 
 /// How the membership says where a node is.

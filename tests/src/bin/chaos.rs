@@ -1,15 +1,14 @@
 //! Lets a cluster of processes suffer under load, and checks that nothing acknowledged was lost or done twice.
 
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use quorate_tests::chaos::nemesis::{Action, can_trace};
 use quorate_tests::chaos::run::{Event, Plan, Report, run};
 use quorate_tests::processes::Processes;
+use quorate_tests::terminal;
 
 /// Real processes under load: killed, paused, restarted, cut off, behind a bad network, on failing disks. In the
 /// end every acknowledged write must be there once, in an order that time allows, and all nodes must be equal.
@@ -49,7 +48,7 @@ async fn main() -> Result<ExitCode> {
     }
     let mut processes = Processes::prepare(args.nodes)?;
     let begun = std::time::Instant::now();
-    let bar = progress_bar();
+    let bar = terminal::spinner();
     let tell = |event| match event {
         Event::Acts(what) => {
             bar.set_message(what.clone());
@@ -117,17 +116,4 @@ fn print(report: &Report) {
 fn names(actions: &[Action]) -> String {
     let names: Vec<String> = actions.iter().map(ToString::to_string).collect();
     names.join(", ")
-}
-
-fn progress_bar() -> ProgressBar {
-    let bar = ProgressBar::new_spinner();
-    if std::io::stderr().is_terminal() {
-        bar.enable_steady_tick(Duration::from_millis(100));
-    } else {
-        bar.set_draw_target(ProgressDrawTarget::hidden());
-    }
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed}  {msg}") {
-        bar.set_style(style);
-    }
-    bar
 }

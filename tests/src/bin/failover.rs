@@ -8,9 +8,9 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use clap::Parser;
 use comfy_table::{CellAlignment, Table, presets};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use quorate_kv::node::Profile;
 use quorate_tests::failover::{End, Line, Load, Plan, measure, watch};
+use quorate_tests::terminal;
 
 /// Real processes, whose leader is killed, stopped, cut off or asked to stop: the time until a put succeeds again.
 #[derive(Parser)]
@@ -66,7 +66,7 @@ async fn main() -> Result<ExitCode> {
         "--only names no way in which a leader ends; there are: {}",
         End::ALL.map(End::name).join(", ")
     );
-    let bar = progress_bar();
+    let bar = terminal::spinner();
     let mut lines = Vec::new();
     if let Some(minutes) = args.minutes {
         ensure!(minutes > 0.0, "--minutes is more than 0, not {minutes}");
@@ -127,17 +127,4 @@ fn print(profile: Profile, lines: &[Line]) {
         ]);
     }
     println!("profile {}\n{table}", profile.name());
-}
-
-fn progress_bar() -> ProgressBar {
-    let bar = ProgressBar::new_spinner();
-    if std::io::stderr().is_terminal() {
-        bar.enable_steady_tick(Duration::from_millis(100));
-    } else {
-        bar.set_draw_target(ProgressDrawTarget::hidden());
-    }
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed}  {msg}") {
-        bar.set_style(style);
-    }
-    bar
 }

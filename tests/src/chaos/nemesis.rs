@@ -234,19 +234,7 @@ impl Nemesis<'_> {
 
     fn restart_traced(&mut self, victim: u64, inject: &str) -> Result<()> {
         self.processes.kill(victim)?;
-        let runner = [
-            "strace",
-            "-f",
-            "-qq",
-            "--seccomp-bpf",
-            "-o",
-            "/dev/null",
-            "-e",
-            "trace=fdatasync",
-            "-e",
-            &format!("inject=fdatasync:{inject}"),
-        ];
-        self.processes.start_under(victim, &runner.map(str::to_owned))
+        self.processes.start_with_syncs(victim, inject)
     }
 
     fn none_ended(&mut self, ids: &[u64]) -> Result<()> {

@@ -52,20 +52,7 @@ impl Load {
         if self != (Self::On { strace: true }) {
             return processes.start(id);
         }
-        let inject = format!("inject=fdatasync:delay_enter={SYNC_DELAY_MICROS}");
-        let runner = [
-            "strace",
-            "-f",
-            "-qq",
-            "--seccomp-bpf",
-            "-o",
-            "/dev/null",
-            "-e",
-            "trace=fdatasync",
-            "-e",
-            &inject,
-        ];
-        processes.start_under(id, &runner.map(str::to_owned))
+        processes.start_with_syncs(id, &format!("delay_enter={SYNC_DELAY_MICROS}"))
     }
 
     /// Bad weather everywhere.

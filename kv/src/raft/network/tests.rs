@@ -1,62 +1,19 @@
-use std::collections::{BTreeMap, BTreeSet};
-
 use futures_util::FutureExt;
 use quorate_transport::memory::{MemoryNetwork, MemoryTransport, TokioClock};
 use quorate_transport::{ClusterId, Identity, Transport};
 
 use super::*;
 use crate::env::RealDisk;
-use crate::identity::{ClusterUuid, MemberUuid};
 use crate::log::LogSettings;
 use crate::model::{LogTime, NodeId, Revision, StateHash, Term};
-use crate::raft::acquaintance::Own;
+use crate::raft::acquaintance::testing::{directory, of_two};
 use crate::raft::hello::{Hello, Known};
-use crate::raft::types::{Introduced, Membership, StoredMembership, log_id};
+use crate::raft::types::log_id;
 
 /// A transport that bears a node's name and address.
 fn transport(network: &MemoryNetwork, id: u64) -> Arc<MemoryTransport> {
     let cluster = ClusterId::new("links").expect("a legal name");
     network.transport(Identity::node(cluster, id), &format!("node-{id}:7000"))
-}
-
-fn directory(id: u64) -> MemberUuid {
-    MemberUuid::new(uuid::Uuid::from_u128(u128::from(id)))
-}
-
-/// Node 1, a member of a cluster of two.
-fn acquaintance(transport: Arc<MemoryTransport>) -> Acquaintance {
-    let cluster = ClusterUuid::new(uuid::Uuid::from_u128(7));
-    let nodes: BTreeMap<u64, Member> = (1..=2)
-        .map(|id| {
-            let introduced = Some(Introduced {
-                member: directory(id),
-                cluster,
-            });
-            (
-                id,
-                Member {
-                    address: None,
-                    introduced,
-                },
-            )
-        })
-        .collect();
-    let membership = Membership::new(vec![BTreeSet::from([1, 2])], nodes).expect("a membership");
-    let stored = Arc::new(StoredMembership::new(Some(committed(0)), membership));
-    let metrics = RaftMetrics {
-        membership_config: Arc::clone(&stored),
-        committed_membership_config: stored,
-        last_log_index: Some(0),
-        ..RaftMetrics::new_initial(1)
-    };
-    let own = Own {
-        node: 1,
-        member: directory(1),
-        process: 11,
-    };
-    let acquaintance = Acquaintance::new(own, transport, Faults::default());
-    acquaintance.runs(watch::channel(metrics).1);
-    acquaintance
 }
 
 fn request() -> AppendEntriesRequest<TypeConfig> {
@@ -79,7 +36,7 @@ async fn an_append_stream_ends_when_the_peer_ends_it_though_there_is_nothing_mor
     let log = Log::open(Arc::new(RealDisk), dir.path(), LogSettings::default().create()).expect("a log");
     let mut factory = NetworkFactory {
         own_id: 1,
-        acquaintance: acquaintance(one),
+        acquaintance: of_two(1, one),
         log: log.clone(),
         applied: watch::channel(applied_to(1)).1,
         stall_max: Duration::from_secs(3_600),
