@@ -97,6 +97,10 @@ pub(super) fn plan(seed: u64, only: Option<Kind>) -> Plan {
     if plan.pause_max < Duration::from_millis(50) {
         // Under so many writes a node that receives them all is some hundred entries behind at any moment.
         plan.tuning.promote_lag_max = 1_000;
+        // A snapshot in tiny chunks takes seconds, and thousands of entries pass meanwhile: more than the log keeps, and more
+        // than a new voter may lack.
+        let chunk = &mut plan.tuning.small.snapshot_chunk_bytes;
+        *chunk = (*chunk).max(20_000);
     }
     plan.schedule = schedule(&mut random, &plan, &kinds, share);
     if !plan.is_calm() {
