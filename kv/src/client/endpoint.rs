@@ -214,6 +214,7 @@ impl Remote {
                 return Err(self.failed(false, Unanswered::Unreachable, reason));
             }
         };
+        let heard = link.open.heard.load(Ordering::Relaxed);
         let id = link.open.next.fetch_add(1, Ordering::Relaxed);
         let (reply, mut answer) = oneshot::channel();
         let worked_on = Arc::new(AtomicBool::new(false));
@@ -259,6 +260,10 @@ impl Remote {
                 Err(env::Elapsed) => {
                     let now = env::now();
                     if !worked_on.swap(false, Ordering::Relaxed) || now >= end {
+                        // A stream on which nothing at all came meanwhile may be stuck: the next call has a new one.
+                        if link.open.heard.load(Ordering::Relaxed) == heard {
+                            self.forget(&link);
+                        }
                         return Err(self.late(true));
                     }
                     until = end.min(now + silence_max);

@@ -86,6 +86,17 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     }
 }
 
+/// A message of which parts may stay in memory for long. A small one shares its buffer with whatever arrived in the same
+/// packets, and would keep all of that; a large one is its buffer.
+pub(crate) fn own(message: Bytes) -> Bytes {
+    const SHARED_MAX: usize = 64 * 1024;
+    if message.len() <= SHARED_MAX {
+        Bytes::copy_from_slice(&message)
+    } else {
+        message
+    }
+}
+
 /// The same, without copying keys and values: those of the message share the memory of `bytes`, and keep all of it
 /// alive.
 pub(crate) fn decode_shared<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, DecodeError> {

@@ -20,7 +20,7 @@ mod txn;
 pub(crate) use check::check_reads;
 pub use check::{CheckedTxn, InvalidRead, InvalidTxn, Limits, Place};
 pub use codec::{DecodeError, decode, encode, encode_onto};
-pub(crate) use codec::{decode_front, decode_limited, decode_shared, steps};
+pub(crate) use codec::{decode_front, decode_limited, decode_shared, own, steps};
 pub use command::{
     Command, LimitsSet, Outcome, Proposal, SessionOpened, SessionRef, TooManyOf, TxnRefused, Work,
 };

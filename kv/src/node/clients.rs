@@ -1,13 +1,15 @@
 //! Serves the streams of clients: many calls on the way at once, replies as they come.
 //!
 //! Always: what one stream holds of the node's memory is bounded (`room`), and of one that has its share nothing more is
-//! read; a client that does not take its answers in is cut off; whatever it had asked for ends with its stream, but for
-//! what was proposed, and changes of the group.
+//! read but what arrived together, and once more; nothing waits for room that only what is gathered here could give back; a
+//! client that does not take its answers in is cut off; whatever it had asked for ends with its stream, but for what was
+//! proposed, and changes of the group.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future;
 use quorate_transport::{Identity, MessageReceiver, MessageSender, Stream};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -31,12 +33,17 @@ const TAKES_IN_BYTES_A_SECOND: usize = 256 * 1024;
 pub(super) async fn serve(front: Front, client: Identity, stream: Stream) {
     let (replies, outgoing) = mpsc::channel::<Outgoing>(2 * OPEN_CALLS_MAX);
     let open = Arc::new(Semaphore::new(OPEN_CALLS_MAX));
+    let Some(guest) = front.guest(&client) else {
+        metrics::counter!("quorate_client_streams_refused_total").increment(1);
+        return;
+    };
     let serving = Serving {
-        guest: Arc::new(front.guest(&client)),
+        guest: Arc::new(guest),
         tasks: front.tasks().part(),
         replies,
         open: Arc::clone(&open),
         reads: OpenReads::default(),
+        gathered: Vec::new(),
         ahead: Vec::new(),
         receiver: stream.receiver,
         front,
@@ -64,6 +71,8 @@ struct Serving {
     open: Arc<Semaphore>,
     reads: OpenReads,
     receiver: MessageReceiver,
+    /// Reads that arrived together, and share one confirmation. They have room, so that nothing here waits while they are here.
+    gathered: Vec<ReadCall>,
     /// Messages that were read while the ones before them waited for room.
     ahead: Vec<Bytes>,
 }
@@ -89,26 +98,32 @@ impl Serving {
                     Ok(_) => {}
                 }
             }
-            // Reads that arrived together share one confirmation.
-            let mut reads = Vec::new();
             for message in messages {
                 match self.take(message).await {
-                    Ok(Taken::Call(call, held)) => self.begin(*call, held, &mut reads),
+                    Ok(Taken::Call(call, held)) => self.begin(*call, held),
                     Ok(Taken::Done) => {}
                     Err(Gone) => return,
                 }
             }
-            if !reads.is_empty() {
-                let (front, guest) = (self.front.clone(), Arc::clone(&self.guest));
-                self.tasks.spawn("client-reads", async move {
-                    front.read_linearizable(&guest, reads).await;
-                });
-            }
+            self.read_gathered();
         }
+    }
+
+    /// Begins the reads that were gathered.
+    fn read_gathered(&mut self) {
+        if self.gathered.is_empty() {
+            return;
+        }
+        let reads = std::mem::take(&mut self.gathered);
+        let (front, guest) = (self.front.clone(), Arc::clone(&self.guest));
+        self.tasks.spawn("client-reads", async move {
+            front.read_linearizable(&guest, reads).await;
+        });
     }
 
     /// Reads one call, once there is room for it.
     async fn take(&mut self, message: Bytes) -> Result<Taken, Gone> {
+        let message = model::own(message);
         let limits = self.front.settings.limits;
         let (open, guest) = (Arc::clone(&self.open), Arc::clone(&self.guest));
         let counted = cost::of_message(message.len(), &limits);
@@ -125,7 +140,8 @@ impl Serving {
                     reply.send(Response::Failed(Failure::Invalid(error.to_string())));
                     return Ok(Taken::Done);
                 }
-                tracing::warn!(%error, "a client's message cannot be read; its stream is closed");
+                metrics::counter!("quorate_client_messages_malformed_total").increment(1);
+                tracing::debug!(%error, "a client's message cannot be read; its stream is closed");
                 return Err(Gone);
             }
         };
@@ -154,6 +170,11 @@ impl Serving {
     /// it has sent more than it may.
     async fn while_client_stays<T>(&mut self, wait: impl Future<Output = T>) -> Result<T, Gone> {
         let mut wait = std::pin::pin!(wait);
+        if let Some(done) = future::poll_immediate(&mut wait).await {
+            return Ok(done);
+        }
+        // They may hold what is waited for.
+        self.read_gathered();
         loop {
             tokio::select! {
                 biased;
@@ -174,7 +195,7 @@ impl Serving {
     }
 
     /// Begins to carry a call out. Waits for nothing.
-    fn begin(&self, call: Call, held: Held, linearizable: &mut Vec<ReadCall>) {
+    fn begin(&mut self, call: Call, held: Held) {
         let Call { id, request } = call;
         let front = self.front.clone();
         let may_be_given_up = request.may_be_given_up();
@@ -194,7 +215,8 @@ impl Serving {
                 time,
             } if !may_be_given_up => {
                 let reply = self.reply_to(id, held);
-                linearizable.push(front.read_call(reads, consistency, wait, time, reply));
+                self.gathered
+                    .push(front.read_call(reads, consistency, wait, time, reply));
             }
             Request::Read {
                 reads,

@@ -147,8 +147,8 @@ impl Front {
         self.rooms.held()
     }
 
-    /// A new stream of this client.
-    pub(super) fn guest(&self, client: &Identity) -> Guest {
+    /// A new stream of this client, if there is a place for it.
+    pub(super) fn guest(&self, client: &Identity) -> Option<Guest> {
         self.rooms.guest(client)
     }
 
@@ -528,9 +528,8 @@ impl Front {
             voter: m.voter,
             lag_entries: match leading {
                 true if m.id == self.node => Some(0),
-                true => m
-                    .matched
-                    .map(|matched| entries_behind(state.last_log, Some(matched))),
+                // One that never answered this leader is behind by all there is, as far as the leader knows.
+                true => Some(entries_behind(state.last_log, m.matched)),
                 false => None,
             },
             round_trip: self.transport.round_trip(m.id.number()),

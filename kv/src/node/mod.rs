@@ -186,7 +186,9 @@ impl Node {
         }
         inner.stopping.cancel();
         let answered = env::timeout(DRAIN_MAX, inner.front.idle()).await.is_ok();
-        report.durable = env::timeout(DURABLE_MAX, inner.raft.make_durable()).await.is_ok();
+        report.durable = env::timeout(DURABLE_MAX, inner.raft.make_durable())
+            .await
+            .unwrap_or_default();
         report.closed = inner.ending.end(CLOSE_MAX).await;
         report.drained = env::timeout(TASKS_MAX, inner.tasks.end()).await.is_ok() && answered;
         if !report.closed {

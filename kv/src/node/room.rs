@@ -93,6 +93,8 @@ impl Held {
 /// The room of each kind.
 #[derive(Debug, Clone)]
 struct Kinds {
+    /// Streams, whose calls that arrived together are here before there is room for them: no bytes, a place for each.
+    streams: Room,
     /// Calls, from when they were read until their answers have left.
     calls: Room,
     /// Answers to reads of a few keys, from before they are made until they have left.
@@ -104,6 +106,7 @@ struct Kinds {
 impl Kinds {
     fn part(&self, divisor: usize) -> Self {
         Self {
+            streams: self.streams.part(divisor),
             calls: self.calls.part(divisor),
             points: self.points.part(divisor),
             scans: self.scans.part(divisor),
@@ -120,6 +123,8 @@ pub(super) struct Rooms {
     guests: AtomicU64,
 }
 
+/// The streams of all clients together. A client of the library opens one to each node.
+const STREAMS_MAX: usize = 2_048;
 /// What one client may have of the node's room, and one stream of its client's.
 const CLIENT_PART: usize = 2;
 const STREAM_PART: usize = 4;
@@ -129,6 +134,7 @@ impl Rooms {
         let answers = settings.answers_bytes_max;
         Self {
             node: Kinds {
+                streams: Room::new(STREAMS_MAX),
                 calls: Room::new(settings.calls_bytes_max),
                 points: Room::new(answers / 4),
                 scans: Room::new(answers - answers / 4),
@@ -138,18 +144,24 @@ impl Rooms {
         }
     }
 
-    /// A new stream of this client.
-    pub(super) fn guest(&self, client: &Identity) -> Guest {
-        self.guest_with(client, STREAM_PART)
+    /// A new stream of this client, if there is a place for it.
+    pub(super) fn guest(&self, client: &Identity) -> Option<Guest> {
+        let client = self.client(client.to_string());
+        let places = [client.streams.take_now(1)?, self.node.streams.take_now(1)?];
+        Some(self.guest_of(client, STREAM_PART, Some(places)))
     }
 
     /// The callers in this process, who are as many as they like: together they are one client, and one stream.
     pub(super) fn here(&self, node: &Identity) -> Guest {
-        self.guest_with(node, 1)
+        self.guest_of(self.client(node.to_string()), 1, None)
     }
 
-    fn guest_with(&self, client: &Identity, part: usize) -> Guest {
-        let client = self.client(client.to_string());
+    fn guest_of(
+        &self,
+        client: Arc<Kinds>,
+        part: usize,
+        places: Option<[OwnedSemaphorePermit; 2]>,
+    ) -> Guest {
         let stream = client.part(part);
         let shared =
             |kind: fn(&Kinds) -> &Room| Shared([&stream, &*client, &self.node].map(|k| kind(k).clone()));
@@ -159,6 +171,7 @@ impl Rooms {
             points: shared(|kinds| &kinds.points),
             scans: shared(|kinds| &kinds.scans),
             _client: client,
+            _places: places,
         }
     }
 
@@ -170,7 +183,12 @@ impl Rooms {
 
     #[cfg(test)]
     pub(super) fn held(&self) -> (usize, usize, usize) {
-        let Kinds { calls, points, scans } = &self.node;
+        let Kinds {
+            calls,
+            points,
+            scans,
+            streams: _,
+        } = &self.node;
         (calls.held(), points.held(), scans.held())
     }
 
@@ -195,6 +213,8 @@ pub(super) struct Guest {
     pub(super) scans: Shared,
     /// Kept, so that its other streams find it.
     _client: Arc<Kinds>,
+    /// A stream's, of its client's and of the node's.
+    _places: Option<[OwnedSemaphorePermit; 2]>,
 }
 
 /// Tells one stream's work from another's.
@@ -226,19 +246,40 @@ mod tests {
         Identity::client(ClusterId::new("test").unwrap(), name).unwrap()
     }
 
+    fn guest(rooms: &Rooms, name: &str) -> Guest {
+        rooms.guest(&client(name)).expect("a place")
+    }
+
+    #[test]
+    fn streams_are_bounded_and_those_of_one_client_leave_places_to_the_others() {
+        let rooms = rooms(800);
+        let mut streams: Vec<Guest> = (0..STREAMS_MAX / CLIENT_PART)
+            .map(|_| guest(&rooms, "a"))
+            .collect();
+        assert!(rooms.guest(&client("a")).is_none(), "its places are taken");
+        let other = guest(&rooms, "b");
+        streams.pop();
+        let again = guest(&rooms, "a");
+        drop((streams, other, again));
+        let _all: Vec<Guest> = (0..STREAMS_MAX)
+            .map(|number| guest(&rooms, &format!("c{}", number % 4)))
+            .collect();
+        assert!(rooms.guest(&client("d")).is_none(), "the node's places are taken");
+    }
+
     #[test]
     fn a_stream_that_is_full_leaves_room_to_its_client_and_a_client_to_the_others() {
         let rooms = rooms(800);
         let (one, again, other) = (
-            rooms.guest(&client("a")),
-            rooms.guest(&client("a")),
-            rooms.guest(&client("b")),
+            guest(&rooms, "a"),
+            guest(&rooms, "a"),
+            guest(&rooms, "b"),
         );
         let full = one.calls.take(100).now_or_never().expect("a stream's share");
         assert!(one.calls.take(1).now_or_never().is_none(), "it is used up");
         let _rest: Vec<Held> = (0..3)
             .map(|_| {
-                let stream = rooms.guest(&client("a"));
+                let stream = guest(&rooms, "a");
                 stream.calls.take(100).now_or_never().expect("the client's share")
             })
             .collect();
@@ -255,7 +296,7 @@ mod tests {
     #[test]
     fn what_is_larger_than_a_share_takes_all_of_it_and_is_never_stuck() {
         let rooms = rooms(800);
-        let guest = rooms.guest(&client("a"));
+        let guest = guest(&rooms, "a");
         let mut held = guest.calls.take(1 << 30).now_or_never().expect("all there is");
         assert!(guest.calls.take(1).now_or_never().is_none());
         held.shrink(60);
@@ -267,7 +308,7 @@ mod tests {
     #[test]
     fn who_gives_up_waiting_holds_nothing() {
         let rooms = rooms(80);
-        let guest = rooms.guest(&client("a"));
+        let guest = guest(&rooms, "a");
         let held = guest.calls.take(10).now_or_never().expect("all of the stream's");
         assert!(guest.calls.take(10).now_or_never().is_none());
         drop(held);

@@ -564,11 +564,13 @@ impl RaftNode {
         }
     }
 
-    /// Makes the state durable, so that the next start replays nothing.
-    pub(crate) async fn make_durable(&self) {
-        if let Err(fault) = self.machine.make_durable().await {
+    /// Makes the state durable, so that the next start replays nothing. Answers whether it is.
+    pub(crate) async fn make_durable(&self) -> bool {
+        let durable = self.machine.make_durable().await;
+        if let Err(fault) = &durable {
             tracing::warn!(%fault, "the state was not made durable at the stop; the log will replay the rest");
         }
+        durable.is_ok()
     }
 
     /// Stops Raft, waits for its tasks and closes the files.

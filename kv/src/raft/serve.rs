@@ -135,17 +135,6 @@ fn encode_answer(answer: &StreamAppendResult<TypeConfig>) -> Bytes {
     model::encode(answer).into()
 }
 
-/// A message whose entries may stay in memory for long. A small one shares its buffer with whatever arrived
-/// in the same packets, and would keep all of that; a large one is its buffer.
-fn own(message: Bytes) -> Bytes {
-    const SHARED_MAX: usize = 64 * 1024;
-    if message.len() <= SHARED_MAX {
-        Bytes::copy_from_slice(&message)
-    } else {
-        message
-    }
-}
-
 /// The messages of an append stream as requests; ends with the stream or at the first that is malformed or
 /// in another's name, or of who is not whom the members know any more.
 fn requests(
@@ -157,7 +146,7 @@ fn requests(
     stream::unfold(
         (receiver, met, intake),
         move |(mut receiver, mut met, mut intake)| async move {
-            let message = own(receiver.receive().await.ok()??);
+            let message = model::own(receiver.receive().await.ok()??);
             if !met.still_fits() {
                 return None;
             }

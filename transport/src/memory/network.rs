@@ -265,6 +265,11 @@ impl MemoryNetwork {
         self.shared.step(|state, _| state.late_messages())
     }
 
+    /// How many messages were sent and not received yet.
+    pub fn under_way(&self) -> usize {
+        self.shared.step(|state, _| state.under_way())
+    }
+
     #[cfg(test)]
     pub(super) fn pipe_count(&self) -> usize {
         self.shared.step(|state, _| state.pipe_count())

@@ -4,13 +4,15 @@
 //! so that memory needs a bound of its own, or one client that sends half of a large message on each of many streams
 //! holds all that a machine has.
 //!
-//! Always: a message above [`SMALL`] reserves its whole length before more of it is read than came with its beginning.
+//! Always: a message above [`SMALL`] reserves its whole length before more of it is read than came with its beginning, and
+//! until nobody holds a part of it any more.
 //! Nobody waits for room: what waited would hold the connection's window, which those need that have room. A message that
 //! finds none ends its stream, and its client tries again. One that has room arrives within a time, or its stream ends.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// A message up to this size is not counted: its stream has a window of more.
@@ -45,6 +47,28 @@ pub(super) struct Share {
 pub(super) struct Reservation {
     _own: OwnedSemaphorePermit,
     _all: OwnedSemaphorePermit,
+}
+
+/// A message that has its room for as long as it is in memory.
+struct Roomy {
+    message: Bytes,
+    _room: Reservation,
+}
+
+impl AsRef<[u8]> for Roomy {
+    fn as_ref(&self) -> &[u8] {
+        &self.message
+    }
+}
+
+impl Reservation {
+    /// The message, which gives this back once no part of it is held any more.
+    pub(super) fn hold_for(self, message: Bytes) -> Bytes {
+        Bytes::from_owner(Roomy {
+            message,
+            _room: self,
+        })
+    }
 }
 
 impl Budget {

@@ -21,6 +21,8 @@ use crate::{Class, MessageReceiver, MessageSender, Stream, StreamReceiver, Strea
 /// How many pieces are taken from QUIC at a time. One is a packet's share: 64 are what one system call
 /// brings.
 const PIECES: usize = 64;
+/// What is taken of a client's stream at once, and what one system call brings more.
+const CLIENT_AT_ONCE_MAX: usize = 64 << 10;
 
 /// Begins a stream that we opened: the header goes out at once, so that the peer sees it.
 pub(super) async fn open(
@@ -65,7 +67,11 @@ fn pair(
         decoder: Decoder::new(shared.settings.message_bytes_max),
         pieces: Box::new(std::array::from_fn(|_| Bytes::new())),
         failure: None,
-        at_once_max: shared.settings.stream_window as usize,
+        at_once_max: match share {
+            // What came together is in memory before anybody counts it.
+            Some(_) => CLIENT_AT_ONCE_MAX,
+            None => shared.settings.stream_window as usize,
+        },
         share,
         begun: None,
         meters: shared.meters.class(class),
@@ -92,7 +98,7 @@ struct Sender {
 /// A message whose end has not arrived.
 #[derive(Debug)]
 struct Begun {
-    _room: Reservation,
+    room: Reservation,
     length: usize,
     /// How long its sender may still be waited for.
     patience: Duration,
@@ -193,10 +199,12 @@ impl Receiver {
         Ok(())
     }
 
-    /// Sees to the room of a message that has begun, after some were found or none.
-    fn settle(&mut self, found: bool) -> Result<(), TransportError> {
-        if found {
-            self.begun = None;
+    /// Sees to the room of a message that has begun, after these were found: it is the first of them.
+    fn settle(&mut self, found: &mut [Bytes]) -> Result<(), TransportError> {
+        if let Some(message) = found.first_mut()
+            && let Some(begun) = self.begun.take()
+        {
+            *message = begun.room.hold_for(std::mem::take(message));
         }
         let Some(share) = &self.share else {
             return Ok(());
@@ -212,7 +220,7 @@ impl Receiver {
             return Err(self.refuse(reason));
         };
         self.begun = Some(Begun {
-            _room: room,
+            room,
             length,
             patience: share.patience(length),
             waiting: None,
@@ -296,13 +304,12 @@ impl StreamReceiver for Receiver {
             if count == PIECES {
                 self.drain(messages)?;
             }
-            let found = messages.len() > before;
-            match self.settle(found) {
+            let received = &mut messages[before..];
+            match self.settle(received) {
                 // What came before it is handed out first.
-                Err(refused) if found => self.failure = Some(refused),
+                Err(refused) if !received.is_empty() => self.failure = Some(refused),
                 settled => settled?,
             }
-            let received = &messages[before..];
             if !received.is_empty() {
                 self.meters.messages_received.increment(received.len() as u64);
                 let bytes = received.iter().map(|message| message.len() as u64).sum();

@@ -144,3 +144,27 @@ async fn a_client_that_sends_more_than_its_share_is_read_no_further_until_there_
     assert!(seen > 0);
     world.node.shutdown().await;
 }
+
+/// The story: reads that arrived together were begun once all were looked at, and the last of them waited for places and room
+/// that only the first could give back: the stream answered nothing any more, and its client was as if cut off.
+#[tokio::test]
+async fn more_reads_at_once_than_a_stream_may_have_open_are_all_answered() {
+    for calls in [128 << 20, 1 << 20] {
+        let world = World::start(|settings| settings.calls_bytes_max = calls).await;
+        let client = world.client("caller").with_deadline(Duration::from_secs(60));
+        assert!(client.get(key(0)).await.expect("it is read").is_none());
+        // All of them wait on the way, and arrive together.
+        world.network.pause("caller", NODE);
+        let reads = env::spawn("callers", {
+            let client = client.clone();
+            async move { join_all((0..5_000).map(|number| client.get(key(number)))).await }
+        });
+        until("most are on the way", || world.network.under_way() > 4_000).await;
+        world.network.heal_all();
+        for read in reads.await.expect("they end") {
+            assert!(read.expect("it is read").is_none());
+        }
+        until("nothing of them is left", || held(&world.node) == (0, 0, 0)).await;
+        world.node.shutdown().await;
+    }
+}

@@ -212,6 +212,10 @@ impl State {
         }
     }
 
+    pub(super) fn under_way(&self) -> usize {
+        self.pipes.values().map(|pipe| pipe.parcels.len()).sum()
+    }
+
     pub(super) fn late_messages(&self) -> u64 {
         self.late_messages
     }
