@@ -156,12 +156,7 @@ impl Rooms {
         self.guest_of(self.client(node.to_string()), 1, None)
     }
 
-    fn guest_of(
-        &self,
-        client: Arc<Kinds>,
-        part: usize,
-        places: Option<[OwnedSemaphorePermit; 2]>,
-    ) -> Guest {
+    fn guest_of(&self, client: Arc<Kinds>, part: usize, places: Option<[OwnedSemaphorePermit; 2]>) -> Guest {
         let stream = client.part(part);
         let shared =
             |kind: fn(&Kinds) -> &Room| Shared([&stream, &*client, &self.node].map(|k| kind(k).clone()));
@@ -270,11 +265,7 @@ mod tests {
     #[test]
     fn a_stream_that_is_full_leaves_room_to_its_client_and_a_client_to_the_others() {
         let rooms = rooms(800);
-        let (one, again, other) = (
-            guest(&rooms, "a"),
-            guest(&rooms, "a"),
-            guest(&rooms, "b"),
-        );
+        let (one, again, other) = (guest(&rooms, "a"), guest(&rooms, "a"), guest(&rooms, "b"));
         let full = one.calls.take(100).now_or_never().expect("a stream's share");
         assert!(one.calls.take(1).now_or_never().is_none(), "it is used up");
         let _rest: Vec<Held> = (0..3)

@@ -29,19 +29,6 @@ const GREETING_MAX: Duration = Duration::from_secs(2);
 /// How often the same is told of the same peer.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
 
-/// What was last heard of a peer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Heard {
-    /// Its directory.
-    pub member: MemberUuid,
-    /// Its process: another one than before has started since, and the one before has ended.
-    pub process: u64,
-    /// When.
-    pub at: Instant,
-    /// Its directory has never taken part in anything.
-    pub is_fresh: bool,
-}
-
 /// Who this node is, and whom it has met. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Acquaintance(Arc<Inner>);
@@ -69,7 +56,6 @@ struct State {
     is_joining: bool,
     /// Whom the node was told to form a cluster with, itself included.
     listed: BTreeSet<u64>,
-    heard: BTreeMap<u64, Heard>,
     /// Members that belong to another cluster.
     elsewhere: BTreeMap<u64, ClusterUuid>,
     told: BTreeMap<u64, (String, Instant)>,
@@ -113,11 +99,6 @@ impl Acquaintance {
         (state.is_joining, state.listed) = (is_joining, listed);
     }
 
-    /// What was last heard of a peer.
-    pub(crate) fn heard(&self, node: u64) -> Option<Heard> {
-        self.state().heard.get(&node).copied()
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -159,7 +140,7 @@ impl Acquaintance {
         Some((hello, seen))
     }
 
-    /// Judges a peer's hello, and remembers the peer.
+    /// Judges a peer's hello.
     fn meet(&self, node: u64, theirs: Hello) -> Result<Met, String> {
         let Some((mine, seen)) = self.hello_to(node) else {
             return Err("this node has not started yet".to_owned());
@@ -167,15 +148,6 @@ impl Acquaintance {
         if theirs.node != node {
             return Err(format!("node {node} said that it is node {}", theirs.node));
         }
-        self.state().heard.insert(
-            node,
-            Heard {
-                member: theirs.member,
-                process: theirs.process,
-                at: env::now(),
-                is_fresh: theirs.is_fresh(),
-            },
-        );
         self.act_on(&mine, &theirs)?;
         Ok(Met {
             who: self.clone(),

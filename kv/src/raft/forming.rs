@@ -37,6 +37,8 @@ const ASK_EVERY: Duration = Duration::from_millis(100);
 const TURN: Duration = Duration::from_millis(700);
 /// How often a leader looks for members that were not introduced yet.
 const INTRODUCE_EVERY: Duration = Duration::from_millis(500);
+/// How often it looks whether an entry of its own term is committed, until one is.
+const ESTABLISHED_LOOK: Duration = Duration::from_millis(20);
 /// How often a node that hears of no leader greets the other members: they may know that it was removed.
 const GREET_EVERY: Duration = Duration::from_secs(1);
 
@@ -152,6 +154,14 @@ pub(super) async fn introduce(raft: Raft, acquaintance: Acquaintance, changing: 
         }
         unmet(membership)
     };
+    // A change of who may vote, before anything of the own term is committed, could be made beside that of a leader before:
+    // each with a majority of its own.
+    let states = raft.metrics();
+    let is_established = || {
+        let metrics = states.borrow_watched();
+        let applied = metrics.last_applied.as_ref().map(|id| id.leader_id.term);
+        applied == Some(metrics.current_term)
+    };
     loop {
         let waiting = unmet();
         if waiting.is_empty() {
@@ -160,21 +170,26 @@ pub(super) async fn introduce(raft: Raft, acquaintance: Acquaintance, changing: 
             }
             continue;
         }
+        if !is_established() {
+            env::sleep(ESTABLISHED_LOOK).await;
+            continue;
+        }
         let peers = waiting.iter().map(|(id, (member, _))| member.peer(*id));
-        acquaintance.greet_all(peers).await;
+        let answers = acquaintance.greet_all(peers).await;
         let change = changing.lock().await;
         let fresh: BTreeMap<u64, Member> = unmet()
             .into_iter()
             .filter_map(|(id, (member, cluster))| {
-                let heard = acquaintance.heard(id).filter(|heard| heard.is_fresh)?;
+                // What was heard earlier may be of a directory that is gone.
+                let hello = answers.get(&id).filter(|hello| hello.is_fresh())?;
                 let introduced = Some(Introduced {
-                    member: heard.member,
+                    member: hello.member,
                     cluster,
                 });
                 Some((id, Member { introduced, ..member }))
             })
             .collect();
-        if !fresh.is_empty() {
+        if !fresh.is_empty() && is_established() {
             let ids: Vec<u64> = fresh.keys().copied().collect();
             match raft.change_membership(ChangeMembers::SetNodes(fresh), true).await {
                 Ok(_) => tracing::info!(nodes = ?ids, "members were introduced to the cluster"),

@@ -6,13 +6,17 @@
 //!
 //! Always: of one stream no more than [`UNANSWERED_BYTES_MAX`], and a message, are in the core or on their way to the
 //! disk; of all of them no more is read while the log has no room; no more than [`UNAPPLIED_MAX`] messages that tell of a
-//! new commit are ahead of the state machine.
+//! new commit, of all streams together, are ahead of the state machine; of one peer no more than one stream waits here, the
+//! newest.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use openraft::raft::AppendEntriesRequest;
+use quorate_transport::MessageReceiver;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::types::TypeConfig;
 use crate::env::{Semaphore, watch};
@@ -27,16 +31,60 @@ const UNANSWERED_BYTES_MAX: u32 = 16 * 1024 * 1024;
 /// has 1,024 places (`state_machine_channel_size`), and its core would wait for one.
 const UNAPPLIED_MAX: usize = 256;
 
+/// What all append streams share.
+#[derive(Debug)]
+pub(super) struct Intakes {
+    log: Log,
+    applied: watch::Receiver<Arc<Applied>>,
+    /// The commit indexes told, from the oldest that is not applied on; rising.
+    unapplied: Arc<Mutex<VecDeque<LogIndex>>>,
+    /// Ends the newest stream of each peer.
+    newest: Mutex<BTreeMap<u64, CancellationToken>>,
+}
+
+impl Intakes {
+    pub(super) fn new(log: Log, applied: watch::Receiver<Arc<Applied>>) -> Self {
+        Self {
+            log,
+            applied,
+            unapplied: Arc::default(),
+            newest: Mutex::default(),
+        }
+    }
+
+    /// A new stream of this peer. It has given up the one before, which may wait here and not know it: that one ends.
+    pub(super) fn begin(&self, peer: u64) -> Intake {
+        let ended = CancellationToken::new();
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(before) = newest.insert(peer, ended.clone()) {
+            before.cancel();
+        }
+        Intake {
+            log: self.log.clone(),
+            applied: self.applied.clone(),
+            unapplied: Arc::clone(&self.unapplied),
+            room: Arc::new(Semaphore::new(UNANSWERED_BYTES_MAX as usize)),
+            unanswered: Unanswered::default(),
+            ended,
+        }
+    }
+}
+
 /// One append stream's share.
 #[derive(Debug)]
 pub(super) struct Intake {
     log: Log,
     applied: watch::Receiver<Arc<Applied>>,
-    /// The commit indexes told, from the oldest that is not applied on; rising.
-    unapplied: VecDeque<LogIndex>,
+    /// See [`Intakes`].
+    unapplied: Arc<Mutex<VecDeque<LogIndex>>>,
     room: Arc<Semaphore>,
     unanswered: Unanswered,
+    ended: CancellationToken,
 }
+
+/// The stream has ended: its peer has begun another, or its answers go nowhere.
+#[derive(Debug)]
+pub(super) struct Ended;
 
 /// What was read of a stream and is not answered, in order. Cheap to clone: the reading and the answering side share it.
 #[derive(Debug, Clone, Default)]
@@ -54,23 +102,30 @@ impl Unanswered {
 }
 
 impl Intake {
-    pub(super) fn new(log: Log, applied: watch::Receiver<Arc<Applied>>) -> Self {
-        Self {
-            log,
-            applied,
-            unapplied: VecDeque::new(),
-            room: Arc::new(Semaphore::new(UNANSWERED_BYTES_MAX as usize)),
-            unanswered: Unanswered::default(),
-        }
+    /// Ends the stream when it is dropped.
+    pub(super) fn end_with(&self) -> DropGuard {
+        self.ended.clone().drop_guard()
     }
 
     pub(super) fn unanswered(&self) -> Unanswered {
         self.unanswered.clone()
     }
 
+    /// The next message of the stream; none once it has ended.
+    pub(super) async fn receive(&self, receiver: &mut MessageReceiver) -> Option<Bytes> {
+        let received = self.ended.run_until_cancelled(receiver.receive()).await?;
+        received.ok()?
+    }
+
     /// Waits until a message of so many bytes may go to the core, and counts it. With it everything up to `commit` is
     /// here and committed, where that is known: what is not here cannot be waited for. Dropped, nothing was counted.
-    pub(super) async fn admit(&mut self, bytes: usize, commit: Option<LogIndex>) {
+    pub(super) async fn admit(&mut self, bytes: usize, commit: Option<LogIndex>) -> Result<(), Ended> {
+        let ended = self.ended.clone();
+        let admitted = ended.run_until_cancelled(self.admit_in_turn(bytes, commit)).await;
+        admitted.ok_or(Ended)
+    }
+
+    async fn admit_in_turn(&mut self, bytes: usize, commit: Option<LogIndex>) {
         self.log.wait_for_room().await;
         // A message that is longer than all the room takes all of it, and goes alone.
         let units = u32::try_from(bytes)
@@ -82,25 +137,30 @@ impl Intake {
         if let Ok(place) = place {
             self.unanswered.places().push_back(place);
         }
-        if let Some(commit) = commit
-            && self.unapplied.back().is_none_or(|told| *told < commit)
-        {
-            self.unapplied.push_back(commit);
+        if let Some(commit) = commit {
+            let mut unapplied = self.unapplied();
+            if unapplied.back().is_none_or(|told| *told < commit) {
+                unapplied.push_back(commit);
+            }
         }
+    }
+
+    fn unapplied(&self) -> MutexGuard<'_, VecDeque<LogIndex>> {
+        self.unapplied.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn wait_for_apply(&mut self) {
         loop {
             let applied = self.applied.borrow_and_update().position.map(|at| at.index);
-            while self
-                .unapplied
-                .front()
-                .is_some_and(|commit| applied >= Some(*commit))
-            {
-                self.unapplied.pop_front();
-            }
+            let is_room = {
+                let mut unapplied = self.unapplied();
+                while unapplied.front().is_some_and(|commit| applied >= Some(*commit)) {
+                    unapplied.pop_front();
+                }
+                unapplied.len() < UNAPPLIED_MAX
+            };
             // A state machine that has ended has a fault, or the node stops: the core says so.
-            if self.unapplied.len() < UNAPPLIED_MAX || self.applied.changed().await.is_err() {
+            if is_room || self.applied.changed().await.is_err() {
                 return;
             }
         }
@@ -141,7 +201,7 @@ mod tests {
         })
     }
 
-    fn intake() -> (CrashDisk, watch::Sender<Arc<Applied>>, Intake) {
+    fn intakes() -> (CrashDisk, watch::Sender<Arc<Applied>>, Intakes) {
         let disk = CrashDisk::default();
         let log = Log::open(
             Arc::new(disk.clone()),
@@ -150,7 +210,62 @@ mod tests {
         )
         .expect("a log");
         let (tell, applied) = watch::channel(applied_to(0));
-        (disk, tell, Intake::new(log, applied))
+        (disk, tell, Intakes::new(log, applied))
+    }
+
+    fn intake() -> (CrashDisk, watch::Sender<Arc<Applied>>, Intake) {
+        let (disk, tell, intakes) = intakes();
+        (disk, tell, intakes.begin(2))
+    }
+
+    #[tokio::test]
+    async fn what_is_ahead_of_the_state_machine_is_bounded_for_all_streams_together() {
+        let (_disk, tell, intakes) = intakes();
+        let mut streams = [intakes.begin(2), intakes.begin(3)];
+        for commit in 1..=UNAPPLIED_MAX as u64 {
+            let stream = &mut streams[commit as usize % 2];
+            stream
+                .admit(1, Some(LogIndex::new(commit)))
+                .await
+                .expect("it goes on");
+        }
+        // Nor does a peer that gives a stream up, and begins another, bring more in.
+        let mut anew = intakes.begin(2);
+        let next = Some(LogIndex::new(1_000));
+        assert!(anew.admit(1, next).now_or_never().is_none());
+        tell.send_replace(applied_to(1));
+        anew.admit(1, next).await.expect("it goes on");
+    }
+
+    /// The story: a stream that waited for the disk did not notice that its peer had given it up, and held its message; each
+    /// new one held another, until the disk answered or the memory was full.
+    #[tokio::test]
+    async fn a_stream_that_waits_ends_when_its_peer_begins_another() {
+        let (disk, _tell, intakes) = intakes();
+        let held = disk.hold_syncs();
+        let mut first = intakes.begin(2);
+        let payload = bytes::Bytes::from(vec![0; LogSettings::default().queue_bytes_max as usize]);
+        let position = applied_to(1).position.expect("it has one");
+        let entry = crate::log::LogEntry { position, payload };
+        intakes
+            .log
+            .append(vec![entry], Box::new(drop))
+            .expect("an append");
+        let mut other = intakes.begin(3);
+        let mut waits = std::pin::pin!(first.admit(1, None));
+        assert!(waits.as_mut().now_or_never().is_none());
+        let mut second = intakes.begin(2);
+        waits.await.expect_err("its peer has another");
+        assert!(
+            other.admit(1, None).now_or_never().is_none(),
+            "another's goes on waiting"
+        );
+        assert!(second.admit(1, None).now_or_never().is_none());
+        drop(held);
+        second.admit(1, None).await.expect("it goes on");
+        // One whose answers go nowhere ends, too.
+        drop(second.end_with());
+        second.admit(1, None).await.expect_err("it has ended");
     }
 
     #[tokio::test]
@@ -159,36 +274,42 @@ mod tests {
         let unanswered = intake.unanswered();
         let third = UNANSWERED_BYTES_MAX as usize / 3 + 1;
         for _ in 0..2 {
-            intake.admit(third, None).await;
+            intake.admit(third, None).await.expect("it goes on");
         }
         assert!(intake.admit(third, None).now_or_never().is_none());
         unanswered.answered();
-        intake.admit(third, None).await;
+        intake.admit(third, None).await.expect("it goes on");
         // Longer than all there is: it waits until it is alone.
         assert!(intake.admit(usize::MAX, None).now_or_never().is_none());
         unanswered.answered();
         assert!(intake.admit(usize::MAX, None).now_or_never().is_none());
         unanswered.answered();
-        intake.admit(usize::MAX, None).await;
+        intake.admit(usize::MAX, None).await.expect("it goes on");
     }
 
     #[tokio::test]
     async fn a_stream_is_read_no_further_than_the_state_machine_follows() {
         let (_disk, tell, mut intake) = intake();
         for commit in 1..=UNAPPLIED_MAX as u64 {
-            intake.admit(1, Some(LogIndex::new(commit))).await;
+            intake
+                .admit(1, Some(LogIndex::new(commit)))
+                .await
+                .expect("it goes on");
             if commit < UNAPPLIED_MAX as u64 {
                 // The same commit again tells nothing new.
-                intake.admit(1, Some(LogIndex::new(commit))).await;
+                intake
+                    .admit(1, Some(LogIndex::new(commit)))
+                    .await
+                    .expect("it goes on");
             }
         }
         let next = Some(LogIndex::new(1_000));
         assert!(intake.admit(1, next).now_or_never().is_none());
         tell.send_replace(applied_to(1));
-        intake.admit(1, next).await;
+        intake.admit(1, next).await.expect("it goes on");
         assert!(intake.admit(1, None).now_or_never().is_none());
         tell.send_replace(applied_to(1_000));
-        intake.admit(1, None).await;
+        intake.admit(1, None).await.expect("it goes on");
     }
 
     #[test]
@@ -233,6 +354,6 @@ mod tests {
         intake.log.append(vec![entry], Box::new(drop)).expect("an append");
         assert!(intake.admit(1, None).now_or_never().is_none());
         drop(held);
-        intake.admit(1, None).await;
+        intake.admit(1, None).await.expect("it goes on");
     }
 }

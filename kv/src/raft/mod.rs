@@ -15,6 +15,8 @@ mod intake;
 mod log_store;
 mod membership;
 mod network;
+mod owed;
+mod purge;
 mod read_index;
 mod rounds;
 mod sendings;
@@ -63,9 +65,11 @@ use crate::planted::{self, Bug};
 use crate::tasks::Tasks;
 use acquaintance::{Acquaintance, Own};
 use freshness::{Freshness, confirmed_by_quorum};
+use intake::Intakes;
 use log_store::LogStore;
 use membership::finish_joint;
 use network::{Leading, NetworkFactory};
+use purge::PurgeWanted;
 use read_index::ReadRounds;
 use sendings::Sendings;
 use snapshot_receive::BrokenOff;
@@ -104,6 +108,8 @@ pub(crate) struct RaftNode {
     /// under way for one that was left behind.
     changing: Arc<Mutex<()>>,
     promote_lag_max: u64,
+    /// What is taken in of leaders' streams.
+    intakes: Intakes,
     /// What came of a snapshot whose stream broke.
     broken_off: BrokenOff,
     timing: Timing,
@@ -235,6 +241,7 @@ impl RaftNode {
             process: env::random_u64(),
         };
         let acquaintance = Acquaintance::new(own, Arc::clone(&parts.transport), parts.faults.clone());
+        let purge_wanted = PurgeWanted::default();
         let network = NetworkFactory {
             own_id: parts.id.number(),
             acquaintance: acquaintance.clone(),
@@ -244,6 +251,7 @@ impl RaftNode {
             faults: parts.faults.clone(),
             leading: leading.clone(),
             sendings: machine.sendings().clone(),
+            purge_wanted: purge_wanted.clone(),
         };
         let store = LogStore::new(parts.log.clone(), machine.applied(), tap, parts.faults.clone());
         // Its tasks call our code, and it looks after few of them.
@@ -318,6 +326,7 @@ impl RaftNode {
             parts.log.clone(),
             parts.settings.durable_interval,
             parts.settings.log_bytes_kept,
+            purge_wanted,
         );
         tasks.spawn("keep-durable", keeper);
         tasks.spawn(
@@ -328,6 +337,7 @@ impl RaftNode {
                 parts.settings.log_entries_kept,
             ),
         );
+        let intakes = Intakes::new(parts.log.clone(), machine.applied());
         Ok(Self {
             id: parts.id,
             raft,
@@ -339,6 +349,7 @@ impl RaftNode {
             witness,
             changing,
             promote_lag_max: parts.settings.promote_lag_max,
+            intakes,
             broken_off: BrokenOff::default(),
             timing: parts.timing,
             faults: parts.faults,
@@ -593,7 +604,14 @@ fn leader(id: Option<u64>, member: Option<Member>) -> Option<(NodeId, String)> {
 
 /// Makes the state durable from time to time, so that a restart replays little and the state file's pages
 /// can be used again; and has the log purged behind it where it takes more of the disk than it may.
-async fn keep_durable(machine: StateMachine, raft: Raft, log: Log, interval: Duration, log_bytes_kept: u64) {
+async fn keep_durable(
+    machine: StateMachine,
+    raft: Raft,
+    log: Log,
+    interval: Duration,
+    log_bytes_kept: u64,
+    wanted: PurgeWanted,
+) {
     let mut applied = machine.applied();
     let mut asked = None;
     // Ends when the state machine's owner does. What could not be purged yet is tried again: a follower may still
@@ -608,6 +626,14 @@ async fn keep_durable(machine: StateMachine, raft: Raft, log: Log, interval: Dur
             env::mark("log.purged_by_bytes");
         }
         asked = log.beyond(log_bytes_kept);
+        let snapshot = raft
+            .metrics()
+            .borrow_watched()
+            .snapshot
+            .map(|id| LogIndex::new(id.index));
+        if let Some(upto) = log.beyond(log_bytes_kept.saturating_mul(2)).min(snapshot) {
+            wanted.set(upto);
+        }
         if let (Some(upto), Some(held)) = (asked, machine.sendings().held())
             && held < upto
         {

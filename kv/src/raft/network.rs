@@ -5,7 +5,6 @@
 
 use std::future::Future;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +23,8 @@ use quorate_transport::{Class, Peer, TransportError};
 
 use super::acquaintance::{Acquaintance, Greeted, Opened};
 use super::freshness::{Echoes, confirmed_by_quorum};
+use super::owed::Owed;
+use super::purge::PurgeWanted;
 use super::sendings::Sendings;
 use super::snapshot_send::{SendError, Sending, pause_after};
 use super::state_machine::SnapshotData;
@@ -49,6 +50,7 @@ pub(crate) struct NetworkFactory {
     pub(crate) faults: Faults,
     pub(crate) leading: Leading,
     pub(crate) sendings: Sendings,
+    pub(crate) purge_wanted: PurgeWanted,
 }
 
 /// What this node knows of its own leadership, once Raft runs. Cheap to clone.
@@ -93,6 +95,7 @@ pub(crate) struct Link {
     control: Mutex<Option<ControlStream>>,
     leading: Leading,
     sendings: Sendings,
+    purge_wanted: PurgeWanted,
     /// Snapshots that the peer refused, one after the other.
     refusals: u32,
 }
@@ -112,6 +115,7 @@ impl NetworkFactory {
             control: Mutex::new(None),
             leading: self.leading.clone(),
             sendings: self.sendings.clone(),
+            purge_wanted: self.purge_wanted.clone(),
             refusals: 0,
         }
     }
@@ -215,9 +219,17 @@ const PURGED: &str = "what comes next for this peer was purged: it needs a snaps
 
 /// Whether a request stands for entries that were purged before they could be read. The log answers none then,
 /// and openraft would repeat the empty request for as long as the stream lives; its end lets it think again.
-fn needs_snapshot(request: &AppendEntriesRequest<TypeConfig>, purged: Option<LogPosition>) -> bool {
+///
+/// Or for entries that are to go: openraft purges nothing of which a stream still reads, and a peer that is slow and
+/// answers would keep all of the log, of a leader whose disk has its bound.
+fn needs_snapshot(
+    request: &AppendEntriesRequest<TypeConfig>,
+    purged: Option<LogPosition>,
+    wanted: Option<LogIndex>,
+) -> bool {
     let next = request.prev_log_id.as_ref().map_or(0, |id| id.index + 1);
-    request.entries.is_empty() && purged.is_some_and(|purged| next <= purged.index.number())
+    let is_in = |upto: Option<LogIndex>| upto.is_some_and(|upto| next <= upto.number());
+    request.entries.is_empty() && is_in(purged.map(|purged| purged.index)) || is_in(wanted)
 }
 
 /// That an entry is committed is no news for which anybody waits; the answer to whoever wrote it is. Both come of the same
@@ -343,7 +355,8 @@ impl openraft::RaftNetworkV2<TypeConfig> for Link {
                 return Ok(Box::pin(stream::empty()) as BoxStream<'s, _>);
             };
             let (log, mut applied) = (self.log.clone(), self.applied.clone());
-            if needs_snapshot(first, log.purged()) {
+            let wanted = self.purge_wanted.clone();
+            if needs_snapshot(first, log.purged(), wanted.upto()) {
                 return Err(RPCError::Network(NetworkError::from_string(PURGED)));
             }
             let ttl = option.soft_ttl().max(self.stall_max);
@@ -357,13 +370,13 @@ impl openraft::RaftNetworkV2<TypeConfig> for Link {
                 }
             };
             let (mut sender, receiver) = (opened.sender, opened.receiver);
-            let sent = Arc::new(AtomicU64::new(0));
-            let counter = Arc::clone(&sent);
+            let owed = Owed::new(ttl);
+            let handed_over = owed.clone();
             // Sends until the input ends; yields only its error. Polled together with the answers, so that
             // back-pressure on one never stops the other.
             let sending = async move {
                 while let Some(request) = input.next().await {
-                    if needs_snapshot(&request, log.purged()) {
+                    if needs_snapshot(&request, log.purged(), wanted.upto()) {
                         return Err(TransportError::Broken {
                             reason: PURGED.to_owned(),
                         });
@@ -372,7 +385,7 @@ impl openraft::RaftNetworkV2<TypeConfig> for Link {
                         hold(request.leader_commit.as_ref(), &mut applied, &mut input).await;
                     }
                     let message = encode_append(&request);
-                    counter.fetch_add(1, Ordering::Relaxed);
+                    handed_over.hand_over(env::now(), message.len());
                     sender.send(message).await?;
                 }
                 sender.finish().await
@@ -381,8 +394,7 @@ impl openraft::RaftNetworkV2<TypeConfig> for Link {
                 .filter_map(|result| async move { result.err().map(|error| Some(Err(rpc_error(&error)))) });
             let answers = Answers {
                 receiver,
-                sent,
-                received: 0,
+                owed,
                 stall_max: ttl,
                 own_id: self.own_id,
                 target: self.target,
@@ -503,8 +515,8 @@ impl openraft::RaftNetworkV2<TypeConfig> for Link {
 /// The answers on an append stream, in the order of the requests.
 struct Answers {
     receiver: Greeted,
-    sent: Arc<AtomicU64>,
-    received: u64,
+    owed: Owed,
+    /// Looked at as often, where nothing is owed.
     stall_max: Duration,
     own_id: u64,
     target: u64,
@@ -513,9 +525,10 @@ struct Answers {
 impl Answers {
     async fn next(&mut self) -> Result<Option<StreamAppendResult<TypeConfig>>, RPCError<TypeConfig>> {
         loop {
-            match env::timeout(self.stall_max, self.receiver.receive()).await {
+            let until = self.owed.until().unwrap_or_else(|| env::now() + self.stall_max);
+            match env::timeout_at(until, self.receiver.receive()).await {
                 Ok(Ok(Some(bytes))) => {
-                    self.received += 1;
+                    self.owed.answer(env::now());
                     let answer = model::decode(&bytes).map_err(|e| {
                         RPCError::Network(NetworkError::from_string(format!("append answer: {e}")))
                     })?;
@@ -523,8 +536,8 @@ impl Answers {
                 }
                 Ok(Ok(None)) => return Ok(None),
                 Ok(Err(error)) => return Err(rpc_error(&error)),
-                // Silence is a fault only while an answer is owed.
-                Err(env::Elapsed) if self.sent.load(Ordering::Relaxed) > self.received => {
+                // Silence is a fault only while an answer is owed, and for as long as that may take.
+                Err(env::Elapsed) if self.owed.until().is_some_and(|until| until <= env::now()) => {
                     return Err(RPCError::Timeout(Timeout {
                         action: RPCTypes::AppendEntries,
                         id: self.own_id,

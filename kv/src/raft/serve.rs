@@ -114,7 +114,8 @@ pub(crate) async fn append(node: Arc<RaftNode>, from: u64, mut stream: Stream) {
         return end(stream).await;
     };
     let Stream { mut sender, receiver } = stream;
-    let intake = Intake::new(node.log.clone(), node.machine.applied());
+    let intake = node.intakes.begin(from);
+    let _ends = intake.end_with();
     let unanswered = intake.unanswered();
     let requests = requests(receiver, from, met, intake);
     let mut answers = Box::pin(node.raft.stream_append(requests));
@@ -146,13 +147,13 @@ fn requests(
     stream::unfold(
         (receiver, met, intake),
         move |(mut receiver, mut met, mut intake)| async move {
-            let message = model::own(receiver.receive().await.ok()??);
+            let message = model::own(intake.receive(&mut receiver).await?);
             if !met.still_fits() {
                 return None;
             }
             match decode_append(&message) {
                 Ok(request) if request.vote.leader_id.node_id == from => {
-                    intake.admit(message.len(), committed_with(&request)).await;
+                    intake.admit(message.len(), committed_with(&request)).await.ok()?;
                     Some((request, (receiver, met, intake)))
                 }
                 Ok(request) => {

@@ -5,6 +5,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::raft::SnapshotResponse;
 use quorate_transport::{MessageReceiver, Stream};
 
 use super::sendings::KEPT;
@@ -68,7 +70,12 @@ pub(crate) async fn snapshot(node: Arc<RaftNode>, from: u64, mut stream: Stream)
         return end(stream).await;
     }
     let answer = match receive(&node, from, &mut stream).await {
-        Ok((vote, snapshot)) => match install(&node.raft, vote, snapshot).await {
+        Ok(Arrived::Known) => {
+            env::mark("snapshot.known");
+            let vote = node.raft.metrics().borrow_watched().vote;
+            SnapshotAnswer::Installed(SnapshotResponse::new(vote))
+        }
+        Ok(Arrived::Whole(vote, snapshot)) => match install(&node.raft, vote, snapshot).await {
             Ok(response) => {
                 env::mark("snapshot.installed");
                 SnapshotAnswer::Installed(response)
@@ -103,7 +110,15 @@ async fn install(
         .map_err(|e| e.to_string())
 }
 
-async fn receive(node: &Arc<RaftNode>, from: u64, stream: &mut Stream) -> Result<(Vote, Snapshot), Failed> {
+/// What comes of a snapshot's stream.
+enum Arrived {
+    /// All of it.
+    Whole(Vote, Snapshot),
+    /// Its header alone: what it has is applied here already, as when the answer to it was lost or came too late.
+    Known,
+}
+
+async fn receive(node: &Arc<RaftNode>, from: u64, stream: &mut Stream) -> Result<Arrived, Failed> {
     let broken = |e: &dyn std::fmt::Display| Failed::Broken(e.to_string());
     let header = stream.receiver.receive().await.map_err(|e| broken(&e))?;
     let header = header.ok_or_else(|| broken(&"no header"))?;
@@ -114,6 +129,16 @@ async fn receive(node: &Arc<RaftNode>, from: u64, stream: &mut Stream) -> Result
             "node {from} may not speak for node {}",
             header.vote.leader_id.node_id
         )));
+    }
+    let applied = node
+        .machine
+        .applied()
+        .borrow()
+        .position
+        .map(|at| at.index.number());
+    let last = header.meta.last_log_id.as_ref().map(|id| id.index);
+    if applied >= last {
+        return Ok(Arrived::Known);
     }
     let mut partial = node.broken_off.take(header.tag).unwrap_or_else(|| {
         let writer = ChunkWriter {
@@ -133,7 +158,7 @@ async fn receive(node: &Arc<RaftNode>, from: u64, stream: &mut Stream) -> Result
         Err(error) => Err(broken(&error)),
     };
     match received {
-        Ok(received) => Ok((
+        Ok(received) => Ok(Arrived::Whole(
             header.vote,
             Snapshot {
                 meta: header.meta,

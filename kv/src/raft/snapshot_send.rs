@@ -20,6 +20,8 @@ use crate::model;
 
 /// The longest pause after a refusal.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// What a receiver verifies and installs in a second, at least.
+const INSTALLED_BYTES_A_SECOND: u64 = 4 << 20;
 
 /// How long to wait after the next refusal, where there were so many before it.
 pub(super) fn pause_after(refusals: u32) -> Duration {
@@ -86,6 +88,7 @@ impl Sending<'_> {
         header: &SnapshotHeader,
         source: Box<SnapshotSource>,
     ) -> Result<SnapshotResponse<TypeConfig>, SendError> {
+        let mut bytes = 0_u64;
         let mut stream = self.acquaintance.open(self.peer, Class::Bulk).await?;
         stream.sender.send(model::encode(header).into()).await?;
         let begin = match self.answer(&mut stream.receiver, self.stall_max).await? {
@@ -124,6 +127,7 @@ impl Sending<'_> {
             })?;
             let Some(chunk) = chunk else { break };
             metrics::counter!("quorate_snapshot_sent_bytes_total").increment(chunk.len() as u64);
+            bytes += chunk.len() as u64;
             match env::timeout(self.stall_max, stream.sender.send(chunk)).await {
                 Ok(Ok(())) => {}
                 // A receiver that refuses says why, and takes no more.
@@ -138,7 +142,8 @@ impl Sending<'_> {
         }
         stream.sender.finish().await?;
         // The receiver verifies and installs before it answers, which takes time in proportion to the state.
-        match self.answer(&mut stream.receiver, self.stall_max * 30).await? {
+        let patience = self.stall_max * 30 + Duration::from_secs(bytes / INSTALLED_BYTES_A_SECOND);
+        match self.answer(&mut stream.receiver, patience).await? {
             SnapshotAnswer::Installed(response) => Ok(response),
             SnapshotAnswer::Failed(reason) => Err(SendError::Refused(reason)),
             SnapshotAnswer::From(_) => Err(SendError::network("an answer that nobody asked for")),

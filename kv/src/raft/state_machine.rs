@@ -513,9 +513,11 @@ impl MachineOwner {
                 }
                 Job::Apply(job) => {
                     let together = self.gather(job);
-                    if let Some(rest) = self.apply_front(together, effects) {
+                    let rest = self.apply_front(together, effects);
+                    // What is pending may be many times what is kept in memory without a checkpoint.
+                    self.check_bounds();
+                    if let Some(rest) = rest {
                         self.pending.push_front(Job::Apply(rest));
-                        self.check_bounds();
                         go_on(&self.own_queue);
                         return;
                     }

@@ -64,10 +64,7 @@ impl AsRef<[u8]> for Roomy {
 impl Reservation {
     /// The message, which gives this back once no part of it is held any more.
     pub(super) fn hold_for(self, message: Bytes) -> Bytes {
-        Bytes::from_owner(Roomy {
-            message,
-            _room: self,
-        })
+        Bytes::from_owner(Roomy { message, _room: self })
     }
 }
 

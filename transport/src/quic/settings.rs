@@ -12,8 +12,8 @@ pub const BUSY_POLL_MAX: Duration = Duration::from_millis(10);
 ///
 /// Every queue has a bound in bytes. What peers may make an acceptor hold, at most: 64 KiB for each of `handshakes_max`; for each of
 /// `client_connections_max` 150 KiB and `client_window` of what nobody has read; for each of `node_connections_max` 450 KiB and
-/// `connection_window`; and `client_messages_bytes` of clients' messages that have begun. Of nodes' messages, which are believed, each
-/// stream may hold one that has begun. What was read is the caller's.
+/// `connection_window`; and `client_messages_bytes` of clients' messages above 16 KiB, from when they begin until no part of them is held. Of nodes' messages,
+/// which are believed, each stream may hold one that has begun. What else was read is the caller's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QuicSettings {
     /// The largest message in bytes, sent or received, below 4 GiB. 32 MiB by default. A peer's message is
@@ -56,8 +56,8 @@ pub struct QuicSettings {
     pub streams_max: u32,
     /// The same of a client. 1,024 by default. A client of the library opens one stream to each node.
     pub client_streams_max: u32,
-    /// The memory for messages of clients that have begun and not ended, at least one message. 512 MiB by default. A message above
-    /// 16 KiB takes its whole length of it; one connection takes four messages of the longest at most. A message that finds no room
+    /// The memory for messages of clients, at least one message. 512 MiB by default. A message above 16 KiB takes its whole length of
+    /// it from when it begins until no part of it is held any more, by the caller either; one connection takes four messages of the longest at most. A message that finds no room
     /// ends its stream, and its client tries again.
     pub client_messages_bytes: usize,
     /// How long a client may be waited for in the middle of such a message, all in all, and a second more for each 256 KiB of it;
