@@ -88,16 +88,30 @@ pub(super) struct Ended;
 
 /// What was read of a stream and is not answered, in order. Cheap to clone: the reading and the answering side share it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Unanswered(Arc<Mutex<VecDeque<OwnedSemaphorePermit>>>);
+pub(super) struct Unanswered(Arc<Mutex<Owing>>);
+
+#[derive(Debug, Default)]
+struct Owing {
+    /// Of those that went to the core.
+    places: VecDeque<OwnedSemaphorePermit>,
+    /// One was read and waits here.
+    is_waiting: bool,
+}
 
 impl Unanswered {
-    fn places(&self) -> MutexGuard<'_, VecDeque<OwnedSemaphorePermit>> {
+    fn owing(&self) -> MutexGuard<'_, Owing> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The oldest message was answered.
     pub(super) fn answered(&self) {
-        self.places().pop_front();
+        self.owing().places.pop_front();
+    }
+
+    /// Whether an answer is owed.
+    pub(super) fn is_any(&self) -> bool {
+        let owing = self.owing();
+        owing.is_waiting || !owing.places.is_empty()
     }
 }
 
@@ -114,7 +128,9 @@ impl Intake {
     /// The next message of the stream; none once it has ended.
     pub(super) async fn receive(&self, receiver: &mut MessageReceiver) -> Option<Bytes> {
         let received = self.ended.run_until_cancelled(receiver.receive()).await?;
-        received.ok()?
+        let message = received.ok()??;
+        self.unanswered.owing().is_waiting = true;
+        Some(message)
     }
 
     /// Waits until a message of so many bytes may go to the core, and counts it. With it everything up to `commit` is
@@ -135,7 +151,9 @@ impl Intake {
         self.wait_for_apply().await;
         // The semaphore is never closed.
         if let Ok(place) = place {
-            self.unanswered.places().push_back(place);
+            let mut owing = self.unanswered.owing();
+            owing.places.push_back(place);
+            owing.is_waiting = false;
         }
         if let Some(commit) = commit {
             let mut unapplied = self.unapplied();

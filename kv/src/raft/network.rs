@@ -527,6 +527,7 @@ impl Answers {
         loop {
             let until = self.owed.until().unwrap_or_else(|| env::now() + self.stall_max);
             match env::timeout_at(until, self.receiver.receive()).await {
+                Ok(Ok(Some(sign))) if sign.is_empty() => self.owed.sign_of_life(env::now()),
                 Ok(Ok(Some(bytes))) => {
                     self.owed.answer(env::now());
                     let answer = model::decode(&bytes).map_err(|e| {

@@ -1,6 +1,7 @@
 //! What a peer owes on an append stream, and how long it may.
 //!
-//! A message counts from when it was handed to the stream, or from the answer before it; a long one has more time, since one
+//! A message counts from when it was handed to the stream, or from what was heard of the peer since: a peer whose disk is behind
+//! gives signs of life, and what it holds is not sent again; a long one has more time, since one
 //! entry is one message, and one that is given up is sent again from its beginning: with one time for all of them, what takes
 //! longer to carry would be sent for ever and never arrive, and all writes behind it would wait.
 //!
@@ -26,7 +27,8 @@ pub(super) struct Owed {
 struct Messages {
     /// From the oldest on: when it was handed over, and its bytes.
     waiting: VecDeque<(Instant, u64)>,
-    answered: Option<Instant>,
+    /// When the last answer came, or the last sign of life.
+    heard: Option<Instant>,
 }
 
 impl Owed {
@@ -51,14 +53,19 @@ impl Owed {
     pub(super) fn answer(&self, now: Instant) {
         let mut messages = self.messages();
         messages.waiting.pop_front();
-        messages.answered = Some(now);
+        messages.heard = Some(now);
+    }
+
+    /// The peer lives, and is not done with the oldest.
+    pub(super) fn sign_of_life(&self, now: Instant) {
+        self.messages().heard = Some(now);
     }
 
     /// Until when the oldest may wait; none where nothing is owed.
     pub(super) fn until(&self) -> Option<Instant> {
         let messages = self.messages();
         let (handed_over, bytes) = *messages.waiting.front()?;
-        let since = messages.answered.map_or(handed_over, |at| at.max(handed_over));
+        let since = messages.heard.map_or(handed_over, |at| at.max(handed_over));
         Some(since + self.patience + Duration::from_secs(bytes / BYTES_A_SECOND))
     }
 }
@@ -87,6 +94,8 @@ mod tests {
             Some(at(102)),
             "a quiet time before it is not its own"
         );
+        owed.sign_of_life(at(101));
+        assert_eq!(owed.until(), Some(at(103)), "the peer works on it");
     }
 
     #[test]

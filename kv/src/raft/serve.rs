@@ -120,7 +120,23 @@ pub(crate) async fn append(node: Arc<RaftNode>, from: u64, mut stream: Stream) {
     let requests = requests(receiver, from, met, intake);
     let mut answers = Box::pin(node.raft.stream_append(requests));
     let mut ready = Vec::new();
-    while let Some(answer) = answers.next().await {
+    let sign_every = node.timing.failover_min / 4;
+    loop {
+        let answer = match env::timeout(sign_every, answers.next()).await {
+            Ok(Some(answer)) => answer,
+            Ok(None) => break,
+            // Disk or state machine are behind, and what was read waits for them: whoever sent it is not to take that for
+            // the stream's end, and send it all again.
+            Err(env::Elapsed) => {
+                if unanswered.is_any() {
+                    env::mark("append.sign_of_life");
+                    if sender.send(SIGN_OF_LIFE).await.is_err() {
+                        break;
+                    }
+                }
+                continue;
+            }
+        };
         unanswered.answered();
         let Ok(answer) = answer else { return };
         let last = answer.is_err();
@@ -131,6 +147,9 @@ pub(crate) async fn append(node: Arc<RaftNode>, from: u64, mut stream: Stream) {
     }
     let _ = sender.finish().await;
 }
+
+/// In the place of an answer: one is owed, and this node lives.
+pub(super) const SIGN_OF_LIFE: Bytes = Bytes::new();
 
 fn encode_answer(answer: &StreamAppendResult<TypeConfig>) -> Bytes {
     model::encode(answer).into()

@@ -8,6 +8,7 @@ use crate::log::LogSettings;
 use crate::model::{LogTime, NodeId, Revision, StateHash, Term};
 use crate::raft::acquaintance::testing::{directory, of_two};
 use crate::raft::hello::{Hello, Known};
+use crate::raft::serve::SIGN_OF_LIFE;
 use crate::raft::types::{ProposalData, log_id};
 
 /// A transport that bears a node's name and address.
@@ -175,6 +176,33 @@ async fn a_long_message_has_time_to_arrive_and_a_short_one_that_is_not_answered_
         assert_eq!(answer.is_ok(), is_answered, "{bytes} bytes: {answer:?}");
         way.log.close().await.expect("a close");
     }
+}
+
+#[tokio::test]
+async fn a_sign_of_life_is_no_answer() {
+    let way = Way::new(Duration::from_secs(3_600));
+    let mut link = way.link().await;
+    let peer = async {
+        let mut stream = way.accept().await;
+        stream.receiver.receive().await.expect("a request");
+        let answer: StreamAppendResult<TypeConfig> = Ok(Some(committed(2)));
+        let mut said = vec![SIGN_OF_LIFE, SIGN_OF_LIFE, model::encode(&answer).into()];
+        stream.sender.send_all(&mut said).await.expect("it stands");
+        stream
+    };
+    let input = Box::pin(stream::iter([request_of(100, 1)]).chain(stream::pending()));
+    let leader = async {
+        let opened = openraft::RaftNetworkV2::stream_append(
+            &mut link,
+            input,
+            RPCOption::new(Duration::from_secs(3_600)),
+        );
+        opened.await.expect("a stream").next().await.expect("an answer")
+    };
+    let (answer, _stream) = futures_util::future::join(leader, peer).await;
+    let answer = answer.expect("the stream stands");
+    assert_eq!(answer.expect("it matched"), Some(committed(2)));
+    way.log.close().await.expect("a close");
 }
 
 /// The story: a follower that is slow and answers was sent what it lacks for as long as it took, and kept all of the leader's

@@ -97,10 +97,11 @@ pub(super) fn plan(seed: u64, only: Option<Kind>) -> Plan {
     if plan.pause_max < Duration::from_millis(50) {
         // Under so many writes a node that receives them all is some hundred entries behind at any moment.
         plan.tuning.promote_lag_max = 1_000;
-        // A snapshot in tiny chunks takes seconds, and thousands of entries pass meanwhile: more than the log keeps, and more
-        // than a new voter may lack.
+        // Who writes as fast as the slowest disks of a majority take it leaves no node the time to catch up: a snapshot in tiny
+        // chunks takes seconds, in which more passes than a new voter may lack, and logs in small segments have syncs for each.
         let chunk = &mut plan.tuning.small.snapshot_chunk_bytes;
         *chunk = (*chunk).max(20_000);
+        plan.disks.sync_max = plan.disks.sync_max.min(Duration::from_millis(3));
     }
     plan.schedule = schedule(&mut random, &plan, &kinds, share);
     if !plan.is_calm() {
