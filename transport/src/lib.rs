@@ -166,7 +166,8 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// before the next probe is not noticed to have ended (its streams break instead). A firewall that *rejects* what
     /// is sent to the port (ICMP port unreachable), instead of dropping it, is taken for an end.
     ///
-    /// A peer that was reached before is watched where it was reached; else all addresses of its name must be closed.
+    /// A peer is watched where it was reached, while that connection is up or its name still leads there; else all
+    /// addresses of its name must be closed, and the name is looked up again from time to time, in case it moves.
     /// Costs a probe of one byte every so often, for as long as somebody waits here. Cancel safe.
     async fn ended(&self, peer: &Peer);
 

@@ -20,7 +20,7 @@ use super::handshakes::{Answer, Handshakes, Source};
 use super::places::{Bounds, NODE_SHARE, NoPlace, Place, Places};
 use super::refusals::{Refusals, Why};
 use super::settings::QuicSettings;
-use super::{Shared, errors, stream};
+use super::{Shared, errors, said, stream};
 use crate::frame::{self, HeaderError, STREAM_VERSION};
 use crate::{Identity, Incoming, Role};
 
@@ -201,7 +201,7 @@ async fn serve(shared: Arc<Shared>, incoming: quinn::Incoming, handshake: Handsh
     shared.door.places().give_back(&from, &place);
     match ended {
         ConnectionError::ApplicationClosed(close) if close.error_code == errors::WRONG_IDENTITY => {
-            let reason = String::from_utf8_lossy(&close.reason);
+            let reason = said::text(&close.reason);
             refused(Why::Identity, &format_args!("{from} refused this node: {reason}"));
         }
         error => tracing::debug!(%from, reason = errors::describe(&error), "a peer disconnected"),

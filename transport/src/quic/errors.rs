@@ -1,9 +1,12 @@
 //! What ends connections and streams, as numbers on the wire and as errors for callers.
+//!
+//! Always: a peer's words stand in an error as [`Said`] shows them.
 
 use std::sync::OnceLock;
 
 use quinn::{ConnectionError, ReadError, VarInt, WriteError};
 
+use super::said::{self, Said};
 use crate::certs::Validity;
 use crate::{RefusedBecause, TransportError};
 
@@ -82,14 +85,14 @@ pub(super) fn not_connected(address: &str, ours: Validity, error: &ConnectionErr
     match error {
         ConnectionError::LocallyClosed => TransportError::Closed,
         ConnectionError::TransportError(inner) if CRYPTO_ERRORS.contains(&u64::from(inner.code)) => {
-            let said = &inner.reason;
+            let said = Said(&inner.reason);
             match alert(u64::from(inner.code)) {
                 ALERT_UNKNOWN_CA | ALERT_DECRYPT_ERROR => refused(
                     B::UntrustedAuthority,
                     format!("its certificate is not of the authority in our ca.crt: {said}"),
                 ),
                 // One alert for both, and rustls's words for which.
-                ALERT_CERTIFICATE_EXPIRED if said.contains("not valid yet") => refused(
+                ALERT_CERTIFICATE_EXPIRED if inner.reason.contains("not valid yet") => refused(
                     B::NotYetValid,
                     format!("its certificate is not valid yet, by our clock: {said}"),
                 ),
@@ -101,7 +104,10 @@ pub(super) fn not_connected(address: &str, ours: Validity, error: &ConnectionErr
                 }
                 _ => refused(
                     B::Handshake,
-                    format!("its certificate or protocol is not accepted here: {inner}"),
+                    format!(
+                        "its certificate or protocol is not accepted here: {}",
+                        Said(inner)
+                    ),
                 ),
             }
         }
@@ -123,7 +129,7 @@ pub(super) fn not_connected(address: &str, ours: Validity, error: &ConnectionErr
                 ),
                 _ => refused(
                     B::Handshake,
-                    format!("it does not accept our certificate or protocol: {inner}"),
+                    format!("it does not accept our certificate or protocol: {}", Said(inner)),
                 ),
             }
         }
@@ -136,7 +142,7 @@ pub(super) fn not_connected(address: &str, ours: Validity, error: &ConnectionErr
                 // The acceptor takes every member of its cluster.
                 _ => B::WrongCluster,
             };
-            refused(because, String::from_utf8_lossy(&inner.reason).into_owned())
+            refused(because, said::text(&inner.reason))
         }
         ConnectionError::VersionMismatch => {
             refused(B::Version, "it speaks another version of QUIC".to_owned())
@@ -180,9 +186,9 @@ pub(super) fn describe(error: &ConnectionError) -> String {
         ConnectionError::TimedOut => "no answer within the idle timeout".to_owned(),
         ConnectionError::Reset => "the peer restarted".to_owned(),
         ConnectionError::ApplicationClosed(close) => {
-            format!("the peer closed it: {}", String::from_utf8_lossy(&close.reason))
+            format!("the peer closed it: {}", said::text(&close.reason))
         }
-        other => other.to_string(),
+        other => Said(other).to_string(),
     }
 }
 
@@ -262,6 +268,51 @@ mod tests {
             ours.validity(),
             &ConnectionError::TransportError(error),
         )
+    }
+
+    #[test]
+    fn an_error_is_one_line_whatever_the_peer_says() {
+        const WORDS: &str = "x\nWARN y\u{1b}[2J";
+        let authority = Authority::create(ClusterId::new("tested").unwrap()).unwrap();
+        let ours = credentials(&authority).validity();
+        let alert = quinn_proto::TransportErrorCode::crypto(1);
+        let ends = [
+            ConnectionError::ApplicationClosed(quinn_proto::ApplicationClose {
+                error_code: WRONG_IDENTITY,
+                reason: WORDS.into(),
+            }),
+            ConnectionError::ApplicationClosed(quinn_proto::ApplicationClose {
+                error_code: FULL,
+                reason: WORDS.into(),
+            }),
+            ConnectionError::ConnectionClosed(quinn_proto::ConnectionClose {
+                error_code: alert,
+                frame_type: None,
+                reason: WORDS.into(),
+            }),
+            ConnectionError::ConnectionClosed(quinn_proto::ConnectionClose {
+                error_code: quinn_proto::TransportErrorCode::NO_ERROR,
+                frame_type: None,
+                reason: WORDS.into(),
+            }),
+            ConnectionError::TransportError(quinn_proto::TransportError {
+                code: alert,
+                frame: None,
+                reason: WORDS.to_owned(),
+            }),
+        ];
+        let way = Way::to("there:1".to_owned());
+        for end in &ends {
+            for error in [
+                not_connected("there:1", ours, end),
+                unreachable(&way, end),
+                lost(&way, end),
+            ] {
+                let told = error.to_string();
+                assert!(told.contains("x\\nWARN y\\u{1b}[2J"), "{told:?}");
+                assert!(!told.contains(char::is_control), "{told:?}");
+            }
+        }
     }
 
     #[test]

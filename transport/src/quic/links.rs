@@ -17,9 +17,9 @@ use super::{Shared, connect};
 use crate::backoff::Backoff;
 use crate::{Address, Peer, TransportError};
 
-/// How many links are remembered. Beyond that those without a connection are forgotten: a cluster has few,
-/// and a client that was given ever new addresses must not grow for ever.
-const LINKS_MAX: usize = 1_024;
+/// How many links are remembered. Beyond that those without a connection that is up are forgotten: a cluster has few,
+/// and a client that was given ever new addresses must not grow for ever. Few in tests, which are to reach it.
+pub(super) const LINKS_MAX: usize = if cfg!(test) { 8 } else { 1_024 };
 
 /// A connection that is up, and whose peer has welcomed us.
 #[derive(Debug, Clone)]
@@ -57,6 +57,26 @@ enum LinkState {
     Up(Live),
 }
 
+impl LinkState {
+    /// The connection, while it is up: one that has ended stays until the next look.
+    fn up(&self) -> Option<&Live> {
+        match self {
+            LinkState::Up(live) if live.connection.close_reason().is_none() => Some(live),
+            LinkState::Up(_) | LinkState::Down | LinkState::Connecting(_) => None,
+        }
+    }
+}
+
+/// Where a peer was reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reached {
+    Never,
+    /// The last time; the connection is gone.
+    Before(SocketAddr),
+    /// The connection is up.
+    Connected(SocketAddr),
+}
+
 /// The connection to a peer: the one that is up, or a new one.
 pub(super) async fn live(shared: &Arc<Shared>, peer: &Peer) -> Outcome {
     let mut attempt = match shared.links.look(shared, peer)? {
@@ -88,7 +108,9 @@ impl Links {
         let mut links = self.links();
         let key = key(peer);
         if links.len() >= LINKS_MAX && !links.contains_key(&key) {
-            links.retain(|_, link| !matches!(link.state, LinkState::Down));
+            links.retain(|_, link| {
+                matches!(link.state, LinkState::Connecting(_)) || link.state.up().is_some()
+            });
         }
         let link = links.entry(key.clone()).or_default();
         match &link.state {
@@ -145,28 +167,38 @@ impl Links {
         }
     }
 
-    /// Where a peer was reached last, if it ever was.
-    pub(super) fn reached(&self, peer: &Peer) -> Option<SocketAddr> {
-        self.links().get(&key(peer))?.reached
+    /// Where a peer was reached last.
+    pub(super) fn reached(&self, peer: &Peer) -> Reached {
+        let links = self.links();
+        let Some(link) = links.get(&key(peer)) else {
+            return Reached::Never;
+        };
+        match (link.state.up(), link.reached) {
+            (Some(live), _) => Reached::Connected(live.connection.remote_address()),
+            (None, Some(place)) => Reached::Before(place),
+            (None, None) => Reached::Never,
+        }
+    }
+
+    /// How many are remembered.
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.links().len()
     }
 
     /// The round trip to a node that we have a connection to.
     pub(super) fn round_trip(&self, node_id: u64) -> Option<Duration> {
-        self.links().values().find_map(|link| match &link.state {
-            LinkState::Up(live) if live.node_id == node_id && live.connection.close_reason().is_none() => {
-                Some(live.connection.rtt())
-            }
-            _ => None,
-        })
+        let links = self.links();
+        let mut up = links.values().filter_map(|link| link.state.up());
+        up.find(|live| live.node_id == node_id)
+            .map(|live| live.connection.rtt())
     }
 
-    /// The nodes that we have connections to.
+    /// The nodes that we have connections to, once for each that is up.
     pub(super) fn nodes(&self) -> Vec<u64> {
-        let up = |link: &Link| match &link.state {
-            LinkState::Up(live) => Some(live.node_id),
-            LinkState::Down | LinkState::Connecting(_) => None,
-        };
-        self.links().values().filter_map(up).collect()
+        let links = self.links();
+        let up = links.values().filter_map(|link| link.state.up());
+        up.map(|live| live.node_id).collect()
     }
 
     fn links(&self) -> MutexGuard<'_, BTreeMap<Key, Link>> {

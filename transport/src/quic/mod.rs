@@ -54,6 +54,7 @@ mod probe;
 mod race;
 mod refusals;
 mod resolve;
+mod said;
 mod seldom;
 mod settings;
 mod socket;

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use metrics::{Counter, counter};
 use tokio::time::Instant;
 
+use super::said::Said;
 use super::seldom::Seldom;
 
 /// Why a peer was not let in, or its stream not taken.
@@ -90,9 +91,10 @@ impl Refusals {
         }
     }
 
-    /// Somebody was refused, and why in words.
+    /// Somebody was refused, and why in words, of which some may be the peer's.
     pub(super) fn note(&self, why: Why, peer: impl fmt::Display, reason: impl fmt::Display) {
         if let Some(kept_back) = self.count(why, Instant::now()) {
+            let reason = Said(reason);
             tracing::warn!(%peer, %reason, kind = why.name(), kept_back, "refused a peer");
         }
     }
@@ -108,7 +110,70 @@ impl Refusals {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tracing::field::{Field, Visit};
+    use tracing::span;
+
     use super::*;
+
+    /// What a log would show of each field of each event.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<String>>>);
+
+    impl tracing::Subscriber for Log {
+        fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+        fn event(&self, event: &tracing::Event<'_>) {
+            event.record(&mut self.clone());
+        }
+
+        fn enter(&self, _: &span::Id) {}
+
+        fn exit(&self, _: &span::Id) {}
+    }
+
+    impl Visit for Log {
+        fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+            self.0.lock().unwrap().push(format!("{}={value:?}", field.name()));
+        }
+    }
+
+    /// The story: a stranger closed its handshake with a reason of two lines, and the log had a line of the stranger's.
+    #[test]
+    fn a_strangers_words_begin_no_line_of_the_log() {
+        let log = Log::default();
+        tracing::subscriber::with_default(log.clone(), || {
+            let close = quinn_proto::ConnectionClose {
+                error_code: quinn_proto::TransportErrorCode::NO_ERROR,
+                frame_type: None,
+                reason: "x\n2026-01-01 WARN all is well".into(),
+            };
+            let error = quinn::ConnectionError::ConnectionClosed(close);
+            Refusals::new().note(
+                Why::Tls,
+                "10.0.0.1:1",
+                format_args!("the handshake failed: {error}"),
+            );
+        });
+        let fields = log.0.lock().unwrap().clone();
+        let whole = |field: &String| !field.contains('\n');
+        assert!(fields.iter().all(whole), "{fields:?}");
+        assert!(
+            fields.iter().any(|field| field.contains("x\\n2026")),
+            "{fields:?}"
+        );
+    }
 
     #[test]
     fn strangers_who_are_refused_by_the_hundred_leave_one_line_for_each_reason() {

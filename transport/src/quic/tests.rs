@@ -431,3 +431,44 @@ async fn no_system_call_is_asked_to_carry_more_datagrams_than_fit_into_it() {
         );
     }
 }
+
+/// Every name is this machine.
+#[derive(Debug)]
+struct Here;
+
+#[async_trait::async_trait]
+impl super::Resolver for Here {
+    async fn addresses(&self, _: &crate::HostName) -> std::io::Result<Vec<std::net::IpAddr>> {
+        Ok(vec![local().ip()])
+    }
+}
+
+/// The story: a connection that had ended counted as one, so that ever new addresses were remembered for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn links_whose_connection_has_ended_are_forgotten_for_new_ones() {
+    let authority = Authority::create(node(1).cluster).unwrap();
+    let [first, second] = [1, 2].map(|id| authority.credentials(&node(id)).unwrap());
+    let settings = QuicSettings::default();
+    let one = QuicTransport::bind_with(None, &first, settings.clone(), Arc::new(Here)).unwrap();
+    let two = QuicTransport::bind(Some(local()), &second, settings).unwrap();
+    let port = two.local_address().unwrap().port();
+    let peer = |name: usize| Peer {
+        node_id: Some(2),
+        address: format!("n{name}.test:{port}").parse().unwrap(),
+    };
+    for name in 0..super::links::LINKS_MAX {
+        one.open(&peer(name), Class::Control).await.unwrap();
+    }
+    assert_eq!(one.shared.links.count(), super::links::LINKS_MAX);
+    two.shutdown().await;
+    let ended = async {
+        while !one.shared.links.nodes().is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, ended)
+        .await
+        .expect("all connections end");
+    let _nobody = one.open(&peer(super::links::LINKS_MAX), Class::Control).await;
+    assert_eq!(one.shared.links.count(), 1);
+}

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -14,7 +14,7 @@ use quorate_transport::{Address, Class, HostName, Peer, Transport, TransportErro
 use tokio::sync::watch;
 
 use crate::quic_world::settings;
-use crate::world::{cluster, node, open};
+use crate::world::{PROBE_EVERY, cluster, node, open};
 
 /// Two addresses of this machine.
 const FIRST: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
@@ -23,7 +23,7 @@ const SECOND: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1));
 /// What a test says that names stand for.
 #[derive(Debug)]
 struct Script {
-    names: BTreeMap<&'static str, Vec<IpAddr>>,
+    names: Mutex<BTreeMap<&'static str, Vec<IpAddr>>>,
     /// No name beginning with "slow" is answered before.
     answers_slow: watch::Receiver<bool>,
     asked: AtomicUsize,
@@ -37,10 +37,8 @@ impl Resolver for Script {
             let mut answers = self.answers_slow.clone();
             drop(answers.wait_for(|answers| *answers).await);
         }
-        let found = self.names.get(name.as_str());
-        found
-            .cloned()
-            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such name"))
+        let found = self.names.lock().unwrap().get(name.as_str()).cloned();
+        found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such name"))
     }
 }
 
@@ -59,11 +57,11 @@ impl World {
         let credentials = [1, 2].map(|id| authority.credentials(&node(id)).unwrap());
         let (slow, answers_slow) = watch::channel(false);
         let script = Arc::new(Script {
-            names: BTreeMap::from([
+            names: Mutex::new(BTreeMap::from([
                 ("both.test", vec![FIRST, SECOND]),
                 ("slow.test", vec![SECOND]),
                 ("none.test", Vec::new()),
-            ]),
+            ])),
             answers_slow,
             asked: AtomicUsize::new(0),
         });
@@ -82,6 +80,10 @@ impl World {
 
     fn port(&self) -> u16 {
         self.two.local_address().unwrap().port()
+    }
+
+    fn leads(&self, name: &'static str, to: IpAddr) {
+        self.script.names.lock().unwrap().insert(name, vec![to]);
     }
 
     fn named(&self, name: &str) -> Peer {
@@ -203,4 +205,47 @@ async fn an_answer_that_comes_too_late_serves_the_next_attempt() {
     world.slow.send_replace(true);
     open(&*world.one, &slow, Class::Control).await;
     assert_eq!(world.script.asked.load(Ordering::Relaxed), 1);
+}
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The story: a leader that had moved was held for dead, since nobody listened where it had been reached before.
+#[tokio::test]
+async fn a_peer_that_has_moved_has_not_ended_where_it_was() {
+    let world = World::new(settings());
+    world.leads("moves.test", SECOND);
+    let peer = world.named("moves.test");
+    let mut opened = open(&*world.one, &peer, Class::Control).await;
+    world.two.shutdown().await;
+    let left = tokio::time::timeout(DEADLINE, opened.receiver.receive()).await;
+    left.expect("it took its leave").unwrap_err();
+    let place = SocketAddr::new(FIRST, world.port());
+    let credentials = world.authority.credentials(&node(2)).unwrap();
+    let moved = QuicTransport::bind(Some(place), &credentials, settings()).unwrap();
+    world.leads("moves.test", FIRST);
+    let ended = tokio::time::timeout(30 * PROBE_EVERY, world.one.ended(&peer)).await;
+    assert!(ended.is_err(), "it lives at its new address");
+    moved.shutdown().await;
+    let ended = tokio::time::timeout(DEADLINE, world.one.ended(&peer)).await;
+    ended.expect("its end at the new address is noticed");
+}
+
+#[tokio::test]
+async fn a_watch_that_runs_follows_a_peer_that_moves() {
+    let world = World::new(settings());
+    // Silence: nothing is said of this port.
+    let _silent = UdpSocket::bind((FIRST, world.port())).unwrap();
+    world.leads("moves.test", FIRST);
+    let peer = world.named("moves.test");
+    let watching = {
+        let (one, peer) = (Arc::clone(&world.one), peer.clone());
+        tokio::spawn(async move { one.ended(&peer).await })
+    };
+    while world.script.asked.load(Ordering::Relaxed) == 0 {
+        tokio::task::yield_now().await;
+    }
+    world.two.shutdown().await;
+    world.leads("moves.test", SECOND);
+    let ended = tokio::time::timeout(DEADLINE, watching).await;
+    ended.expect("its end at the new address is noticed").unwrap();
 }
