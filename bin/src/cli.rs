@@ -113,7 +113,7 @@ pub struct Reach {
           value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub cluster: Option<String>,
     /// How long a request may take, retries included
-    #[arg(long, env = "QUORATE_DEADLINE", hide_env = true, value_name = "TIME", default_value = "10s", global = true,
+    #[arg(long, env = "QUORATE_DEADLINE", hide_env = true, value_name = "TIME", default_value = "15s", global = true,
           value_parser = humantime::parse_duration)]
     pub deadline: Duration,
 }
@@ -138,7 +138,7 @@ issue), then on each node n
     --peers 1=a:7001,2=b:7001,3=c:7001";
 
 /// Flags of `quorate serve`. Taken as text, so that all that is wrong with them and with the file is told at once.
-#[derive(Debug, Default, Args)]
+#[derive(Debug, Default, Clone, Args)]
 #[command(after_help = SERVE_HELP)]
 pub struct ServeArgs {
     /// The configuration file (TOML)
@@ -770,6 +770,20 @@ mod tests {
     #[test]
     fn the_grammar_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    /// The story: with 10 s a command failed while a cluster of the high-latency profile elected a leader in time.
+    #[test]
+    fn a_request_has_longer_than_any_profile_takes_to_elect_a_leader() {
+        use quorate_kv::node::{Profile, Timing};
+        let cli = Cli::try_parse_from(["quorate", "status"]).unwrap();
+        let Command::Status(args) = cli.command else {
+            panic!("{:?}", cli.command);
+        };
+        for profile in Profile::ALL {
+            let promised = Timing::from(profile).failover_max;
+            assert!(args.reach.deadline > promised, "{}: {promised:?}", profile.name());
+        }
     }
 
     #[test]

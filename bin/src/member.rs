@@ -53,12 +53,15 @@ pub async fn run(args: MemberArgs, output: Output) -> Result<(), Failure> {
                 known(&client, id).await?;
             }
             client.move_leader(id.map(NodeId::new)).await?;
-            let status = leader(&client).await?;
-            let now = status
-                .leader
-                .map_or("nobody".to_owned(), |now| format!("node {now}"));
-            let line = format!("{now} leads");
-            output.show(&Line::new(Members::of(&status), line))
+            let status = leader(&client).await;
+            let asked = id.map(NodeId::new);
+            let now = status.as_ref().map_or(asked, |status| status.leader);
+            let line = match (now, &status) {
+                (Some(now), _) => format!("node {now} leads"),
+                (None, Ok(_)) => "nobody leads".to_owned(),
+                (None, Err(_)) => "another node leads".to_owned(),
+            };
+            show(status, output, line)
         }
     }
 }
@@ -87,8 +90,28 @@ async fn known(client: &Client, id: u64) -> Result<(), Failure> {
 }
 
 async fn done(client: &Client, output: Output, line: String) -> Result<(), Failure> {
-    let members = Members::of(&leader(client).await?);
-    output.show(&Line::new(members, line))
+    show(leader(client).await, output, line)
+}
+
+/// Shows what was changed. The status alone comes from another request: where that one failed, it is missing, and the
+/// change was made all the same.
+fn show(status: Result<Status, Failure>, output: Output, line: String) -> Result<(), Failure> {
+    let (changed, missing) = changed(status, line);
+    if let Some(missing) = missing {
+        output.warn(missing);
+    }
+    output.show(&changed)
+}
+
+/// What is shown of a change, and what is said of a status that is missing.
+fn changed(status: Result<Status, Failure>, line: String) -> (Line<Option<Members>>, Option<String>) {
+    match status {
+        Ok(status) => (Line::new(Some(Members::of(&status)), line), None),
+        Err(failure) => {
+            let missing = format!("warning: the change was made; the members cannot be shown: {failure}");
+            (Line::new(None, line), Some(missing))
+        }
+    }
 }
 
 /// The members, as one node knows them.
@@ -161,5 +184,22 @@ impl Report for Members {
             ]);
         }
         format!("cluster {}\n{table}", self.cluster)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The story: exit code 4, "nothing was changed", after a node was removed and its removal took the connection along.
+    #[test]
+    fn a_change_that_was_made_is_told_though_nobody_shows_the_members_any_more() {
+        let line = "node 2 is out of the cluster";
+        let silence = Failure::unavailable("nobody answered");
+        let (changed, missing) = changed(Err(silence.clone()), line.to_owned());
+        assert_eq!(changed.text(), line);
+        assert_eq!(serde_json::to_string(&changed).unwrap(), "null");
+        assert!(missing.unwrap().contains("nobody answered"));
+        show(Err(silence), Output::new(false), line.to_owned()).expect("the change was made");
     }
 }

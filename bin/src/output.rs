@@ -93,7 +93,7 @@ impl Output {
     }
 
     /// Writes a line to standard error.
-    fn warn(self, text: String) {
+    pub fn warn(self, text: String) {
         // With standard error gone there is nobody left to tell.
         let write = move || drop(writeln!(io::stderr().lock(), "{text}"));
         if self.waits {

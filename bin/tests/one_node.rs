@@ -47,9 +47,9 @@ fn the_command_line_finds_the_node_of_this_machine() {
         .fails(4, &["no node runs on data", "quorate serve --data-dir data"]);
 }
 
-/// A start that waits for its configuration, in a pipe of the file system, and hears these signals while it does.
+/// A start that waits for its configuration, in a pipe of the file system, and the end of the pipe that it waits for.
 #[cfg(target_os = "linux")]
-fn signalled_while_it_starts(home: &Home, signals: &[Signal]) -> program::Server {
+fn waiting_for_its_configuration(home: &Home) -> (program::Server, std::fs::File) {
     use rustix::fs::{CWD, Mode, mkfifoat};
     let pipe = home.path("node.toml");
     mkfifoat(CWD, &pipe, Mode::RUSR | Mode::WUSR).unwrap();
@@ -57,32 +57,78 @@ fn signalled_while_it_starts(home: &Home, signals: &[Signal]) -> program::Server
     let stdout = std::fs::File::create(home.path("stdout")).unwrap();
     let server = home.serve_into(&["--config", "node.toml"], stdout, log);
     // Returns when the other end is opened too: it reads its configuration.
-    let mut configuration = std::fs::File::options().write(true).open(&pipe).unwrap();
-    for signal in signals {
-        server.signal(*signal);
-    }
-    let text = "data_dir = \"data\"\nlisten = \"127.0.0.1:0\"\n";
-    std::io::Write::write_all(&mut configuration, text.as_bytes()).unwrap();
-    server
+    let configuration = std::fs::File::options().write(true).open(&pipe).unwrap();
+    (server, configuration)
 }
 
 #[cfg(target_os = "linux")]
 #[test]
 fn a_node_that_is_told_to_read_its_certificates_while_it_starts_serves() {
     let home = Home::new();
-    let server = signalled_while_it_starts(&home, &[Signal::HUP]);
+    let (server, mut configuration) = waiting_for_its_configuration(&home);
+    server.signal(Signal::HUP);
+    let text = "data_dir = \"data\"\nlisten = \"127.0.0.1:0\"\n";
+    std::io::Write::write_all(&mut configuration, text.as_bytes()).unwrap();
+    drop(configuration);
     until("the node serves", || {
         home.line("kv put a 1").code.eq(&0).then_some(())
+    });
+    until("the certificates were read again", || {
+        home.logs()
+            .contains("the certificates were read again")
+            .then_some(())
     });
     assert!(server.stop().success(), "{}", home.logs());
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_node_that_is_told_to_stop_while_it_starts_stops_with_grace() {
+fn a_node_that_waits_for_its_configuration_is_ended_by_one_signal() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let home = Home::new();
+        let (server, _configuration) = waiting_for_its_configuration(&home);
+        assert!(server.stop_by(signal).success(), "{}", home.logs());
+    }
+}
+
+/// The story: a start that waited for a lock or a name heard no signal, and was killed after the service manager's patience.
+#[test]
+fn a_node_that_waits_for_a_lock_is_ended_by_one_signal() {
     let home = Home::new();
-    let server = signalled_while_it_starts(&home, &[Signal::TERM]);
-    assert!(server.wait().success(), "{}", home.logs());
+    std::fs::create_dir(home.path("data")).unwrap();
+    let held = std::fs::File::open(home.path("data")).unwrap();
+    held.lock().unwrap();
+    let log = std::fs::File::create(home.path("log-start")).unwrap();
+    let args = ["--data-dir", "data", "--listen", "127.0.0.1:0"];
+    let server = home.serve_into(&args, std::process::Stdio::null(), log);
+    until("the start has begun", || {
+        home.logs().contains("files may be open").then_some(())
+    });
+    let begun = std::time::Instant::now();
+    assert!(server.stop().success(), "{}", home.logs());
+    assert!(
+        begun.elapsed() < std::time::Duration::from_secs(20),
+        "{:?}",
+        begun.elapsed()
+    );
+    drop(held);
+    // Nothing was left that keeps the next one from serving.
+    assert!(home.serve_alone().stop().success());
+}
+
+/// The story: it was a warning in the log, and exit code 0.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_disk_that_fails_while_a_node_stops_decides_its_exit_code() {
+    let home = Home::new();
+    let server = home.serve_after("trap '' XFSZ", "--data-dir data --listen 127.0.0.1:0");
+    home.line("kv put a 1").ok();
+    server.fail_writes();
+    let ended = server.stop();
+    assert_eq!(ended.code(), Some(4), "{ended}: {}", home.logs());
+    // Whatever the disk did, what was acknowledged is there.
+    let _server = home.serve_alone();
+    assert_eq!(home.line("kv get a --raw").ok().text(), "1");
 }
 
 #[test]

@@ -2,6 +2,9 @@
 //!
 //! The order of a start: configuration, certificates, metrics, port, node, note for the command line. A stop goes
 //! the other way, and hands leadership on first.
+//!
+//! Always: a signal is heard whatever the start waits for, a file, a lock or a name; what the node says of its end (a
+//! fault, a state that is not durable) decides the exit code, a stop that was asked for included.
 
 mod checked_certs;
 mod config;
@@ -17,20 +20,21 @@ use std::time::Duration;
 
 use quorate_kv::Node;
 use quorate_kv::fault::Fault;
-use quorate_kv::node::StartError;
+use quorate_kv::node::{ShutdownReport, StartError};
 use quorate_transport::certs::Credentials;
 use quorate_transport::quic::{BindError, QuicSettings, QuicTransport};
 use quorate_transport::{Address, Identity, Transport as _};
 use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::cli::ServeArgs;
 use crate::failure::{Failure, Kind};
-use crate::logging::Format;
+use crate::logging::{Format, Logging};
 use crate::metrics;
 use crate::output::{Output, Report};
 use crate::run_file::{self, Note};
-use config::{Config, Given};
+use config::{Config, ConfigReport, Given};
 
 pub use config::LISTEN;
 
@@ -50,14 +54,28 @@ const THREADS_PATIENCE: Duration = Duration::from_secs(1);
 /// Runs the command until a signal or a fault ends it. `variables` are the flags that a variable gave; `output` leaves as
 /// failures are to be shown.
 pub fn run(args: &ServeArgs, variables: &BTreeSet<String>, output: &mut Output) -> Result<(), Failure> {
-    let (_idle, signals) = Signals::from_now_on()?;
-    let given = Given { args, variables };
-    let check = given.check()?;
-    let (config, logging) = config::load(given)?;
-    if check {
-        let certificates = checked_certs::check(&config)?;
-        return output.show(&config.report().with_certificates(certificates));
+    let (idle, mut signals) = Signals::from_now_on()?;
+    let (args, variables) = (args.clone(), variables.clone());
+    let check = Given {
+        args: &args,
+        variables: &variables,
     }
+    .check()?;
+    let reading = on_a_thread(idle.handle().clone(), move || read(&args, &variables, check));
+    let read = idle.block_on(async {
+        tokio::select! {
+            read = reading => read.map(Some),
+            _ = signals.stop() => Ok(None),
+        }
+    });
+    // A file that is still waited for ends with the process.
+    idle.shutdown_background();
+    let (config, logging) = match read? {
+        Some(Read::Checked(report)) => return output.show(&*report),
+        Some(Read::Config(config, logging)) => (*config, logging),
+        None if check => return Err(Failure::failed("stopped before the configuration was checked")),
+        None => return Ok(()),
+    };
     *output = output.without_waiting();
     if logging.format() == Format::Json {
         *output = output.failing_in_json();
@@ -72,26 +90,101 @@ pub fn run(args: &ServeArgs, variables: &BTreeSet<String>, output: &mut Output) 
     ended
 }
 
+/// What was found in the configuration.
+enum Read {
+    /// It was to be checked alone.
+    Checked(Box<ConfigReport>),
+    Config(Box<Config>, Logging),
+}
+
+fn read(args: &ServeArgs, variables: &BTreeSet<String>, check: bool) -> Result<Read, Failure> {
+    let (config, logging) = config::load(Given { args, variables })?;
+    if check {
+        let certificates = checked_certs::check(&config)?;
+        let report = config.report().with_certificates(certificates);
+        return Ok(Read::Checked(Box::new(report)));
+    }
+    Ok(Read::Config(Box::new(config), logging))
+}
+
+/// Runs what may wait for a disk, a lock or a network on a thread of its own, so that signals are heard meanwhile. Given
+/// up, it goes on until the process ends.
+async fn on_a_thread<T: Send + 'static>(
+    runtime: tokio::runtime::Handle,
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    match runtime.spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(error) => Err(Failure::failed(format!("the start did not go on: {error}"))),
+        },
+    }
+}
+
+/// What a start needs of files and names before it takes its port.
+struct Prepared {
+    config: Config,
+    identity: Identity,
+    credentials: Credentials,
+    /// Where they are.
+    certs: PathBuf,
+    listen: SocketAddr,
+    metrics: Option<SocketAddr>,
+}
+
+impl Prepared {
+    fn of(config: Config) -> Result<Self, Failure> {
+        let identity = Identity::node(config.cluster.clone(), config.node_id);
+        let (credentials, certs) = match &config.certs {
+            Some(dir) => (given_credentials(dir, &identity)?, dir.clone()),
+            None => own_certs::open(&config.data_dir, &identity)?,
+        };
+        let resolved = config.metrics.as_ref().map(|at| at.resolve("metrics"));
+        Ok(Self {
+            identity,
+            credentials,
+            certs,
+            listen: config.listen.resolve("listen")?,
+            metrics: resolved.transpose()?,
+            config,
+        })
+    }
+}
+
 async fn serve(config: Config, mut signals: Signals, output: Output) -> Result<(), Failure> {
     match config.open_files_max {
         Some(limit) => tracing::info!(limit, "so many files may be open"),
         None => tracing::info!("any number of files may be open"),
     }
-    let identity = Identity::node(config.cluster.clone(), config.node_id);
-    let (credentials, certs) = match &config.certs {
-        Some(dir) => (given_credentials(dir, &identity)?, dir.clone()),
-        None => own_certs::open(&config.data_dir, &identity)?,
+    let here = tokio::runtime::Handle::current();
+    let Prepared {
+        config,
+        identity,
+        credentials,
+        certs,
+        listen,
+        metrics,
+    } = tokio::select! {
+        prepared = on_a_thread(here, move || Prepared::of(config)) => prepared?,
+        signal = signals.stop() => {
+            tracing::info!(signal, "stopped before the node had started");
+            return Ok(());
+        }
     };
-    if let Some(at) = &config.metrics {
-        let address = at.resolve("metrics")?;
-        metrics::install(address)?;
-        tracing::info!(%address, "metrics are offered under /metrics");
-    }
+    // Until the node has stopped: a stop is to be seen.
+    let _offered = match metrics {
+        Some(address) => {
+            let offered = metrics::install(address)?;
+            tracing::info!(%address, "metrics are offered under /metrics");
+            Some(offered)
+        }
+        None => None,
+    };
     let quic = QuicSettings {
         busy_poll: config.busy_poll,
         ..QuicSettings::default()
     };
-    let listen = config.listen.resolve("listen")?;
     let transport = QuicTransport::bind(Some(listen), &credentials, quic)?;
     let mut builder = Node::builder()
         .data_dir(&config.data_dir)
@@ -107,10 +200,18 @@ async fn serve(config: Config, mut signals: Signals, output: Output) -> Result<(
     if config.join {
         builder = builder.join();
     }
-    let node = builder.start().await?;
+    let node = tokio::select! {
+        node = builder.start() => node?,
+        signal = signals.stop() => {
+            tracing::info!(signal, "stopping before the node has started");
+            // It has said nothing that its files do not hold.
+            return within(STOP_MAX, transport.shutdown(), signals.stop_again()).await;
+        }
+    };
     let address = transport.local_address().unwrap_or(listen);
     let _note = post(&config.data_dir, &identity, address, &certs);
-    let metrics = tokio::spawn(metrics::watch(node.clone()));
+    // Ended with the runtime: what it tells is true of a node that stops too.
+    let _watched = AbortOnDropHandle::new(tokio::spawn(metrics::watch(node.clone())));
     tracing::info!(node = config.node_id, cluster = %config.cluster, %address, "the node serves");
     let serving = Serving {
         cluster: config.cluster.to_string(),
@@ -131,11 +232,44 @@ async fn serve(config: Config, mut signals: Signals, output: Output) -> Result<(
             fault = node.stopped() => break Some(fault),
         }
     };
-    metrics.abort();
     match ended {
-        None => stop(&node, &mut signals).await,
+        None => {
+            let stopped = within(STOP_MAX, node.shutdown(), signals.stop_again()).await;
+            how_it_stopped(config.node_id, stopped, node.fault())
+        }
         Some(reason) => Err(fallen(config.node_id, node.fault(), reason)),
     }
+}
+
+/// What became of a stop that was asked for. A fault on the way says more than that the stop took too long.
+fn how_it_stopped(
+    node: u64,
+    stopped: Result<ShutdownReport, Failure>,
+    fault: Option<Fault>,
+) -> Result<(), Failure> {
+    if fault.is_some() {
+        return Err(fallen(node, fault, None));
+    }
+    let report = stopped?;
+    if report.leadership_moved == Some(false) {
+        tracing::warn!("no other node took the leadership over in time: an election follows");
+    }
+    if !report.drained {
+        tracing::warn!("not all tasks ended in time");
+    }
+    let unfinished = match report {
+        ShutdownReport { durable: false, .. } => "its state was not made durable in time",
+        ShutdownReport { closed: false, .. } => "its files were not closed in time",
+        _ => {
+            tracing::info!("stopped");
+            return Ok(());
+        }
+    };
+    Err(Failure::failed(format!(
+        "node {node} stopped, but {unfinished}: the next start replays its log, as after a crash; what was acknowledged \
+         is not lost"
+    ))
+    .hint("a slow or failing disk is the usual cause"))
 }
 
 /// How a node that a fault ended is told.
@@ -187,19 +321,6 @@ fn announce(serving: Serving, output: Output) {
     if let Err(error) = thread.spawn(show) {
         tracing::warn!(%error, "that the node serves could not be said: there is no thread for it");
     }
-}
-
-/// Ends the node with grace; a second signal ends it without, and so does time.
-async fn stop(node: &Node, signals: &mut Signals) -> Result<(), Failure> {
-    let report = within(STOP_MAX, node.shutdown(), signals.stop_again()).await?;
-    if report.leadership_moved == Some(false) {
-        tracing::warn!("no other node took the leadership over in time: an election follows");
-    }
-    if !report.drained {
-        tracing::warn!("not all tasks ended in time");
-    }
-    tracing::info!("stopped");
-    Ok(())
 }
 
 /// What a stop gave, unless it takes too long or is cut short.
@@ -289,6 +410,9 @@ struct Signals {
     hangup: Signal,
 }
 
+const TERMINATE: &str = "SIGTERM";
+const INTERRUPT: &str = "SIGINT";
+
 enum Event {
     Stop(&'static str),
     Reload,
@@ -296,8 +420,8 @@ enum Event {
 
 impl Signals {
     /// Takes the signals from the system's hands, which would end the process at the first one: before the configuration is
-    /// read, which may take long. They are told by whatever runtime is driven first, and the runtime that is returned here
-    /// is never: so none is told to nobody.
+    /// read, which may take long. They are told by whatever runtime is driven, and what comes between two is told by the
+    /// next one: so none is told to nobody. The runtime that is returned is the first.
     fn from_now_on() -> Result<(tokio::runtime::Runtime, Self), Failure> {
         let idle = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let idle = idle.map_err(|error| Failure::failed(format!("the runtime did not start: {error}")))?;
@@ -319,14 +443,22 @@ impl Signals {
 
     async fn next(&mut self) -> Event {
         tokio::select! {
-            _ = self.terminate.recv() => Event::Stop("SIGTERM"),
-            _ = self.interrupt.recv() => Event::Stop("SIGINT"),
+            _ = self.terminate.recv() => Event::Stop(TERMINATE),
+            _ = self.interrupt.recv() => Event::Stop(INTERRUPT),
             _ = self.hangup.recv() => Event::Reload,
         }
     }
 
+    /// The next signal that asks for a stop. Whether the certificates are to be read again waits for [`Self::next`].
+    async fn stop(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => TERMINATE,
+            _ = self.interrupt.recv() => INTERRUPT,
+        }
+    }
+
     async fn stop_again(&mut self) {
-        while let Event::Reload = self.next().await {}
+        self.stop().await;
     }
 }
 

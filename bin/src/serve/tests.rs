@@ -357,6 +357,42 @@ fn a_node_that_fell_to_a_fault_is_worth_another_start_unless_its_files_are_spoil
     );
 }
 
+/// The story: a disk that failed while the node stopped was a warning in the log, and exit code 0.
+#[test]
+fn a_stop_that_was_asked_for_is_told_by_what_became_of_it() {
+    let whole = || {
+        let mut report = ShutdownReport::default();
+        (report.durable, report.closed, report.drained) = (true, true, true);
+        report
+    };
+    how_it_stopped(7, Ok(whole()), None).unwrap();
+    let mut report = whole();
+    (report.drained, report.leadership_moved) = (false, Some(false));
+    how_it_stopped(7, Ok(report), None).expect("an election follows, and that is all");
+    let late = || Failure::failed("it took too long");
+    for (name, fault, expected) in faults() {
+        for stopped in [Ok(whole()), Err(late())] {
+            let failure = how_it_stopped(7, stopped, Some(fault.clone())).unwrap_err();
+            assert_eq!(failure.kind(), expected, "{name}");
+            assert!(
+                failure.to_string().contains(&fault.to_string()),
+                "{name}: {failure}"
+            );
+        }
+    }
+    let [mut volatile, mut open] = [whole(), whole()];
+    (volatile.durable, open.closed) = (false, false);
+    for (stopped, said) in [
+        (Ok(volatile), "not made durable"),
+        (Ok(open), "not closed"),
+        (Err(late()), "too long"),
+    ] {
+        let failure = how_it_stopped(7, stopped, None).unwrap_err();
+        assert_eq!(failure.kind(), BUG, "{said}");
+        assert!(failure.to_string().contains(said), "{failure}");
+    }
+}
+
 #[tokio::test]
 async fn a_stop_ends_when_it_is_done_or_cut_short_or_takes_too_long() {
     let never = std::future::pending::<()>;

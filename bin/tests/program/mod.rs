@@ -238,9 +238,23 @@ pub struct Server {
 }
 
 impl Server {
+    fn pid(&self) -> rustix::process::Pid {
+        rustix::process::Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap()
+    }
+
     pub fn signal(&self, signal: rustix::process::Signal) {
-        let pid = rustix::process::Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
-        rustix::process::kill_process(pid, signal).unwrap();
+        rustix::process::kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// Every write to a file of its fails from now on. It must have been started with SIGXFSZ ignored.
+    #[cfg(target_os = "linux")]
+    pub fn fail_writes(&self) {
+        use rustix::process::{Resource, Rlimit, prlimit};
+        let nothing = Rlimit {
+            current: Some(0),
+            maximum: Some(0),
+        };
+        prlimit(Some(self.pid()), Resource::Fsize, nothing).unwrap();
     }
 
     /// What the kernel says of its process.

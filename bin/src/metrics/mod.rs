@@ -1,9 +1,12 @@
-//! Metrics for Prometheus: what each is called, means and is measured in; the endpoint; what a node's status gives.
+//! Metrics for Prometheus: what each is called, means and is measured in; what a node's status gives.
 //!
 //! The crates below count and time what they do; this module describes it all in one place, and reads from a node's
-//! status what is a state and no event.
+//! status what is a state and no event. [`endpoint`] offers it.
 //!
-//! Always: a metric that any crate records is described here.
+//! Always: a metric that any crate records is described here; a counter whose first rise is news is there from the start,
+//! with 0, since Prometheus sees no rise in a counter that appears.
+
+mod endpoint;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
@@ -11,12 +14,13 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
-use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use quorate_kv::Node;
 use quorate_kv::model::{LogIndex, NodeId, Term};
 use quorate_kv::node::{NodeRole, Status};
 
 use crate::failure::Failure;
+use endpoint::Endpoint;
 
 /// How often a node's status is read. A leadership that lasts less is counted by its term alone.
 const POLL: Duration = Duration::from_millis(250);
@@ -32,11 +36,17 @@ const COUNTS: [f64; 12] = [
     1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 1_024.0, 8_192.0, 131_072.0,
 ];
 
-/// Offers metrics at an address, for the rest of the process. Must be called inside a runtime. An address that another
-/// program has, or that the machine does not have yet, may be there later.
-pub fn install(address: SocketAddr) -> Result<(), Failure> {
-    // Tried first, since the exporter tells its reason as text alone.
-    drop(TcpListener::bind(address).map_err(|error| {
+/// Metrics that are offered; dropped, they are no more.
+#[derive(Debug)]
+#[must_use = "dropped at once, nothing is offered"]
+pub struct Offered {
+    _endpoint: Endpoint,
+}
+
+/// Offers metrics at an address. Must be called inside a runtime, once in a process. An address that another program has,
+/// or that the machine does not have yet, may be there later.
+pub fn install(address: SocketAddr) -> Result<Offered, Failure> {
+    let refused = |error: std::io::Error| {
         let message = format!("--metrics: cannot listen on {address}: {error}");
         match error.kind() {
             ErrorKind::PermissionDenied => Failure::refused(message).hint("choose a port from 1024 on"),
@@ -45,18 +55,39 @@ pub fn install(address: SocketAddr) -> Result<(), Failure> {
             }
             _ => Failure::unavailable(message),
         }
-    })?);
-    let failed = |error: BuildError| Failure::failed(format!("metrics: {error}"));
-    PrometheusBuilder::new()
-        .with_http_listener(address)
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
-        .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_entries".to_owned()), &COUNTS))
-        .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_commands".to_owned()), &COUNTS))
-        .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_readers".to_owned()), &COUNTS))
-        .and_then(PrometheusBuilder::install)
-        .map_err(failed)?;
+    };
+    let listener = TcpListener::bind(address).map_err(refused)?;
+    let page = recorder().map_err(|error| Failure::failed(format!("metrics: {error}")))?;
     describe();
-    Ok(())
+    begin_at_zero();
+    let endpoint = Endpoint::open(listener, page).map_err(refused)?;
+    Ok(Offered { _endpoint: endpoint })
+}
+
+/// Takes what is recorded in this process from now on.
+fn recorder() -> Result<PrometheusHandle, BuildError> {
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
+        .set_buckets_for_metric(Matcher::Suffix("_entries".to_owned()), &COUNTS)?
+        .set_buckets_for_metric(Matcher::Suffix("_commands".to_owned()), &COUNTS)?
+        .set_buckets_for_metric(Matcher::Suffix("_readers".to_owned()), &COUNTS)?
+        .install_recorder()
+}
+
+/// Shows counters that count what is rare before it happens. Those of the transport and of [`watch`] show themselves.
+fn begin_at_zero() {
+    for name in [
+        crate::logging::LOST,
+        "quorate_client_streams_cut_total",
+        "quorate_proposals_refused_total",
+        "quorate_sessions_evicted_total",
+        "quorate_sessions_refused_total",
+    ] {
+        counter!(name).increment(0);
+    }
+    for reason in ["another_directory", "another_cluster", "removed"] {
+        counter!("quorate_identity_refused_total", "reason" => reason).increment(0);
+    }
 }
 
 /// Says of every metric what it is. docs/operations.md has the same list with what to alert on.
@@ -149,6 +180,26 @@ fn describe() {
         "quorate_snapshot_received_bytes_total",
         Unit::Bytes,
         "bytes of snapshots received from the leader"
+    );
+    describe_counter!(
+        "quorate_proposals_refused_total",
+        Unit::Count,
+        "writes that found no room among those that wait, within their patience"
+    );
+    describe_gauge!(
+        "quorate_scans_waiting",
+        Unit::Count,
+        "reads of many keys that are under way or wait for their turn"
+    );
+    describe_counter!(
+        "quorate_client_streams_cut_total",
+        Unit::Count,
+        "streams of clients that were cut, since they did not take their answers in"
+    );
+    describe_counter!(
+        "quorate_identity_refused_total",
+        Unit::Count,
+        "greetings of nodes that were refused, by reason"
     );
     describe_counter!(
         "quorate_client_retries_total",
@@ -260,7 +311,7 @@ fn describe() {
     describe_gauge!(
         "quorate_stopped",
         Unit::Count,
-        "1 after a fault or a shutdown ended this node's part, else 0"
+        "1 after a fault or a shutdown ended this node's part, until its process ends; else 0"
     );
     describe_gauge!("quorate_term", Unit::Count, "Raft's term");
     describe_counter!(
@@ -403,5 +454,74 @@ impl Last {
             lag(*node).set(*entries as f64);
         }
         self.followers = told.into_keys().collect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// Every `kind!("name"` in the sources under a directory, with its file.
+    fn recorded(dir: &Path, found: &mut BTreeMap<(&'static str, String), String>) {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                recorded(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let source = std::fs::read_to_string(&path).unwrap();
+                for (kind, name) in named(&source, "") {
+                    found.insert((kind, name), path.display().to_string());
+                }
+            }
+        }
+    }
+
+    /// The metrics that macros of this prefix name in a source, with their kinds.
+    fn named<'a>(source: &'a str, prefix: &'a str) -> impl Iterator<Item = (&'static str, String)> + 'a {
+        ["counter", "gauge", "histogram"]
+            .into_iter()
+            .flat_map(move |kind| {
+                let call = format!("{prefix}{kind}!(");
+                let calls: Vec<usize> = source.match_indices(&call).map(|(at, _)| at).collect();
+                let length = call.len();
+                calls.into_iter().filter_map(move |at| {
+                    // `describe_counter!` ends like `counter!`.
+                    let whole = !source[..at].ends_with(|c: char| c == '_' || c.is_alphanumeric());
+                    let name = source[at + length..]
+                        .trim_start()
+                        .strip_prefix('"')?
+                        .split('"')
+                        .next()?;
+                    (whole && name.starts_with("quorate_")).then(|| (kind, name.to_owned()))
+                })
+            })
+    }
+
+    /// The story: four metrics were recorded, and nobody said of them what they were.
+    #[test]
+    fn every_metric_that_a_crate_records_is_described() {
+        let crates = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let mut found = BTreeMap::new();
+        for name in ["transport", "kv", "meta", "bin"] {
+            recorded(&crates.join(name).join("src"), &mut found);
+        }
+        assert!(found.len() > 40, "the sources are not found: {found:?}");
+        let described: BTreeSet<_> = named(include_str!("mod.rs"), "describe_").collect();
+        for (metric, file) in found {
+            assert!(
+                described.contains(&metric),
+                "{metric:?} of {file} is not described"
+            );
+        }
+    }
+
+    #[test]
+    fn metrics_are_found_in_a_source_however_they_are_written() {
+        let source = "metrics::counter!(\"quorate_a\").increment(1); describe_gauge!(\n  \"quorate_b\", x); gauge!(NAME)";
+        let found = |prefix| named(source, prefix).collect::<Vec<_>>();
+        assert_eq!(found(""), [("counter", "quorate_a".to_owned())]);
+        assert_eq!(found("describe_"), [("gauge", "quorate_b".to_owned())]);
     }
 }
