@@ -79,6 +79,8 @@ fn begin_at_zero() {
     for name in [
         crate::logging::LOST,
         "quorate_client_streams_cut_total",
+        "quorate_client_streams_refused_total",
+        "quorate_client_messages_malformed_total",
         "quorate_proposals_refused_total",
         "quorate_sessions_evicted_total",
         "quorate_sessions_refused_total",
@@ -190,6 +192,16 @@ fn describe() {
         "quorate_scans_waiting",
         Unit::Count,
         "reads of many keys that are under way or wait for their turn"
+    );
+    describe_counter!(
+        "quorate_client_streams_refused_total",
+        Unit::Count,
+        "streams of clients that were ended at once, since there were as many as may be"
+    );
+    describe_counter!(
+        "quorate_client_messages_malformed_total",
+        Unit::Count,
+        "messages of clients that could not be read; each ended its stream"
     );
     describe_counter!(
         "quorate_client_streams_cut_total",
@@ -360,6 +372,11 @@ fn describe() {
         "how old this node's state may be, as far as a quorum has confirmed; 0 on a leader with a quorum"
     );
     describe_gauge!(
+        "quorate_follower_silent_seconds",
+        Unit::Seconds,
+        "how long ago the leader sent the last message that a node answered; told by the leader; infinite for one that never did"
+    );
+    describe_gauge!(
         "quorate_replication_lag_entries",
         Unit::Count,
         "entries that a follower was not yet known to have, by node; on leaders"
@@ -444,14 +461,23 @@ impl Last {
     }
 
     fn followers(&mut self, status: &Status) {
-        let lag = |node: NodeId| gauge!("quorate_replication_lag_entries", "node" => node.to_string());
-        let told = status.members.iter().filter(|member| member.id != status.node);
-        let told: BTreeMap<NodeId, u64> = told.filter_map(|m| Some((m.id, m.lag_entries?))).collect();
+        let tell = |node: NodeId, lag: u64, silent: f64| {
+            let node = node.to_string();
+            gauge!("quorate_replication_lag_entries", "node" => node.clone()).set(lag as f64);
+            gauge!("quorate_follower_silent_seconds", "node" => node).set(silent);
+        };
+        let others = status.members.iter().filter(|member| member.id != status.node);
+        // Leaders tell of them; one that has not answered this leader yet was silent for all of its time.
+        let told = others.filter_map(|m| {
+            let silent = m.answered.map_or(f64::INFINITY, |ago| ago.as_secs_f64());
+            Some((m.id, (m.lag_entries?, silent)))
+        });
+        let told: BTreeMap<NodeId, (u64, f64)> = told.collect();
         for gone in self.followers.iter().filter(|node| !told.contains_key(node)) {
-            lag(*gone).set(0.0);
+            tell(*gone, 0, 0.0);
         }
-        for (node, entries) in &told {
-            lag(*node).set(*entries as f64);
+        for (node, (lag, silent)) in &told {
+            tell(*node, *lag, *silent);
         }
         self.followers = told.into_keys().collect();
     }

@@ -75,7 +75,7 @@ pub(crate) async fn snapshot(node: Arc<RaftNode>, from: u64, mut stream: Stream)
             let vote = node.raft.metrics().borrow_watched().vote;
             SnapshotAnswer::Installed(SnapshotResponse::new(vote))
         }
-        Ok(Arrived::Whole(vote, snapshot)) => match install(&node.raft, vote, snapshot).await {
+        Ok(Arrived::Whole(vote, snapshot)) => match install(&node.raft, vote, *snapshot).await {
             Ok(response) => {
                 env::mark("snapshot.installed");
                 SnapshotAnswer::Installed(response)
@@ -113,7 +113,7 @@ async fn install(
 /// What comes of a snapshot's stream.
 enum Arrived {
     /// All of it.
-    Whole(Vote, Snapshot),
+    Whole(Vote, Box<Snapshot>),
     /// Its header alone: what it has is applied here already, as when the answer to it was lost or came too late.
     Known,
 }
@@ -160,10 +160,10 @@ async fn receive(node: &Arc<RaftNode>, from: u64, stream: &mut Stream) -> Result
     match received {
         Ok(received) => Ok(Arrived::Whole(
             header.vote,
-            Snapshot {
+            Box::new(Snapshot {
                 meta: header.meta,
                 snapshot: SnapshotData::Received(received),
-            },
+            }),
         )),
         Err(failed) => {
             if matches!(failed, Failed::Broken(_)) && partial.chunks > 0 {
