@@ -1,7 +1,5 @@
 //! The ancestor's scenario, briefly; `cargo run --release -p quorate-tests --bin scenario` runs it at length.
 
-use std::time::Duration;
-
 use anyhow::Result;
 use quorate_kv::model::LogIndex;
 use quorate_meta::{
@@ -83,16 +81,7 @@ async fn a_batch_of_partitions_is_one_raft_entry_and_one_by_one_they_are_as_many
             .await?;
     }
 
-    // What formed the cluster, the leader's first entry, the session, the broker, two topics; and the cluster's limits, which
-    // the leader sets at some time.
-    const ENTRIES_BEFORE: u64 = 7;
-    let before = loop {
-        let before = committed(&cluster).await?;
-        if before.number() + 1 >= ENTRIES_BEFORE {
-            break before;
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    };
+    let before = committed(&cluster).await?;
     meta.create_partitions((1..=PARTITIONS).map(|index| new(&batch, index)).collect())
         .await?;
     let between = committed(&cluster).await?;

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cost;
 use super::lanes::{End, Lanes, ReadJob};
+use super::limits::LimitsSet;
 use super::proposer::{Proposals, ROOM_WAIT_MAX};
 use super::reply::{NO_ANSWER, ReplyTo};
 use super::room::{Guest, Rooms};
@@ -40,6 +41,7 @@ pub(crate) struct Front {
     rooms: Arc<Rooms>,
     /// The callers in this process.
     here: Arc<Guest>,
+    limits_set: LimitsSet,
     tasks: Tasks,
 }
 
@@ -116,6 +118,7 @@ impl Front {
             service,
             proposals,
             lanes,
+            limits_set: LimitsSet::default(),
             tasks: tasks.clone(),
         }
     }
@@ -157,7 +160,10 @@ impl Front {
         let (reply, answer) = ReplyTo::local();
         match request {
             Request::Write(command) => match self.check(command) {
-                Ok((command, size)) => self.proposals.send(command, size, reply, until).await,
+                Ok((command, size)) => {
+                    self.wait_for_limits(&command, until).await;
+                    self.proposals.send(command, size, reply, until).await;
+                }
                 Err(failure) => reply.send(Response::Failed(failure)),
             },
             Request::Read {
@@ -189,6 +195,7 @@ impl Front {
     /// Checks a command and hands it in, where there is room for it; gives it back otherwise. The answer goes to `reply`.
     pub(super) fn write_now(&self, command: Command, reply: ReplyTo) -> Option<(Checked, ReplyTo)> {
         match self.check(command) {
+            Ok(checked) if self.waits_for_limits(&checked.0) => Some((checked, reply)),
             Ok((command, size)) => {
                 let back = self.proposals.send_now(command, size, reply);
                 back.map(|(command, reply)| ((command, size), reply))
@@ -203,7 +210,26 @@ impl Front {
     /// Hands in what was given back, once there is room for it, or tells its caller that there was none.
     pub(super) async fn write_in_time(&self, (command, size): Checked, reply: ReplyTo) {
         let until = env::now() + ROOM_WAIT_MAX;
+        self.wait_for_limits(&command, until).await;
         self.proposals.send(command, size, reply, until).await;
+    }
+
+    /// Whether a command comes before the cluster has its limits, which its leader is about to propose: they are to count
+    /// from the first write on.
+    fn waits_for_limits(&self, command: &Command) -> bool {
+        !self.limits_set.look(self)
+            && !matches!(command, Command::SetLimits { .. })
+            && self.raft.state().role == Part::Leader
+    }
+
+    async fn wait_for_limits(&self, command: &Command, until: Instant) {
+        if self.waits_for_limits(command) {
+            let set = self
+                .raft
+                .wait_for(|state| state.role != Part::Leader || self.limits_set.look(self));
+            // Else the defaults count.
+            let _in_time = env::timeout_at(until, set).await;
+        }
     }
 
     fn check(&self, command: Command) -> Result<Checked, Failure> {

@@ -1,8 +1,10 @@
 //! Sets the limits that decide answers, once, when the cluster is new.
 //!
-//! They belong to the replicated state, so that a command sets them: the first leader proposes those of its settings.
-//! Until that is applied the defaults count; afterwards no node's settings matter.
+//! They belong to the replicated state, so that a command sets them: the first leader proposes those of its settings, and
+//! lets no other command go before. Afterwards no node's settings matter.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::front::Front;
@@ -15,6 +17,26 @@ use crate::raft::Part;
 /// How long a leader waits before it asks again, when it was not answered: whoever forms a cluster counts as its leader for a
 /// moment, before it stands for election.
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// Whether the cluster has its limits, as far as this node has seen. Cheap to clone; a clone is the same.
+#[derive(Debug, Clone, Default)]
+pub(super) struct LimitsSet(Arc<AtomicBool>);
+
+impl LimitsSet {
+    /// Looks, until they were seen once: they never go. A state that cannot be looked at has stopped the node.
+    pub(super) fn look(&self, front: &Front) -> bool {
+        // Nothing else is published by the flag.
+        if self.0.load(Ordering::Relaxed) {
+            return true;
+        }
+        let view = front.raft.machine().reader().view();
+        let is_set = view.is_ok_and(|view| view.limits().0 > 0);
+        if is_set {
+            self.0.store(true, Ordering::Relaxed);
+        }
+        is_set
+    }
+}
 
 /// Ends when the limits of the cluster are set, by whom ever, or the node stops. Only a leader does anything.
 pub(super) async fn set_first(front: Front) {
