@@ -12,11 +12,12 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
+use super::changed::Changed;
 use super::error::StateFile;
 use super::gaps::{Gaps, GoneBy, Segment};
 use super::head::{Head, Meta};
 use super::keys::{Hashed, Keys};
-use super::layer::{Additions, Found, Held};
+use super::layer::{Additions, Found, Held, Look};
 use super::layered::{Layered, NOW, Stream, Values, in_chunks};
 use super::sequences;
 use super::sessions::{Forgotten, Remembered, Sessions, answer_key, session_key};
@@ -65,6 +66,8 @@ pub(super) struct Batch<'s> {
     /// By the key's place.
     slots: Vec<Slot>,
     keys: Keys,
+    /// The places that have an original or a draft.
+    changed: Changed,
     /// The last number of each prefix looked at: before the batch, and now.
     counters: BTreeMap<Bytes, (u64, u64)>,
     additions: Additions,
@@ -92,6 +95,7 @@ impl<'s> Batch<'s> {
             looked_at: Bytes::new(),
             slots: Vec::new(),
             keys: Keys::default(),
+            changed: Changed::default(),
             counters: BTreeMap::new(),
             additions: Additions::default(),
             rows_hash,
@@ -182,6 +186,9 @@ impl<'s> Batch<'s> {
         let slot = &mut self.slots[place as usize];
         if slot.draft.replace(draft).is_none() {
             self.touched.push(place);
+            if slot.original.is_none() {
+                self.changed.add(place);
+            }
         }
     }
 
@@ -194,6 +201,7 @@ impl<'s> Batch<'s> {
         mut visit: impl FnMut(&[u8], RecordRef<'_>) -> ControlFlow<()>,
     ) -> Result<(), Fault> {
         let tuning = self.state.base.state.tuning;
+        self.changed.sort(&self.keys);
         let mut rest = Some(range.clone()).filter(|range| !range.is_empty());
         while let Some(range) = rest.take() {
             let Some(Segment { here, then }) = self.gaps.segment(range, order) else {
@@ -203,7 +211,8 @@ impl<'s> Batch<'s> {
             let mut gone_by = GoneBy::new(order, tuning.gap_keys);
             let (mut found, mut is_over, mut visited) = (Vec::new(), false, 0);
             let own: Stream<'_> = Box::new(in_chunks(&here, order, tuning.chunk_keys, |bounds, count| {
-                self.keys.first_of(bounds, order, count, |place| self.own(place))
+                self.changed
+                    .first_of(bounds, order, count, |place| self.own(place))
             }));
             self.state.scan(&here, order, NOW, values, Some(own), |sight| {
                 visited += sight.steps;
@@ -230,23 +239,25 @@ impl<'s> Batch<'s> {
         Ok(())
     }
 
-    /// What the batch itself has made of a key.
-    fn own(&self, place: u32) -> Option<Found> {
+    /// What the batch itself has made of a key that it has changed.
+    fn own(&self, place: u32) -> Look {
         let slot = &self.slots[place as usize];
-        if let Some(draft) = slot.draft.clone() {
-            return Some(Found {
+        let found = match &slot.draft {
+            Some(draft) => Some(Found {
                 revision: self.revision,
                 meta: draft.as_ref().map(|draft| draft.meta),
-                value: draft.map(|draft| draft.value).unwrap_or_default(),
-            });
-        }
-        slot.original.as_ref()?;
-        let head = slot.head.as_ref()?;
-        Some(Found {
-            revision: head.revision,
-            meta: head.meta,
-            value: slot.value.clone().unwrap_or_default(),
-        })
+                value: draft
+                    .as_ref()
+                    .map(|draft| draft.value.clone())
+                    .unwrap_or_default(),
+            }),
+            None => slot.head.as_ref().map(|head| Found {
+                revision: head.revision,
+                meta: head.meta,
+                value: slot.value.clone().unwrap_or_default(),
+            }),
+        };
+        Look { found, steps: 1 }
     }
 
     /// Gives the next number of a prefix's sequence.
@@ -279,6 +290,7 @@ impl<'s> Batch<'s> {
         self.slots.reserve(keys);
         self.keys.reserve(keys);
         self.touched.reserve(keys);
+        self.changed.reserve(keys);
     }
 
     /// Whether the transaction under way has changed anything so far.
@@ -325,6 +337,7 @@ impl<'s> Batch<'s> {
             self.additions.versions.push((key.clone(), slot.hash, held));
         }
         self.touched = touched;
+        self.changed_in_the_end();
     }
 
     /// Undoes the transaction.
@@ -336,11 +349,19 @@ impl<'s> Batch<'s> {
                 self.gaps.fill(self.keys.key(place));
             }
         }
+        self.changed_in_the_end();
         for (prefix, number) in self.advanced.drain(..).rev() {
             if let Some(counter) = self.counters.get_mut(&prefix) {
                 counter.1 = number;
             }
         }
+    }
+
+    /// The transaction under way has ended or was undone.
+    fn changed_in_the_end(&mut self) {
+        let slots = &self.slots;
+        self.changed
+            .end(&self.keys, |place| slots[place as usize].original.is_some());
     }
 
     // What a session does.

@@ -48,6 +48,15 @@ pub(super) struct Found {
     pub(super) value: Bytes,
 }
 
+/// What a layer says of a key to who reads a revision.
+#[derive(Clone, Debug)]
+pub(super) struct Look {
+    /// `None`: nothing, as all its versions here are newer.
+    pub(super) found: Option<Found>,
+    /// How many versions were looked at, at least 1.
+    pub(super) steps: u64,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Layer(RwLock<Content>);
@@ -115,8 +124,21 @@ struct Kept {
     held: Held,
     /// The place of its key.
     place: u32,
-    /// The number of the key's version before, where that is in the layer.
-    older: Option<u32>,
+    /// The key's version before, where that is in the layer.
+    older: Option<Older>,
+}
+
+/// The way from a version of a key to its older ones in the layer. The jumps are those of a skew-binary list (Myers, "An
+/// applicative random-access stack", 1983): the way to any older version takes steps logarithmic in their count. A reader
+/// of an old revision would go by all newer versions of a key that is written all the time, with the lock held.
+#[derive(Clone, Copy, Debug)]
+struct Older {
+    /// The number of the version before.
+    number: u32,
+    /// The number of one that is older yet, or of the version before.
+    jump: u32,
+    /// How many versions there are before.
+    depth: u32,
 }
 
 impl Versions {
@@ -142,6 +164,22 @@ impl Versions {
     fn iter(&self) -> impl Iterator<Item = &Kept> {
         self.0.iter().flatten()
     }
+
+    /// The way to the version of a number, which is a key's newest so far, for the next.
+    fn older(&self, number: u32) -> Older {
+        let depth = |number| self.get(number).older.map_or(0, |older| older.depth);
+        let before = self.get(number).older;
+        // Two jumps of one length make one of twice that and one.
+        let twice = before.and_then(|older| {
+            let next = self.get(older.jump).older?;
+            (older.depth - depth(older.jump) == next.depth - depth(next.jump)).then_some(next.jump)
+        });
+        Older {
+            number,
+            jump: twice.unwrap_or(number),
+            depth: before.map_or(0, |older| older.depth) + 1,
+        }
+    }
 }
 
 impl Content {
@@ -152,7 +190,7 @@ impl Content {
             self.bytes += key.len() as u64;
             self.keys.add(hash, Bytes::copy_from_slice(&key))
         });
-        let older = found.map(|place| self.newest[place as usize]);
+        let older = found.map(|place| self.versions.older(self.newest[place as usize]));
         let number = self.versions.push(Kept { held, place, older });
         match found {
             Some(place) => self.newest[place as usize] = number,
@@ -160,20 +198,24 @@ impl Content {
         }
     }
 
-    /// The newest version at or before `at` of the key at a place.
-    fn at(&self, place: u32, at: Revision) -> Option<&Held> {
-        let mut number = self.newest[place as usize];
-        loop {
-            let kept = self.versions.get(number);
-            if kept.held.head.revision <= at {
-                return Some(&kept.held);
-            }
-            number = kept.older?;
+    /// The newest version at or before `at` of the key at a place; counts the versions looked at.
+    fn at(&self, place: u32, at: Revision, steps: &mut u64) -> Option<&Held> {
+        let mut kept = self.versions.get(self.newest[place as usize]);
+        *steps += 1;
+        while kept.held.head.revision > at {
+            let older = kept.older?;
+            *steps += 1;
+            let jump = self.versions.get(older.jump);
+            kept = match jump.held.head.revision > at {
+                true => jump,
+                false => self.versions.get(older.number),
+            };
         }
+        Some(&kept.held)
     }
 
     fn find(&self, key: Hashed<'_>, at: Revision) -> Option<&Held> {
-        self.at(self.keys.find(key)?, at)
+        self.at(self.keys.find(key)?, at, &mut 0)
     }
 }
 
@@ -225,22 +267,28 @@ impl Layer {
         self.read().find(key, at).cloned()
     }
 
-    /// The next keys of a range that have a version at or before `at`, in order: `count` of them at most; fewer
-    /// only at the range's end.
+    /// The next keys of a range in order, with what they are at `at`, those that are not there yet included: `count` of them
+    /// at most; fewer only at the range's end.
     pub(super) fn next_keys(
         &self,
         bounds: (Bound<&[u8]>, Bound<&[u8]>),
         order: Order,
         at: Revision,
         count: usize,
-    ) -> Vec<(Bytes, Held)> {
+    ) -> Vec<(Bytes, Look)> {
         /// So many keys are put in order before others get their turn.
         const SORTED_AT_ONCE: usize = 1024;
-        while !self.read().keys.sort(SORTED_AT_ONCE) {}
-        let content = self.read();
-        content
-            .keys
-            .first_of(bounds, order, count, |place| content.at(place, at).cloned())
+        loop {
+            let content = self.read();
+            if content.keys.sort(SORTED_AT_ONCE) {
+                return content.keys.first_of(bounds, order, count, |place| {
+                    let mut steps = 0;
+                    let held = content.at(place, at, &mut steps);
+                    let found = held.map(Held::found);
+                    Look { found, steps }
+                });
+            }
+        }
     }
 
     /// An answer, where the layer knows of it: `Some(None)` is one forgotten.
@@ -307,5 +355,70 @@ impl Layer {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One key that is written all the time, and another now and then.
+    fn hot(versions: u64) -> Layer {
+        let layer = Layer::default();
+        let (mut last, mut other) = (None, None);
+        for number in 0..versions {
+            let add = |name: &'static [u8], last: &mut Option<Head>| {
+                let head = Head::after(last.as_ref(), Revision::new(2 * number + 2), None);
+                let held = Held {
+                    previous: last.as_ref().map(|head| head.revision),
+                    value: Bytes::new(),
+                    head: head.clone(),
+                };
+                let key = Bytes::from_static(name);
+                *last = Some(head);
+                (key.clone(), Hashed::new(&key).hash, held)
+            };
+            let mut versions = vec![add(b"hot", &mut last)];
+            if number.is_multiple_of(7) {
+                versions.push(add(b"other", &mut other));
+            }
+            layer.add(Additions {
+                versions,
+                ..Additions::default()
+            });
+        }
+        layer
+    }
+
+    /// A reader of an old revision went by all newer versions one by one, with the lock held.
+    #[test]
+    fn any_version_of_a_key_is_found_in_few_steps() {
+        let layer = hot(5_000);
+        for at in 0..10_010 {
+            let content = layer.read();
+            let mut steps = 0;
+            let held = content.at(0, Revision::new(at), &mut steps);
+            let expected = (at >= 2).then_some(Revision::new((at / 2 * 2).min(10_000)));
+            assert_eq!(held.map(|held| held.head.revision), expected, "at {at}");
+            assert!(steps <= 3 * 13, "{steps} steps at {at}, of 2^13 versions at most");
+        }
+        let of_other = layer.get(Hashed::new(b"other"), Revision::new(20)).unwrap();
+        assert_eq!(of_other.head.revision, Revision::new(16));
+    }
+
+    #[test]
+    fn keys_of_a_range_that_are_not_there_yet_are_among_the_few_that_are_asked_for() {
+        let layer = hot(3);
+        let all = (Bound::Unbounded, Bound::Unbounded);
+        let next = |at, count| {
+            let keys = layer.next_keys(all, Order::Ascending, Revision::new(at), count);
+            keys.into_iter()
+                .map(|(key, look)| (key, look.found.map(|found| found.revision.number())))
+                .collect::<Vec<_>>()
+        };
+        let (hot, other) = (Bytes::from_static(b"hot"), Bytes::from_static(b"other"));
+        assert_eq!(next(1, 1), [(hot.clone(), None)]);
+        assert_eq!(next(1, 9), [(hot.clone(), None), (other.clone(), None)]);
+        assert_eq!(next(5, 9), [(hot, Some(4)), (other, Some(2))]);
     }
 }

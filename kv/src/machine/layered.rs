@@ -16,7 +16,7 @@ use bytes::Bytes;
 use super::base::Base;
 use super::head::Head;
 use super::keys::Hashed;
-use super::layer::{Found, Held, Layer};
+use super::layer::{Found, Held, Layer, Look};
 use super::version::RecordRef;
 use crate::fault::Fault;
 use crate::model::{KeyRange, Order, Record, Revision, Sequence, SessionId};
@@ -35,8 +35,8 @@ pub(super) struct Layered {
     pub(super) active: Arc<Layer>,
 }
 
-/// A sorted stream of keys in memory, the deleted ones included.
-pub(super) type Stream<'a> = Box<dyn Iterator<Item = (Bytes, Found)> + 'a>;
+/// A sorted stream of keys in memory, the deleted ones included, and those that are not there yet.
+pub(super) type Stream<'a> = Box<dyn Iterator<Item = (Bytes, Look)> + 'a>;
 
 /// What a scan comes by.
 #[derive(Clone, Copy, Debug)]
@@ -124,25 +124,32 @@ impl Layered {
         let chunk_max = self.base.state.tuning.chunk_keys;
         let mut streams: Vec<Stream<'a>> = over.into_iter().collect();
         for layer in self.layers() {
-            streams.push(Box::new(
-                in_chunks(range, order, chunk_max, move |bounds, count| {
-                    layer.next_keys(bounds, order, at, count)
-                })
-                .map(|(key, held)| (key, held.found())),
-            ));
+            streams.push(Box::new(in_chunks(
+                range,
+                order,
+                chunk_max,
+                move |bounds, count| layer.next_keys(bounds, order, at, count),
+            )));
         }
         let mut memory = Merge::new(streams, order);
         let mut rows = self.base.existing(range, order)?;
         let (mut here, mut stored) = (memory.next(), rows.next()?);
         loop {
+            // What memory says nothing of costs no sight of its own where the file has a row.
+            let mut steps = 0;
             // Which of the two comes next; a key in memory hides the row of the same.
             let in_memory = match (&here, &stored) {
                 (None, None) => return Ok(()),
                 (Some(_), None) => true,
                 (None, Some(_)) => false,
-                (Some((key, _)), Some(row)) => match in_order(order, key, row.key()) {
+                (Some((key, look)), Some(row)) => match in_order(order, key, row.key()) {
                     Ordering::Less => true,
                     Ordering::Greater => false,
+                    Ordering::Equal if look.found.is_none() => {
+                        steps = look.steps;
+                        here = memory.next();
+                        false
+                    }
                     Ordering::Equal => {
                         stored = rows.next()?;
                         true
@@ -150,10 +157,10 @@ impl Layered {
                 },
             };
             let flow = if in_memory {
-                let Some((key, found)) = std::mem::replace(&mut here, memory.next()) else {
+                let Some((key, look)) = std::mem::replace(&mut here, memory.next()) else {
                     return Ok(());
                 };
-                let mut record = record(&found);
+                let mut record = look.found.as_ref().and_then(record);
                 if let Some(record) = &mut record
                     && values == Values::Skip
                 {
@@ -162,7 +169,7 @@ impl Layered {
                 visit(Sight {
                     key: &key,
                     record,
-                    steps: 1,
+                    steps: look.steps,
                 })
             } else {
                 let Some(row) = std::mem::replace(&mut stored, rows.next()?) else {
@@ -180,7 +187,7 @@ impl Layered {
                             mod_revision,
                             value,
                         }),
-                        steps: 1,
+                        steps: steps + 1,
                     })
                 };
                 match values {
@@ -260,9 +267,9 @@ fn record(found: &Found) -> Option<RecordRef<'_>> {
     })
 }
 
-/// Merges sorted streams; of those that have a key, the first wins.
+/// Merges sorted streams; of those that say something of a key, the first wins.
 struct Merge<'a> {
-    streams: Vec<(Option<(Bytes, Found)>, Stream<'a>)>,
+    streams: Vec<(Option<(Bytes, Look)>, Stream<'a>)>,
     order: Order,
 }
 
@@ -275,19 +282,21 @@ impl<'a> Merge<'a> {
         }
     }
 
-    fn next(&mut self) -> Option<(Bytes, Found)> {
+    fn next(&mut self) -> Option<(Bytes, Look)> {
         let heads = self.streams.iter().filter_map(|(head, _)| head.as_ref());
         let first = heads
             .map(|(key, _)| key)
             .min_by(|a, b| in_order(self.order, a, b))?
             .clone();
-        let mut found = None;
+        let (mut found, mut steps) = (None, 0);
         for (head, stream) in &mut self.streams {
-            if head.as_ref().is_some_and(|(key, _)| *key == first) {
-                let item = std::mem::replace(head, stream.next());
-                found = found.or(item);
+            if head.as_ref().is_some_and(|(key, _)| *key == first)
+                && let Some((_, look)) = std::mem::replace(head, stream.next())
+            {
+                found = found.or(look.found);
+                steps += look.steps;
             }
         }
-        found
+        Some((first, Look { found, steps }))
     }
 }

@@ -25,6 +25,7 @@
 mod backend;
 mod base;
 mod batch;
+mod changed;
 mod checkpoint;
 mod database;
 mod error;

@@ -1,6 +1,7 @@
 //! What a transaction may cost, and an entry: by the logical state, whatever layers and checkpoints there are.
 
 use super::*;
+use crate::machine::keys::GONE_THROUGH;
 use crate::model::{
     Compare, Condition, Guard, KeyRange, KeyTest, Op, OpResult, Place, RangeExcess, RangeRead, RangeTest,
     Work,
@@ -435,4 +436,99 @@ fn a_guard_of_as_many_counts_as_there_may_be_is_refused_after_a_bounded_number_o
     );
     assert!(store.machine.keys_visited() - before <= limit);
     store.verify();
+}
+
+/// 100,000 conditions on keys and 12,500 ranges are a legal transaction. Each of the ranges went through all keys that were
+/// named, and nobody paid for that: most of a minute, on every node.
+#[test]
+fn a_range_goes_through_what_the_batch_has_changed_and_not_through_what_it_has_named() {
+    let name = |i: usize| format!("n{i:04}");
+    let counts =
+        || (0..200).map(|_| Guard::range(KeyRange::prefix("n"), RangeTest::Count(Compare::Equal, 0)));
+    let gone_through = |store: &mut Store, txns: Vec<Txn>| {
+        let commands = txns
+            .into_iter()
+            .map(|txn| Command::Txn { session: None, txn })
+            .collect();
+        let before = GONE_THROUGH.get();
+        let outcomes = store.apply(0, commands);
+        (GONE_THROUGH.get() - before, outcomes)
+    };
+    let mut store = Store::new();
+
+    let missing = (0..1_000).map(|i| Guard::missing(key(&name(i))));
+    let named = guarded(Guard::all(missing.chain(counts())));
+    let (steps, outcomes) = gone_through(&mut store, vec![named]);
+    assert!(matches!(&outcomes[0], Outcome::Txn(Ok(answer)) if answer.succeeded));
+    assert_eq!(steps, 0, "it changed nothing that its ranges could see");
+
+    // Nor through what was made and refused, or made and unmade.
+    let puts = || (0..1_000).map(|i| put(&name(i), "no number"));
+    let add = Op::Add {
+        key: key(&name(0)),
+        delta: 1,
+    };
+    let refused = Txn::new(puts().chain([add]));
+    let unmade = Txn::new(puts().chain((0..1_000).map(|i| Op::delete(key(&name(i))))));
+    let counted = || Txn::new([]).when(Guard::all(counts()));
+    let (steps, outcomes) = gone_through(&mut store, vec![refused, counted(), unmade, counted()]);
+    assert!(matches!(
+        &outcomes[0],
+        Outcome::Txn(Err(TxnRefused::NotANumber { .. }))
+    ));
+    for counted in [&outcomes[1], &outcomes[3]] {
+        assert!(matches!(counted, Outcome::Txn(Ok(answer)) if answer.succeeded));
+    }
+    assert_eq!(steps, 0);
+    store.verify();
+}
+
+/// A reader of an old revision held the lock of a layer while it went through all keys that came since, and counted none.
+#[test]
+fn a_step_of_a_read_counts_the_keys_that_came_after_its_revision() {
+    use crate::machine::{ReadBudget, Step};
+    use crate::model::{ReadOp, ReadResult};
+    const KEYS: u64 = 5_000;
+    let mut store = Store::new();
+    store.txn(Txn::new([put("a", "1"), put("z", "1")])).unwrap();
+    store.machine.make_durable().unwrap();
+    let at = store.machine.applied().revision;
+    let puts = (0..KEYS).map(|i| put(&format!("k{i:04}"), "1"));
+    store.txn(Txn::new(puts.chain([put("z", "2")]))).unwrap();
+    let view = store.reader.view().unwrap();
+    let orders = [crate::model::Order::Ascending, crate::model::Order::Descending];
+    for (order, chunk) in orders.into_iter().flat_map(|order| [(order, 100), (order, 1)]) {
+        let read = RangeRead {
+            order,
+            ..RangeRead::new(KeyRange::all())
+        };
+        let budget = ReadBudget {
+            keys: chunk,
+            bytes: u64::MAX,
+        };
+        let mut scan = view.begin(vec![ReadOp::Range(read)], Some(at)).unwrap();
+        let (mut steps, before) = (0, GONE_THROUGH.get());
+        let results = loop {
+            let begun = GONE_THROUGH.get();
+            steps += 1;
+            match scan.step(&view, budget).unwrap() {
+                Step::More(rest) => scan = rest,
+                Step::Done(results) => break results,
+                Step::Refused(refused) => panic!("{refused}"),
+            }
+            let gone_through = GONE_THROUGH.get() - begun;
+            assert!(gone_through <= 5 * chunk + 8, "{gone_through} in a step");
+        };
+        assert!(steps >= KEYS / chunk, "{steps}");
+        assert!(GONE_THROUGH.get() - before >= KEYS);
+        let [ReadResult::Range { records, .. }] = &results[..] else {
+            panic!("{results:?}");
+        };
+        let mut found: Vec<_> = records
+            .iter()
+            .map(|kv| (kv.key.to_string(), &kv.record.value[..]))
+            .collect();
+        found.sort();
+        assert_eq!(found, [("a".into(), &b"1"[..]), ("z".into(), b"1")]);
+    }
 }
