@@ -204,12 +204,17 @@ impl<'s> Batch<'s> {
         self.changed.sort(&self.keys);
         let mut rest = Some(range.clone()).filter(|range| !range.is_empty());
         while let Some(range) = rest.take() {
-            let Some(Segment { here, then }) = self.gaps.segment(range, order) else {
+            let Some(Segment {
+                here,
+                then,
+                is_between,
+            }) = self.gaps.segment(range, order)
+            else {
                 return Ok(());
             };
             rest = then;
             let mut gone_by = GoneBy::new(order, tuning.gap_keys);
-            let (mut found, mut is_over, mut visited) = (Vec::new(), false, 0);
+            let (mut found, mut is_empty, mut is_over, mut visited) = (Vec::new(), true, false, 0);
             let own: Stream<'_> = Box::new(in_chunks(&here, order, tuning.chunk_keys, |bounds, count| {
                 self.changed
                     .first_of(bounds, order, count, |place| self.own(place))
@@ -220,17 +225,20 @@ impl<'s> Batch<'s> {
                     gone_by.key(sight.key);
                     return ControlFlow::Continue(());
                 };
+                is_empty = false;
                 found.extend(gone_by.up_to(sight.key));
                 let flow = visit(sight.key, record);
                 is_over = flow.is_break();
                 flow
             })?;
             self.visited += visited;
-            if !is_over {
-                found.extend(gone_by.up_to_end_of(&here));
+            match is_empty && is_between {
+                true => found.push(gone_by.all_of(&here)),
+                false if !is_over => found.extend(gone_by.up_to_end_of(&here)),
+                false => {}
             }
-            for (start, end) in found {
-                self.gaps.add(start, end);
+            for run in found {
+                self.gaps.add(run);
             }
             if is_over {
                 return Ok(());

@@ -4,20 +4,25 @@
 //! transaction pays for keys that exist, as its cost must not depend on checkpoints: without this, 100,000 conditions on
 //! a range of 100,000 deleted keys would cost little and take hours.
 //!
-//! Always: no key exists in a gap, in the state as the batch under way sees it; gaps neither overlap nor touch. What
-//! scans answer does not depend on which gaps are known.
+//! Writes cut gaps into pieces. Of the deleted keys in a gap some are marked, evenly: a piece that has no mark holds too few
+//! to be worth a look-up of its own, and is forgotten. So there are never more gaps than marks, nor more marks than deleted
+//! keys were gone by.
+//!
+//! Always: no key exists in a gap, in the state as the batch under way sees it; gaps neither overlap nor touch; each mark
+//! lies in a gap, and in each gap lies a mark; all take [`BYTES_MAX`] at most. What scans answer does not depend on which gaps
+//! are known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Included, Unbounded};
 
 use bytes::Bytes;
 
 use crate::model::{KeyRange, Order};
 
-/// Gaps take so much memory at most. When there are more, all are forgotten: finding as many took longer than finding
-/// those anew that are met again.
+/// Gaps and marks take so much memory at most. When there are more, every other mark is forgotten, and the gaps that have
+/// none then: those that are passed most slowly remain.
 const BYTES_MAX: usize = 16 << 20;
-/// What a gap takes beside its keys.
+/// What a gap or a mark takes beside its keys.
 const OVERHEAD_BYTES: usize = 128;
 
 /// See the module.
@@ -25,6 +30,8 @@ const OVERHEAD_BYTES: usize = 128;
 pub(super) struct Gaps {
     /// By their first key: the first key behind, or none where nothing is.
     gaps: BTreeMap<Bytes, Option<Bytes>>,
+    /// Some of the deleted keys in them.
+    marks: BTreeSet<Bytes>,
     /// What they take.
     bytes: usize,
 }
@@ -33,11 +40,25 @@ fn size(start: &Bytes, end: Option<&Bytes>) -> usize {
     start.len() + end.map_or(0, Bytes::len) + OVERHEAD_BYTES
 }
 
+fn size_of_mark(mark: &Bytes) -> usize {
+    mark.len() + OVERHEAD_BYTES
+}
+
 /// A part of a range that no gap touches, and what follows it behind the next gap.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Segment {
     pub(super) here: KeyRange,
     pub(super) then: Option<KeyRange>,
+    /// A gap ends where it begins, and another begins where it ends.
+    pub(super) is_between: bool,
+}
+
+/// A range that no key exists in, with some of the deleted keys in it.
+#[derive(Debug)]
+pub(super) struct Run {
+    start: Bytes,
+    end: Option<Bytes>,
+    marks: Vec<Bytes>,
 }
 
 impl Gaps {
@@ -47,6 +68,7 @@ impl Gaps {
             return Some(Segment {
                 here: range,
                 then: None,
+                is_between: false,
             });
         }
         match order {
@@ -66,10 +88,10 @@ impl Gaps {
             .gaps
             .range::<[u8], _>((Unbounded, Included(range.start())))
             .next_back();
-        let start = match before {
+        let (start, is_behind) = match before {
             Some((_, None)) => return None,
-            Some((_, Some(behind))) if &behind[..] > range.start() => behind.clone(),
-            _ => Bytes::copy_from_slice(range.start()),
+            Some((_, Some(behind))) if &behind[..] >= range.start() => (behind.clone(), true),
+            _ => (Bytes::copy_from_slice(range.start()), false),
         };
         let rest = from(start.clone());
         if rest.is_empty() {
@@ -83,10 +105,12 @@ impl Gaps {
             None => Some(Segment {
                 here: rest,
                 then: None,
+                is_between: false,
             }),
             Some((gap, behind)) => Some(Segment {
                 here: KeyRange::new(start, gap.clone()),
                 then: behind.clone().map(from).filter(|rest| !rest.is_empty()),
+                is_between: is_behind,
             }),
         }
     }
@@ -107,6 +131,7 @@ impl Gaps {
                 return Some(Segment {
                     here: rest,
                     then: None,
+                    is_between: false,
                 });
             };
             let reaches_end = match (behind, rest.end()) {
@@ -123,21 +148,27 @@ impl Gaps {
             }
             // It ends within, as the one without an end reaches all ends.
             let behind = behind.clone().unwrap_or_default();
+            let is_between = rest.end().is_some_and(|end| self.gaps.contains_key(end));
             let here = match rest.end() {
                 Some(end) => KeyRange::new(behind, Bytes::copy_from_slice(end)),
                 None => KeyRange::from(behind),
             };
             let then = Some(up_to(gap.clone())).filter(|rest| !rest.is_empty());
-            return Some(Segment { here, then });
+            return Some(Segment {
+                here,
+                then,
+                is_between,
+            });
         }
     }
 
     /// Takes in that no key exists in a range (not an empty one).
-    pub(super) fn add(&mut self, start: Bytes, end: Option<Bytes>) {
-        if self.bytes >= BYTES_MAX {
-            *self = Self::default();
-        }
-        let (mut start, mut end) = (start, end);
+    pub(super) fn add(&mut self, run: Run) {
+        let Run {
+            mut start,
+            mut end,
+            marks,
+        } = run;
         // What it overlaps or touches becomes one with it.
         while let Some((first, last)) = self.touching(&start, end.as_ref()) {
             self.remove(&first);
@@ -147,18 +178,58 @@ impl Gaps {
                 _ => None,
             };
         }
+        for mark in marks {
+            let bytes = size_of_mark(&mark);
+            if self.marks.insert(mark) {
+                self.bytes += bytes;
+            }
+        }
         self.insert(start, end);
+        self.forget_some();
     }
 
+    /// Takes in a gap, if there is a mark in it.
     fn insert(&mut self, start: Bytes, end: Option<Bytes>) {
-        self.bytes += size(&start, end.as_ref());
-        self.gaps.insert(start, end);
+        if self.is_marked(&start, end.as_ref()) {
+            self.bytes += size(&start, end.as_ref());
+            self.gaps.insert(start, end);
+        }
+    }
+
+    fn is_marked(&self, start: &Bytes, end: Option<&Bytes>) -> bool {
+        let first = self.marks.range::<Bytes, _>(start..).next();
+        first.is_some_and(|mark| end.is_none_or(|end| mark < end))
     }
 
     fn remove(&mut self, start: &Bytes) {
         if let Some(end) = self.gaps.remove(start) {
             self.bytes -= size(start, end.as_ref());
         }
+    }
+
+    /// Takes no more memory than it may.
+    fn forget_some(&mut self) {
+        while self.bytes > BYTES_MAX {
+            let mut is_kept = true;
+            self.marks.retain(|_| {
+                is_kept = !is_kept;
+                is_kept
+            });
+            let mut gaps = std::mem::take(&mut self.gaps);
+            gaps.retain(|start, end| self.is_marked(start, end.as_ref()));
+            self.gaps = gaps;
+            self.bytes = self.count_bytes();
+        }
+    }
+
+    fn count_bytes(&self) -> usize {
+        let gaps = self.gaps.iter().map(|(start, end)| size(start, end.as_ref()));
+        gaps.sum::<usize>() + self.marks.iter().map(size_of_mark).sum::<usize>()
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.gaps.len()
     }
 
     fn touching(&self, start: &Bytes, end: Option<&Bytes>) -> Option<(Bytes, Option<Bytes>)> {
@@ -184,6 +255,9 @@ impl Gaps {
         }
         let (first, last) = (first.clone(), last.clone());
         self.remove(&first);
+        if let Some(mark) = self.marks.take(key) {
+            self.bytes -= size_of_mark(&mark);
+        }
         if &first[..] < key {
             self.insert(first, Some(Bytes::copy_from_slice(key)));
         }
@@ -191,6 +265,7 @@ impl Gaps {
         if last.as_ref().is_none_or(|last| behind < *last) {
             self.insert(behind, last);
         }
+        self.forget_some();
     }
 }
 
@@ -204,9 +279,11 @@ pub(super) fn after(key: &[u8]) -> Bytes {
 pub(super) struct GoneBy {
     order: Order,
     count: usize,
-    /// Fewer are not worth to be known: going by them costs no more than beginning anew behind them.
+    /// Fewer are not worth to be known: going by them costs no more than beginning anew behind them. Of each so many one is
+    /// marked.
     count_min: usize,
     first: Bytes,
+    marks: Vec<Bytes>,
 }
 
 impl GoneBy {
@@ -214,8 +291,9 @@ impl GoneBy {
         Self {
             order,
             count: 0,
-            count_min,
+            count_min: count_min.max(1),
             first: Bytes::new(),
+            marks: Vec::new(),
         }
     }
 
@@ -225,26 +303,48 @@ impl GoneBy {
             self.first = Bytes::copy_from_slice(key);
         }
         self.count += 1;
+        if self.count.is_multiple_of(self.count_min) {
+            self.marks.push(Bytes::copy_from_slice(key));
+        }
     }
 
-    /// A key that exists: the gap before it.
-    pub(super) fn up_to(&mut self, key: &[u8]) -> Option<(Bytes, Option<Bytes>)> {
-        self.is_worth_it().then(|| match self.order {
-            Order::Ascending => (self.first.clone(), Some(Bytes::copy_from_slice(key))),
-            Order::Descending => (after(key), Some(after(&self.first))),
+    /// A key that exists: the run before it.
+    pub(super) fn up_to(&mut self, key: &[u8]) -> Option<Run> {
+        let marks = self.take_marks();
+        (!marks.is_empty()).then(|| {
+            let (start, end) = match self.order {
+                Order::Ascending => (self.first.clone(), Some(Bytes::copy_from_slice(key))),
+                Order::Descending => (after(key), Some(after(&self.first))),
+            };
+            Run { start, end, marks }
         })
     }
 
-    /// The end of the range: the gap before it.
-    pub(super) fn up_to_end_of(&mut self, range: &KeyRange) -> Option<(Bytes, Option<Bytes>)> {
-        self.is_worth_it().then(|| match self.order {
-            Order::Ascending => (self.first.clone(), range.end().map(Bytes::copy_from_slice)),
-            Order::Descending => (Bytes::copy_from_slice(range.start()), Some(after(&self.first))),
+    /// The end of the range: the run before it.
+    pub(super) fn up_to_end_of(&mut self, range: &KeyRange) -> Option<Run> {
+        let marks = self.take_marks();
+        (!marks.is_empty()).then(|| {
+            let (start, end) = match self.order {
+                Order::Ascending => (self.first.clone(), range.end().map(Bytes::copy_from_slice)),
+                Order::Descending => (Bytes::copy_from_slice(range.start()), Some(after(&self.first))),
+            };
+            Run { start, end, marks }
         })
     }
 
-    fn is_worth_it(&mut self) -> bool {
-        std::mem::take(&mut self.count) >= self.count_min
+    /// The end of a range in which no key exists: all of it is a run, however few were gone by. For one between two gaps,
+    /// which it makes one: else a scan would begin anew between them for ever.
+    pub(super) fn all_of(&mut self, range: &KeyRange) -> Run {
+        Run {
+            start: Bytes::copy_from_slice(range.start()),
+            end: range.end().map(Bytes::copy_from_slice),
+            marks: self.take_marks(),
+        }
+    }
+
+    fn take_marks(&mut self) -> Vec<Bytes> {
+        self.count = 0;
+        std::mem::take(&mut self.marks)
     }
 }
 
@@ -258,7 +358,8 @@ mod tests {
 
     #[derive(Debug, Clone)]
     enum Act {
-        Add(Vec<u8>, Option<Vec<u8>>),
+        /// A run, whose deleted keys one in so many are marked of.
+        Add(Vec<u8>, Option<Vec<u8>>, usize),
         Fill(Vec<u8>),
     }
 
@@ -268,7 +369,8 @@ mod tests {
 
     fn act() -> impl Strategy<Value = Act> {
         prop_oneof![
-            (key(), prop::option::of(key())).prop_map(|(start, end)| Act::Add(start, end)),
+            (key(), prop::option::of(key()), 1usize..4)
+                .prop_map(|(start, end, nth)| Act::Add(start, end, nth)),
             key().prop_map(Act::Fill),
         ]
     }
@@ -299,21 +401,41 @@ mod tests {
             descending: bool,
         ) {
             let mut gaps = Gaps::default();
+            // Where keys may exist, or too few deleted ones are to be known.
             let mut outside: BTreeSet<Vec<u8>> = keys().into_iter().collect();
+            let mut exist = outside.clone();
             for act in acts {
                 match act {
-                    Act::Add(start, end) if end.as_ref().is_none_or(|end| start < *end) => {
-                        outside.retain(|key| *key < start || end.as_ref().is_some_and(|end| key >= end));
-                        gaps.add(start.into(), end.map(Bytes::from));
+                    Act::Add(start, end, nth) if end.as_ref().is_none_or(|end| start < *end) => {
+                        let is_in = |key: &Vec<u8>| *key >= start && end.as_ref().is_none_or(|end| key < end);
+                        let all: Vec<_> = keys().into_iter().filter(is_in).collect();
+                        let marks: Vec<Bytes> = all.iter().skip(nth - 1).step_by(nth).cloned().map(Bytes::from).collect();
+                        if marks.is_empty() {
+                            continue;
+                        }
+                        exist.retain(|key| !is_in(key));
+                        outside.retain(|key| !is_in(key));
+                        gaps.add(Run { start: start.into(), end: end.map(Bytes::from), marks });
                     }
                     Act::Add(..) => {}
                     Act::Fill(key) => {
                         gaps.fill(&key);
-                        outside.insert(key);
+                        exist.insert(key);
                     }
                 }
-                let bytes: usize = gaps.gaps.iter().map(|(start, end)| size(start, end.as_ref())).sum();
-                prop_assert_eq!(gaps.bytes, bytes);
+                // Pieces without a mark are forgotten.
+                let is_in_gap = |key: &Vec<u8>| {
+                    gaps.gaps.iter().any(|(start, end)| key >= start && end.as_ref().is_none_or(|end| key < end))
+                };
+                outside = keys().into_iter().filter(|key| !is_in_gap(key)).collect();
+                prop_assert!(exist.is_subset(&outside), "{:?}", gaps);
+                prop_assert_eq!(gaps.bytes, gaps.count_bytes());
+                for (start, end) in &gaps.gaps {
+                    prop_assert!(gaps.is_marked(start, end.as_ref()), "{:?}", gaps);
+                }
+                for mark in &gaps.marks {
+                    prop_assert!(is_in_gap(&mark.to_vec()), "{:?}", gaps);
+                }
                 let all: Vec<_> = gaps.gaps.iter().collect();
                 for pair in all.windows(2) {
                     prop_assert!(pair[0].1.as_ref().is_some_and(|end| end < pair[1].0), "{:?}", gaps);
@@ -336,7 +458,12 @@ mod tests {
             let mut found = Vec::new();
             let mut rest = Some(range).filter(|range| !range.is_empty());
             while let Some(range) = rest.take() {
-                let Some(Segment { here, then }) = gaps.segment(range, order) else { break };
+                let Some(Segment { here, then, is_between }) = gaps.segment(range, order) else { break };
+                let ends_gap = gaps.gaps.values().flatten().any(|end| end == here.start());
+                let begins_gap = here.end().is_some_and(|end| gaps.gaps.contains_key(end));
+                prop_assert!(!is_between || ends_gap && begins_gap, "{here:?} in {gaps:?}");
+                // One in the middle of what was asked for is known to be.
+                prop_assert!(is_between || then.is_none() || found.is_empty(), "{here:?} in {gaps:?}");
                 let mut inside: Vec<_> = keys().into_iter().filter(|key| here.contains(key)).collect();
                 if descending {
                     inside.reverse();
@@ -346,5 +473,24 @@ mod tests {
             }
             prop_assert_eq!(found, expected, "{:?}", gaps);
         }
+    }
+
+    #[test]
+    fn gaps_take_no_more_memory_than_they_may_and_those_that_hide_much_remain() {
+        let name = |i: usize, more: &str| Bytes::from(format!("a{i:06}{}{more}", "k".repeat(1_000)));
+        let mut gaps = Gaps::default();
+        let marks = (0..20_000).map(|i| name(i, "")).collect();
+        let (start, end) = (Bytes::from_static(b"a"), Some(Bytes::from_static(b"b")));
+        gaps.add(Run { start, end, marks });
+        assert!(gaps.bytes <= BYTES_MAX);
+        assert_eq!(gaps.len(), 1, "it is known all the same");
+        assert!(gaps.marks.len() >= 5_000);
+        // What is written into it cuts it in ever more pieces.
+        for i in 0..20_000 {
+            gaps.fill(&name(i, &"x".repeat(3_000)));
+            assert!(gaps.bytes <= BYTES_MAX && gaps.len() <= gaps.marks.len());
+        }
+        assert_eq!(gaps.bytes, gaps.count_bytes());
+        assert!(gaps.len() > 500, "{}", gaps.len());
     }
 }

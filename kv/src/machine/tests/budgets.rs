@@ -483,6 +483,68 @@ fn a_range_goes_through_what_the_batch_has_changed_and_not_through_what_it_has_n
     store.verify();
 }
 
+fn deletes_of(keys: usize, name: impl Fn(usize) -> String) -> Txn {
+    Txn::new((0..keys).map(|i| Op::delete(key(&name(i)))))
+}
+
+/// Each write between deleted keys cut a gap in two, without end, and a range was one scan for each.
+#[test]
+fn what_is_written_between_deleted_keys_leaves_no_more_gaps_than_they_are_worth() {
+    const KEYS: usize = 2_000;
+    let (name, between) = (|i: usize| format!("a{i:04}"), |i: usize| format!("a{i:04}x"));
+    let mut store = Store::new();
+    store
+        .txn(Txn::new((0..KEYS).map(|i| put(&name(i), "1"))))
+        .unwrap();
+    store.txn(deletes_of(KEYS, name)).unwrap();
+    let count = |store: &mut Store, expected| {
+        let before = store.machine.keys_visited();
+        let all = RangeTest::Count(Compare::Equal, expected);
+        let txn = Txn::new([]).when(Guard::range(KeyRange::prefix("a"), all));
+        assert!(store.txn(txn).unwrap().succeeded);
+        store.machine.keys_visited() - before
+    };
+    assert_eq!(count(&mut store, 0), KEYS as u64);
+    assert_eq!(store.machine.gaps.len(), 1);
+
+    let puts = || (0..KEYS).map(|i| put(&between(i), "no number"));
+    store.txn(Txn::new(puts())).unwrap();
+    let gap_keys = crate::machine::Tuning::default().gap_keys as u64;
+    let worth = KEYS / gap_keys as usize;
+    assert!(store.machine.gaps.len() <= worth, "{}", store.machine.gaps.len());
+    let visited = count(&mut store, KEYS as u64);
+    assert!(visited <= 2 * KEYS as u64, "{visited}");
+
+    // Once nothing is between them any more, they are one.
+    store.txn(deletes_of(KEYS, between)).unwrap();
+    let visited = count(&mut store, 0);
+    assert!(visited <= 2 * KEYS as u64, "{visited}");
+    assert_eq!(store.machine.gaps.len(), 1);
+    assert!(
+        count(&mut store, 0) < gap_keys,
+        "fewer at the border are not worth a gap"
+    );
+
+    // The same where it was refused.
+    let add = Op::Add {
+        key: key(&between(0)),
+        delta: 1,
+    };
+    let refused = store.txn(Txn::new(puts().chain([add])));
+    assert!(
+        matches!(refused, Err(TxnRefused::NotANumber { .. })),
+        "{refused:?}"
+    );
+    assert!(store.machine.gaps.len() > 1);
+    count(&mut store, 0);
+    assert_eq!(store.machine.gaps.len(), 1);
+    assert!(
+        count(&mut store, 0) < gap_keys,
+        "fewer at the border are not worth a gap"
+    );
+    store.verify();
+}
+
 /// A reader of an old revision held the lock of a layer while it went through all keys that came since, and counted none.
 #[test]
 fn a_step_of_a_read_counts_the_keys_that_came_after_its_revision() {
