@@ -11,8 +11,8 @@
 //! What comes back from the file is compared with what left for it ([`sums`]): rot under an open file is found when it is
 //! read, or by [`Backend::scrub`], and never handed out.
 //!
-//! Always: redb sees the length and bytes that it wrote, or an error; what it wrote is durable when a sync returns; after
-//! [`Backend::retire`] nothing is written to the file any more; no lock that a reader takes is held over I/O, but by one that
+//! Always: redb sees the length and bytes that it wrote, or an error; what it wrote is durable when a sync returns, unless the
+//! file was replaced by then; after [`Backend::retire`] nothing is written to the file any more, and redb does not know; no lock that a reader takes is held over I/O, but by one that
 //! found a page to be wrong.
 
 use std::io;
@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::StorageBackend;
 
+use self::kept::Kept;
 use self::pages::{Held, Pages};
 use self::sums::{Mismatch, PAGE_BYTES, Sums};
 use super::error::StateFile;
@@ -28,6 +29,7 @@ use crate::env::File;
 use crate::planted::{self, Bug};
 use crate::scrub::Scrubbed;
 
+mod kept;
 mod pages;
 mod sums;
 
@@ -45,6 +47,7 @@ pub(super) struct Backend {
     file: Arc<dyn File>,
     name: StateFile,
     retired: AtomicBool,
+    given_up: AtomicBool,
     gathered: Mutex<Gathered>,
     /// Held by who brings pages to the file, so that those that came first leave first, and by who cuts it.
     turn: Mutex<()>,
@@ -61,6 +64,8 @@ struct Gathered {
     /// others follow.
     leaving: Arc<Pages>,
     failed: bool,
+    /// All of that, and what came since, once the file was found to be replaced.
+    kept: Option<Kept>,
 }
 
 impl Gathered {
@@ -85,6 +90,7 @@ impl Backend {
             file,
             name,
             retired: AtomicBool::new(false),
+            given_up: AtomicBool::new(false),
             gathered: Mutex::default(),
             turn: Mutex::default(),
             sums: Sums::default(),
@@ -97,19 +103,30 @@ impl Backend {
         &self.name
     }
 
-    /// Ends all writing to a file that another has replaced, so that its closing, which the last reader brings
-    /// about on a thread of its own, does no I/O.
+    /// Ends all writing to a file that another has replaced. What redb still writes is kept in memory: a write that failed
+    /// would end the reads of whoever pinned the old state.
     pub(super) fn retire(&self) {
         // Nothing else is published by the flag, and a late write to a replaced file harms nobody.
         self.retired.store(true, Ordering::Relaxed);
     }
 
+    /// Ends all writing to a file that nobody reads any more, so that its closing does no I/O and writes nothing to memory
+    /// either: redb's writes fail.
+    pub(super) fn give_up(&self) {
+        self.retire();
+        self.given_up.store(true, Ordering::Relaxed);
+    }
+
     fn in_use(&self) -> io::Result<()> {
-        if self.retired.load(Ordering::Relaxed) {
-            Err(io::Error::other("the file was replaced by a snapshot"))
-        } else {
-            Ok(())
+        match self.given_up.load(Ordering::Relaxed) {
+            true => Err(io::Error::other("the file was given up")),
+            false => Ok(()),
         }
+    }
+
+    /// Whether the file was replaced: nothing that is written is of use any more.
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
     }
 
     fn gathered(&self) -> MutexGuard<'_, Gathered> {
@@ -122,12 +139,16 @@ impl Backend {
     }
 
     /// Brings all that waits to the file. Readers find it meanwhile where it is.
-    fn write_out(&self) -> io::Result<()> {
+    fn write_out(&self) -> io::Result<Left> {
         let _turn = self.turn();
         let pages = {
             let mut gathered = self.gathered();
             if gathered.failed {
                 return Err(io::Error::other("an earlier write to this file has failed"));
+            }
+            if self.is_retired() {
+                drop(gathered);
+                return self.keep();
             }
             gathered.leaving = Arc::new(std::mem::take(&mut gathered.waiting));
             // A panic on the way leaves it so: what redb writes while it is dropped would follow pages that are missing.
@@ -136,18 +157,28 @@ impl Backend {
         };
         let written = self.write_sorted(&pages);
         let mut gathered = self.gathered();
-        if written.is_ok() {
-            // Their memory goes with `pages`, after the lock that readers take.
-            gathered.leaving = Arc::default();
-            gathered.failed = false;
+        match written {
+            Ok(Left::ForTheFile) => {
+                // Their memory goes with `pages`, after the lock that readers take.
+                gathered.leaving = Arc::default();
+                gathered.failed = false;
+            }
+            Ok(Left::Nowhere) => {
+                gathered.failed = false;
+                drop(gathered);
+                return self.keep();
+            }
+            Err(_) => {}
         }
         written
     }
 
-    fn write_sorted(&self, pages: &Pages) -> io::Result<()> {
+    fn write_sorted(&self, pages: &Pages) -> io::Result<Left> {
         let mut unsynced = 0;
         for run in pages.runs(WRITE_BYTES_MAX) {
-            self.in_use()?;
+            if self.is_retired() {
+                return Ok(Left::Nowhere);
+            }
             if unsynced >= UNSYNCED_BYTES_MAX {
                 unsynced = 0;
                 self.sync()?;
@@ -159,6 +190,42 @@ impl Backend {
             }
             self.file.write_all_vectored_at(&run.pages, run.offset)?;
             unsynced += run.bytes;
+        }
+        Ok(Left::ForTheFile)
+    }
+
+    /// Keeps what has not left, as the file was replaced. For who has the turn.
+    fn keep(&self) -> io::Result<Left> {
+        let file_len = self.file.len()?;
+        let mut gathered = self.gathered();
+        if gathered.kept.is_none() {
+            let mut kept = Kept::beside(file_len);
+            let waiting = std::mem::take(&mut gathered.waiting);
+            for pages in [&*std::mem::take(&mut gathered.leaving), &waiting] {
+                for run in pages.runs(1) {
+                    kept.put(run.offset, &run.pages.concat());
+                }
+            }
+            gathered.kept = Some(kept);
+        }
+        Ok(Left::Nowhere)
+    }
+
+    /// Reads what a file seems to hold that was replaced, and of which all is kept.
+    fn read_kept(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let of_file = {
+            let gathered = self.gathered();
+            let kept = gathered.kept.as_ref();
+            kept.and_then(|kept| kept.of_file(offset, out.len()))
+        };
+        let of_file = of_file.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let (told, beyond) = out.split_at_mut(of_file);
+        beyond.fill(0);
+        if !told.is_empty() {
+            self.read_file(offset, told)?;
+        }
+        if let Some(kept) = &self.gathered().kept {
+            kept.lay_over(offset, out);
         }
         Ok(())
     }
@@ -194,7 +261,7 @@ impl Backend {
     /// `buf.len()` bytes from `offset` on, and compares it with what was written. `None` for a file that was replaced, or that
     /// could not be written to, which others tell.
     pub(super) fn scrub(&self, offset: u64, buf: &mut [u8]) -> io::Result<Option<Scrubbed>> {
-        if self.in_use().is_err() {
+        if self.is_retired() {
             return Ok(None);
         }
         let scrubbed = self.within(offset, buf.len())?;
@@ -206,7 +273,7 @@ impl Backend {
         }
         // It may have been written to, or cut, meanwhile: not so with our turn.
         let _turn = self.turn();
-        if self.gathered().failed || self.in_use().is_err() {
+        if self.gathered().failed || self.is_retired() {
             return Ok(None);
         }
         let scrubbed = self.within(offset, buf.len())?;
@@ -232,6 +299,14 @@ impl Backend {
         }
         Ok(())
     }
+}
+
+/// Where what waited has gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    ForTheFile,
+    /// The file was replaced: it stays in memory.
+    Nowhere,
 }
 
 /// What redb owns of it.
@@ -266,13 +341,23 @@ impl StorageBackend for Opened {
 
 impl StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
-        let end = self.gathered().end();
+        let end = {
+            let gathered = self.gathered();
+            if let Some(kept) = &gathered.kept {
+                return Ok(kept.len());
+            }
+            gathered.end()
+        };
         Ok(self.file.len()?.max(end))
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let in_part = {
             let gathered = self.gathered();
+            if gathered.kept.is_some() {
+                drop(gathered);
+                return self.read_kept(offset, out);
+            }
             match gathered.find(offset, out.len()) {
                 Held::Whole(bytes) => {
                     out.copy_from_slice(bytes);
@@ -288,8 +373,10 @@ impl StorageBackend for Backend {
                 read => return read,
             }
         }
-        self.write_out()?;
-        self.read_file(offset, out)
+        match self.write_out()? {
+            Left::ForTheFile => self.read_file(offset, out),
+            Left::Nowhere => self.read_kept(offset, out),
+        }
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
@@ -298,19 +385,37 @@ impl StorageBackend for Backend {
             self.write_out()?;
         }
         let _turn = self.turn();
+        if self.is_retired() {
+            self.keep()?;
+            if let Some(kept) = &mut self.gathered().kept {
+                kept.set_len(len);
+            }
+            return Ok(());
+        }
         self.sums.truncate(len);
         self.file.set_len(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
         self.in_use()?;
-        self.write_out()?;
-        self.sync()
+        match self.write_out()? {
+            Left::ForTheFile => self.sync(),
+            Left::Nowhere => Ok(()),
+        }
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.in_use()?;
-        while !self.gathered().waiting.put(offset, data) {
+        loop {
+            let mut gathered = self.gathered();
+            if let Some(kept) = &mut gathered.kept {
+                kept.put(offset, data);
+                return Ok(());
+            }
+            if gathered.waiting.put(offset, data) {
+                break;
+            }
+            drop(gathered);
             // It covers a part of another: that one first.
             self.write_out()?;
         }
@@ -322,7 +427,7 @@ impl StorageBackend for Backend {
 
     fn close(&self) -> io::Result<()> {
         match self.in_use() {
-            Ok(()) => self.write_out(),
+            Ok(()) => self.write_out().map(drop),
             Err(_) => Ok(()),
         }
     }
@@ -367,6 +472,8 @@ mod tests {
         Sync,
         /// Power is lost, and what the file had not been synced with goes.
         Crash,
+        /// The file is replaced: nothing is written to it any more, and nobody who reads it knows.
+        Retire,
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -375,6 +482,7 @@ mod tests {
             1 => (0u64..16).prop_map(Step::Length),
             1 => Just(Step::Sync),
             1 => Just(Step::Crash),
+            1 => Just(Step::Retire),
         ]
     }
 
@@ -383,9 +491,11 @@ mod tests {
         fn what_is_read_is_what_was_written_and_what_was_synced_outlives_a_crash(
             steps in proptest::collection::vec(step(), 0..60),
         ) {
-            let (disk, opened) = file();
-            let mut backend = on(opened);
+            let (disk, mut opened) = file();
+            let mut backend = on(Arc::clone(&opened));
             let (mut now, mut durable) = (Vec::new(), Vec::new());
+            // What the file had when it was replaced.
+            let mut replaced: Option<Vec<u8>> = None;
             for step in steps {
                 match step {
                     Step::Write(at, units, byte) => {
@@ -400,16 +510,26 @@ mod tests {
                     }
                     Step::Sync => {
                         backend.sync_data().unwrap();
-                        durable = now.clone();
+                        if replaced.is_none() {
+                            durable = now.clone();
+                        }
                     }
                     Step::Crash => {
                         disk.lose_power(|| false);
-                        let file = disk.open(Path::new("/pages"), false).unwrap();
+                        opened = disk.open(Path::new("/pages"), false).unwrap();
                         // Pages that overlapped, or reached beyond a new end, left before a sync; that took them nowhere.
-                        prop_assert_eq!(&content(&*file), &durable);
-                        backend = on(file);
+                        prop_assert_eq!(&content(&*opened), &durable);
+                        backend = on(Arc::clone(&opened));
                         now = durable.clone();
+                        replaced = None;
                     }
+                    Step::Retire => {
+                        backend.retire();
+                        replaced.get_or_insert(content(&*opened));
+                    }
+                }
+                if let Some(replaced) = &replaced {
+                    prop_assert_eq!(&content(&*opened), replaced);
                 }
                 prop_assert_eq!(backend.len().unwrap(), now.len() as u64);
                 for start in (0..now.len()).step_by(UNIT as usize) {
@@ -422,6 +542,55 @@ mod tests {
             }
             prop_assert!(backend.read(now.len() as u64, &mut [0]).is_err());
         }
+    }
+
+    /// A file that is replaced while its first pages are on their way.
+    #[derive(Debug)]
+    struct ReplacedMeanwhile {
+        file: Arc<dyn File>,
+        backend: std::sync::OnceLock<std::sync::Weak<Backend>>,
+    }
+
+    impl File for ReplacedMeanwhile {
+        fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+            self.file.read_exact_at(buf, offset)
+        }
+        fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+            if let Some(backend) = self.backend.get().and_then(std::sync::Weak::upgrade) {
+                backend.retire();
+            }
+            self.file.write_all_at(buf, offset)
+        }
+        fn len(&self) -> io::Result<u64> {
+            self.file.len()
+        }
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.file.set_len(len)
+        }
+        fn sync_data(&self) -> io::Result<()> {
+            panic!("nothing is of use any more");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_while_pages_leave_for_it_is_read_as_if_it_had_them_all() {
+        let file = Arc::new(ReplacedMeanwhile {
+            file: file().1,
+            backend: std::sync::OnceLock::new(),
+        });
+        let backend = Arc::new(on(file.clone()));
+        file.backend.set(Arc::downgrade(&backend)).unwrap();
+        // Not neighbours, so that they leave one by one.
+        for offset in [16, 32, 48] {
+            backend.write(offset, b"page").unwrap();
+        }
+        backend.sync_data().unwrap();
+        assert_eq!(content(&*file).len(), 20, "one had left");
+        backend.write(32, b"PA").unwrap();
+        let mut read = [0; 36];
+        backend.read(16, &mut read).unwrap();
+        let gap = [0; 12];
+        assert_eq!(read[..], [b"page", &gap[..], b"PAge", &gap, b"page"].concat());
     }
 
     /// A file that takes so many more writes, and counts how often the system was to forget it.
@@ -552,7 +721,19 @@ mod tests {
         let backend = on(Arc::clone(&file));
         backend.write(0, b"late").unwrap();
         backend.retire();
-        assert!(backend.write(8, b"later").is_err());
+        backend.write(8, b"later").unwrap();
+        backend.set_len(32).unwrap();
+        backend.sync_data().unwrap();
+        backend.close().unwrap();
+        assert_eq!(content(&*file), b"");
+        // And redb sees what it wrote: an error would end the reads of all that pinned the old state.
+        assert_eq!(backend.len().unwrap(), 32);
+        let mut read = [1; 15];
+        backend.read(0, &mut read).unwrap();
+        assert_eq!(&read, b"late\0\0\0\0later\0\0");
+
+        backend.give_up();
+        assert!(backend.write(8, b"never").is_err());
         assert!(backend.sync_data().is_err());
         backend.close().unwrap();
         assert_eq!(content(&*file), b"");

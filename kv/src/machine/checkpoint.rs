@@ -63,7 +63,16 @@ impl Checkpoint {
         let passed = |point| {
             env::crash_point(point).map_err(|e| Fault::disk("writing a checkpoint to", file.name(), e))
         };
+        // What is written to a file that was replaced stays in memory, so it ends soon.
+        let in_use = || match self.state.backend.is_retired() {
+            true => Err(Fault::State {
+                doing: "writing a checkpoint",
+                detail: format!("{}: a snapshot has replaced the file", file.name()),
+            }),
+            false => Ok(()),
+        };
         passed("state.checkpoint_begins")?;
+        in_use()?;
         let txn = self.state.begin_write(Durability::Immediate)?;
         let order = self.layer.order();
         for table in Table::ALL {
@@ -76,6 +85,7 @@ impl Checkpoint {
                     .upper_bound_mut(Bound::<&[u8]>::Unbounded)
                     .map_err(storage(file))?;
                 self.layer.visit_rows(table, &order, |key, row| {
+                    in_use()?;
                     row.map_or(Ok(()), |row| end.insert_before(key, row))
                         .map_err(storage(file))
                 })?;
@@ -83,6 +93,7 @@ impl Checkpoint {
                 continue;
             }
             self.layer.visit_rows(table, &order, |key, row| {
+                in_use()?;
                 match row {
                     Some(row) => rows.insert(key, row).map(drop),
                     None => rows.remove(key).map(drop),

@@ -35,11 +35,49 @@ pub(super) const RECEIVING_CACHE_BYTES: usize = 32 * 1024 * 1024;
 /// An open state file.
 #[derive(Debug)]
 pub(super) struct OpenState {
-    pub(super) database: Database,
+    database: Held,
     pub(super) file: StateFile,
     pub(super) backend: Arc<Backend>,
     pub(super) read_bytes_max: u64,
     pub(super) tuning: Tuning,
+}
+
+/// The database, which its last holder closes: often a reader, on a thread of the program that embeds the node. So closing
+/// one whose file was replaced does no I/O; and after a panic inside of the database another, while it is closed, stays here.
+#[derive(Debug)]
+struct Held {
+    /// There until it is closed.
+    database: Option<Database>,
+    backend: Arc<Backend>,
+}
+
+impl Held {
+    fn open(&self) -> Result<&Database, Fault> {
+        self.database.as_ref().ok_or_else(|| {
+            Fault::invariant(
+                "a database is open while someone holds it",
+                self.backend.name().name(),
+            )
+        })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let Some(database) = self.database.take() else {
+            return;
+        };
+        if self.backend.is_retired() {
+            self.backend.give_up();
+        }
+        if let Err(panicked) = std::panic::catch_unwind(AssertUnwindSafe(|| drop(database))) {
+            tracing::error!(
+                file = self.backend.name().name(),
+                panic = env::panic_message(panicked.as_ref()),
+                "closing the state's database panicked"
+            );
+        }
+    }
 }
 
 /// What readers pin: the state at one moment.
@@ -76,9 +114,32 @@ impl Shared {
 }
 
 impl OpenState {
+    pub(super) fn new(database: Database, backend: Arc<Backend>, settings: &MachineSettings) -> Self {
+        let file = backend.name().clone();
+        Self {
+            database: Held {
+                database: Some(database),
+                backend: Arc::clone(&backend),
+            },
+            file,
+            backend,
+            read_bytes_max: settings.read_bytes_max,
+            tuning: settings.tuning,
+        }
+    }
+
+    /// Closes the database. What it wrote is durable already.
+    fn close(mut self) -> Result<(), Fault> {
+        match self.database.database.take() {
+            Some(database) => database.close().map_err(step(&self.file, "closing")),
+            None => Ok(()),
+        }
+    }
+
     pub(super) fn begin_write(&self, durability: Durability) -> Result<WriteTransaction, Fault> {
         let mut txn = self
             .database
+            .open()?
             .begin_write()
             .map_err(step(&self.file, "beginning a transaction on"))?;
         txn.set_durability(durability)
@@ -97,6 +158,7 @@ impl OpenState {
 
     pub(super) fn begin_read(&self) -> Result<redb::ReadTransaction, Fault> {
         self.database
+            .open()?
             .begin_read()
             .map_err(step(&self.file, "beginning a read of"))
     }
@@ -209,18 +271,12 @@ pub(super) fn create_empty(
 ) -> Result<(), MachineOpenError> {
     let path = dir.join(format!("{UNFINISHED_PREFIX}new"));
     let (database, backend) = open_database(&**disk, &path, RECEIVING_CACHE_BYTES, false, true)?;
-    let state = OpenState {
-        database,
-        file: backend.name().clone(),
-        backend,
-        read_bytes_max: settings.read_bytes_max,
-        tuning: settings.tuning,
-    };
+    let state = OpenState::new(database, backend, settings);
     let txn = state.begin_write(Durability::Immediate)?;
     write_frame(&state.file, &txn)?;
     write_system(&state.file, &txn, &System::empty())?;
     state.commit(txn)?;
-    state.database.close().map_err(step(&state.file, "closing"))?;
+    state.close()?;
     let failed = |doing: &'static str| {
         let path = path.clone();
         move |error: io::Error| MachineOpenError::Disk { doing, path, error }
@@ -267,13 +323,7 @@ pub(super) fn load(
         settings.verify_on_open,
         false,
     )?;
-    let state = OpenState {
-        database,
-        file: backend.name().clone(),
-        backend,
-        read_bytes_max: settings.read_bytes_max,
-        tuning: settings.tuning,
-    };
+    let state = OpenState::new(database, backend, settings);
     let file = &state.file;
     let txn = state.begin_read()?;
     let table = match txn.open_table(SYSTEM) {

@@ -580,7 +580,7 @@ impl Machine {
                 format!("{:?} and {:?}", self.applied, meta),
             ));
         }
-        // A checkpoint of the old file that is under way fails from here on, which does not matter.
+        // A checkpoint of the old file that is under way comes to nothing from here on, and its end is thrown away.
         self.state.base.state.backend.retire();
         self.state = Layered::of(Arc::new(base));
         self.entries_since_checkpoint = 0;
@@ -601,7 +601,7 @@ fn are_of_one_history(one: LogPosition, other: LogPosition) -> bool {
 
 impl Drop for Machine {
     /// As a crash would: nothing more is written, also not by the closing of the database, which the last view
-    /// brings about when another machine may have opened the file. What was not made durable is replayed from
+    /// brings about when another machine may have opened the file. Views that were pinned before keep the state. What was not made durable is replayed from
     /// the log.
     fn drop(&mut self) {
         self.state.base.state.backend.retire();

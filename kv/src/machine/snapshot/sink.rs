@@ -144,7 +144,7 @@ impl Unfinished {
 impl Drop for Unfinished {
     fn drop(&mut self) {
         if !self.keep {
-            self.backend.retire();
+            self.backend.give_up();
             // Where this fails, opening the machine removes the file.
             let _ = self.disk.remove_file(&self.path);
         }

@@ -28,6 +28,17 @@ struct Content {
     pending: Vec<Change>,
     /// Handles of before the loss of power are dead: what still holds them changes nothing.
     life: u64,
+    /// Runs before the next write.
+    meanwhile: Meanwhile,
+}
+
+#[derive(Default)]
+struct Meanwhile(Option<Box<dyn FnOnce() + Send>>);
+
+impl std::fmt::Debug for Meanwhile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Meanwhile").finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -73,6 +84,12 @@ impl MemoryDisk {
             content.now = bytes;
             content.life += 1;
         }
+    }
+
+    /// Does something when the file is written to next, before that.
+    pub(in crate::machine) fn meanwhile(&self, path: &Path, act: impl FnOnce() + Send + 'static) {
+        let names = self.0.lock().unwrap();
+        names.now[path].0.lock().unwrap().meanwhile = Meanwhile(Some(Box::new(act)));
     }
 
     /// Changes bytes of a file behind everyone's back.
@@ -172,6 +189,10 @@ impl File for Handle {
     }
 
     fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        let meanwhile = self.content(|content| Ok(content.meanwhile.0.take()))?;
+        if let Some(act) = meanwhile {
+            act();
+        }
         self.change(Change::Write(usize::try_from(offset).unwrap(), buf.to_vec()))
     }
 

@@ -273,3 +273,25 @@ fn the_membership_is_kept_with_its_place_in_the_log() {
         "neither is part of the replicated tables"
     );
 }
+
+/// The last view of a state closes its database, on a thread of the program that embeds the node.
+#[test]
+fn a_panic_while_a_database_is_closed_reaches_none_of_its_readers() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let memory = MemoryDisk::default();
+    let mut store = Store::on(Arc::new(memory.clone()));
+    store.txn(Txn::new([Op::put(key("k"), value("v"))])).unwrap();
+    store.machine.make_durable().unwrap();
+    drop(store);
+    let disk: Arc<dyn Disk> = Arc::new(memory.clone());
+    let loaded = database::load(&disk, dir(), &settings()).unwrap();
+    let met = Arc::new(AtomicBool::new(false));
+    let meeting = Arc::clone(&met);
+    memory.meanwhile(Path::new(STATE), move || {
+        meeting.store(true, Ordering::SeqCst);
+        panic!("a lock of the database is poisoned");
+    });
+    drop(loaded);
+    assert!(met.load(Ordering::SeqCst), "closing it writes");
+    reopen(&disk).0.verify_hash().unwrap();
+}

@@ -346,3 +346,76 @@ fn a_snapshot_of_another_history_is_told_by_its_place() {
         assert_eq!(crate::machine::are_of_one_history(other, one), expected, "{case}");
     }
 }
+
+/// The write of the checkpoint failed, since its file had been replaced; redb answered nobody any more; and a read of a view
+/// that was pinned before ended the node's part.
+#[test]
+fn a_view_stays_readable_though_a_snapshot_replaces_its_state_while_a_checkpoint_is_written() {
+    use std::sync::Mutex;
+    let source = filled();
+    // More than the cache holds, so that the view's reads go to the file.
+    let disk = MemoryDisk::default();
+    let mut target = Store::on(Arc::new(disk.clone()));
+    let content = |i: usize| vec![i as u8; 1_500_000];
+    for i in 0..6 {
+        let put = Op::put(key(&format!("k{i}")), content(i));
+        target.txn(Txn::new([put])).unwrap();
+    }
+    target.machine.make_durable().unwrap();
+    for i in 0..6 {
+        let put = Op::put(key(&format!("k{i}")), content(i + 10));
+        target.txn(Txn::new([put])).unwrap();
+    }
+    let mut sink = begin(&target);
+    for chunk in chunks(&source.reader) {
+        sink.write(&chunk).unwrap();
+    }
+    let received = sink.finish().unwrap();
+    let pinned = target.reader.view().unwrap();
+    let whole = pinned.applied().revision;
+    let checkpoint = target.machine.begin_checkpoint().unwrap();
+
+    let Store {
+        mut index,
+        machine,
+        reader,
+        ..
+    } = target;
+    let machine = Arc::new(Mutex::new(machine));
+    let installing = Arc::clone(&machine);
+    disk.meanwhile(&dir().join("state.redb"), move || {
+        installing.lock().unwrap().install(received).unwrap();
+    });
+    let end = checkpoint.write();
+    let mut machine = Arc::into_inner(machine)
+        .expect("it was installed")
+        .into_inner()
+        .unwrap();
+    assert_eq!(machine.applied(), source.machine.applied());
+    machine.end_checkpoint(end).unwrap();
+
+    // The state of before the checkpoint, and that of the revisions before.
+    for (older, at) in [(10, None), (10, Some(whole)), (0, Some(Revision::new(7)))] {
+        for i in 0..6 {
+            let get = ReadOp::Get(key(&format!("k{i}")));
+            let read = pinned.read(&[get], at).unwrap().unwrap();
+            let [crate::model::ReadResult::Get(Some(record))] = &read[..] else {
+                panic!("k{i} at {at:?}: {read:?}");
+            };
+            assert!(record.value == content(i + older), "k{i} at {at:?}");
+        }
+    }
+    pinned.verify_hash().unwrap();
+    drop(pinned);
+
+    // And the new state goes on.
+    assert_eq!(machine.durable(), source.machine.applied().position);
+    index = index.max(source.index) + 1;
+    let txn = Txn::new([Op::put(key("new"), value("1"))]);
+    let entry = proposal(index, 0, vec![Command::Txn { session: None, txn }]);
+    machine.apply(vec![entry]).unwrap();
+    machine.make_durable().unwrap();
+    machine.verify_hash().unwrap();
+    let read = reader.view().unwrap().read(&[ReadOp::Get(key("new"))], None);
+    assert!(read.unwrap().is_ok());
+}
