@@ -239,8 +239,8 @@ fn check_range(
     let found = match test {
         RangeTest::Any(test) => {
             let mut any = false;
-            batch.scan(range, Order::Ascending, values, |_, record| {
-                visits.pay(record)?;
+            batch.scan(range, Order::Ascending, values, |key, record| {
+                visits.pay(key, record)?;
                 any = passes(Some(record), test);
                 stop_if(any)
             })?;
@@ -249,7 +249,7 @@ fn check_range(
         RangeTest::All(test) => {
             let mut spoiler = None;
             batch.scan(range, Order::Ascending, values, |key, record| {
-                visits.pay(record)?;
+                visits.pay(key, record)?;
                 if !passes(Some(record), test) {
                     spoiler = Some(key.to_vec());
                 }
@@ -265,8 +265,8 @@ fn check_range(
             // One more than the operand decides each comparison.
             let enough = operand.saturating_add(1);
             let mut count = 0u64;
-            batch.scan(range, Order::Ascending, values, |_, record| {
-                visits.pay(record)?;
+            batch.scan(range, Order::Ascending, values, |key, record| {
+                visits.pay(key, record)?;
                 count += 1;
                 stop_if(count >= enough)
             })?;
@@ -315,12 +315,12 @@ impl<'m, 'e> Visits<'m, 'e> {
     }
 
     /// Breaks where the budget does not reach: `end` says so.
-    fn pay(&mut self, record: RecordRef<'_>) -> ControlFlow<()> {
+    fn pay(&mut self, key: &[u8], record: RecordRef<'_>) -> ControlFlow<()> {
         if planted::is(Bug::GuardsCostNothing) && matches!(self.place, Place::Condition(_)) {
             return ControlFlow::Continue(());
         }
         let value = (self.values == Values::Read).then_some(record.value.len());
-        match self.meter.visit(self.place, value) {
+        match self.meter.visit(self.place, key.len(), value) {
             Ok(()) => ControlFlow::Continue(()),
             Err(refused) => {
                 self.refused = Some(refused);
@@ -503,7 +503,7 @@ impl Run<'_, '_, '_, '_> {
         let values = Gathered::values(read);
         let mut visits = Visits::begin(self.meter, at.place, values)?;
         self.batch.scan(&read.range, read.order, values, |key, record| {
-            visits.pay(record)?;
+            visits.pay(key, record)?;
             gathered.visit(key, record)?;
             stop_if(gathered.bytes > bytes_left)
         })?;
@@ -528,7 +528,7 @@ impl Run<'_, '_, '_, '_> {
         let mut visits = Visits::begin(self.meter, at.place, Values::Skip)?;
         self.batch
             .scan(range, Order::Ascending, Values::Skip, |key, record| {
-                visits.pay(record)?;
+                visits.pay(key, record)?;
                 more = keys.len() as u64 >= u64::from(limit);
                 if !more {
                     keys.push(key.to_vec());

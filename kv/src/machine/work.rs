@@ -86,9 +86,11 @@ impl<'e> Meter<'e> {
         self.look(place, keys, keys)
     }
 
-    /// A key of a range is visited, and its value of so many bytes looked at where there is one.
-    pub(super) fn visit(&mut self, place: Place, value: Option<usize>) -> Result<(), TxnRefused> {
-        let keys = 1 + value.map_or(0, |bytes| ReplicatedLimits::VALUE_KEYS + whole_kib(bytes));
+    /// A key of a range is visited that has so many bytes, and its value looked at where there is one. A key that is named
+    /// is in the entry; this one may be gathered in memory, as a range delete's are.
+    pub(super) fn visit(&mut self, place: Place, key: usize, value: Option<usize>) -> Result<(), TxnRefused> {
+        let value = value.map_or(0, |bytes| ReplicatedLimits::VALUE_KEYS + whole_kib(bytes));
+        let keys = 1 + whole_kib(key) + value;
         self.look(place, keys, keys)
     }
 
@@ -153,7 +155,7 @@ impl<'e> Meter<'e> {
 }
 
 fn whole_kib(bytes: usize) -> u64 {
-    bytes as u64 / ReplicatedLimits::VALUE_BYTES_PER_KEY
+    bytes as u64 / ReplicatedLimits::BYTES_PER_KEY
 }
 
 fn within(used: u64, limit: u64, place: Place, what: Work) -> Result<(), TxnRefused> {

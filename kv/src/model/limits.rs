@@ -11,10 +11,11 @@ use serde::{Deserialize, Serialize};
 ///
 /// **What a transaction costs.** It is counted in keys, over the logical state, so that every node counts the same. A
 /// condition or an operation on one key looks at one key. A condition or an operation on a range looks at
-/// [`RANGE_KEYS`](Self::RANGE_KEYS) keys, and at each key that it visits: a count up to the operand and one more, "any"
-/// up to the first key that passes, "all" up to the first that does not, a range read up to its limit and one more, a range
-/// delete the same. Where a value is looked at, that counts as [`VALUE_KEYS`](Self::VALUE_KEYS) keys more, and another for
-/// each whole KiB. A transaction changes each key that it writes or deletes once.
+/// [`RANGE_KEYS`](Self::RANGE_KEYS) keys, and at each key that it visits, which counts once more for each whole KiB that it
+/// has: a count up to the operand and one more, "any" up to the first key that passes, "all" up to the first that does not, a
+/// range read up to its limit and one more, a range delete the same. Where a value is looked at, that counts as
+/// [`VALUE_KEYS`](Self::VALUE_KEYS) keys more, and another for each whole KiB. A transaction changes each key that it writes or
+/// deletes once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -85,8 +86,8 @@ impl ReplicatedLimits {
     pub const RANGE_KEYS: u64 = 8;
     /// What it costs to look at a value, or for one, in keys looked at.
     pub const VALUE_KEYS: u64 = 4;
-    /// A value costs one key more for each so many whole bytes.
-    pub const VALUE_BYTES_PER_KEY: u64 = 1024;
+    /// A value, and a key that a range visits, cost one key more for each so many whole bytes.
+    pub const BYTES_PER_KEY: u64 = 1024;
 
     /// Checks that a store works with these limits.
     pub fn check(&self) -> Result<(), InvalidLimit> {

@@ -545,6 +545,72 @@ fn what_is_written_between_deleted_keys_leaves_no_more_gaps_than_they_are_worth(
     store.verify();
 }
 
+/// A range delete holds the keys that it found: 131,072 of 4 KiB were half a GiB, and cost as little as short ones.
+#[test]
+fn a_key_that_a_range_visits_costs_one_more_for_each_whole_kib_of_it() {
+    let long = |i: usize, bytes: usize| format!("{i}{}", "k".repeat(bytes - 1));
+    let filled = || {
+        let mut store = Store::new();
+        store
+            .txn(Txn::new([
+                put(&long(1, 1_023), "1"),
+                put(&long(2, 1_024), "1"),
+                put(&long(3, 4_000), "1"),
+            ]))
+            .unwrap();
+        store
+    };
+    let (range, value) = (ReplicatedLimits::RANGE_KEYS, ReplicatedLimits::VALUE_KEYS);
+    let all = || RangeRead::new(KeyRange::all());
+    let keys = (1, 1 + 1, 1 + 3);
+    let visited = range + keys.0 + keys.1 + keys.2;
+    let count_only = RangeRead {
+        count_only: true,
+        ..all()
+    };
+    let exists = test_all(KeyTest::Exists(true));
+    let (then, condition) = (Place::Then(0), Place::Condition(0));
+    let cases = [
+        (
+            "a range delete",
+            visited,
+            then,
+            Txn::new([Op::delete_range(KeyRange::all(), 3)]),
+        ),
+        (
+            "a part of a range",
+            visited,
+            then,
+            Txn::new([Op::delete_some_of(KeyRange::all(), 2)]),
+        ),
+        ("a count", visited, then, Txn::new([Op::Range(count_only)])),
+        ("records", visited + 3 * value, then, Txn::new([Op::Range(all())])),
+        ("a condition", visited, condition, Txn::new([]).when(exists)),
+        // Its bytes are the entry's.
+        (
+            "one that is named",
+            1,
+            then,
+            Txn::new([Op::delete(key(&long(3, 4_000)))]),
+        ),
+    ];
+    for (case, cost, place, txn) in cases {
+        for durable in [false, true] {
+            let mut store = filled();
+            if durable {
+                store.machine.make_durable().unwrap();
+            }
+            if cost > 1 {
+                store.limit(|limits| limits.keys_looked_at_max = cost - 1);
+                assert_eq!(store.txn(txn.clone()), Err(looked_at(place, cost - 1)), "{case}");
+            }
+            store.limit(|limits| limits.keys_looked_at_max = cost);
+            assert!(store.txn(txn.clone()).is_ok(), "{case}");
+            store.verify();
+        }
+    }
+}
+
 /// A reader of an old revision held the lock of a layer while it went through all keys that came since, and counted none.
 #[test]
 fn a_step_of_a_read_counts_the_keys_that_came_after_its_revision() {

@@ -78,15 +78,16 @@ impl Cost<'_> {
     fn range<'r>(
         &mut self,
         place: Place,
-        visited: impl IntoIterator<Item = &'r Record>,
+        visited: impl IntoIterator<Item = (&'r Key, &'r Record)>,
         with_values: bool,
     ) -> Paid {
         self.look(place, 8, 8)?;
-        for record in visited {
-            let keys = match with_values {
-                true => 5 + record.value.len() as u64 / 1024,
-                false => 1,
+        for (key, record) in visited {
+            let value = match with_values {
+                true => 4 + record.value.len() as u64 / 1024,
+                false => 0,
             };
+            let keys = 1 + key.len() as u64 / 1024 + value;
             self.look(place, keys, keys)?;
         }
         Ok(())
@@ -392,12 +393,11 @@ fn pay_for_condition(cost: &mut Cost<'_>, state: &State, place: Place, condition
             }
         }
         Condition::Range { range, test } => {
-            let records = || inside(state, range).map(|(_, record)| record);
             let up_to = |stop: &dyn Fn(&Record) -> bool| {
-                let all: Vec<&Record> = records().collect();
+                let all: Vec<_> = inside(state, range).collect();
                 let end = all
                     .iter()
-                    .position(|record| stop(record))
+                    .position(|(_, record)| stop(record))
                     .map_or(all.len(), |at| at + 1);
                 all[..end].to_vec()
             };
@@ -408,7 +408,7 @@ fn pay_for_condition(cost: &mut Cost<'_>, state: &State, place: Place, condition
             let visited = match test {
                 RangeTest::Any(test) => up_to(&|record| passes(Some(record), test)),
                 RangeTest::All(test) => up_to(&|record| !passes(Some(record), test)),
-                RangeTest::Count(_, operand) => records().take(*operand as usize + 1).collect(),
+                RangeTest::Count(_, operand) => inside(state, range).take(*operand as usize + 1).collect(),
             };
             cost.range(place, visited, with_values)
         }
@@ -487,8 +487,8 @@ impl Run<'_> {
             Op::DeleteRange { range, limit, excess } => {
                 let all: Vec<(&Key, &Record)> = inside(&self.now, range).collect();
                 let limit = *limit as usize;
-                let visited = all.iter().take(limit + 1).map(|(_, record)| *record);
-                self.cost.range(place, visited, false)?;
+                self.cost
+                    .range(place, all.iter().take(limit + 1).copied(), false)?;
                 let more = all.len() > limit;
                 if more && *excess == RangeExcess::Refuse {
                     let limit = limit as u32;
@@ -563,9 +563,7 @@ impl Run<'_> {
         }
         let with_values = !read.keys_only && !read.count_only;
         if read.count_only {
-            return self
-                .cost
-                .range(place, all.iter().map(|(_, record)| *record), false);
+            return self.cost.range(place, all, false);
         }
         let limits = self.cost.limits;
         let of_entry =
@@ -585,18 +583,15 @@ impl Run<'_> {
             bytes += size(key, &value);
             if bytes > left {
                 // What comes after is not looked at any more: it is refused.
-                let visits = all[..visited].iter().map(|(_, record)| *record);
-                self.cost.range(place, visits, with_values)?;
+                self.cost
+                    .range(place, all[..visited].iter().copied(), with_values)?;
                 return self
                     .cost
                     .answer(bytes, |limit| TxnRefused::ResponseTooLarge { op, limit });
             }
         }
-        self.cost.range(
-            place,
-            all[..visited].iter().map(|(_, record)| *record),
-            with_values,
-        )
+        self.cost
+            .range(place, all[..visited].iter().copied(), with_values)
     }
 }
 
