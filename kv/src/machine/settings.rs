@@ -39,6 +39,13 @@ pub struct Tuning {
     pub snapshot_chunk_bytes: usize,
 }
 
+impl MachineSettings {
+    /// The most bytes that key and value of one record may have together to be read at all.
+    pub fn record_bytes_max(&self) -> u64 {
+        self.read_bytes_max.saturating_sub(super::range::RECORD_BYTES)
+    }
+}
+
 impl Default for Tuning {
     fn default() -> Self {
         Self {

@@ -11,7 +11,8 @@ use super::{Condition, Key, KeyTest, LeaseChange, Op, RangeTest, ReadOp, Txn};
 pub struct Limits {
     /// The longest key in bytes: 1 to 32,768; 4,096 by default.
     pub key_bytes_max: usize,
-    /// The longest value in bytes; 1 MiB by default.
+    /// The longest value in bytes; 1 MiB by default. A node refuses one that together with a key is more than one batch of reads
+    /// returns, which is 16 MiB.
     pub value_bytes_max: usize,
     /// The largest transaction, encoded, in bytes; 16 MiB by default.
     pub txn_bytes_max: usize,

@@ -268,6 +268,14 @@ impl Settings {
             1..=self.limits.txn_bytes_max as u64,
             "at least 1 and at most limits.txn_bytes_max",
         );
+        // What can be written must be able to be read, alone in its batch.
+        let record_max = MachineSettings::default().record_bytes_max();
+        range(
+            "limits.value_bytes_max",
+            self.limits.value_bytes_max as u64,
+            0..=record_max.saturating_sub(self.limits.key_bytes_max as u64),
+            "at most the 16 MiB that one batch of reads returns, less limits.key_bytes_max and 64 bytes",
+        );
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
     }
 
@@ -310,4 +318,76 @@ pub(crate) struct RaftSettings {
     pub durability: DurabilityBounds,
     pub durable_interval: Duration,
     pub promote_lag_max: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use quorate_transport::memory::{MemoryNetwork, TokioClock};
+    use quorate_transport::{ClusterId, Identity};
+
+    use super::*;
+    use crate::Node;
+    use crate::model::{Key, KeyRange, Op, ReadResult, Txn};
+
+    fn with_values_of(bytes: usize) -> Settings {
+        let mut settings = Settings::default();
+        settings.limits.txn_bytes_max = 24 * MIB;
+        settings.limits.value_bytes_max = bytes;
+        settings
+    }
+
+    /// With the default keys: what a batch of reads returns, less a key and what a record counts for.
+    const LARGEST: usize = 16 * MIB - 4096 - 64;
+
+    /// Values of up to 24 MiB could be written, and never be read.
+    #[test]
+    fn values_that_could_be_written_and_not_read_are_refused_by_name() {
+        let refused = with_values_of(LARGEST + 1).check().unwrap_err();
+        assert_eq!(
+            refused.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            [format!(
+                "limits.value_bytes_max is {}; it must be at most the 16 MiB that one batch of reads returns, less \
+                 limits.key_bytes_max and 64 bytes",
+                LARGEST + 1
+            )]
+        );
+        with_values_of(LARGEST).check().unwrap();
+        let mut longer_keys = with_values_of(LARGEST);
+        longer_keys.limits.key_bytes_max += 1;
+        assert!(longer_keys.check().is_err());
+        longer_keys.limits.value_bytes_max -= 1;
+        longer_keys.check().unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_largest_value_under_the_longest_key_is_written_and_read() {
+        let network = MemoryNetwork::new(Arc::new(TokioClock::new(7)));
+        let cluster = ClusterId::new("test").unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let node = Node::builder()
+            .cluster("test")
+            .data_dir(dir.path())
+            .settings(with_values_of(LARGEST))
+            .transport(network.transport(Identity::node(cluster, 1), "node:1"))
+            .start()
+            .await
+            .unwrap();
+        let client = node.client().with_deadline(Duration::from_secs(60));
+        let key = Key::new(vec![b'k'; 4096]).unwrap();
+        let value = bytes::Bytes::from(vec![7; LARGEST]);
+        client
+            .txn(Txn::new([Op::put(key.clone(), value.clone())]))
+            .await
+            .unwrap();
+        let read = client.get(key).await.unwrap().expect("it was written");
+        assert!(read.value == value);
+        let range = client.range(KeyRange::all()).await.unwrap();
+        let ReadResult::Range { records, .. } = range else {
+            panic!("a range answers no range");
+        };
+        assert!(records.len() == 1 && records[0].record.value == value);
+        node.shutdown().await;
+    }
 }
