@@ -622,15 +622,15 @@ impl Model {
                 Ok(())
             }
             Condition::Range { range, test } => {
-                let inside = within(&self.now, range).map(|(_, record)| record);
+                let inside = within(&self.now, range);
                 match test {
                     RangeTest::Any(test) => {
-                        let passing = inside.clone().position(|record| passes(Some(record), test));
+                        let passing = inside.clone().position(|(_, record)| passes(Some(record), test));
                         let visited = passing.map_or(usize::MAX, |at| at + 1);
                         bill.range(place, inside.take(visited), is_of_value(test))
                     }
                     RangeTest::All(test) => {
-                        let spoiling = inside.clone().position(|record| !passes(Some(record), test));
+                        let spoiling = inside.clone().position(|(_, record)| !passes(Some(record), test));
                         let visited = spoiling.map_or(usize::MAX, |at| at + 1);
                         bill.range(place, inside.take(visited), is_of_value(test))
                     }
@@ -711,6 +711,14 @@ pub(super) fn within<'m, T>(
         None => Bound::Unbounded,
     };
     map.range::<[u8], _>((Bound::Included(range.start()), end))
+}
+
+fn owned((key, record): (&Bytes, &Record)) -> (Bytes, Record) {
+    (key.clone(), record.clone())
+}
+
+fn borrowed((key, record): &(Bytes, Record)) -> (&Bytes, &Record) {
+    (key, record)
 }
 
 fn pair(key: &Bytes, record: &Record) -> KeyValue {
@@ -961,12 +969,9 @@ impl Attempt<'_> {
                 let inside = self.range(range);
                 let more = inside.len() > at_most;
                 let found: Vec<Bytes> = inside.keys().take(at_most).map(|key| (*key).clone()).collect();
-                let visited: Vec<Record> = inside
-                    .into_values()
-                    .take(at_most.saturating_add(1))
-                    .cloned()
-                    .collect();
-                self.bill.range(place, visited.iter(), false)?;
+                let visited = inside.into_iter().take(at_most.saturating_add(1));
+                let visited: Vec<(Bytes, Record)> = visited.map(owned).collect();
+                self.bill.range(place, visited.iter().map(borrowed), false)?;
                 if more && *excess == RangeExcess::Refuse {
                     return Err(TxnRefused::RangeTooLarge { op: number, limit });
                 }
@@ -986,13 +991,12 @@ impl Attempt<'_> {
             }
             Op::Range(read) => {
                 let inside = self.range(&read.range);
-                let visited: Vec<Record> = visited(&inside, read, self.bill.answer_left())
-                    .into_iter()
-                    .cloned()
-                    .collect();
+                let visited = visited(&inside, read, self.bill.answer_left()).into_iter();
+                let visited: Vec<(Bytes, Record)> = visited.map(owned).collect();
                 let page = page(inside.into_iter(), read, u64::MAX);
                 let with_values = !read.keys_only && !read.count_only;
-                self.bill.range(place, visited.iter(), with_values)?;
+                self.bill
+                    .range(place, visited.iter().map(borrowed), with_values)?;
                 self.answer(number, page.bytes)?;
                 let (records, count, more) = (page.records, page.count, page.more);
                 Ok(OpResult::Range { records, count, more })

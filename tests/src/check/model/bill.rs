@@ -90,13 +90,13 @@ impl Bill {
     pub(super) fn range<'r>(
         &mut self,
         place: Place,
-        visited: impl Iterator<Item = &'r Record>,
+        visited: impl Iterator<Item = (&'r Bytes, &'r Record)>,
         with_values: bool,
     ) -> Result<(), TxnRefused> {
         self.keys(place, RANGE_KEYS)?;
-        for record in visited {
+        for (key, record) in visited {
             let value = if with_values { VALUE_KEYS + kib(record) } else { 0 };
-            self.keys(place, 1 + value)?;
+            self.keys(place, 1 + key.len() as u64 / 1024 + value)?;
         }
         Ok(())
     }
@@ -158,14 +158,14 @@ pub(super) fn visited<'r>(
     inside: &BTreeMap<&'r Bytes, &'r Record>,
     read: &RangeRead,
     bytes_max: u64,
-) -> Vec<&'r Record> {
+) -> Vec<(&'r Bytes, &'r Record)> {
     let mut all: Vec<(&Bytes, &Record)> = inside.iter().map(|(key, record)| (*key, *record)).collect();
     if read.order == Order::Descending {
         all.reverse();
     }
     let (mut visited, mut bytes) = (Vec::new(), 0);
     for (key, record) in all {
-        visited.push(record);
+        visited.push((key, record));
         if read.count_only {
             continue;
         }
