@@ -54,7 +54,7 @@ impl Logging {
         let quiet = ["error", "off"].contains(&filter);
         let quieter = match quiet || filter.contains("openraft") {
             true => filter.to_owned(),
-            false => format!("openraft=warn,quinn=warn,quinn_proto=warn,{filter}"),
+            false => format!("openraft=error,openraft::raft::api=off,quinn=warn,quinn_proto=warn,{filter}"),
         };
         let filter = EnvFilter::builder()
             .parse(quieter)

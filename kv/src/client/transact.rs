@@ -44,7 +44,7 @@ struct Recorded {
     keys: BTreeMap<Key, Option<Revision>>,
     ranges: Vec<(KeyRange, u64)>,
     ops: Vec<Op>,
-    /// A read that failed: what it would have told is no part of the guard.
+    /// A call that failed: what a read would have told is no part of the guard, and what was to be written is missing.
     failed: Option<Error>,
 }
 
@@ -55,7 +55,7 @@ pub enum TransactError<E> {
     /// The closure gave up.
     #[error("the transaction was given up: {0}")]
     Aborted(E),
-    /// The client's error: of the commit, or of a read that failed though the closure went on without it.
+    /// The client's error: of the commit, or of a read or a write that failed though the closure went on without it.
     #[error(transparent)]
     Client(#[from] Error),
 }
@@ -65,7 +65,7 @@ impl Client {
     ///
     /// Its reads become guards: a key by its revision, a range by its count and by the revisions of all its
     /// keys, so that no phantom slips in. They may be made one after the other or at once. Nothing is written before it
-    /// returns `Ok`, and nothing where one of its reads had failed. The deadline is for all attempts together, their
+    /// returns `Ok`, and nothing where one of its reads or writes had failed, whatever the closure made of that. The deadline is for all attempts together, their
     /// reads included.
     ///
     /// Cancel safety: a dropped call may still commit.
@@ -120,7 +120,7 @@ impl Transaction {
         K: TryInto<Key>,
         Error: From<K::Error>,
     {
-        let key = key.try_into()?;
+        let key = self.key(key)?;
         let record = match self.read(ReadOp::Get(key.clone())).await? {
             ReadResult::Get(record) => record,
             ReadResult::Range { .. } => return Err(self.fails(mixed_up("a get", "a range"))),
@@ -161,7 +161,7 @@ impl Transaction {
         K: TryInto<Key>,
         Error: From<K::Error>,
     {
-        self.op(Op::put(key.try_into()?, value))
+        self.op(Op::put(self.key(key)?, value))
     }
 
     /// Deletes a key when the transaction commits.
@@ -170,7 +170,15 @@ impl Transaction {
         K: TryInto<Key>,
         Error: From<K::Error>,
     {
-        self.op(Op::delete(key.try_into()?))
+        self.op(Op::delete(self.key(key)?))
+    }
+
+    fn key<K>(&self, key: K) -> Result<Key, Error>
+    where
+        K: TryInto<Key>,
+        Error: From<K::Error>,
+    {
+        key.try_into().map_err(|error| self.fails(error.into()))
     }
 
     /// Any operation, when the transaction commits.
@@ -214,13 +222,12 @@ impl Transaction {
         result.map_err(|error| self.fails(error))
     }
 
-    /// The attempt goes on without what a read would have told: it must not commit. What says nothing of the state,
-    /// since nothing was asked, may well be meant.
+    /// The attempt goes on without what a read would have told, or a write would have done: it must not commit.
     fn fails(&self, error: Error) -> Error {
-        if !matches!(error, Error::InvalidKey(_) | Error::InvalidRead(_)) {
-            // After its end it commits nothing anyway.
-            let _ended = self.record(|recorded| recorded.failed = Some(error.clone()));
-        }
+        // After its end it commits nothing anyway. The first one tells why.
+        let _ended = self.record(|recorded| {
+            recorded.failed.get_or_insert_with(|| error.clone());
+        });
         error
     }
 

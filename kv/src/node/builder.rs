@@ -424,6 +424,8 @@ impl Node {
                 .collect(),
             false => members.keys().copied().collect(),
         };
+        let chronicle = super::chronicle::run(self.inner.front.clone());
+        self.inner.tasks.spawn("chronicle", chronicle);
         if voters == [self.id()] && !join {
             if formed {
                 raft.elect().await;

@@ -4,6 +4,7 @@
 //! milliseconds and opens no port; the same builder with peers, a transport and an id joins a cluster.
 
 mod builder;
+mod chronicle;
 mod clients;
 mod cost;
 mod front;

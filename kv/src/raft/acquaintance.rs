@@ -17,7 +17,7 @@ use quorate_transport::{
     Class, MessageReceiver, MessageSender, Peer, RefusedBecause, Stream, Transport, TransportError,
 };
 
-use super::hello::{Hello, Known, Records, Stage, Verdict, Wrong, in_words, judge};
+use super::hello::{Hello, Known, Lacks, Records, Stage, Verdict, Wrong, in_words, judge};
 use super::types::{LogId, StoredMembership, TypeConfig};
 use crate::env::{self, Instant, watch};
 use crate::fault::{Fault, Faults};
@@ -59,6 +59,8 @@ struct State {
     /// Members that belong to another cluster.
     elsewhere: BTreeMap<u64, ClusterUuid>,
     told: BTreeMap<u64, (String, Instant)>,
+    /// The latest membership that knew this directory, as its peers said: its place in the log.
+    known_at: Option<u64>,
 }
 
 impl std::fmt::Debug for Acquaintance {
@@ -157,10 +159,12 @@ impl Acquaintance {
     }
 
     fn act_on(&self, mine: &Hello, theirs: &Hello) -> Result<(), String> {
+        let was_removed = self.was_removed(theirs);
         let verdict = match judge(mine, theirs) {
             Verdict::Refused(Wrong::Cluster) if self.is_in_the_wrong_cluster(theirs) => {
                 Verdict::Own(Wrong::Cluster)
             }
+            Verdict::NotYet(Lacks::Membership) if was_removed => Verdict::Own(Wrong::Removed),
             verdict => verdict,
         };
         let Some(words) = in_words(verdict, mine, theirs) else {
@@ -209,6 +213,27 @@ impl Acquaintance {
             .iter()
             .filter(|(node, cluster)| voters.contains(node) && Some(**cluster) == theirs.cluster);
         elsewhere.count() * 2 > voters.len()
+    }
+
+    /// Takes in what a peer's membership says of this directory: whether a committed one no longer has it, that an earlier one had. The own log tells that too, but
+    /// that of one who is removed while it catches up never comes so far.
+    fn was_removed(&self, theirs: &Hello) -> bool {
+        let Some(records) = theirs.records else {
+            return false;
+        };
+        let mut state = self.state();
+        match theirs.you {
+            Known::Unmet => state.known_at = state.known_at.max(Some(records.at)),
+            Known::Is(member) if member == self.0.own.member => {
+                state.known_at = state.known_at.max(Some(records.at));
+            }
+            Known::Is(_) => {}
+            Known::Stranger => {
+                let is_settled = records.settled && theirs.cluster.is_some();
+                return is_settled && state.known_at.is_some_and(|known_at| known_at < records.at);
+            }
+        }
+        false
     }
 
     fn is_news(&self, node: u64, words: &str) -> bool {
@@ -449,5 +474,63 @@ pub(super) mod testing {
         let acquaintance = Acquaintance::new(own, transport, Faults::default());
         acquaintance.runs(watch::channel(metrics).1);
         acquaintance
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_transport::memory::{MemoryNetwork, TokioClock};
+    use quorate_transport::{ClusterId, Identity};
+
+    use super::testing::{directory, of_two};
+    use super::*;
+
+    /// The story: a learner that was removed while it caught up ran on for ever: its own log never came to its removal, nor to
+    /// its addition.
+    #[tokio::test]
+    async fn who_was_known_and_is_a_stranger_to_a_later_membership_was_removed() {
+        let network = MemoryNetwork::new(Arc::new(TokioClock::new(1)));
+        let identity = Identity::node(ClusterId::new("one").expect("a name"), 2);
+        let who = of_two(2, network.transport(identity, "two:1"));
+        let cluster = ClusterUuid::new(uuid::Uuid::from_u128(7));
+        let records = |at| {
+            Some(Records {
+                cluster,
+                at,
+                settled: true,
+            })
+        };
+        // It has a part of the log, in which it is no member yet.
+        let mine = Hello {
+            node: 2,
+            member: directory(2),
+            process: 1,
+            cluster: Some(cluster),
+            records: records(1),
+            is_member: false,
+            you: Known::Unmet,
+            stage: Stage::Formed,
+        };
+        let says = |node, at, you| {
+            let theirs = Hello {
+                node,
+                member: directory(node),
+                is_member: true,
+                records: records(at),
+                you,
+                ..mine.clone()
+            };
+            let _unfit = who.act_on(&mine, &theirs);
+            who.0.faults.first().map(|fault| fault.to_string())
+        };
+        assert_eq!(says(1, 5, Known::Stranger), None, "it may be added later");
+        assert_eq!(says(1, 7, Known::Is(directory(2))), None, "it was added");
+        assert_eq!(
+            says(3, 6, Known::Stranger),
+            None,
+            "that one has not heard of it yet"
+        );
+        let fault = says(1, 9, Known::Stranger).expect("it was removed");
+        assert!(fault.contains("removed"), "{fault}");
     }
 }

@@ -537,6 +537,11 @@ impl RaftNode {
         }
     }
 
+    /// Changes of part, leader, term and members.
+    pub(crate) fn server_changes(&self) -> env::watch::Receiver<RaftServerMetrics<TypeConfig>> {
+        self.raft.server_metrics()
+    }
+
     /// Waits until this node leads no more, and for two heartbeats of nobody else who does. Cancel safe.
     pub(crate) async fn lost_leadership(&self) {
         let mut server = self.raft.server_metrics();

@@ -256,15 +256,28 @@ async fn an_attempt_with_a_failed_read_does_not_commit_though_the_closure_goes_o
 }
 
 #[tokio::test]
-async fn what_was_never_asked_may_be_done_without() {
-    let (mut node, run) = stage(|t| async move {
-        let unasked = t.get("k".repeat(1 << 20)).await;
-        assert!(matches!(unasked, Err(Error::InvalidKey(_))), "{unasked:?}");
-        t.put("k", "new")
-    });
-    let txn = commit(&mut node, true).await;
-    assert_eq!(txn.then.len(), 1);
-    run.await.expect("no panic").expect("it committed");
+async fn a_read_or_a_write_that_could_not_be_asked_commits_nothing_though_the_closure_goes_on() {
+    for which in 0..3 {
+        let (mut node, run) = stage(move |t| async move {
+            let long = "k".repeat(1 << 20);
+            let unasked = match which {
+                0 => t.get(long).await.map(|_| ()),
+                1 => t.put(long, "lost"),
+                _ => t.delete(""),
+            };
+            unasked.expect_err("it cannot be asked");
+            t.put("k", "new")
+        });
+        let ended = run.await.expect("no panic").expect_err("a part of it is missing");
+        assert!(
+            matches!(
+                &ended,
+                TransactError::Client(Error::InvalidKey(_) | Error::InvalidRead(_))
+            ),
+            "{which}: {ended}"
+        );
+        assert!(node.asked_already().is_none(), "nothing was sent");
+    }
 }
 
 #[tokio::test]
