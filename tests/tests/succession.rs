@@ -10,7 +10,7 @@ use quorate_kv::planted::Bug;
 use quorate_tests::sim::PowerLoss;
 use quorate_tests::sim::cluster::{Fault, FaultEvent, Plan, Reach, Report, Target};
 use quorate_tests::sim::scene::{
-    CLEAN_SEEDS, at, caught_when_on_and_held_when_off, held, isolate, marks, ms, plan, with,
+    CLEAN_SEEDS, at, caught_when_on_and_held_when_off, held, isolate, marks, ms, plan, stall, with,
 };
 
 const HEARTBEAT: Duration = ms(100);
@@ -64,6 +64,25 @@ fn the_end_of_a_leaders_process_is_followed_by_an_election_before_its_lease_is_o
         assert_eq!(led.len(), 2, "seed {}: {led:?}", report.seed);
     }
     assert!(marks(&reports, "raft.succeeds_ended") >= 5);
+}
+
+/// The story: a leader whose disk hung for ever led on, took writes until its queue was full, and then nobody could write, while
+/// two of three disks were well and everything looked so.
+#[test]
+fn a_leader_whose_disk_hangs_hands_leadership_on() {
+    let hangs = |seed| scene(seed, 3, END + 5_000, vec![at(END, stall(Target::Leader, 8_000))]);
+    let reports = held(5, hangs);
+    for report in &reports {
+        let after = succeeded_after(report);
+        let slack = PROMISED_MAX / 8;
+        assert!(after > PROMISED_MAX, "seed {}: {after:?}", report.seed);
+        assert!(
+            after < PROMISED_MAX + 5 * HEARTBEAT + slack,
+            "seed {}: {after:?}",
+            report.seed
+        );
+    }
+    assert!(marks(&reports, "leader.disk_hangs") >= 5);
 }
 
 /// A host that lost its power says nothing of its processes: that is silence, and waited out.

@@ -383,6 +383,11 @@ fn describe() {
     );
     describe_gauge!("quorate_members", Unit::Count, "members of the cluster, by kind");
     describe_gauge!(
+        "quorate_log_write_under_way_seconds",
+        Unit::Seconds,
+        "how long the write of the log that is under way has taken so far; 0 where none is"
+    );
+    describe_gauge!(
         "quorate_log_sync_p50_seconds",
         Unit::Seconds,
         "median of the log's syncs since the start"

@@ -45,7 +45,7 @@ pub use self::scrub::LogScrubber;
 use self::segment::Maker;
 use self::view::{Truncation, View};
 use self::writer::{Answer, Job, Work, Writer};
-use crate::env::{Disk, OwnerHandle, oneshot, spawn_owner, watch};
+use crate::env::{Disk, Instant, OwnerHandle, oneshot, spawn_owner, watch};
 use crate::fault::{Fault, Faults};
 use crate::model::{LogIndex, LogPosition};
 
@@ -302,6 +302,8 @@ struct Shared {
     next: Mutex<Next>,
     view: Mutex<View>,
     queued: Arc<Queued>,
+    /// Since when the writer has been at a batch.
+    writing: Mutex<Option<Instant>>,
 }
 
 /// How many bytes are on their way to the disk: counted from sending to answering.
@@ -368,6 +370,10 @@ impl Shared {
         self.view.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn writing(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn stopped(&self) -> Fault {
         let stopped = Fault::Stopped { owner: "log" };
         let mut view = self.view();
@@ -417,6 +423,7 @@ impl Log {
             next: Mutex::default(),
             view: Mutex::new(View::new(opened.recovered, settings.cache_bytes_max)),
             queued: Queued::new(settings.queue_bytes_max),
+            writing: Mutex::default(),
         });
         let maker = Maker::start(disk, dir.to_owned(), faults);
         let writer = Writer::start(shared.clone(), maker.clone(), opened.appender);
@@ -475,6 +482,13 @@ impl Log {
     /// The whole position of an entry in the log, or of the purge point, without touching the disk.
     pub fn position(&self, index: LogIndex) -> Option<LogPosition> {
         self.shared.view().position(index)
+    }
+
+    /// How long the write that is under way has taken so far; none where none is. That of a disk that hangs never ends,
+    /// and is in no percentile.
+    pub fn write_under_way(&self) -> Option<Duration> {
+        let since = *self.shared.writing();
+        since.map(Instant::elapsed)
     }
 
     /// What the log has done since it was opened.

@@ -159,6 +159,7 @@ impl Owner for Writer {
 
     fn work(&mut self, batch: &mut Vec<Job>) -> Effects {
         let started = now();
+        *self.shared.writing() = Some(started);
         let mut answers = Vec::with_capacity(batch.len());
         let mut closes = Vec::new();
         let result = self.write(batch, &mut answers, &mut closes);
@@ -185,6 +186,7 @@ impl Owner for Writer {
 
     fn publish(&mut self, effects: Effects) {
         let took = effects.started.elapsed();
+        *self.shared.writing() = None;
         let retired = {
             let mut view = self.shared.view();
             match &effects.result {

@@ -426,6 +426,8 @@ impl Node {
         };
         let chronicle = super::chronicle::run(self.inner.front.clone());
         self.inner.tasks.spawn("chronicle", chronicle);
+        let hung = super::hung_disk::watch(self.inner.front.clone());
+        self.inner.tasks.spawn("hung-disk", hung);
         if voters == [self.id()] && !join {
             if formed {
                 raft.elect().await;

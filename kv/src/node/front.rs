@@ -127,6 +127,10 @@ impl Front {
         self.node
     }
 
+    pub(super) fn log(&self) -> &Log {
+        &self.log
+    }
+
     /// The fault that ended the node's part, if one did.
     pub(crate) fn fault(&self) -> Option<Fault> {
         self.service.faults().first()

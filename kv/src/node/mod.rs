@@ -9,6 +9,7 @@ mod clients;
 mod cost;
 mod front;
 mod given_up;
+mod hung_disk;
 mod lanes;
 mod limits;
 mod loopback;

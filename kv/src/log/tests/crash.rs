@@ -152,6 +152,7 @@ fn open_quietly(disk: &CrashDisk, settings: &LogSettings) -> Result<Quiet, LogOp
         next: std::sync::Mutex::default(),
         view: std::sync::Mutex::new(View::new(opened.recovered, 0)),
         queued: Queued::new(1),
+        writing: std::sync::Mutex::default(),
     });
     Ok(Quiet {
         reader: Reader::new(shared.clone()),
