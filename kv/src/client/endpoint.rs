@@ -57,7 +57,7 @@ pub(crate) enum Unanswered {
 /// One node, as a client reaches it.
 #[derive(Debug)]
 pub(crate) enum Endpoint {
-    Local(Front),
+    Local(Box<Front>),
     Remote(Remote),
 }
 
