@@ -152,9 +152,8 @@ impl Progress {
             Error::Unavailable {
                 deadline,
                 last: self
-                    .most_telling()
-                    .unwrap_or("there was no time to ask")
-                    .to_owned(),
+                    .all_that_tells()
+                    .unwrap_or_else(|| "there was no time to ask".to_owned()),
             }
         }))
     }
@@ -182,6 +181,20 @@ impl Progress {
     /// Whether an attempt may have taken effect.
     pub(super) fn effect(&self) -> Effect {
         self.effect
+    }
+
+    /// Of each node the last that it came to, the most telling first: that one does not lead says little without what became
+    /// of the one that does.
+    fn all_that_tells(&self) -> Option<String> {
+        const NODES_MAX: usize = 4;
+        let mut setbacks: Vec<&Setback> = self.setbacks.values().collect();
+        setbacks.sort_by_key(|setback| std::cmp::Reverse(setback.told));
+        let reasons: Vec<&str> = setbacks
+            .iter()
+            .take(NODES_MAX)
+            .map(|setback| setback.reason.as_str())
+            .collect();
+        (!reasons.is_empty()).then(|| reasons.join("; "))
     }
 
     fn most_telling(&self) -> Option<&str> {
