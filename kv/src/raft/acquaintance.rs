@@ -309,8 +309,19 @@ impl Acquaintance {
     /// Greets several at once; who answered, and what.
     pub(crate) async fn greet_all(&self, peers: impl IntoIterator<Item = Peer>) -> BTreeMap<u64, Hello> {
         let greetings = peers.into_iter().map(|peer| async move {
-            let hello = self.greet(&peer).await.ok()?;
-            Some((hello.node, hello))
+            match self.greet(&peer).await {
+                Ok(hello) => Some((hello.node, hello)),
+                Err(error) => {
+                    // Once in a while, whatever the error says of its pauses.
+                    let words = format!("the node at {} was not reached", peer.address);
+                    if let Some(id) = peer.node_id
+                        && self.is_news(id, &words)
+                    {
+                        tracing::info!(peer = id, %error, "{words}");
+                    }
+                    None
+                }
+            }
         });
         join_all(greetings).await.into_iter().flatten().collect()
     }
