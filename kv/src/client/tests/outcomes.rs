@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::stub::{self, Stage};
-use crate::client::Error;
 use crate::client::endpoint::{CallError, Unanswered};
 use crate::client::outcome::{Kind, Progress, Step};
+use crate::client::{Error, SILENCE_MAX};
 use crate::env;
 use crate::model::{
     Command, Key, LeaseId, NodeId, Place, Revision, Sequence, SessionId, TooManyOf, TxnRefused, Work,
@@ -411,4 +411,30 @@ async fn a_read_at_a_revision_that_has_not_come_is_waited_for_within_the_deadlin
     let error = get.await.expect("no panic").expect_err("it did not come");
     refusing.abort();
     assert_eq!(error, Error::NotYet { asked, current });
+}
+
+/// Each sign of life counts once: a node that was cut off behind one would use up the whole deadline.
+#[tokio::test]
+async fn a_node_that_said_once_that_it_works_and_is_silent_then_is_left_for_another() {
+    let stage = Stage::new();
+    let (mut one, mut two) = (stage.node(1, "one:1"), stage.node(2, "two:1"));
+    let client = stage.client(&["one:1", "two:1"]);
+    let get = env::spawn("caller", async move { client.get("k").await });
+    let (asked, other) = tokio::select! {
+        asked = one.asked() => (asked, &mut two),
+        asked = two.asked() => (asked, &mut one),
+    };
+    let since = env::now();
+    asked.is_worked_on().await;
+    let again = other.asked().await;
+    let after = env::now().since(since);
+    // Its sign gave it a second silence, and no third.
+    let silences = SILENCE_MAX..3 * SILENCE_MAX;
+    assert!(silences.contains(&after), "{after:?}");
+    assert!(
+        matches!(again.request, Request::Read { .. }),
+        "{:?}",
+        again.request
+    );
+    get.abort();
 }

@@ -146,6 +146,68 @@ async fn a_write_refused_for_too_many_answers_is_sent_again_under_its_number() {
     put.await.expect("no panic").expect("it is written");
 }
 
+/// Two writes learn one after the other that their session has expired. The second one finds the session that the first has
+/// opened since: to forget that too would open a third, and leave one in the cluster for an hour.
+#[tokio::test]
+async fn a_session_that_expired_is_replaced_once_however_many_writes_learn_of_it() {
+    const NEXT: SessionId = SessionId::new(42);
+    let stage = Stage::new();
+    let mut node = stage.node(1, "one:1");
+    let client = stage.client(&["one:1"]);
+    let put = |name: &'static str| {
+        let client = client.clone();
+        env::spawn("caller", async move { client.put(name, "v").await })
+    };
+    let session = |asked: &Asked| match &asked.request {
+        Request::Write(Command::Txn { session, .. }) => session.expect("a session").id,
+        other => panic!("{other:?}"),
+    };
+    let expired = || {
+        let refused = TxnRefused::SessionExpired { session: SESSION };
+        Response::Written(Outcome::Txn(Err(refused)))
+    };
+    let first = put("a");
+    open_session(&mut node).await;
+    let first_asked = node.asked().await;
+    let second = put("b");
+    let second_asked = node.asked().await;
+    assert_eq!(
+        (session(&first_asked), session(&second_asked)),
+        (SESSION, SESSION)
+    );
+
+    first_asked.answer(expired()).await;
+    let opening = node.asked().await;
+    assert!(
+        matches!(opening.request, Request::Write(Command::OpenSession { .. })),
+        "{:?}",
+        opening.request
+    );
+    opening.answer(Response::Written(opened(NEXT))).await;
+    let first_again = node.asked().await;
+    assert_eq!(session(&first_again), NEXT);
+    second_asked.answer(expired()).await;
+    let second_again = node.asked().await;
+    assert_eq!(session(&second_again), NEXT, "it opens no session of its own");
+    for asked in [first_again, second_again] {
+        acknowledge(asked).await;
+    }
+    for put in [first, second] {
+        put.await.expect("no panic").expect("it is written");
+    }
+
+    let closing = env::spawn("caller", client.close());
+    let asked = node.asked().await;
+    assert!(
+        matches!(asked.request, Request::Write(Command::CloseSession { session }) if session == NEXT),
+        "{:?}",
+        asked.request
+    );
+    asked.answer(Response::Written(Outcome::SessionClosed)).await;
+    closing.await.expect("no panic");
+    assert!(node.asked_already().is_none(), "one session was to be given back");
+}
+
 /// The story: whoever opened the session held a lock, and a clone in a hurry waited for as long as the other would.
 #[tokio::test]
 async fn a_clone_in_a_hurry_does_not_wait_for_another_ones_session() {

@@ -99,6 +99,15 @@ impl Stub {
 }
 
 impl Asked {
+    /// Says that the node works on the call.
+    pub(super) async fn is_worked_on(&self) {
+        let reply = Reply {
+            id: self.id,
+            response: Response::Working,
+        };
+        self.replies.send(reply).await.expect("the client is there");
+    }
+
     pub(super) async fn answer(self, response: Response) {
         let reply = Reply {
             id: self.id,

@@ -122,6 +122,75 @@ async fn a_scrub_passes_over_segments_that_are_purged_and_used_again_meanwhile()
     Ok(())
 }
 
+/// One step goes through 256 KiB. A segment of more that is looked up wrongly for the next step is begun again without end, and
+/// what has rotted behind its first steps is never found.
+#[tokio::test]
+async fn a_segment_of_several_steps_is_gone_through_to_its_end_and_rot_in_its_middle_is_found()
+-> anyhow::Result<()> {
+    const SEGMENT: u64 = 1 << 20;
+    const ROTTEN: usize = 700 << 10;
+    let dir = tempfile::tempdir()?;
+    let settings = LogSettings {
+        segment_bytes: SEGMENT,
+        ..LogSettings::default()
+    };
+    let log = Log::open(Arc::new(RealDisk), dir.path(), settings.create())?;
+    for round in 0..40 {
+        let batch = (round * 32..(round + 1) * 32).map(|number| entry_of(1, number, 4_000));
+        append(&log, batch.collect()).await?;
+    }
+    let ended: Vec<(PathBuf, u64)> = {
+        let view = log.shared.view();
+        view.ended()
+            .map(|segment| (segment.path.clone(), segment.header.bytes))
+            .collect()
+    };
+    let long = ended.iter().filter(|(_, bytes)| *bytes == SEGMENT);
+    assert!(long.count() > 2, "{ended:?}");
+    // A step goes through 256 KiB at least, or to a segment's end.
+    let steps_max = ended.iter().map(|(_, bytes)| bytes / (256 << 10) + 1).sum();
+
+    let mut scrubber = log.scrubber();
+    for pass in 0..2 {
+        let all = scrubber.left();
+        let (mut left, mut bytes, mut steps) = (all, 0, 0);
+        while left > 0 {
+            let scrubbed = scrubber.step()?;
+            (bytes, steps) = (bytes + scrubbed.bytes, steps + 1);
+            assert!(
+                scrubbed.left < left,
+                "pass {pass}, step {steps}: {} bytes are left, and before it {left}",
+                scrubbed.left
+            );
+            assert_eq!(bytes + scrubbed.left, all, "pass {pass}, step {steps}");
+            left = scrubbed.left;
+        }
+        assert!(steps <= steps_max, "{steps} steps, at most {steps_max}");
+        assert!(steps > ended.len() as u64, "{steps} steps");
+    }
+
+    for (path, bytes) in &ended {
+        if *bytes < SEGMENT {
+            continue;
+        }
+        flip(path, ROTTEN);
+        let mut scrubber = log.scrubber();
+        let found = (0..steps_max).find_map(|_| scrubber.step().err());
+        let Some(Fault::Corrupt {
+            path: named, offset, ..
+        }) = found
+        else {
+            panic!("{}: {found:?}", path.display());
+        };
+        assert_eq!(Path::new(&named), path);
+        // The batch that it is in, of 32 entries of 4,000 bytes.
+        let batch = ROTTEN as u64 - (140 << 10)..=ROTTEN as u64;
+        assert!(batch.contains(&offset), "{offset}");
+        flip(path, ROTTEN);
+    }
+    Ok(())
+}
+
 /// With one that has nothing to go through a pass is over at once.
 #[tokio::test]
 async fn a_log_of_one_segment_has_nothing_to_scrub() -> anyhow::Result<()> {

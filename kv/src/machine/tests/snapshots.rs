@@ -3,7 +3,10 @@
 use super::disk::MemoryDisk;
 use super::*;
 use crate::machine::{SnapshotError, SnapshotSink};
-use crate::model::{KeyRange, Op, RangeRead, ReadOp, Revision, Sequence, SessionId, SessionRef};
+use crate::model::{
+    Compare, Guard, KeyRange, Op, OpResult, RangeRead, RangeTest, ReadOp, Revision, Sequence, SessionId,
+    SessionRef,
+};
 
 /// A store with something in every table, rows larger than a chunk among them.
 fn filled() -> Store {
@@ -418,4 +421,43 @@ fn a_view_stays_readable_though_a_snapshot_replaces_its_state_while_a_checkpoint
     machine.verify_hash().unwrap();
     let read = reader.view().unwrap().read(&[ReadOp::Get(key("new"))], None);
     assert!(read.unwrap().is_ok());
+}
+
+/// What scans had gone by in the old state was taken to be without keys in the new one, and a transaction's range missed them.
+#[test]
+fn what_a_snapshot_brings_is_found_by_ranges_that_went_by_deleted_keys_before() {
+    const KEYS: usize = 20;
+    let name = |i: usize| key(&format!("k{i:02}"));
+    let put_all = || Txn::new((0..KEYS).map(|i| Op::put(name(i), value("1"))));
+    let counted = |count| Guard::range(KeyRange::prefix("k"), RangeTest::Count(Compare::Equal, count));
+    let range = || Txn::new([Op::Range(RangeRead::new(KeyRange::prefix("k")))]);
+
+    let mut target = Store::new();
+    target.txn(put_all()).unwrap();
+    let deletes = (0..KEYS).map(|i| Op::delete(name(i)));
+    target.txn(Txn::new(deletes)).unwrap();
+    let none = target.txn(range().when(counted(0))).unwrap();
+    assert!(none.succeeded, "{none:?}");
+    assert_eq!(target.machine.gaps.len(), 1, "the deleted keys were gone by");
+
+    // The same history, and what came after it.
+    let mut source = Store::new();
+    source.index = target.index;
+    source.txn(put_all()).unwrap();
+    source.machine.make_durable().unwrap();
+    let mut sink = begin(&target);
+    for chunk in chunks(&source.reader) {
+        sink.write(&chunk).unwrap();
+    }
+    target.machine.install(sink.finish().unwrap()).unwrap();
+    target.index = source.index;
+
+    let all = target.txn(range().when(counted(KEYS as u64))).unwrap();
+    assert!(all.succeeded, "{:?}", all.failed);
+    let [OpResult::Range { records, .. }] = &all.results[..] else {
+        panic!("{all:?}");
+    };
+    let keys: Vec<Key> = records.iter().map(|record| record.key.clone()).collect();
+    assert_eq!(keys, (0..KEYS).map(name).collect::<Vec<_>>());
+    target.verify();
 }
