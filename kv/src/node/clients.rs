@@ -282,6 +282,11 @@ async fn write_replies(
             Ok(Ok(())) => {
                 held.clear();
                 open.add_permits(answered);
+                let free = open.available_permits();
+                debug_assert!(
+                    free <= OPEN_CALLS_MAX,
+                    "{free} of {OPEN_CALLS_MAX} places are free"
+                );
             }
             // The client is gone. What it had proposed goes its way; the answers have nowhere to go.
             Ok(Err(_)) => return,
@@ -316,4 +321,65 @@ fn encode(reply: &Reply) -> Bytes {
         response: Response::Failed(failure),
     })
     .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_transport::memory::{MemoryNetwork, TokioClock};
+    use quorate_transport::{Class, ClusterId, Peer, Transport};
+
+    use super::*;
+
+    /// A place that each sign of life gave back as well would soon let a stream have any number of calls open.
+    #[tokio::test]
+    async fn a_place_for_a_call_is_given_back_by_its_answer_and_not_by_signs_of_life() -> anyhow::Result<()> {
+        const CALLS: usize = 10;
+        let network = MemoryNetwork::new(Arc::new(TokioClock::new(7)));
+        let cluster = ClusterId::new("test")?;
+        let client = network.transport(Identity::client(cluster.clone(), "caller")?, "caller");
+        let node = network.transport(Identity::node(cluster, 1), "node:1");
+        let peer = Peer {
+            node_id: Some(1),
+            address: "node:1".parse()?,
+        };
+        let mut at_client = client.open(&peer, Class::Client).await?;
+        let at_node = node.accept().await.expect("a stream").stream;
+        let open = Arc::new(Semaphore::new(OPEN_CALLS_MAX));
+        let (replies, outgoing) = mpsc::channel(2 * OPEN_CALLS_MAX);
+        let writing = env::spawn(
+            "writing",
+            write_replies(at_node.sender, outgoing, Arc::clone(&open)),
+        );
+        let mut calls = Vec::new();
+        for id in 0..CALLS {
+            open.acquire().await?.forget();
+            calls.push(ReplyTo::stream(id as u64, replies.clone(), None));
+        }
+
+        let mut answered = 0;
+        while let Some(call) = calls.pop() {
+            // All are long at work.
+            call.is_worked_on();
+            calls.iter().for_each(ReplyTo::is_worked_on);
+            let signs = calls.len() + 1;
+            call.send(Response::Done);
+            answered += 1;
+            for nth in 0..=signs {
+                let message = at_client.receiver.receive().await?.expect("a reply");
+                let reply: Reply = model::decode(&message)?;
+                let is_sign = matches!(reply.response, Response::Working);
+                assert_eq!(is_sign, nth < signs, "{:?}", reply.response);
+            }
+            // They are given back once the answer has left, which it has nearly.
+            let free = OPEN_CALLS_MAX - CALLS + answered;
+            while open.available_permits() < free {
+                env::sleep(Duration::from_millis(1)).await;
+            }
+            assert_eq!(open.available_permits(), free, "{answered} were answered");
+        }
+        drop(replies);
+        writing.await.expect("no panic");
+        assert_eq!(open.available_permits(), OPEN_CALLS_MAX);
+        Ok(())
+    }
 }

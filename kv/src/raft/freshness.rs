@@ -142,6 +142,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::raft::types::LogId;
 
     fn moments() -> impl Fn(u64) -> Instant {
         let start = env::now();
@@ -206,6 +207,47 @@ mod tests {
         }
         assert_eq!(follower.left_at(2), None);
         assert_eq!(follower.left_at(99), Some(at(9_900)));
+    }
+
+    /// A new leader has the commit index of the one before, which may be behind what that one acknowledged.
+    #[test]
+    fn a_leader_confirms_nothing_before_something_of_its_own_term_is_committed() {
+        let own = LeaderId { term: 4, node_id: 2 };
+        let committed = |leader, index| Some(LogId::new(leader, index));
+        let asked_at = env::now();
+        let of = |change: &dyn Fn(&mut RaftMetrics<TypeConfig>)| {
+            let mut metrics = RaftMetrics::new_initial(2);
+            metrics.current_term = 4;
+            metrics.state = ServerState::Leader;
+            metrics.last_quorum_acked = Some(asked_at.into());
+            metrics.cluster_committed = committed(own, 9);
+            // What this node itself knows of is no matter.
+            metrics.local_committed = committed(own, 8);
+            metrics.last_applied = committed(own, 7);
+            change(&mut metrics);
+            confirmed_by_quorum(&metrics)
+        };
+        assert_eq!(of(&|_| {}), Some((asked_at, LogIndex::new(9))));
+        let older = LeaderId { term: 3, node_id: 1 };
+        let own_before = LeaderId { term: 3, node_id: 2 };
+        let of_another = LeaderId { term: 4, node_id: 1 };
+        for leader in [older, own_before, of_another] {
+            let told = of(&|metrics| metrics.cluster_committed = committed(leader, 9));
+            assert_eq!(told, None, "committed by {leader:?}");
+        }
+        assert_eq!(of(&|metrics| metrics.cluster_committed = None), None);
+        assert_eq!(
+            of(&|metrics| metrics.last_quorum_acked = None),
+            None,
+            "no quorum has answered"
+        );
+        for state in [
+            ServerState::Learner,
+            ServerState::Follower,
+            ServerState::Candidate,
+        ] {
+            assert_eq!(of(&|metrics| metrics.state = state), None, "{state:?}");
+        }
     }
 
     proptest! {

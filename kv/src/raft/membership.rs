@@ -207,19 +207,26 @@ impl RaftNode {
         before: &Members,
         error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>,
     ) -> MembershipError {
-        let has_entries = match &error {
-            RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) | RaftError::Fatal(_) => true,
-            RaftError::APIError(_) => {
-                let now = Members::of(&self.raft).await;
-                now.map_or(true, |now| now.position != before.position)
-            }
-        };
-        if has_entries {
-            return MembershipError::Unknown(format!(
-                "the change was begun, and may take effect yet, whole or in part: {error}"
-            ));
-        }
-        refused(error)
+        let now = Members::of(&self.raft).await;
+        let moved = now.map_or(true, |now| now.position != before.position);
+        outcome(error, moved)
+    }
+}
+
+/// What is known of a change that ended with an error. `moved`: the members do not stand where they stood in the log before
+/// it, or nobody can tell.
+fn outcome(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>, moved: bool) -> MembershipError {
+    let begun = |error: &dyn std::fmt::Display| {
+        MembershipError::Unknown(format!(
+            "the change was begun, and may take effect yet, whole or in part: {error}"
+        ))
+    };
+    match error {
+        // Its entry may be in the log of this node, which stopped meanwhile, or in others'.
+        RaftError::Fatal(fatal) => begun(&fatal),
+        RaftError::APIError(error @ ClientWriteError::LogEntryDiscarded(_)) => begun(&error),
+        RaftError::APIError(error) if moved => begun(&error),
+        RaftError::APIError(error) => refused(error),
     }
 }
 
@@ -262,16 +269,15 @@ fn may_join(
 }
 
 /// An error of a change none of whose entries was made.
-fn refused(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> MembershipError {
+fn refused(error: ClientWriteError<TypeConfig>) -> MembershipError {
     match error {
-        RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => MembershipError::NotLeader {
+        ClientWriteError::ForwardToLeader(forward) => MembershipError::NotLeader {
             leader: leader(forward.leader_id, forward.leader_node),
         },
-        RaftError::APIError(ClientWriteError::ChangeMembershipError(
+        ClientWriteError::ChangeMembershipError(
             error @ (ChangeMembershipError::InProgress(_) | ChangeMembershipError::UncommittedLeaderLog(_)),
-        )) => MembershipError::Busy(error.to_string()),
-        RaftError::APIError(error) => MembershipError::Refused(error.to_string()),
-        RaftError::Fatal(fatal) => MembershipError::Stopped(fatal.to_string()),
+        ) => MembershipError::Busy(error.to_string()),
+        error => MembershipError::Refused(error.to_string()),
     }
 }
 
@@ -364,7 +370,15 @@ pub(super) async fn finish_joint(raft: Raft, changing: Arc<Mutex<()>>) {
 
 #[cfg(test)]
 mod tests {
+    use openraft::StorageError;
+    use openraft::errors::{
+        EmptyMembership, ErrorSource as _, Fatal, ForwardToLeader, InProgress, LearnerNotFound,
+        NodeMetadataChanged, UncommittedLeaderLog, UnsupportedMembershipTransition,
+    };
+    use openraft::impls::BoxedErrorSource;
+
     use super::*;
+    use crate::raft::types::LeaderId;
 
     /// The story: a learner that had never answered counted as near while the log was short. One node gave a vote to a
     /// port where nobody listened, answered that nothing was changed, and the cluster was lost for good.
@@ -414,6 +428,89 @@ mod tests {
                 refused.contains(expected) && refused.contains("node 2"),
                 "{case}: {refused}"
             );
+        }
+    }
+
+    /// "Nothing was changed" is said of a change only where that is certain: a node that stops in the middle of one may have
+    /// made its entry, which the next leader carries out.
+    #[test]
+    fn a_change_that_ended_with_an_error_counts_as_refused_only_where_it_made_no_entry() {
+        type Failed = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
+        type Told = fn(&MembershipError) -> bool;
+        let forward = || ForwardToLeader::new(2, Member::default());
+        let change = |error: ChangeMembershipError<LeaderId, u64>| {
+            RaftError::APIError(ClientWriteError::ChangeMembershipError(error))
+        };
+        let id = LogId::new(LeaderId { term: 3, node_id: 2 }, 7);
+        let is_unknown: Told = |outcome| matches!(outcome, MembershipError::Unknown(_));
+        let is_refused: Told = |outcome| matches!(outcome, MembershipError::Refused(_));
+        let is_busy: Told = |outcome| matches!(outcome, MembershipError::Busy(_));
+        let is_led_elsewhere: Told = |outcome| {
+            let node = NodeId::new(2);
+            matches!(outcome, MembershipError::NotLeader { leader: Some((id, _)) } if *id == node)
+        };
+        let disk = StorageError::write_logs(BoxedErrorSource::from_string("the disk failed"));
+        // What ended it, and what that says where the members still stand where they stood.
+        let cases: [(Failed, Told); 11] = [
+            (RaftError::Fatal(Fatal::Stopped), is_unknown),
+            (RaftError::Fatal(Fatal::Panicked), is_unknown),
+            (RaftError::Fatal(Fatal::StorageError(disk)), is_unknown),
+            (
+                RaftError::APIError(ClientWriteError::LogEntryDiscarded(forward())),
+                is_unknown,
+            ),
+            (
+                RaftError::APIError(ClientWriteError::ForwardToLeader(forward())),
+                is_led_elsewhere,
+            ),
+            (
+                change(ChangeMembershipError::InProgress(InProgress {
+                    committed: None,
+                    membership_log_id: Some(id),
+                })),
+                is_busy,
+            ),
+            (
+                change(ChangeMembershipError::UncommittedLeaderLog(
+                    UncommittedLeaderLog {
+                        committed: None,
+                        leader_log_id: id,
+                    },
+                )),
+                is_busy,
+            ),
+            (
+                change(ChangeMembershipError::EmptyMembership(EmptyMembership {})),
+                is_refused,
+            ),
+            (
+                change(ChangeMembershipError::LearnerNotFound(LearnerNotFound {
+                    node_id: 4,
+                })),
+                is_refused,
+            ),
+            (
+                change(ChangeMembershipError::NodeMetadataChanged(NodeMetadataChanged {
+                    node_id: 4,
+                })),
+                is_refused,
+            ),
+            (
+                change(ChangeMembershipError::UnsupportedMembershipTransition(
+                    UnsupportedMembershipTransition {
+                        previous: Vec::new(),
+                        proposed: Vec::new(),
+                    },
+                )),
+                is_refused,
+            ),
+        ];
+        for (error, expected) in cases {
+            let told = outcome(error.clone(), false);
+            assert!(expected(&told), "{error:?}: {told:?}");
+            // An entry was made, of this change or of its first part.
+            let told = outcome(error.clone(), true);
+            assert!(is_unknown(&told), "{error:?}, the members moved: {told:?}");
         }
     }
 }

@@ -56,6 +56,11 @@ impl Silence {
         }
         self.lasts
     }
+
+    /// Whether it is time to ask the voters, who have the other half of the lease to answer.
+    fn is_long(&self, lease: Duration) -> bool {
+        self.lasts > lease / 2
+    }
 }
 
 /// Watches over a node's own leadership.
@@ -120,7 +125,7 @@ impl StepDown {
                 metrics.last_quorum_acked.as_ref().map(|acked| **acked)
             };
             let silent = silence.look(env::now(), acked, tick);
-            if silent <= self.lease / 2 || planted::is(Bug::NoStepDown) {
+            if !silence.is_long(self.lease) || planted::is(Bug::NoStepDown) {
                 continue;
             }
             if self.is_answered().await {
@@ -229,5 +234,35 @@ mod tests {
         // The process was paused: what it did not look at, it does not count.
         assert_eq!(silence.look(at(60_000), Some(at(170)), TICK), ms(330));
         assert_eq!(silence.look(at(60_100), Some(at(60_050)), TICK), ms(50));
+    }
+
+    /// So a leader that is cut off, and whose greetings have the other half of the lease, leads on for a lease and two looks
+    /// at most.
+    #[test]
+    fn a_quorum_that_fell_silent_is_noticed_within_half_a_lease_and_two_looks() {
+        const LEASE: Duration = Duration::from_millis(1_450);
+        let start = env::now();
+        // The last question that was answered is sent at any time between two looks, and its answer takes its time.
+        for asked in (0..100).map(Duration::from_millis) {
+            for round_trip in [1, 50, 99].map(Duration::from_millis) {
+                let mut silence = Silence::default();
+                let before = start - TICK;
+                let noticed = (0..100).map(|nth| TICK * nth).find(|now| {
+                    let acked = if *now < asked + round_trip {
+                        before
+                    } else {
+                        start + asked
+                    };
+                    silence.look(start + *now, Some(acked), TICK);
+                    silence.is_long(LEASE)
+                });
+                let after = noticed.expect("it is noticed") - asked;
+                let bound = LEASE / 2..=LEASE / 2 + TICK * 2;
+                assert!(
+                    bound.contains(&after),
+                    "asked at {asked:?}, answered {round_trip:?} later, noticed after {after:?}"
+                );
+            }
+        }
     }
 }

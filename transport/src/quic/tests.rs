@@ -1,11 +1,13 @@
 //! Peers that speak QUIC and TLS as they should, and then something else; and lives that end without a word.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::{ReadError, VarInt};
 use tokio::runtime::Runtime;
+use tokio::time::{Instant, timeout};
 
 use super::{BindError, QuicSettings, QuicTransport, busy_poll, endpoint, errors, tls};
 use crate::certs::{Authority, Credentials};
@@ -238,6 +240,56 @@ async fn a_client_that_does_not_end_its_message_is_not_waited_for_for_ever() {
         "{refused}"
     );
     assert_eq!(send.stopped().await.unwrap(), Some(errors::NO_ROOM));
+    assert_eq!(transport.shared.door.reserved(), 0);
+}
+
+/// A message has so much time in all, and not anew with each of its pieces: a client that sends one now and then would hold
+/// its room for as long as it likes.
+#[tokio::test]
+async fn a_client_that_trickles_its_message_has_no_more_time_than_one_that_is_silent() {
+    const PATIENCE: Duration = Duration::from_millis(600);
+    // Above what needs no room, and so short that its bytes give it no second more.
+    const LENGTH: usize = 200 << 10;
+    let client = Identity::client(node(1).cluster, "trickling").unwrap();
+    let settings = QuicSettings {
+        client_message_patience: PATIENCE,
+        ..long_messages()
+    };
+    let (transport, _endpoint, connection) = by_hand_of(&client, settings).await;
+    let (mut send, _receive) = connection.open_bi().await.unwrap();
+    let mut beginning = vec![1, 2];
+    beginning.extend((LENGTH as u32).to_be_bytes());
+    beginning.extend([0; 20 << 10]);
+    send.write_all(&beginning).await.unwrap();
+    let mut stream = transport.accept().await.unwrap().stream;
+    let since = Instant::now();
+    let receiving = tokio::spawn(async move { stream.receiver.receive_many(&mut Vec::new()).await });
+
+    let stopped = send.stopped();
+    let mut stopped = pin!(stopped);
+    let mut pieces = 0;
+    let code = loop {
+        // A piece comes well within the patience.
+        match timeout(PATIENCE / 6, &mut stopped).await {
+            Ok(code) => break code.unwrap(),
+            Err(_) if since.elapsed() > DEADLINE => {
+                panic!("{pieces} pieces have come, and it is waited for the next")
+            }
+            Err(_) => {
+                pieces += 1;
+                // It may have been stopped meanwhile, which the next look tells.
+                let _stopped = send.write_all(&[0]).await;
+            }
+        }
+    };
+    assert_eq!(code, Some(errors::NO_ROOM));
+    assert!(pieces >= 3, "{pieces} pieces came");
+    assert!(since.elapsed() >= PATIENCE / 2, "{:?}", since.elapsed());
+    let refused = receiving.await.unwrap().unwrap_err();
+    assert!(
+        refused.to_string().contains("its end came too slowly"),
+        "{refused}"
+    );
     assert_eq!(transport.shared.door.reserved(), 0);
 }
 
