@@ -84,8 +84,8 @@ impl ReplyTo {
     /// gone. Never waits; a sign more or less does not matter.
     pub(super) fn is_worked_on(&self) {
         if let Some(Destination::Stream(to)) = &self.destination
-            // The other half is for answers.
-            && to.replies.capacity() > to.replies.max_capacity() / 2
+            // The other half is for answers, and a quarter for signs of other threads that looked at the same moment.
+            && to.replies.capacity() > to.replies.max_capacity() / 4 * 3
         {
             let reply = Reply {
                 id: to.id,
