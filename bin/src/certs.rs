@@ -84,9 +84,9 @@ fn issue(
 ) -> Result<(), Failure> {
     let issued = authority.issue(identity, hosts, validity)?;
     let (certificate, key) = issued.write(out)?;
-    let days = validity.as_secs() / 86_400;
     let mut line = format!(
-        "{identity}, valid for {days} days:\n  {}\n  {}",
+        "{identity}, valid for {}:\n  {}\n  {}",
+        humantime::format_duration(validity),
         certificate.display(),
         key.display()
     );

@@ -60,7 +60,7 @@ pub enum Command {
     Certs(CertsArgs),
     /// Start a cluster in this process, run a broker's metadata through it, kill the leader
     Demo(DemoArgs),
-    /// Measure a cluster under load
+    /// Measure a cluster under load; its keys, under bench/, stay in a cluster that ran before
     Bench(BenchArgs),
     /// Print a completion script: quorate completions bash > /etc/bash_completion.d/quorate
     Completions {
@@ -108,7 +108,7 @@ pub struct Reach {
         global = true
     )]
     pub data_dir: Option<PathBuf>,
-    /// Ask this cluster, where nodes of several run on this machine
+    /// Ask this cluster: needed where nodes of several run on this machine, and refused where the certificate is of another
     #[arg(long, env = "QUORATE_CLUSTER", hide_env = true, value_name = "NAME", global = true,
           value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub cluster: Option<String>,
@@ -150,7 +150,7 @@ pub struct ServeArgs {
     /// The cluster's name
     #[arg(long, env = "QUORATE_CLUSTER", hide_env = true, value_name = "NAME")]
     pub cluster: Option<String>,
-    /// This node's id: a number that no other node of the cluster has or had
+    /// This node's id: a number from 1 on that no other member has; better one that none ever had
     #[arg(long, env = "QUORATE_NODE_ID", hide_env = true, value_name = "ID")]
     pub node_id: Option<String>,
     /// Address to listen on; port 0 takes any free one
@@ -574,12 +574,13 @@ pub enum PartitionCommand {
 }
 
 const MEMBER_HELP: &str = "\
-To add a node, under an id that no node ever had:
+To add a node, under an id that no member has, better one that none ever had:
   quorate serve --join --node-id 4 --data-dir D --certs C --listen 0.0.0.0:7001
   quorate member add 4 node4.example:7001   it receives the log, without a vote
   quorate member promote 4                  refused until it has caught up
 
-To replace a node that is lost: remove it, then add another under a new id.";
+To replace a node that is lost: remove it, then add another, better under a new
+id. Under the old one it must have an empty directory.";
 
 /// `quorate member`.
 #[derive(Debug, Args)]
@@ -600,7 +601,7 @@ pub enum MemberCommand {
     List,
     /// Add a node without a vote; it receives the log from then on (it runs with serve --join)
     Add {
-        /// Its id, which no node ever had
+        /// Its id, which no member has; better one that none ever had
         id: u64,
         /// Where it is reached, as host:port
         address: String,
@@ -610,7 +611,7 @@ pub enum MemberCommand {
         /// Its id
         id: u64,
     },
-    /// Take a node out of the cluster; its id is never to be used again
+    /// Take a node out of the cluster; whoever is added under its id later needs an empty directory
     Remove {
         /// Its id
         id: u64,

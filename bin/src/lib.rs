@@ -47,7 +47,15 @@ use output::Output;
 pub fn main() -> ExitCode {
     let (cli, matches) = match parsed() {
         Ok(parsed) => parsed,
-        Err(error) => return usage::end(error),
+        Err(error) => {
+            if usage::is_of_empty_value(&error)
+                && let Err(failure) = variables::refuse_empty()
+            {
+                Output::new(usage::wants_json()).fail(&failure);
+                return failure.kind().exit_code();
+            }
+            return usage::end(error);
+        }
     };
     let mut output = Output::new(cli.json);
     match run(cli.command, &matches, &mut output) {
@@ -69,6 +77,7 @@ fn run(command: Command, matches: &clap::ArgMatches, failures: &mut Output) -> R
     let output = *failures;
     if command.is_configured_by_variables() {
         variables::refuse_unknown()?;
+        variables::refuse_empty()?;
     }
     // A command that asks a cluster needs one thread; what runs nodes or load chooses for itself.
     let ask = || runtime(Some(1));
@@ -83,7 +92,10 @@ fn run(command: Command, matches: &clap::ArgMatches, failures: &mut Output) -> R
         Command::Member(args) => ask()?.block_on(member::run(args, output)),
         Command::Certs(args) => certs::run(args, output),
         Command::Demo(args) => runtime(None)?.block_on(demo::run(args, output)),
-        Command::Bench(args) => bench::run(args, output),
+        Command::Bench(args) => {
+            let variables = variables::given_to(matches, "bench");
+            bench::run(args, &variables, output)
+        }
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "quorate", &mut script);

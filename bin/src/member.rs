@@ -1,6 +1,7 @@
 //! `quorate member`: who belongs to the cluster.
 
 use quorate_kv::Client;
+use quorate_kv::client::Error;
 use quorate_kv::model::NodeId;
 use quorate_kv::node::Status;
 use quorate_transport::{Address, InvalidAddress};
@@ -11,7 +12,7 @@ use crate::cli::{MemberArgs, MemberCommand};
 use crate::failure::Failure;
 use crate::output::{Line, Output, Report, maybe, number, table};
 use crate::reach::Reached;
-use crate::text::{duration, short};
+use crate::text::{duration, short, with_brackets};
 
 /// Runs the command.
 pub async fn run(args: MemberArgs, output: Output) -> Result<(), Failure> {
@@ -24,35 +25,40 @@ pub async fn run(args: MemberArgs, output: Output) -> Result<(), Failure> {
             }
             let address: Address = address
                 .parse()
-                .map_err(|error: InvalidAddress| Failure::refused(error.to_string()))?;
-            client.add_learner(NodeId::new(id), address.as_str()).await?;
-            done(
-                &client,
-                output,
-                format!("node {id} at {address} receives the log; promote it once it has caught up"),
-            )
-            .await
+                .map_err(|error: InvalidAddress| Failure::refused(with_brackets(error).to_string()))?;
+            let added = client.add_learner(NodeId::new(id), address.as_str()).await;
+            added.map_err(not_changed)?;
+            let status = leader(&client).await;
+            let line = added_line(id, &address, status.as_ref().ok());
+            show(status, output, line)
         }
         MemberCommand::Promote { id } => {
             known(&client, id).await?;
-            client.promote(NodeId::new(id)).await?;
+            client.promote(NodeId::new(id)).await.map_err(not_changed)?;
             done(&client, output, format!("node {id} has a vote")).await
         }
         MemberCommand::Remove { id } => {
-            known(&client, id).await?;
-            client.remove(NodeId::new(id)).await?;
-            done(
-                &client,
-                output,
-                format!("node {id} is out of the cluster; never use its id again"),
-            )
-            .await
+            let was_member = is_member(&leader(&client).await?, id);
+            // Also of one that is none, as far as the node knows that was asked: the leader decides, and whom it does not
+            // know is out. So a removal that is given again ends well.
+            client.remove(NodeId::new(id)).await.map_err(not_changed)?;
+            let line = match was_member {
+                true => format!(
+                    "node {id} is out of the cluster, and its directory of no more use; a new node has better a new id, and \
+                     under this one needs an empty directory"
+                ),
+                false => format!("node {id} is no member of the cluster: nothing is to be done"),
+            };
+            done(&client, output, line).await
         }
         MemberCommand::MoveLeader { id } => {
             if let Some(id) = id {
                 known(&client, id).await?;
             }
-            client.move_leader(id.map(NodeId::new)).await?;
+            client
+                .move_leader(id.map(NodeId::new))
+                .await
+                .map_err(not_changed)?;
             let status = leader(&client).await;
             let asked = id.map(NodeId::new);
             let now = status.as_ref().map_or(asked, |status| status.leader);
@@ -79,13 +85,46 @@ async fn leader(client: &Client) -> Result<Status, Failure> {
 }
 
 async fn known(client: &Client, id: u64) -> Result<(), Failure> {
-    let status = leader(client).await?;
-    match status.members.iter().any(|member| member.id.number() == id) {
+    match is_member(&leader(client).await?, id) {
         true => Ok(()),
         false => Err(
             Failure::not_found(format!("node {id} is no member of the cluster"))
                 .hint("quorate member list shows the members"),
         ),
+    }
+}
+
+fn is_member(status: &Status, id: u64) -> bool {
+    status.members.iter().any(|member| member.id.number() == id)
+}
+
+/// What is said of a node that was added, or was there already, as far as its leader knows it.
+fn added_line(id: u64, address: &Address, status: Option<&Status>) -> String {
+    let mut members = status.into_iter().flat_map(|status| &status.members);
+    match members.any(|member| member.id.number() == id && member.voter) {
+        true => format!("node {id} at {address} is a member with a vote already: nothing is to be done"),
+        false => format!("node {id} at {address} receives the log; promote it once it has caught up"),
+    }
+}
+
+/// How the refusals of a leader end that wait for the node in question: to be started, to answer, to catch up. The request
+/// is sound, and the same one succeeds later.
+const WAITS_FOR_A_NODE: [&str; 3] = [
+    "and add it then",
+    "and try again",
+    "try again when it has caught up",
+];
+
+/// How a change of members that was not told to be done is told.
+fn not_changed(error: Error) -> Failure {
+    match &error {
+        Error::OutcomeUnknown(_) => Failure::from(error).hint(
+            "quorate member list shows what became of it; the same command, given again, finishes what was begun",
+        ),
+        Error::Rejected { reason } if WAITS_FOR_A_NODE.iter().any(|end| reason.contains(end)) => {
+            Failure::unavailable(reason.clone())
+        }
+        _ => error.into(),
     }
 }
 
@@ -190,6 +229,17 @@ impl Report for Members {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::Kind;
+    use quorate_kv::client::OutcomeUnknown;
+
+    #[test]
+    fn a_change_whose_outcome_is_unknown_says_where_to_look() {
+        let reason = "its answer was lost".to_owned();
+        let failure = not_changed(OutcomeUnknown { reason }.into());
+        assert_eq!(failure.kind(), Kind::UnknownOutcome);
+        assert!(failure.to_string().contains("quorate member list"), "{failure}");
+        assert!(!failure.to_string().contains("the write"), "{failure}");
+    }
 
     /// The story: exit code 4, "nothing was changed", after a node was removed and its removal took the connection along.
     #[test]

@@ -14,6 +14,7 @@ use quorate_transport::{Address, InvalidAddress};
 use crate::cli::Reach;
 use crate::failure::Failure;
 use crate::run_file::{self, Note};
+use crate::text::with_brackets;
 
 /// Nodes to ask, and who asks them.
 #[derive(Debug)]
@@ -42,6 +43,9 @@ impl Reached {
             )
         })?;
         let credentials = credentials(&certs, reach.client.as_deref())?;
+        if let Some(asked) = &reach.cluster {
+            is_of_cluster(asked, credentials.identity().cluster.as_str(), &certs)?;
+        }
         Ok(Self {
             endpoints,
             credentials,
@@ -96,7 +100,12 @@ pub fn limits() -> Limits {
 fn endpoints(reach: &Reach) -> Result<(Vec<Address>, Option<PathBuf>), Failure> {
     if !reach.endpoints.is_empty() {
         let parsed: Result<_, InvalidAddress> = reach.endpoints.iter().map(|text| text.parse()).collect();
-        let endpoints = parsed.map_err(|error| Failure::refused(format!("--endpoints: {error}")))?;
+        let endpoints = parsed.map_err(|error| {
+            Failure::refused(format!(
+                "--endpoints (QUORATE_ENDPOINTS): {}",
+                with_brackets(error)
+            ))
+        })?;
         return Ok((endpoints, None));
     }
     if let Some(dir) = &reach.data_dir {
@@ -105,16 +114,50 @@ fn endpoints(reach: &Reach) -> Result<(Vec<Address>, Option<PathBuf>), Failure> 
                 Failure::refused(format!("{}: {error}", dir.join(run_file::FILE_NAME).display()))
             })?
             .ok_or_else(|| {
-                Failure::unavailable(format!("no node runs on {}", dir.display()))
-                    .hint(format!("start it: quorate serve --data-dir {}", dir.display()))
+                let dir = dir.display();
+                Failure::unavailable(format!("no node that quorate serve started runs on {dir}")).hint(format!(
+                    "start it: quorate serve --data-dir {dir}; a node inside another program leaves no note of where it is: \
+                     give --endpoints and --certs, where it has a transport"
+                ))
             })?;
         return Ok((vec![note.address], note.certs));
     }
-    let mut notes = run_file::all();
-    if let Some(cluster) = &reach.cluster {
-        notes.retain(|note| note.cluster == *cluster);
+    let notes = run_file::all();
+    match &reach.cluster {
+        Some(cluster) => of_one_cluster(named(notes, cluster)?),
+        None => of_one_cluster(notes),
     }
-    of_one_cluster(notes)
+}
+
+/// Refuses a cluster that the certificate is not of: nodes admit a client by its certificate alone, so that the name would
+/// count for nothing where endpoints say whom to ask.
+fn is_of_cluster(asked: &str, certified: &str, certs: &Path) -> Result<(), Failure> {
+    if asked == certified {
+        return Ok(());
+    }
+    let certs = certs.display();
+    Err(Failure::refused(format!(
+        "--cluster (QUORATE_CLUSTER) says {asked}, but the client's certificate in {certs} is of cluster {certified}"
+    ))
+    .hint(format!("give the certificates of {asked} by --certs, or --cluster {certified}")))
+}
+
+/// Those of this cluster; where there are none, the failure says of which clusters there are.
+fn named(notes: Vec<Note>, cluster: &str) -> Result<Vec<Note>, Failure> {
+    let (named, others): (Vec<Note>, Vec<Note>) = notes.into_iter().partition(|note| note.cluster == cluster);
+    if !named.is_empty() || others.is_empty() {
+        return Ok(named);
+    }
+    let others = others.iter().map(|note| note.cluster.as_str());
+    let others: Vec<&str> = others
+        .collect::<std::collections::BTreeSet<_>>()
+        .into_iter()
+        .collect();
+    Err(Failure::unavailable(format!(
+        "no node of cluster {cluster} runs on this machine; nodes of yours of {} do",
+        others.join(", ")
+    ))
+    .hint("give another --cluster (QUORATE_CLUSTER), or say where the cluster is: --endpoints and --certs"))
 }
 
 fn of_one_cluster(notes: Vec<Note>) -> Result<(Vec<Address>, Option<PathBuf>), Failure> {
@@ -207,6 +250,33 @@ mod tests {
         let endpoints: Vec<&str> = endpoints.iter().map(Address::as_str).collect();
         assert_eq!(endpoints, ["127.0.0.1:1", "127.0.0.1:2"]);
         assert_eq!(certs, Some("c".into()));
+    }
+
+    /// The story: with endpoints given, `kv del --all --cluster staging` emptied the production cluster of the certificate.
+    #[test]
+    fn a_cluster_that_the_certificate_is_not_of_is_refused_with_both_names() {
+        let certs = Path::new("c");
+        is_of_cluster("orders", "orders", certs).unwrap();
+        let refused = is_of_cluster("staging", "orders", certs).unwrap_err();
+        assert_eq!(refused.kind(), Kind::Refused);
+        let refused = refused.to_string();
+        assert!(
+            refused.contains("says staging") && refused.contains("of cluster orders"),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn a_cluster_that_does_not_run_here_is_told_with_those_that_do() {
+        let notes = || vec![note("a", 1, "c"), note("a", 2, "c"), note("b", 1, "d")];
+        assert_eq!(named(notes(), "b").unwrap(), [note("b", 1, "d")]);
+        let missing = named(notes(), "other").unwrap_err();
+        assert_eq!(missing.kind(), Kind::Unavailable);
+        assert!(
+            missing.to_string().contains("no node of cluster other runs"),
+            "{missing}"
+        );
+        assert!(missing.to_string().contains("of a, b do"), "{missing}");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use comfy_table::{Cell, Color};
+use quorate_kv::client::Error;
 use quorate_kv::model::NodeId;
 use quorate_kv::node::{NodeRole, Status};
 use serde::Serialize;
@@ -22,8 +23,15 @@ pub async fn run(reach: Reach, output: Output) -> Result<(), Failure> {
     let client = Reached::find(&reach)?
         .client()?
         .with_deadline(reach.deadline.min(PATIENCE));
-    let report = ClusterReport::new(client.statuses().await)?;
-    output.show(&report)
+    match ClusterReport::new(client.statuses().await) {
+        Ok(report) => output.show(&report),
+        // Asked as every other command asks, the client says which kind of failure it is: whether this client is admitted
+        // by none, or nobody is there.
+        Err(silent) => match client.status().await {
+            Err(error @ Error::NotAdmitted { .. }) => Err(error.into()),
+            _ => Err(silent),
+        },
+    }
 }
 
 /// The cluster at a moment.
@@ -50,6 +58,86 @@ enum Standing {
     Electing,
     /// Too few voters are there to elect anybody.
     NoQuorum,
+    /// None of the nodes that answered belongs to a cluster yet.
+    NotFormed,
+}
+
+/// What the cluster knows of a node that answers: by its id, its directory's uuid and its cluster's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Belonging {
+    Member,
+    /// A member that was away when the cluster was formed, and has not been met yet.
+    NotMet,
+    /// It belongs to no cluster, and this one does not know its id.
+    Waits,
+    /// It belongs to no cluster, and nor does any node that answered.
+    NotFormed,
+    /// The cluster knows its id as another directory.
+    AnotherDirectory,
+    AnotherCluster,
+    /// It was of this cluster, which does not know its id any more.
+    Removed,
+}
+
+impl Belonging {
+    fn of(status: &Status, view: &Status) -> Self {
+        if view.cluster_uuid.is_none() && status.cluster_uuid.is_none() {
+            return Belonging::NotFormed;
+        }
+        if status
+            .cluster_uuid
+            .is_some_and(|uuid| Some(uuid) != view.cluster_uuid)
+        {
+            return Belonging::AnotherCluster;
+        }
+        match view.members.iter().find(|member| member.id == status.node) {
+            Some(member) if member.uuid == Some(status.uuid) => Belonging::Member,
+            Some(member) if member.uuid.is_some() => Belonging::AnotherDirectory,
+            Some(_) => Belonging::NotMet,
+            None if status.cluster_uuid.is_none() => Belonging::Waits,
+            None => Belonging::Removed,
+        }
+    }
+
+    /// In place of its role, where it has none.
+    fn word(self) -> Option<&'static str> {
+        match self {
+            Belonging::Member => None,
+            Belonging::NotMet => Some("waits to be met"),
+            Belonging::Waits => Some("waits to be added"),
+            Belonging::NotFormed => Some("waits for a cluster"),
+            Belonging::AnotherDirectory | Belonging::AnotherCluster | Belonging::Removed => Some("no member"),
+        }
+    }
+
+    /// What to say of this node below the table.
+    fn line(self, id: u64, address: &str, state: &NodeState) -> Option<String> {
+        Some(match self {
+            Belonging::Member => return None,
+            Belonging::NotMet => {
+                format!(
+                    "node {id} is a member that the cluster has not met yet: the next leader that reaches it takes it in"
+                )
+            }
+            Belonging::Waits => format!(
+                "node {id} waits to be added, and is no member of this cluster: quorate member add {id} {address}"
+            ),
+            Belonging::NotFormed => format!(
+                "node {id} belongs to no cluster yet: it waits for its peers, or to be added (quorate member add)"
+            ),
+            Belonging::AnotherDirectory => format!(
+                "node {id} is no member of this cluster, which knows node {id} as another directory than its own, {}",
+                short(state.uuid)
+            ),
+            Belonging::AnotherCluster => {
+                let uuid = state
+                    .cluster_uuid
+                    .map_or_else(String::new, |uuid| format!(", {uuid}"));
+                format!("node {id} belongs to another cluster of this name{uuid}")
+            }
+            Belonging::Removed => format!("node {id} is no member of this cluster any more: it was removed"),
+        })
+    }
 }
 
 /// One node.
@@ -70,6 +158,10 @@ struct NodeState {
     uuid: Uuid,
     /// The cluster that it belongs to, which may be another one of the same name.
     cluster_uuid: Option<Uuid>,
+    /// Whether it is a member of the cluster, which also knows its directory or has met none under its id.
+    member: bool,
+    #[serde(skip)]
+    belonging: Belonging,
     version: String,
     role: NodeRole,
     voter: bool,
@@ -96,7 +188,14 @@ impl ClusterReport {
         // Whom others follow that are reached leads too, where it is not reached itself.
         let is_served = |s: &Status| s.quorum && s.leader.is_some();
         let leads = |s: &Status| s.role == NodeRole::Leader;
-        let rank = |s: &&&Status| (is_served(s), is_served(s) && leads(s), s.term);
+        let rank = |s: &&&Status| {
+            (
+                is_served(s),
+                is_served(s) && leads(s),
+                s.cluster_uuid.is_some(),
+                s.term,
+            )
+        };
         let Some(view) = answered.iter().max_by_key(rank).copied() else {
             let reason = |(address, status): (&String, &Result<_, String>)| {
                 let reason = status.as_ref().err()?;
@@ -108,12 +207,14 @@ impl ClusterReport {
         let leader = view.leader.filter(|_| is_served(view));
         let voters: Vec<_> = view.members.iter().filter(|m| m.voter).map(|m| m.id).collect();
         let is_up = |id: &&NodeId| {
-            answered
-                .iter()
-                .any(|s| s.node == **id && s.role != NodeRole::Stopped)
+            answered.iter().any(|s| {
+                s.node == **id && s.role != NodeRole::Stopped && Belonging::of(s, view) == Belonging::Member
+            })
         };
         let standing = if leader.is_some() {
             Standing::Serving
+        } else if view.cluster_uuid.is_none() {
+            Standing::NotFormed
         } else if voters.iter().filter(is_up).count() * 2 > voters.len() {
             Standing::Electing
         } else {
@@ -148,7 +249,12 @@ impl ClusterReport {
 impl NodeReport {
     fn answered(address: &str, status: &Status, view: &Status) -> Self {
         let index = |index: Option<quorate_kv::model::LogIndex>| index.map(|index| index.number());
-        let member = view.members.iter().find(|member| member.id == status.node);
+        let belonging = Belonging::of(status, view);
+        let is_member = matches!(belonging, Belonging::Member | Belonging::NotMet);
+        let member = view
+            .members
+            .iter()
+            .find(|member| is_member && member.id == status.node);
         let own = status.members.iter().find(|member| member.id == status.node);
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let address = if address.is_empty() {
@@ -164,6 +270,8 @@ impl NodeReport {
             state: Some(NodeState {
                 uuid: status.uuid,
                 cluster_uuid: status.cluster_uuid,
+                member: is_member,
+                belonging,
                 version: status.version.clone(),
                 role: status.role,
                 voter: member.is_some_and(|member| member.voter),
@@ -214,11 +322,13 @@ impl Report for ClusterReport {
                 table.add_row(vec![id, address, Cell::new("unreachable").fg(Color::Red)]);
                 continue;
             };
-            let role = match state.voter || state.role != NodeRole::Follower {
-                true => Cell::new(state.role),
-                false => Cell::new("learner"),
+            let role = match (state.belonging.word(), state.role) {
+                (Some(word), role) if role != NodeRole::Stopped => Cell::new(word),
+                (None, NodeRole::Follower) if !state.voter => Cell::new("learner"),
+                (_, role) => Cell::new(role),
             };
             let role = match state.role {
+                _ if !state.member => role.fg(Color::Yellow),
                 NodeRole::Leader => role.fg(Color::Green),
                 NodeRole::Stopped => role.fg(Color::Red),
                 NodeRole::Candidate => role.fg(Color::Yellow),
@@ -263,17 +373,20 @@ impl Report for ClusterReport {
             Standing::Serving => "quorum",
             Standing::Electing => "electing",
             Standing::NoQuorum => "no quorum",
+            Standing::NotFormed => "not formed yet",
         };
-        let elsewhere: String = self
+        let strangers: String = self
             .nodes
             .iter()
-            .filter_map(|node| Some((node.id?, node.state.as_ref()?.cluster_uuid?)))
-            .filter(|(_, uuid)| Some(*uuid) != self.cluster_uuid)
-            .map(|(id, uuid)| format!("\nnode {id} belongs to another cluster of this name, {uuid}"))
+            .filter_map(|node| {
+                let state = node.state.as_ref()?;
+                state.belonging.line(node.id?, &node.address, state)
+            })
+            .map(|line| format!("\n{line}"))
             .collect();
         let uuid = self.cluster_uuid.map(|uuid| format!(", uuid {}", short(uuid)));
         format!(
-            "cluster {}: {leader}, {standing}{}\n{table}{silent}{elsewhere}{faults}",
+            "cluster {}: {leader}, {standing}{}\n{table}{silent}{strangers}{faults}",
             self.cluster,
             uuid.unwrap_or_default()
         )
@@ -286,12 +399,16 @@ mod tests {
     use quorate_kv::model::{Revision, StateHash, Term};
     use quorate_kv::node::MemberStatus;
 
+    fn directory(node: u64) -> Uuid {
+        Uuid::from_u128(node.into())
+    }
+
     /// One of three voters.
     fn status(node: u64, role: NodeRole, term: u64, leader: Option<u64>, quorum: bool) -> Status {
         let member = |id| MemberStatus {
             id: NodeId::new(id),
             address: format!("node-{id}:7001"),
-            uuid: None,
+            uuid: Some(directory(id)),
             voter: true,
             lag_entries: None,
             round_trip: None,
@@ -299,8 +416,8 @@ mod tests {
         };
         Status {
             cluster: "test".to_owned(),
-            cluster_uuid: None,
-            uuid: Uuid::nil(),
+            cluster_uuid: Some(Uuid::from_u128(100)),
+            uuid: directory(node),
             node: NodeId::new(node),
             version: "0".to_owned(),
             role,
@@ -319,6 +436,86 @@ mod tests {
             members: (1..=3).map(member).collect(),
             fault: None,
         }
+    }
+
+    fn report(statuses: impl IntoIterator<Item = Status>) -> ClusterReport {
+        let told = statuses
+            .into_iter()
+            .map(|s| (format!("node-{}:7001", s.uuid), Ok(s)));
+        ClusterReport::new(told.collect()).expect("somebody answered")
+    }
+
+    /// A node that belongs to no cluster.
+    fn newcomer(node: u64) -> Status {
+        Status {
+            cluster_uuid: None,
+            members: Vec::new(),
+            ..status(node, NodeRole::Learner, 0, None, false)
+        }
+    }
+
+    /// The story: a node that nobody had added, and one that was refused, were shown as "learner, term 0".
+    #[test]
+    fn a_node_that_is_no_member_is_told_for_what_it_is() {
+        let leader = || status(1, NodeRole::Leader, 3, Some(1), true);
+        let (mut lost, mut elsewhere, mut removed) = (
+            newcomer(2),
+            leader(),
+            status(5, NodeRole::Follower, 2, None, false),
+        );
+        lost.uuid = directory(22);
+        elsewhere.node = NodeId::new(3);
+        elsewhere.uuid = directory(33);
+        elsewhere.term = Term::new(1);
+        elsewhere.cluster_uuid = Some(Uuid::from_u128(200));
+        removed.uuid = directory(55);
+        let cases = [
+            (newcomer(4), "waits to be added", "quorate member add 4"),
+            (lost, "no member", "knows node 2 as another directory"),
+            (elsewhere, "no member", "node 3 belongs to another cluster"),
+            (
+                removed,
+                "no member",
+                "node 5 is no member of this cluster any more",
+            ),
+        ];
+        for (stranger, word, line) in cases {
+            let report = report([leader(), stranger]);
+            let text = report.text();
+            assert!(text.contains(word) && text.contains(line), "{text}");
+            assert!(!text.contains("learner"), "{text}");
+            assert_eq!(report.leader, Some(1));
+            let members = report
+                .nodes
+                .iter()
+                .map(|node| node.state.as_ref().unwrap().member);
+            assert_eq!(members.collect::<Vec<_>>(), [true, false], "{text}");
+        }
+    }
+
+    #[test]
+    fn nodes_of_no_cluster_wait_for_one() {
+        let report = report([newcomer(1), newcomer(2)]);
+        assert_eq!((report.leader, report.standing), (None, Standing::NotFormed));
+        let text = report.text();
+        assert!(
+            text.contains("not formed yet") && text.contains("waits for a cluster"),
+            "{text}"
+        );
+    }
+
+    /// It has no vote that counts before a leader has met it.
+    #[test]
+    fn a_voter_that_the_cluster_has_not_met_makes_no_quorum() {
+        let mut one = status(1, NodeRole::Follower, 3, None, false);
+        one.members[2].uuid = None;
+        let report = report([one, newcomer(3)]);
+        assert_eq!(report.standing, Standing::NoQuorum);
+        assert!(
+            report
+                .text()
+                .contains("node 3 is a member that the cluster has not met yet")
+        );
     }
 
     #[test]

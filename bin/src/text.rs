@@ -2,9 +2,11 @@
 //!
 //! Always: what came from the store can move no cursor and ring no bell: control characters are escaped.
 
+use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use quorate_transport::{AddressRule, InvalidAddress};
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
@@ -13,6 +15,18 @@ pub fn short(uuid: Uuid) -> String {
     let mut text = uuid.simple().to_string();
     text.truncate(8);
     text
+}
+
+/// The same refusal, where the brackets of an IPv6 address are missing, with what was meant more likely: the last part of
+/// `::1:7001` may belong to the address, and mostly is the port.
+pub fn with_brackets(mut error: InvalidAddress) -> InvalidAddress {
+    if let AddressRule::Brackets { with } = &mut error.rule
+        && let Some((host, port)) = error.text.rsplit_once(':')
+        && let (Ok(host), Ok(port @ 1..)) = (host.parse::<Ipv6Addr>(), port.parse::<u16>())
+    {
+        *with = format!("[{host}]:{port} (or {with}, if all of it is the address)");
+    }
+    error
 }
 
 /// How bytes are shown and read.
@@ -247,6 +261,23 @@ pub fn distance(from: &str, to: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_ipv6_address_without_brackets_is_suggested_with_the_port_that_was_given() {
+        let told = |text: &str| {
+            with_brackets(text.parse::<quorate_transport::ListenAddress>().unwrap_err()).to_string()
+        };
+        assert!(
+            told("::1:7001").contains("such as [::1]:7001 (or [::1:7001]:7001"),
+            "{}",
+            told("::1:7001")
+        );
+        assert!(
+            told("fe80::1").ends_with("such as [fe80::1]:7001"),
+            "{}",
+            told("fe80::1")
+        );
+    }
 
     #[test]
     fn bytes_are_shown_as_text_where_they_are_text() {

@@ -2,13 +2,16 @@
 
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
+use clap::CommandFactory as _;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 
+use crate::cli::Cli;
 use crate::failure::{Failure, Kind};
 use crate::output::Output;
 
 /// Shows what is wrong with the arguments, or the help that was asked for, and says how the process ends.
 pub fn end(error: clap::Error) -> ExitCode {
+    let error = with_whole_usage(error, std::env::args_os().skip(1));
     let help = error.exit_code() == 0;
     if help || !wants_json() {
         // A reader that is gone has seen enough.
@@ -23,8 +26,38 @@ pub fn end(error: clap::Error) -> ExitCode {
     Kind::Refused.exit_code()
 }
 
+/// Whether a value is refused that has nothing in it, which a variable may have given.
+pub fn is_of_empty_value(error: &clap::Error) -> bool {
+    match error.get(ContextKind::InvalidValue) {
+        Some(ContextValue::String(value)) => value.is_empty(),
+        _ => false,
+    }
+}
+
+/// The usage of the command that was meant. clap tells the flags that were given, or that a variable gives, as if the
+/// command needed them.
+fn with_whole_usage(
+    mut error: clap::Error,
+    arguments: impl Iterator<Item = std::ffi::OsString>,
+) -> clap::Error {
+    if error.get(ContextKind::Usage).is_none() {
+        return error;
+    }
+    let mut cli = Cli::command();
+    cli.build();
+    let mut command = cli;
+    for argument in arguments.filter_map(|argument| argument.into_string().ok()) {
+        if let Some(meant) = command.find_subcommand(&argument).cloned() {
+            command = meant;
+        }
+    }
+    let usage = command.render_usage();
+    error.insert(ContextKind::Usage, ContextValue::StyledStr(usage));
+    error
+}
+
 /// The arguments are not understood, so that they are looked through for the one that counts here.
-fn wants_json() -> bool {
+pub fn wants_json() -> bool {
     let mut arguments = std::env::args_os()
         .skip(1)
         .take_while(|argument| argument != "--");

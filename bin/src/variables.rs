@@ -61,6 +61,22 @@ pub(crate) fn refuse_unknown() -> Result<(), Failure> {
         .hint("unset what is not meant for this program; docs/configuration.md lists the variables that are"))
 }
 
+/// Refuses variables that are set and have nothing in them, whichever command reads them: `QUORATE_ENDPOINTS=` in a script
+/// is a value that was forgotten, and must not send a command elsewhere.
+pub(crate) fn refuse_empty() -> Result<(), Failure> {
+    let is_empty = |name: &String| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    let empty: Vec<String> = known().into_iter().filter(is_empty).collect();
+    let message = match empty.as_slice() {
+        [] => return Ok(()),
+        [_] => "a variable of the environment is empty".to_owned(),
+        many => format!("{} variables of the environment are empty", many.len()),
+    };
+    let details = empty.into_iter().map(|name| format!("{name}: it is empty"));
+    Err(Failure::refused(message)
+        .details(details)
+        .hint("give it a value, or unset it"))
+}
+
 /// What is wrong with each variable that nobody reads.
 fn unknown(set: impl Iterator<Item = (String, String)>, known: &BTreeSet<String>) -> Vec<String> {
     let mut unknown: Vec<String> = set

@@ -50,7 +50,11 @@ fn a_check_of_the_configuration_reads_the_certificates_and_makes_none() {
     home.line("certs init --dir c").ok();
     home.line(given)
         .fails(2, &["c/node-1.crt is missing", "quorate certs issue"]);
-    home.line("certs issue --dir c --node 1 --validity 1s").ok();
+    let issued = home
+        .line("certs issue --dir c --node 1 --validity 1s")
+        .ok()
+        .text();
+    assert!(issued.contains("valid for 1s"), "{issued}");
     until("it has ended", || home.line(given).code.ne(&0).then_some(()));
     home.line(given).fails(2, &["c/node-1.crt is valid no longer"]);
     home.line("certs issue --dir c --node 1 --validity 1day --out new")

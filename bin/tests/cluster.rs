@@ -117,6 +117,11 @@ fn a_cluster_survives_its_leader_and_changes_its_members() {
 
     // A fourth node joins, is promoted, and takes the place of one that is removed.
     let fourth = three.start(4, &["--join"]);
+    until("the log says that the fourth waits", || {
+        home.logs()
+            .contains("the node waits to be added to its cluster")
+            .then_some(())
+    });
     home.line(&format!("member add 4 {}", fourth.address)).ok();
     until("the fourth has a vote", || {
         (home.line("member promote 4").code == 0).then_some(())

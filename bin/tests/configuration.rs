@@ -193,6 +193,19 @@ fn a_certificate_of_another_node_is_refused() {
     }
     home.line("serve --data-dir data --listen 127.0.0.1:0 --certs c --node-id 2")
         .fails(2, &["quorate://quorate/node/1", "quorate://quorate/node/2"]);
+    home.line("certs init --cluster green --dir g").ok();
+    home.line("certs issue --dir g --node 1").ok();
+    home.line("serve --data-dir data --listen 127.0.0.1:0 --certs g --cluster blue")
+        .fails(
+            2,
+            &[
+                "is quorate://green/node/1's",
+                "quorate://blue/node/1",
+                "--cluster green",
+            ],
+        );
+    home.line("serve --data-dir data --node-id minus --listen ::1:7001")
+        .fails(2, &["from 1 on", "[::1]:7001"]);
 }
 
 #[test]
@@ -207,9 +220,14 @@ fn a_data_directory_of_another_node_or_cluster_is_refused() {
 #[test]
 fn two_nodes_cannot_share_a_data_directory() {
     let home = Home::new();
-    let _first = home.serve_alone();
+    let first = home.serve_alone();
     home.line("serve --data-dir data --listen 127.0.0.1:0")
         .fails(4, &["data is in use by another process"]);
+    // Told before the port, and before anything is made in it.
+    std::fs::remove_dir_all(home.path("data/certs")).unwrap();
+    home.line(&format!("serve --data-dir data --listen {}", first.address))
+        .fails(4, &["data is in use by another process"]);
+    assert!(!home.path("data/certs").exists());
 }
 
 /// A service manager tries again after some of these and not after others: docs/operations.md.

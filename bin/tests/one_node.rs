@@ -40,11 +40,27 @@ fn the_command_line_finds_the_node_of_this_machine() {
     );
 
     home.line("kv get greeting --cluster other")
-        .fails(4, &["no node of yours runs", "quorate serve"]);
+        .fails(4, &["no node of cluster other runs", "of quorate do"]);
+    // The story: with endpoints given the name counted for nothing, and the write went to the certificate's cluster.
+    home.run_with(
+        ["kv", "put", "greeting", "lost", "--cluster", "nonsense"],
+        b"",
+        &vars,
+    )
+    .fails(2, &["says nonsense", "of cluster quorate"]);
+    assert_eq!(
+        home.line("kv get greeting --raw --cluster quorate").ok().text(),
+        "hello"
+    );
     assert!(server.stop().success());
     home.line("kv get greeting").fails(4, &["no node of yours runs"]);
-    home.line("kv get greeting --data-dir data")
-        .fails(4, &["no node runs on data", "quorate serve --data-dir data"]);
+    home.line("kv get greeting --data-dir data").fails(
+        4,
+        &[
+            "no node that quorate serve started runs on data",
+            "quorate serve --data-dir data",
+        ],
+    );
 }
 
 /// A start that waits for its configuration, in a pipe of the file system, and the end of the pipe that it waits for.
@@ -102,7 +118,7 @@ fn a_node_that_waits_for_a_lock_is_ended_by_one_signal() {
     let args = ["--data-dir", "data", "--listen", "127.0.0.1:0"];
     let server = home.serve_into(&args, std::process::Stdio::null(), log);
     until("the start has begun", || {
-        home.logs().contains("files may be open").then_some(())
+        home.logs().contains("files open").then_some(())
     });
     let begun = std::time::Instant::now();
     assert!(server.stop().success(), "{}", home.logs());
@@ -645,6 +661,18 @@ fn status_and_members_are_shown_in_both_forms() {
     );
     home.line("member promote 7").fails(3, &["node 7 is no member"]);
     home.line("member add 0 x:1").fails(2, &["0 is no node's id"]);
+    // A removal that is given again, to finish it, finds nothing to do.
+    let removed = home.line("member remove 7").ok().text();
+    assert!(removed.contains("node 7 is no member"), "{removed}");
+    let own = home.line("member list --json").json()["members"][0]["address"].clone();
+    let added = home
+        .line(&format!("member add 1 {}", own.as_str().unwrap()))
+        .ok()
+        .text();
+    assert!(added.contains("a member with a vote already"), "{added}");
+    // It is not started yet: the same command succeeds later.
+    home.line("member add 7 127.0.0.1:1")
+        .fails(4, &["node 7 does not answer at 127.0.0.1:1", "start it there"]);
     let refused = home.line("member move-leader");
     assert_eq!(refused.code, 2, "{}", refused.stderr);
 }

@@ -129,7 +129,7 @@ fn an_empty_value_is_refused_by_its_name() {
             home.run_with(["serve", "--data-dir", "data"], b"", &[(&variable, "")])
                 .fails(2, &[&variable, "it is empty"]);
         } else if flag == "json" {
-            refused(&home, &[(&variable, "")], &["--json"]);
+            refused(&home, &[(&variable, "")], &["QUORATE_JSON: it is empty"]);
         } else {
             refused(&home, &[(&variable, "")], &[&variable]);
         }
@@ -148,7 +148,26 @@ fn an_empty_value_is_refused_by_its_name() {
     home.run(["serve", "--data-dir", "data", "--peers", ""])
         .fails(2, &["--peers: it is empty"]);
     home.run_with(["kv", "get", "a"], b"", &[("QUORATE_CLUSTER", "")])
-        .fails(2, &["--cluster"]);
+        .fails(2, &["QUORATE_CLUSTER: it is empty"]);
+    // By every command, and by the variable's name, whoever reads it.
+    for command in ["kv get a", "status", "member list", "meta check", "bench"] {
+        for variable in ["ENDPOINTS", "CERTS", "CLIENT", "DEADLINE", "NODE_ID"] {
+            let variable = format!("QUORATE_{variable}");
+            let says = format!("{variable}: it is empty");
+            home.run_with(command.split_whitespace(), b"", &[(&variable, "")])
+                .fails(2, &[&says]);
+        }
+    }
+}
+
+#[test]
+fn what_a_variable_gave_is_not_blamed_on_a_flag() {
+    let home = Home::new();
+    let endpoints = [("QUORATE_ENDPOINTS", "a:7001")];
+    home.run_with(["bench", "--nodes", "3"], b"", &endpoints)
+        .fails(2, &["the variable QUORATE_ENDPOINTS"]);
+    let ran = home.run_with(["kv", "put", "a"], b"", &endpoints);
+    ran.fails(2, &["Usage: quorate kv put [OPTIONS] <KEY> <VALUE>"]);
 }
 
 #[test]

@@ -7,6 +7,8 @@ mod load;
 mod processes;
 mod report;
 
+use std::collections::BTreeSet;
+
 use crate::cli::{BenchArgs, BenchOp};
 use crate::failure::Failure;
 use crate::output::Output;
@@ -15,13 +17,13 @@ use load::Load;
 use processes::Processes;
 use report::BenchReport;
 
-/// Runs the command.
-pub fn run(args: BenchArgs, output: Output) -> Result<(), Failure> {
+/// Runs the command. `variables` are the flags that a variable gave.
+pub fn run(args: BenchArgs, variables: &BTreeSet<String>, output: Output) -> Result<(), Failure> {
     let workers = args.workers.and_then(|workers| usize::try_from(workers).ok());
     // One thread drives tens of thousands of operations a second, and the nodes need the rest of the machine.
     crate::runtime(Some(workers.unwrap_or(1)))?.block_on(async {
         tokio::select! {
-            result = measure(&args, output) => result,
+            result = measure(&args, variables, output) => result,
             _ = tokio::signal::ctrl_c() => Err(Failure::failed("interrupted")),
         }
     })
@@ -32,7 +34,7 @@ fn ops_per_txn(args: &BenchArgs) -> u32 {
     args.ops_per_txn.unwrap_or(10)
 }
 
-async fn measure(args: &BenchArgs, output: Output) -> Result<(), Failure> {
+async fn measure(args: &BenchArgs, variables: &BTreeSet<String>, output: Output) -> Result<(), Failure> {
     if args.ops_per_txn.is_some() && args.op != BenchOp::Txn {
         return Err(Failure::refused(format!(
             "--ops-per-txn belongs to --op txn, and the load is --op {}",
@@ -42,9 +44,15 @@ async fn measure(args: &BenchArgs, output: Output) -> Result<(), Failure> {
     let (processes, reached) = match args.nodes {
         None => (None, Reached::find(&args.reach)?),
         Some(_) if !args.reach.endpoints.is_empty() => {
-            return Err(Failure::refused(
-                "--nodes starts a cluster, --endpoints names one that runs: give one of them",
-            ));
+            return Err(match variables.contains("endpoints") {
+                true => Failure::refused(
+                    "--nodes starts a cluster, and the variable QUORATE_ENDPOINTS names one that runs",
+                )
+                .hint("leave --nodes out, or unset the variable: env -u QUORATE_ENDPOINTS quorate bench ..."),
+                false => Failure::refused(
+                    "--nodes starts a cluster, --endpoints names one that runs: give one of them",
+                ),
+            });
         }
         Some(count) => {
             let processes = Processes::start(count, args).await?;

@@ -20,6 +20,7 @@ use crate::cli::ServeArgs;
 use crate::failure::Failure;
 use crate::logging::{Format, Logging};
 use crate::output::Report;
+use crate::text::with_brackets;
 
 /// Where a node listens when nothing is said: this machine alone reaches it.
 pub const LISTEN: &str = "127.0.0.1:7001";
@@ -298,7 +299,7 @@ fn read(
     let cluster = ClusterId::new(&cluster)
         .map_err(|error| keys.fault("cluster", error))
         .ok();
-    let node_id = keys.number("node_id").unwrap_or(1);
+    let node_id = keys.number_from("node_id", 1).unwrap_or(1);
     if node_id == 0 {
         keys.fault("node_id", "0 is no id; the first is 1");
     }
@@ -313,7 +314,7 @@ fn read(
     let metrics = keys
         .text("metrics")
         .and_then(|text| listen_at(&mut keys, "metrics", &text));
-    let workers = keys.number("workers");
+    let workers = keys.number_from("workers", 1);
     if let Some(number) = workers
         && !(1..=1024).contains(&number)
     {
@@ -449,7 +450,7 @@ fn host_and_port(keys: &mut Keys, key: &str, text: String) -> Option<String> {
     match text.parse::<Address>() {
         Ok(address) => Some(address.to_string()),
         Err(error) => {
-            keys.fault(key, error);
+            keys.fault(key, with_brackets(error));
             None
         }
     }
@@ -457,7 +458,10 @@ fn host_and_port(keys: &mut Keys, key: &str, text: String) -> Option<String> {
 
 fn listen_at(keys: &mut Keys, key: &str, text: &str) -> Option<ListenAt> {
     let listen = text.parse::<ListenAddress>();
-    listen.map_err(|error| keys.fault(key, error)).ok().map(ListenAt)
+    listen
+        .map_err(|error| keys.fault(key, with_brackets(error)))
+        .ok()
+        .map(ListenAt)
 }
 
 /// A thread that looks for datagrams takes up to a processor: by default only where the log and the state have another.

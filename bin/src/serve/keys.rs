@@ -149,6 +149,11 @@ impl Keys {
 
     /// A whole number.
     pub fn number(&mut self, key: &'static str) -> Option<u64> {
+        self.number_from(key, 0)
+    }
+
+    /// The same where the caller refuses what is below `first`: what is no number is told with that bound.
+    pub fn number_from(&mut self, key: &'static str, first: u64) -> Option<u64> {
         let value = self.take(key)?;
         let number = match &value {
             Value::Integer(number) => u64::try_from(*number).ok(),
@@ -158,7 +163,7 @@ impl Keys {
         if number.is_none() {
             self.fault(
                 key,
-                format!("expected a whole number from 0 on, found {}", kind(&value)),
+                format!("expected a whole number from {first} on, found {}", kind(&value)),
             );
         }
         number

@@ -14,13 +14,14 @@ mod listen_at;
 mod own_certs;
 
 use std::collections::BTreeSet;
+use std::fs::TryLockError;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use quorate_kv::Node;
 use quorate_kv::fault::Fault;
-use quorate_kv::node::{ShutdownReport, StartError};
+use quorate_kv::node::{ShutdownReport, StartError, Status, StorageError};
 use quorate_transport::certs::Credentials;
 use quorate_transport::quic::{BindError, QuicSettings, QuicTransport};
 use quorate_transport::{Address, Identity, Transport as _};
@@ -72,7 +73,7 @@ pub fn run(args: &ServeArgs, variables: &BTreeSet<String>, output: &mut Output) 
     idle.shutdown_background();
     let (config, logging) = match read? {
         Some(Read::Checked(report)) => return output.show(&*report),
-        Some(Read::Config(config, logging)) => (*config, logging),
+        Some(Read::Config(config, logging)) => (*config, *logging),
         None if check => return Err(Failure::failed("stopped before the configuration was checked")),
         None => return Ok(()),
     };
@@ -94,7 +95,7 @@ pub fn run(args: &ServeArgs, variables: &BTreeSet<String>, output: &mut Output) 
 enum Read {
     /// It was to be checked alone.
     Checked(Box<ConfigReport>),
-    Config(Box<Config>, Logging),
+    Config(Box<Config>, Box<Logging>),
 }
 
 fn read(args: &ServeArgs, variables: &BTreeSet<String>, check: bool) -> Result<Read, Failure> {
@@ -104,7 +105,7 @@ fn read(args: &ServeArgs, variables: &BTreeSet<String>, check: bool) -> Result<R
         let report = config.report().with_certificates(certificates);
         return Ok(Read::Checked(Box::new(report)));
     }
-    Ok(Read::Config(Box::new(config), logging))
+    Ok(Read::Config(Box::new(config), Box::new(logging)))
 }
 
 /// Runs what may wait for a disk, a lock or a network on a thread of its own, so that signals are heard meanwhile. Given
@@ -135,6 +136,7 @@ struct Prepared {
 
 impl Prepared {
     fn of(config: Config) -> Result<Self, Failure> {
+        is_free(&config.data_dir)?;
         let identity = Identity::node(config.cluster.clone(), config.node_id);
         let (credentials, certs) = match &config.certs {
             Some(dir) => (given_credentials(dir, &identity)?, dir.clone()),
@@ -152,10 +154,25 @@ impl Prepared {
     }
 }
 
+/// Refuses a directory on which another process runs a node, before anything is made in it. The node's own start decides:
+/// what cannot be looked at here is told there.
+fn is_free(data_dir: &Path) -> Result<(), Failure> {
+    let Ok(lock) = std::fs::File::open(data_dir.join("LOCK")) else {
+        return Ok(());
+    };
+    match lock.try_lock_shared() {
+        Err(TryLockError::WouldBlock) => {
+            let dir = data_dir.to_owned();
+            Err(StartError::from(StorageError::InUse { dir }).into())
+        }
+        _ => Ok(()),
+    }
+}
+
 async fn serve(config: Config, mut signals: Signals, output: Output) -> Result<(), Failure> {
     match config.open_files_max {
-        Some(limit) => tracing::info!(limit, "so many files may be open"),
-        None => tracing::info!("any number of files may be open"),
+        Some(limit) => tracing::info!("the process may have {limit} files open"),
+        None => tracing::info!("the process may have any number of files open"),
     }
     let here = tokio::runtime::Handle::current();
     let Prepared {
@@ -208,20 +225,33 @@ async fn serve(config: Config, mut signals: Signals, output: Output) -> Result<(
             return within(STOP_MAX, transport.shutdown(), signals.stop_again()).await;
         }
     };
+    if let Some(fault) = node.fault() {
+        return Err(fallen(config.node_id, Some(fault), None));
+    }
     let address = transport.local_address().unwrap_or(listen);
     let _note = post(&config.data_dir, &identity, address, &certs);
     // Ended with the runtime: what it tells is true of a node that stops too.
     let _watched = AbortOnDropHandle::new(tokio::spawn(metrics::watch(node.clone())));
-    tracing::info!(node = config.node_id, cluster = %config.cluster, %address, "the node serves");
+    let mut waits = Waits::of(&node.status(), config.join);
+    match waits {
+        Some(waits) => {
+            tracing::info!(node = config.node_id, cluster = %config.cluster, %address, "the node {}", waits.text());
+        }
+        None => {
+            tracing::info!(node = config.node_id, cluster = %config.cluster, %address, "the node serves");
+        }
+    }
     let serving = Serving {
         cluster: config.cluster.to_string(),
         node: config.node_id,
         address,
+        waits,
     };
     announce(serving, output);
 
     let ended = loop {
         tokio::select! {
+            biased;
             event = signals.next() => match event {
                 Event::Stop(name) => {
                     tracing::info!(signal = name, "stopping");
@@ -230,6 +260,11 @@ async fn serve(config: Config, mut signals: Signals, output: Output) -> Result<(
                 Event::Reload => reload(&transport, &certs, &identity),
             },
             fault = node.stopped() => break Some(fault),
+            // After the fault: a node that has stopped is waited for no longer, and serves nothing.
+            () = node.ready(), if waits.is_some() => {
+                waits = None;
+                tracing::info!(node = config.node_id, cluster = %config.cluster, %address, "the node serves");
+            }
         }
     };
     match ended {
@@ -290,12 +325,42 @@ fn kind_of(fault: &Fault) -> Kind {
     }
 }
 
-/// A node that serves: what supervisors and tests wait for on standard output.
+/// What a node that has started waits for, before it can serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Waits {
+    /// Somebody must add it.
+    ToBeAdded,
+    /// Its peers are to form the cluster with it.
+    ForItsCluster,
+}
+
+impl Waits {
+    /// `None` for a node that belongs to a cluster.
+    fn of(status: &Status, join: bool) -> Option<Self> {
+        match (status.cluster_uuid, join) {
+            (Some(_), _) => None,
+            (None, true) => Some(Waits::ToBeAdded),
+            (None, false) => Some(Waits::ForItsCluster),
+        }
+    }
+
+    fn text(self) -> &'static str {
+        match self {
+            Waits::ToBeAdded => "waits to be added to its cluster (quorate member add)",
+            Waits::ForItsCluster => "waits for its peers to form the cluster",
+        }
+    }
+}
+
+/// A node that has started: what supervisors and tests wait for on standard output. The address is its last word.
 #[derive(Debug, Serialize)]
 struct Serving {
     cluster: String,
     node: u64,
     address: SocketAddr,
+    /// What it waits for; nothing where it serves.
+    waits: Option<Waits>,
 }
 
 impl Report for Serving {
@@ -304,8 +369,12 @@ impl Report for Serving {
             cluster,
             node,
             address,
+            waits,
         } = self;
-        format!("node {node} of cluster {cluster} serves on {address}")
+        match waits {
+            None => format!("node {node} of cluster {cluster} serves on {address}"),
+            Some(waits) => format!("node {node} of cluster {cluster} {}, on {address}", waits.text()),
+        }
     }
 }
 
@@ -341,12 +410,28 @@ async fn within<T>(
 }
 
 fn given_credentials(dir: &Path, identity: &Identity) -> Result<Credentials, Failure> {
+    let id = identity.node_id().unwrap_or_default();
+    let cluster = &identity.cluster;
     Credentials::load_from(dir, identity).map_err(|error| {
-        let id = identity.node_id().unwrap_or_default();
+        // A sound certificate of somebody else: told with both names.
+        let file = |suffix: &str| dir.join(format!("node-{id}.{suffix}"));
+        if let Ok(other) = Credentials::load(&dir.join("ca.crt"), &file("crt"), &file("key")) {
+            let other = other.identity();
+            return Failure::refused(format!(
+                "--certs: the certificate in {} is {other}'s, and the node is {identity}",
+                file("crt").display()
+            ))
+            .hint(match other.cluster == *cluster {
+                true => format!("quorate certs issue --dir DIR --node {id} makes node {id}'s own"),
+                false => format!(
+                    "give --cluster {}, if that is the cluster; or the certificates of cluster {cluster}'s authority",
+                    other.cluster
+                ),
+            });
+        }
         Failure::refused(format!("--certs: {error}")).hint(format!(
             "node {id} of cluster {cluster} needs ca.crt, node-{id}.crt and node-{id}.key there; \
-             quorate certs issue --dir DIR --node {id} makes them",
-            cluster = identity.cluster
+             quorate certs issue --dir DIR --node {id} makes them"
         ))
     })
 }

@@ -297,8 +297,9 @@ impl Client {
         futures_util::future::join_all(asks).await.into_iter().collect()
     }
 
-    /// Adds a node without a vote; it receives the log from then on. The id must never have been used. The address is
-    /// an [`Address`] as a text.
+    /// Adds a node without a vote; it receives the log from then on. No member may have the id; one
+    /// that was removed may have had it, if the node at the address has an empty directory, and an id that none ever had is better.
+    /// The address is an [`Address`] as a text.
     pub async fn add_learner(&self, id: NodeId, address: impl AsRef<str>) -> Result<(), Error> {
         let parsed = address.as_ref().parse::<Address>();
         let address = parsed.map_err(|error| Error::Rejected {
@@ -317,7 +318,7 @@ impl Client {
         self.admin(REPEATABLE, || Admin::Promote { id }).await
     }
 
-    /// Takes a node out of the cluster; its id is never to be used again.
+    /// Takes a node out of the cluster. Whoever is added under its id later needs an empty directory.
     pub async fn remove(&self, id: NodeId) -> Result<(), Error> {
         self.admin(REPEATABLE, || Admin::Remove { id }).await
     }

@@ -68,8 +68,8 @@ impl Default for Builder {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// No data directory was given.
-    #[error("a node needs a data directory: call data_dir()")]
+    /// No data directory was given, or an empty path.
+    #[error("a node needs a data directory: call data_dir() with a path that is not empty")]
     NoDataDir,
     /// Settings outside their ranges: all of them.
     #[error("{}", list(.0))]
@@ -78,7 +78,7 @@ pub enum StartError {
     #[error(transparent)]
     Cluster(#[from] InvalidIdentity),
     /// A cluster without a way to reach it.
-    #[error("peers were given, but no transport to reach them: call transport()")]
+    #[error("a node of a cluster (peers(), join()) needs a transport to reach the others: call transport()")]
     NoTransport,
     /// The transport speaks for someone else.
     #[error("the certificate says {certificate}, but the node is {node}")]
@@ -169,7 +169,8 @@ impl Builder {
         self
     }
 
-    /// The node's id, 1 by default and at least. Never reused for another data directory.
+    /// The node's id, 1 by default and at least. Another data directory may have it once its last
+    /// one was removed from the cluster, and only an empty one; an id that no node ever had is better.
     pub fn node_id(mut self, id: u64) -> Self {
         self.id = NodeId::new(id);
         self
@@ -244,7 +245,9 @@ impl Builder {
     }
 
     async fn begin(self) -> Result<Node, StartError> {
-        let dir = self.data_dir.ok_or(StartError::NoDataDir)?;
+        // An empty path would be the directory that the program happens to stand in.
+        let dir = self.data_dir.filter(|dir| !dir.as_os_str().is_empty());
+        let dir = dir.ok_or(StartError::NoDataDir)?;
         let nobody = NodeId::new(0);
         if self.id == nobody || self.peers.contains_key(&nobody) {
             return Err(StartError::NoId);
