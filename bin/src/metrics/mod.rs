@@ -1,7 +1,7 @@
 //! Metrics for Prometheus: what each is called, means and is measured in; what a node's status gives.
 //!
 //! The crates below count and time what they do; this module describes it all in one place, and reads from a node's
-//! status what is a state and no event. [`endpoint`] offers it.
+//! status what is a state and no event. `endpoint` offers it.
 //!
 //! Always: a metric that any crate records is described here; a counter whose first rise is news is there from the start,
 //! with 0, since Prometheus sees no rise in a counter that appears.
