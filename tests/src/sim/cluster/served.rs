@@ -126,6 +126,7 @@ pub(super) async fn watch(cluster: Cluster, over: Rc<Cell<bool>>) {
     let failover = cluster.plan.settings().timing.failover_max * 2 + SLACK;
     let mut calm: Option<(BTreeSet<u32>, Duration)> = None;
     let mut last_led = None;
+    let mut hung = 0;
     while !over.get() {
         env::sleep(ROUND).await;
         let now = cluster.sim.now();
@@ -137,6 +138,12 @@ pub(super) async fn watch(cluster: Cluster, over: Rc<Cell<bool>>) {
             .last_key_value()
             .map(|(term, led)| (*term, *led));
         if led_last != last_led {
+            // A leader whose disk hung for as long as a failover may take has handed over; a stall comes with any sync.
+            let marks = cluster.sim.world().marks();
+            let now_hung = marks.get("leader.disk_hangs").copied().unwrap_or_default();
+            if std::mem::replace(&mut hung, now_hung) < now_hung {
+                cluster.excuses.cause(&cluster, now);
+            }
             if let (Some((old, (before, _))), Some((new, (number, _)))) = (last_led, led_last)
                 && now > cluster.excuses.cause.get()
             {
