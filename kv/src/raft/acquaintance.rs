@@ -215,25 +215,20 @@ impl Acquaintance {
         elsewhere.count() * 2 > voters.len()
     }
 
-    /// Takes in what a peer's membership says of this directory: whether a committed one no longer has it, that an earlier one had. The own log tells that too, but
-    /// that of one who is removed while it catches up never comes so far.
+    /// Takes in what a peer's membership says of this directory, and answers whether a committed one no longer has it that an
+    /// earlier one had. The own log tells that too, but that of one who is removed while it catches up never comes so far.
     fn was_removed(&self, theirs: &Hello) -> bool {
         let Some(records) = theirs.records else {
             return false;
         };
         let mut state = self.state();
-        match theirs.you {
-            Known::Unmet => state.known_at = state.known_at.max(Some(records.at)),
-            Known::Is(member) if member == self.0.own.member => {
-                state.known_at = state.known_at.max(Some(records.at));
-            }
-            Known::Is(_) => {}
-            Known::Stranger => {
-                let is_settled = records.settled && theirs.cluster.is_some();
-                return is_settled && state.known_at.is_some_and(|known_at| known_at < records.at);
-            }
+        if theirs.you == Known::Unmet || theirs.you == Known::Is(self.0.own.member) {
+            state.known_at = state.known_at.max(Some(records.at));
         }
-        false
+        let is_settled = records.settled && theirs.cluster.is_some();
+        theirs.you == Known::Stranger
+            && is_settled
+            && state.known_at.is_some_and(|known_at| known_at < records.at)
     }
 
     fn is_news(&self, node: u64, words: &str) -> bool {

@@ -18,7 +18,7 @@ use openraft::{ChangeMembers, ServerState};
 use tokio::sync::Mutex;
 
 use super::acquaintance::{Acquaintance, Own, cluster_of, known};
-use super::freshness::Freshness;
+use super::freshness::{Freshness, committed_by_leader};
 use super::hello::{Hello, Known, Stage};
 use super::types::{Introduced, Member, Raft, StoredMembership};
 use super::{MembershipError, Part, RaftNode};
@@ -157,11 +157,7 @@ pub(super) async fn introduce(raft: Raft, acquaintance: Acquaintance, changing: 
     // A change of who may vote, before anything of the own term is committed, could be made beside that of a leader before:
     // each with a majority of its own.
     let states = raft.metrics();
-    let is_established = || {
-        let metrics = states.borrow_watched();
-        let applied = metrics.last_applied.as_ref().map(|id| id.leader_id.term);
-        applied == Some(metrics.current_term)
-    };
+    let is_established = || committed_by_leader(&states.borrow_watched()).is_some();
     loop {
         let waiting = unmet();
         if waiting.is_empty() {

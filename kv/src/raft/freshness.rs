@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use openraft::{RaftMetrics, ServerState};
 
-use super::types::{LeaderId, TypeConfig};
+use super::types::{LeaderId, LogId, TypeConfig};
 use crate::env::{self, Instant};
 use crate::model::LogIndex;
 use crate::planted::{self, Bug};
@@ -86,15 +86,21 @@ impl Freshness {
 /// Sound also where the metrics are old, or the node leads no more: who answered the leader had accepted no later one when
 /// the question was sent, which is the moment here.
 pub(super) fn confirmed_by_quorum(metrics: &RaftMetrics<TypeConfig>) -> Option<(Instant, LogIndex)> {
+    let committed = committed_by_leader(metrics)?;
+    let asked_at = metrics.last_quorum_acked.as_ref()?;
+    Some((**asked_at, LogIndex::new(committed.index)))
+}
+
+/// What is committed, on a leader that has committed something of its own term. `None` on others.
+pub(super) fn committed_by_leader(metrics: &RaftMetrics<TypeConfig>) -> Option<LogId> {
     let own = LeaderId {
         term: metrics.current_term,
         node_id: metrics.id,
     };
     let committed = metrics
         .cluster_committed
-        .filter(|committed| committed.leader_id == own)?;
-    let asked_at = metrics.last_quorum_acked.as_ref()?;
-    (metrics.state == ServerState::Leader).then(|| (**asked_at, LogIndex::new(committed.index)))
+        .filter(|committed| committed.leader_id == own);
+    committed.filter(|_| metrics.state == ServerState::Leader)
 }
 
 /// Answers that are remembered on each side of a stream of heartbeats. One in three heartbeats confirms, so that
@@ -142,7 +148,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::raft::types::LogId;
 
     fn moments() -> impl Fn(u64) -> Instant {
         let start = env::now();

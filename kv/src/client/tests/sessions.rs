@@ -11,13 +11,18 @@ use crate::protocol::{Request, Response};
 const SESSION: SessionId = SessionId::new(41);
 
 async fn open_session(node: &mut Stub) {
+    open_as(node, SESSION).await;
+}
+
+/// The client asks for a session, and gets this one.
+async fn open_as(node: &mut Stub, session: SessionId) {
     let asked = node.asked().await;
     assert!(
         matches!(asked.request, Request::Write(Command::OpenSession { .. })),
         "{:?}",
         asked.request
     );
-    asked.answer(Response::Written(opened(SESSION))).await;
+    asked.answer(Response::Written(opened(session))).await;
 }
 
 async fn acknowledge(asked: Asked) {
@@ -177,13 +182,7 @@ async fn a_session_that_expired_is_replaced_once_however_many_writes_learn_of_it
     );
 
     first_asked.answer(expired()).await;
-    let opening = node.asked().await;
-    assert!(
-        matches!(opening.request, Request::Write(Command::OpenSession { .. })),
-        "{:?}",
-        opening.request
-    );
-    opening.answer(Response::Written(opened(NEXT))).await;
+    open_as(&mut node, NEXT).await;
     let first_again = node.asked().await;
     assert_eq!(session(&first_again), NEXT);
     second_asked.answer(expired()).await;
