@@ -222,11 +222,11 @@ fn two_nodes_cannot_share_a_data_directory() {
     let home = Home::new();
     let first = home.serve_alone();
     home.line("serve --data-dir data --listen 127.0.0.1:0")
-        .fails(4, &["data is in use by another process"]);
+        .fails(4, &["data is in use by another node"]);
     // Told before the port, and before anything is made in it.
     std::fs::remove_dir_all(home.path("data/certs")).unwrap();
     home.line(&format!("serve --data-dir data --listen {}", first.address))
-        .fails(4, &["data is in use by another process"]);
+        .fails(4, &["data is in use by another node"]);
     assert!(!home.path("data/certs").exists());
 }
 

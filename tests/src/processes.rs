@@ -265,25 +265,33 @@ impl Processes {
         tokio::task::spawn_blocking(move || Ok(child.wait()?)).await?
     }
 
-    /// Holds a node's process (SIGSTOP), as a pause of the machine would.
+    /// Holds a node's process (SIGSTOP), as a pause of the machine would; returns when none of its threads runs any more.
     pub fn pause(&self, id: u64) -> Result<()> {
-        self.signal(id, Signal::STOP)
+        let pid = self.signal(id, Signal::STOP)?;
+        let end = Instant::now() + PATIENCE;
+        while !is_held(pid) {
+            ensure!(Instant::now() < end, "node {id} goes on after SIGSTOP");
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        Ok(())
     }
 
     /// Lets a paused process go on.
     pub fn resume(&self, id: u64) -> Result<()> {
-        self.signal(id, Signal::CONT)
+        self.signal(id, Signal::CONT)?;
+        Ok(())
     }
 
-    fn signal(&self, id: u64, signal: Signal) -> Result<()> {
+    fn signal(&self, id: u64, signal: Signal) -> Result<Pid> {
         let child = self
             .running
             .get(&id)
             .with_context(|| format!("node {id} does not run"))?;
         let own = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let node = children(child.id()).into_iter().next().or(own);
-        kill_process(node.context("a process id of 0")?, signal)?;
-        Ok(())
+        let node = node.context("a process id of 0")?;
+        kill_process(node, signal)?;
+        Ok(node)
     }
 
     /// How a node's process ended, if it did so by itself since it was started.
@@ -306,18 +314,32 @@ impl Processes {
 
     /// A client of the cluster.
     pub fn client(&self) -> Result<Client> {
-        self.client_of(self.reached.values())
+        self.client_of("test", self.reached.values())
+    }
+
+    /// A client with a name and a connection of its own: a node counts what each may hold by its name.
+    pub fn client_named(&self, name: &str) -> Result<Client> {
+        self.client_of(name, self.reached.values())
+    }
+
+    /// The process that a node runs in, where it runs under no other program.
+    pub fn pid(&self, id: u64) -> Option<u32> {
+        self.running.get(&id).map(Child::id)
     }
 
     /// What a node tells of itself.
     pub async fn status(&self, id: u64) -> Result<Status> {
         let address = self.listening.get(&id).with_context(|| format!("no node {id}"))?;
-        let client = self.client_of([address])?.with_deadline(ANSWER_MAX);
+        let client = self.client_of("test", [address])?.with_deadline(ANSWER_MAX);
         Ok(client.status().await?)
     }
 
-    fn client_of<'a>(&self, addresses: impl IntoIterator<Item = &'a SocketAddr>) -> Result<Client> {
-        let identity = Identity::client(self.cluster.clone(), "test")?;
+    fn client_of<'a>(
+        &self,
+        name: &str,
+        addresses: impl IntoIterator<Item = &'a SocketAddr>,
+    ) -> Result<Client> {
+        let identity = Identity::client(self.cluster.clone(), name)?;
         let credentials = self.authority.credentials(&identity)?;
         let transport = QuicTransport::bind(None, &credentials, QuicSettings::default())?;
         let endpoints = addresses.into_iter().map(ToString::to_string);
@@ -376,7 +398,7 @@ impl Processes {
         // One client each for the whole wait: a new one would have to shake hands every time.
         let mut clients = Vec::new();
         for address in self.listening.values() {
-            clients.push(self.client_of([address])?.with_deadline(ANSWER_MAX));
+            clients.push(self.client_of("test", [address])?.with_deadline(ANSWER_MAX));
         }
         loop {
             let answers = futures_util::future::join_all(clients.iter().map(Client::status)).await;
@@ -440,6 +462,18 @@ fn remove_variables(command: &mut Command, prefixes: &[&str]) {
             command.env_remove(&name);
         }
     }
+}
+
+/// Whether every thread of a process is stopped by a signal, or the process has ended.
+fn is_held(pid: Pid) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero()));
+    let mut tasks = tasks.into_iter().flatten().flatten();
+    tasks.all(|task| {
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        // The name before the state may hold anything.
+        let state = stat.rsplit_once(')').map(|(_, rest)| rest.trim_start());
+        state.is_none_or(|state| state.starts_with(['T', 't', 'Z', 'X']))
+    })
 }
 
 /// The children of a process.

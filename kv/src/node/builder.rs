@@ -14,7 +14,7 @@ use super::loopback::Loopback;
 use super::settings::{InvalidSettings, Settings};
 use super::storage::{self, StorageError};
 use super::{Ending, Inner, Node, accept};
-use crate::env::{self, Disk, RealDisk};
+use crate::env::{self, Disk, JoinError, RealDisk};
 use crate::fault::{Fault, Faults};
 use crate::log::LogSettings;
 use crate::machine::MachineSettings;
@@ -225,6 +225,9 @@ impl Builder {
     }
 
     /// Starts the node: returns when it serves (alone), or when it takes part in its cluster's elections.
+    ///
+    /// Cancel safe: dropped, the start goes on in the background, and the node that comes of it ends at once, in order;
+    /// the data directory is in use until then.
     pub async fn start(self) -> Result<Node, StartError> {
         self.starting().await
     }
@@ -232,15 +235,26 @@ impl Builder {
     /// The start as a trait object, made in a function that is not `async`: so the compiler translates the whole of
     /// a node with this crate, once. The body of an `async` function is translated by whoever awaits it, again in
     /// every program and test that starts a node.
+    ///
+    /// A task of its own: in the middle of it there are threads and tasks at work on files, which its caller cannot end by
+    /// no longer waiting.
     #[inline(never)]
     fn starting(self) -> BoxFuture<'static, Result<Node, StartError>> {
-        Box::pin(async {
+        let starting = env::spawn("start", async {
             let transport = self.transport.clone();
             let started = self.begin().await;
             if let (Err(_), Some(transport)) = (&started, transport) {
                 transport.shutdown().await;
             }
             started
+        });
+        Box::pin(async {
+            let owner = "start";
+            match starting.await {
+                Ok(started) => started,
+                Err(JoinError::Panicked(message)) => Err(Fault::Panicked { owner, message }.into()),
+                Err(JoinError::Cancelled) => Err(Fault::Stopped { owner }.into()),
+            }
         })
     }
 

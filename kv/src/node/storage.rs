@@ -35,8 +35,8 @@ pub enum StorageError {
         /// What it said.
         error: std::io::Error,
     },
-    /// Another process runs a node on it.
-    #[error("{dir} is in use by another process; stop that one, or give this node a directory of its own")]
+    /// Another node runs on it, in this process or another.
+    #[error("{dir} is in use by another node; stop that one, or give this node a directory of its own")]
     InUse {
         /// The data directory.
         dir: PathBuf,

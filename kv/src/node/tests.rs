@@ -3,6 +3,7 @@
 mod lanes;
 mod queues;
 mod rot;
+mod starts;
 mod streams;
 
 use std::sync::Arc;
