@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use comfy_table::{Table, presets};
 use futures_util::future::try_join_all;
+use indicatif::ProgressBar;
 use quorate_kv::Client;
 use quorate_kv::model::{Consistency, Key, ReadOp, ReadResult};
 use quorate_kv::node::Settings;
@@ -91,18 +92,12 @@ async fn main() -> Result<ExitCode> {
     let asked = clients
         .iter()
         .flat_map(|client| (0..args.batches).map(|_| ask(client, &answered)));
-    let progress = async {
-        loop {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            let now = memory(pid, "VmRSS")? / MIB;
-            bar.set_message(format!("{} answers, {now} MiB", answered.load(Ordering::Relaxed)));
+    tokio::select! {
+        done = try_join_all(asked) => {
+            done?;
         }
-    };
-    let ended: Result<Option<std::convert::Infallible>> = tokio::select! {
-        done = try_join_all(asked) => done.map(|_| None),
-        ended = progress => ended.map(Some),
-    };
-    ended?;
+        failed = show(pid, &answered, &bar) => return Err(failed),
+    }
     bar.finish_and_clear();
     let seconds = began.elapsed().as_secs_f64();
     let highest = memory(pid, "VmHWM")?;
@@ -131,6 +126,21 @@ async fn main() -> Result<ExitCode> {
         processes.log(1)
     );
     Ok(ExitCode::from(u8::from(report.grown_mib > report.budget_mib)))
+}
+
+/// Tells how far it is, until the node's memory cannot be read any more, and why.
+async fn show(pid: u32, answered: &AtomicU64, bar: &ProgressBar) -> anyhow::Error {
+    loop {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        match memory(pid, "VmRSS") {
+            Ok(now) => bar.set_message(format!(
+                "{} answers, {} MiB",
+                answered.load(Ordering::Relaxed),
+                now / MIB
+            )),
+            Err(error) => return error,
+        }
+    }
 }
 
 fn print(report: &Report) {

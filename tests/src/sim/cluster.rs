@@ -172,6 +172,15 @@ pub fn run_plan(plan: &Plan) -> Report {
     run(&Simulation::new(plan.seed), plan)
 }
 
+/// How far a planned stop of a node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    Asked,
+    /// It hands over what it leads, and closes its files.
+    Begun,
+    Done,
+}
+
 /// What the nodes have told of themselves.
 #[derive(Debug, Default)]
 struct Seen {
@@ -194,10 +203,8 @@ struct Seen {
     stopped: BTreeMap<u32, String>,
     /// Nodes that came back under their ids without their directories, and what they said of being refused.
     wiped: BTreeMap<u32, Option<String>>,
-    /// Nodes that are to stop as planned.
-    asked_to_stop: BTreeSet<u32>,
-    /// Nodes that have, and whose hosts nobody has switched off since.
-    rested: BTreeSet<u32>,
+    /// Nodes that are to stop as planned, until their hosts are switched off.
+    stops: BTreeMap<u32, Stop>,
     /// Nodes in whose files a bit was flipped, and which have not started since; with what those say that refused to.
     rotten: BTreeMap<u32, Option<String>>,
     /// The first node that found its own files to be spoiled.
@@ -291,8 +298,7 @@ impl Cluster {
             seen.latest.remove(&number);
             seen.silent.remove(&number);
             seen.replaying.remove(&number);
-            seen.asked_to_stop.remove(&number);
-            seen.rested.remove(&number);
+            seen.stops.remove(&number);
         });
     }
 
@@ -358,9 +364,11 @@ impl Cluster {
                 Ok(node) => {
                     lock(&seen).started(number);
                     loop {
-                        if lock(&seen).asked_to_stop.remove(&number) {
+                        let asked = lock(&seen).stops.get(&number) == Some(&Stop::Asked);
+                        if asked {
+                            lock(&seen).stops.insert(number, Stop::Begun);
                             node.shutdown().await;
-                            lock(&seen).rested.insert(number);
+                            lock(&seen).stops.insert(number, Stop::Done);
                             return;
                         }
                         let status = node.status();

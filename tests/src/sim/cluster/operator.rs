@@ -16,7 +16,7 @@ use quorate_kv::planted::{self, Bug};
 use quorate_kv::{Client, env};
 
 use super::fault::{Kind, Target};
-use super::{Cluster, address};
+use super::{Cluster, Stop, address};
 use crate::check::membership::Membership;
 use crate::check::{Rule, Violation};
 use crate::sim::world::lock;
@@ -421,11 +421,11 @@ async fn rot_under(cluster: &Cluster, number: u32) -> Result<(), String> {
 /// Has a node stop as planned, and its host switched off. Answers whether it did in time; if not, it runs on.
 async fn stop(cluster: &Cluster, number: u32) -> bool {
     let host = cluster.sim.host(number);
-    lock(&cluster.seen).asked_to_stop.insert(number);
+    lock(&cluster.seen).stops.insert(number, Stop::Asked);
     let patience = cluster.sim.now() + STOP_MAX;
-    while !lock(&cluster.seen).rested.contains(&number) {
+    while lock(&cluster.seen).stops.get(&number) != Some(&Stop::Done) {
         if cluster.sim.now() > patience || cluster.is_healed() {
-            let has_begun = !lock(&cluster.seen).asked_to_stop.remove(&number);
+            let has_begun = lock(&cluster.seen).stops.remove(&number) != Some(Stop::Asked);
             // Who fell meanwhile is started by others.
             if has_begun && host.is_alive() {
                 host.kill_unseen();

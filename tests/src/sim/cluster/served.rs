@@ -205,8 +205,7 @@ fn is_restless(cluster: &Cluster) -> bool {
         !cluster.sim.host(*number).is_alive()
             || !seen.latest.contains_key(number)
             || seen.stopped.contains_key(number)
-            || seen.asked_to_stop.contains(number)
-            || seen.rested.contains(number)
+            || seen.stops.contains_key(number)
     };
     seen.changing_members || seen.moving_leader || fleet.voters.iter().any(is_down)
 }
