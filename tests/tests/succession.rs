@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use quorate_kv::planted::Bug;
 use quorate_tests::sim::PowerLoss;
-use quorate_tests::sim::cluster::{Fault, FaultEvent, Plan, Reach, Report, Target};
+use quorate_tests::sim::cluster::{self, Fault, FaultEvent, Plan, Reach, Report, Target};
 use quorate_tests::sim::scene::{
     CLEAN_SEEDS, at, caught_when_on_and_held_when_off, held, isolate, marks, ms, plan, stall, with,
 };
@@ -243,6 +243,40 @@ fn a_leader_that_was_cut_off_has_stepped_down_and_disturbs_nobody_when_it_return
         assert_eq!(led[1].0, led[0].0 + 1, "seed {}: {led:?}", report.seed);
     }
     assert!(marks(&reports, "raft.stepped_down") >= CLEAN_SEEDS);
+}
+
+/// The story: a leader that did not hear the others stepped down and asked whether it could be elected again. What one had
+/// answered before another was elected came when it heard again: it stood, and unseated the other.
+#[test]
+fn a_leader_that_did_not_hear_comes_back_without_another_election() {
+    const FAULTY: u64 = END + 6_000;
+    // It hears its successor last.
+    let deaf = |seed, lasts: Duration, successor: u32| {
+        let cuts = (0..3).map(|node| {
+            let late = if node + 1 == successor {
+                HEARTBEAT * 3 / 2
+            } else {
+                ms(0)
+            };
+            let (from, to, lasts) = (Target::Nth(node), Target::Leader, lasts + late);
+            at(END, Fault::CutOneWay { from, to, lasts })
+        });
+        scene(seed, 3, FAULTY, cuts.collect())
+    };
+    let mut asked_anew = 0;
+    for (seed, report) in (0..).zip(held(6, |seed| deaf(seed, ms(4_000), 0))) {
+        // Up to here both runs are the same.
+        let (elected, successor) = (succeeded_after(&report), report.leaders[1].1);
+        for later in [0, 60] {
+            let report = cluster::run_plan(&deaf(seed, elected + ms(later), successor));
+            assert!(report.failure.is_none(), "seed {seed}: {:?}", report.failure);
+            let led = leaders(&report, FAULTY);
+            assert_eq!(led.len(), 2, "seed {seed}, {later} ms later: {led:?}");
+            assert_eq!(led[1].0, led[0].0 + 1, "seed {seed}, {later} ms later: {led:?}");
+            asked_anew += marks(&[report], "raft.pre_vote_anew");
+        }
+    }
+    assert!(asked_anew > 0, "no answer came late");
 }
 
 /// The story: openraft waits for a heartbeat's answer no longer than until the next one. A leader on a network that is slower

@@ -95,6 +95,11 @@ impl Acquaintance {
         self.0.own
     }
 
+    /// The smoothed round trip to a node, where it was measured.
+    pub(crate) fn round_trip(&self, node: u64) -> Option<Duration> {
+        self.0.transport.round_trip(node)
+    }
+
     /// What this node waits for, as long as it has no log: to be added, or to form a cluster with these.
     pub(crate) fn waits_for(&self, is_joining: bool, listed: BTreeSet<u64>) {
         let mut state = self.state();

@@ -248,6 +248,7 @@ impl RaftNode {
             log: parts.log.clone(),
             applied: machine.applied(),
             stall_max: parts.timing.failover_min,
+            heartbeat: parts.timing.heartbeat,
             faults: parts.faults.clone(),
             leading: leading.clone(),
             sendings: machine.sendings().clone(),

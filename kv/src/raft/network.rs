@@ -47,6 +47,7 @@ pub(crate) struct NetworkFactory {
     pub(crate) applied: watch::Receiver<Arc<Applied>>,
     /// How long an append stream may owe an answer before its link counts as dead.
     pub(crate) stall_max: Duration,
+    pub(crate) heartbeat: Duration,
     pub(crate) faults: Faults,
     pub(crate) leading: Leading,
     pub(crate) sendings: Sendings,
@@ -88,6 +89,7 @@ pub(crate) struct Link {
     log: Log,
     applied: watch::Receiver<Arc<Applied>>,
     stall_max: Duration,
+    heartbeat: Duration,
     faults: Faults,
     /// On a link for heartbeats, which are appends that travel as control messages: how long each takes.
     heartbeats: Option<metrics::Histogram>,
@@ -110,6 +112,7 @@ impl NetworkFactory {
             log: self.log.clone(),
             applied: self.applied.clone(),
             stall_max: self.stall_max,
+            heartbeat: self.heartbeat,
             faults: self.faults.clone(),
             heartbeats: None,
             control: Mutex::new(None),
@@ -286,6 +289,18 @@ impl Link {
             })),
         }
     }
+
+    async fn ask_for_pre_vote(
+        &mut self,
+        request: &VoteRequest<TypeConfig>,
+        ttl: Duration,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let pre_vote = |_: &Echoes| ControlRequest::PreVote(request.clone());
+        match self.ask(pre_vote, RPCTypes::Vote, ttl).await? {
+            ControlResponse::Vote(response) => Ok(response),
+            other => Err(unexpected(&other)),
+        }
+    }
 }
 
 impl openraft::RaftNetworkV2<TypeConfig> for Link {
@@ -435,22 +450,24 @@ impl openraft::RaftNetworkV2<TypeConfig> for Link {
         }
     }
 
+    /// A grant says that its sender knew of no leader when it left. One that was long on its way, to a node that was cut off,
+    /// may be older than the leader elected meanwhile, whom a candidate in a later term would unseat: it is asked for
+    /// again.
     async fn pre_vote(
         &mut self,
         request: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        match self
-            .ask(
-                |_| ControlRequest::PreVote(request.clone()),
-                RPCTypes::Vote,
-                option.soft_ttl(),
-            )
-            .await?
-        {
-            ControlResponse::Vote(response) => Ok(response),
-            other => Err(unexpected(&other)),
+        let ttl = option.soft_ttl();
+        let asked_at = env::now();
+        let answer = self.ask_for_pre_vote(&request, ttl).await?;
+        let took = asked_at.elapsed();
+        let round_trip = self.acquaintance.round_trip(self.target).unwrap_or_default();
+        if !answer.vote_granted || took <= self.heartbeat / 2 + 2 * round_trip {
+            return Ok(answer);
         }
+        env::mark("raft.pre_vote_anew");
+        self.ask_for_pre_vote(&request, ttl.saturating_sub(took)).await
     }
 
     async fn full_snapshot(

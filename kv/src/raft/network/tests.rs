@@ -77,6 +77,7 @@ impl Way {
             log: log.clone(),
             applied: watch::channel(applied_to(1)).1,
             stall_max,
+            heartbeat: stall_max / 10,
             faults: Faults::default(),
             leading: Leading::default(),
             sendings: Sendings::default(),
