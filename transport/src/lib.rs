@@ -30,7 +30,7 @@ pub use address::{Address, AddressRule, Host, HostName, InvalidAddress, ListenAd
 pub use backoff::BackoffSettings;
 pub use identity::{ClusterId, Identity, InvalidIdentity, Role};
 pub use refused::RefusedBecause;
-pub use stream::{MessageReceiver, MessageSender, Stream, StreamReceiver, StreamSender};
+pub use stream::{Arrived, MessageReceiver, MessageSender, Stream, StreamReceiver, StreamSender};
 
 use std::fmt;
 use std::net::SocketAddr;

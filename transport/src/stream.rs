@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -28,9 +30,28 @@ pub trait StreamSender: fmt::Debug + Send {
     async fn finish(&mut self) -> Result<(), TransportError>;
 }
 
+/// How many bytes have come on a stream, those of a message that has not ended included: who waits for a long one can
+/// tell that it comes. Clones share one count.
+#[derive(Debug, Clone, Default)]
+pub struct Arrived(Arc<AtomicU64>);
+
+impl Arrived {
+    /// So many so far.
+    pub fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// So many more have come: for implementations.
+    pub fn add(&self, bytes: u64) {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
 /// The receiving half that an implementation provides.
 #[async_trait]
 pub trait StreamReceiver: fmt::Debug + Send {
+    /// Counts what comes.
+    fn arrived(&self) -> &Arrived;
     /// Appends every message that is there to `messages`, waiting for at least one; `Ok(0)` when the peer
     /// finished. Cancel safe.
     async fn receive_many(&mut self, messages: &mut Vec<Bytes>) -> Result<usize, TransportError>;
@@ -77,6 +98,11 @@ impl MessageReceiver {
             inner,
             waiting: VecDeque::new(),
         }
+    }
+
+    /// Counts what comes, also while nobody receives it as far as the implementation takes it in.
+    pub fn arrived(&self) -> &Arrived {
+        self.inner.arrived()
     }
 
     /// All messages that are there, at least one; `Ok(0)` after the peer's last one. Cancel safe.

@@ -11,7 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use quorate_transport::{
-    Class, MESSAGE_BYTES_MAX, MessageReceiver, MessageSender, Peer, Stream, Transport, TransportError,
+    Arrived, Class, MESSAGE_BYTES_MAX, MessageReceiver, MessageSender, Peer, Stream, Transport,
+    TransportError,
 };
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -54,6 +55,12 @@ pub(crate) enum Unanswered {
     Late,
 }
 
+/// A message leaves at so many bytes a second at least: the call of a large one has so much more time.
+const SENT_A_SECOND_MIN: usize = 1 << 20;
+/// So many bytes that come within a silence are a sign of life: a long answer is on its way, and nothing else can come on
+/// the stream before it is whole.
+const LONG_ANSWER_MIN: u64 = 64 << 10;
+
 /// One node, as a client reaches it.
 #[derive(Debug)]
 pub(crate) enum Endpoint {
@@ -76,6 +83,7 @@ struct Link {
     /// The room for the bytes of calls that wait to be written.
     room: Arc<Semaphore>,
     open: Arc<OpenCalls>,
+    arrived: Arrived,
     tasks: [JoinHandle<()>; 3],
 }
 
@@ -139,7 +147,8 @@ impl Endpoint {
         }
     }
 
-    /// Asks, until `end`, and for no longer than a `silence_max` in which there was no sign of life. They are looked for when
+    /// Asks, until `end`, and for no longer than a `silence_max` in which there was no sign of life, and what a large request
+    /// takes to be sent. They are looked for when
     /// it is over, so that a node that falls silent is given up within two of them. A dropped call may still be carried out.
     ///
     /// A trait object, and not `async`: so a call, and a node behind it, is translated with this crate, once, and not
@@ -241,6 +250,9 @@ impl Remote {
             );
             return Err(self.failed(false, Unanswered::TooLarge, &reason));
         }
+        let sent_within = Duration::from_secs_f64(message.len() as f64 / SENT_A_SECOND_MIN as f64);
+        let mut until = end.min(until + sent_within);
+        let mut arrived = link.arrived.bytes();
         match env::timeout_at(until, link.send(message)).await {
             Ok(true) => place.gives_up = gives_up,
             Ok(false) => {
@@ -249,7 +261,6 @@ impl Remote {
             }
             Err(env::Elapsed) => return Err(self.late(false)),
         }
-        let mut until = until;
         loop {
             match env::timeout_at(until, &mut answer).await {
                 Ok(Ok(response)) => return Ok(response),
@@ -259,7 +270,10 @@ impl Remote {
                 }
                 Err(env::Elapsed) => {
                     let now = env::now();
-                    if !worked_on.swap(false, Ordering::Relaxed) || now >= end {
+                    let before = std::mem::replace(&mut arrived, link.arrived.bytes());
+                    let comes = arrived - before >= LONG_ANSWER_MIN;
+                    let lives = worked_on.swap(false, Ordering::Relaxed) || comes;
+                    if !lives || now >= end {
                         // A stream on which nothing at all came meanwhile may be stuck: the next call has a new one.
                         if link.open.heard.load(Ordering::Relaxed) == heard {
                             self.forget(&link);
@@ -315,6 +329,7 @@ impl Link {
         let Stream { sender, receiver } = stream;
         let (calls, queue) = mpsc::channel(QUEUE);
         let open = Arc::new(OpenCalls::default());
+        let arrived = receiver.arrived().clone();
         let tasks = [
             env::spawn("client-write", write_calls(sender, queue)),
             env::spawn("client-read", read_replies(receiver, Closing(Arc::clone(&open)))),
@@ -324,6 +339,7 @@ impl Link {
             calls,
             room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)),
             open,
+            arrived,
             tasks,
         }
     }

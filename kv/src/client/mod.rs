@@ -44,9 +44,9 @@ use session::{Numbered, Session};
 /// How long a call may take when the caller does not say: longer than any profile takes to find another leader.
 const DEADLINE: Duration = Duration::from_secs(15);
 /// So long a node may be silent before another one is asked, and a node may wait for the state that a read asks for, so
-/// that one that is cut off does not use up the deadline.
-const SILENCE_MAX: Duration = Duration::from_secs(3);
-const STATE_WAIT_MAX: Duration = Duration::from_millis(2_500);
+/// that one that is cut off does not use up the deadline. Less than the time in which every profile promises another leader.
+const SILENCE_MAX: Duration = Duration::from_secs(2);
+const STATE_WAIT_MAX: Duration = Duration::from_millis(1_500);
 /// Writes of one client that may be under way at once; more wait here, within their deadlines.
 const WRITES_MAX: usize = 1024;
 /// How long the session of a dropped client is tried to be given back. It is a courtesy: a session that stays ends by

@@ -11,8 +11,8 @@ use futures_util::future::BoxFuture;
 use quorate_kv::env::Notify;
 use quorate_transport::memory::Clock;
 use quorate_transport::{
-    Class, Identity, Incoming, MessageReceiver, MessageSender, Peer, Stream, StreamReceiver, StreamSender,
-    Transport, TransportError,
+    Arrived, Class, Identity, Incoming, MessageReceiver, MessageSender, Peer, Stream, StreamReceiver,
+    StreamSender, Transport, TransportError,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -198,6 +198,10 @@ struct TracedReceiver {
 
 #[async_trait]
 impl StreamReceiver for TracedReceiver {
+    fn arrived(&self) -> &Arrived {
+        self.inner.arrived()
+    }
+
     async fn receive_many(&mut self, messages: &mut Vec<Bytes>) -> Result<usize, TransportError> {
         let before = messages.len();
         let count = self.inner.receive_many(messages).await?;

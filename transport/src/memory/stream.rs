@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::network::Shared;
 use super::state::{Offered, PipeId, Received};
-use crate::{StreamReceiver, StreamSender, TransportError};
+use crate::{Arrived, StreamReceiver, StreamSender, TransportError};
 
 /// Writes one pipe.
 #[derive(Debug)]
@@ -21,6 +21,7 @@ pub(super) struct Sender {
 pub(super) struct Receiver {
     shared: Arc<Shared>,
     pipe: PipeId,
+    arrived: Arrived,
 }
 
 impl Sender {
@@ -31,7 +32,12 @@ impl Sender {
 
 impl Receiver {
     pub(super) fn new(shared: Arc<Shared>, pipe: PipeId) -> Self {
-        Self { shared, pipe }
+        let arrived = Arrived::default();
+        Self {
+            shared,
+            pipe,
+            arrived,
+        }
     }
 }
 
@@ -74,6 +80,11 @@ impl StreamSender for Sender {
 
 #[async_trait]
 impl StreamReceiver for Receiver {
+    /// Whole messages alone: nothing of one is there before all of it.
+    fn arrived(&self) -> &Arrived {
+        &self.arrived
+    }
+
     async fn receive_many(&mut self, messages: &mut Vec<Bytes>) -> Result<usize, TransportError> {
         let Some(readable) = self.shared.step(|state, _| state.readable(self.pipe)) else {
             return Err(TransportError::Closed);
@@ -85,7 +96,11 @@ impl StreamReceiver for Receiver {
                 .shared
                 .step(|state, moment| state.receive(self.pipe, messages, moment.now))?;
             match received {
-                Received::Messages(count) => return Ok(count),
+                Received::Messages(count) => {
+                    let new = messages.iter().rev().take(count);
+                    self.arrived.add(new.map(|message| message.len() as u64).sum());
+                    return Ok(count);
+                }
                 Received::Finished => return Ok(0),
                 Received::Nothing(next) => self.shared.wait(changed, next).await,
             }

@@ -16,7 +16,9 @@ use super::errors::Way;
 use super::meters::ClassMeters;
 use super::{Shared, errors};
 use crate::frame::{self, Decoder};
-use crate::{Class, MessageReceiver, MessageSender, Stream, StreamReceiver, StreamSender, TransportError};
+use crate::{
+    Arrived, Class, MessageReceiver, MessageSender, Stream, StreamReceiver, StreamSender, TransportError,
+};
 
 /// How many pieces are taken from QUIC at a time. One is a packet's share: 64 are what one system call
 /// brings.
@@ -66,6 +68,7 @@ fn pair(
         stream: receive,
         decoder: Decoder::new(shared.settings.message_bytes_max),
         pieces: Box::new(std::array::from_fn(|_| Bytes::new())),
+        arrived: Arrived::default(),
         failure: None,
         at_once_max: match share {
             // What came together is in memory before anybody counts it.
@@ -112,6 +115,7 @@ struct Receiver {
     decoder: Decoder,
     /// Where QUIC puts what it has; empty between calls.
     pieces: Box<[Bytes; PIECES]>,
+    arrived: Arrived,
     /// How the stream ended, where that was seen together with its last messages.
     failure: Option<TransportError>,
     /// What is taken without waiting in one call: beyond it a sender that is faster than we are would fill the memory.
@@ -190,6 +194,8 @@ impl Drop for Sender {
 impl Receiver {
     /// Finds the messages in the first `count` pieces.
     fn decode(&mut self, count: usize, messages: &mut Vec<Bytes>) -> Result<(), TransportError> {
+        let bytes: usize = self.pieces[..count].iter().map(Bytes::len).sum();
+        self.arrived.add(bytes as u64);
         for piece in &mut self.pieces[..count] {
             if let Err(oversized) = self.decoder.push(std::mem::take(piece), messages) {
                 let _ = self.stream.stop(errors::OVERSIZED);
@@ -289,6 +295,10 @@ impl Receiver {
 
 #[async_trait]
 impl StreamReceiver for Receiver {
+    fn arrived(&self) -> &Arrived {
+        &self.arrived
+    }
+
     async fn receive_many(&mut self, messages: &mut Vec<Bytes>) -> Result<usize, TransportError> {
         if let Some(failure) = &self.failure {
             return Err(failure.clone());

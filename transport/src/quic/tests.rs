@@ -99,6 +99,26 @@ async fn a_stream_that_ends_inside_a_message_is_broken_after_the_whole_ones() {
 }
 
 #[tokio::test]
+async fn what_has_come_of_a_message_is_counted_before_it_is_whole() {
+    let (transport, _endpoint, connection) = by_hand(short_messages()).await;
+    let (mut send, _receive) = connection.open_bi().await.unwrap();
+    send.write_all(&[1, 0, 0, 0, 0, 2, b'b']).await.unwrap();
+    let mut receiver = transport.accept().await.unwrap().stream.receiver;
+    let arrived = receiver.arrived().clone();
+    let receiving = tokio::spawn(async move { receiver.receive().await });
+    let counted = async {
+        while arrived.bytes() < 5 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(DEADLINE, counted).await.expect("a half is counted");
+    assert!(!receiving.is_finished());
+    send.write_all(b"c").await.unwrap();
+    assert_eq!(receiving.await.unwrap().unwrap(), Some("bc".into()));
+    assert_eq!(arrived.bytes(), 6);
+}
+
+#[tokio::test]
 async fn an_announced_length_over_the_limit_stops_the_stream_with_its_code() {
     let (transport, _endpoint, connection) = by_hand(short_messages()).await;
     let (mut send, _receive) = connection.open_bi().await.unwrap();

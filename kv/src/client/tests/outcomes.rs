@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
+use quorate_transport::Arrived;
+
 use super::stub::{self, Stage};
 use crate::client::endpoint::{CallError, Unanswered};
 use crate::client::outcome::{Kind, Progress, Step};
 use crate::client::{Error, SILENCE_MAX};
 use crate::env;
 use crate::model::{
-    Command, Key, LeaseId, NodeId, Place, Revision, Sequence, SessionId, TooManyOf, TxnRefused, Work,
+    Command, Key, LeaseId, NodeId, Op, Place, ReadResponse, ReadResult, Revision, Sequence, SessionId,
+    TooManyOf, Txn, TxnRefused, Work,
 };
 use crate::protocol::{Admin, Failure, Request, Response};
 
@@ -437,4 +440,84 @@ async fn a_node_that_said_once_that_it_works_and_is_silent_then_is_left_for_anot
         again.request
     );
     get.abort();
+}
+
+/// The story: an answer of 16 MiB on a way of 30 Mbit/s was given up after three seconds, asked for again, and never came.
+#[tokio::test]
+async fn a_long_answer_that_still_comes_is_waited_for() {
+    let stage = Stage::new();
+    let mut node = stage.node(1, "one:1");
+    let arrived = Arrived::default();
+    let client = stage.slow_client(&["one:1"], &arrived);
+    let get = env::spawn("caller", {
+        let client = client.clone();
+        async move { client.get("k").await }
+    });
+    let asked = node.asked().await;
+    for _ in 0..20 {
+        env::sleep(SILENCE_MAX / 4).await;
+        arrived.add(32 << 10);
+    }
+    asked
+        .answer(Response::Read(ReadResponse {
+            revision: Revision::new(1),
+            results: vec![ReadResult::Get(None)],
+        }))
+        .await;
+    assert_eq!(get.await.expect("no panic"), Ok(None));
+    assert_eq!(client.retries(), 0);
+}
+
+/// What comes of a stream of short answers is no sign of life for a call that is not answered.
+#[tokio::test]
+async fn a_node_of_which_little_comes_is_left_for_another() {
+    let stage = Stage::new();
+    let (mut one, mut two) = (stage.node(1, "one:1"), stage.node(2, "two:1"));
+    let arrived = Arrived::default();
+    let client = stage.slow_client(&["one:1", "two:1"], &arrived);
+    let since = env::now();
+    let get = env::spawn("caller", async move { client.get("k").await });
+    let (asked, other) = tokio::select! {
+        asked = one.asked() => (asked, &mut two),
+        asked = two.asked() => (asked, &mut one),
+    };
+    let trickle = env::spawn("trickle", async move {
+        loop {
+            env::sleep(SILENCE_MAX / 4).await;
+            arrived.add(8 << 10);
+        }
+    });
+    let _again = other.asked().await;
+    let after = env::now().since(since);
+    assert!((SILENCE_MAX..2 * SILENCE_MAX).contains(&after), "{after:?}");
+    (get.abort(), trickle.abort());
+    drop(asked);
+}
+
+/// A large request takes its time on the way, and is not sent again meanwhile.
+#[tokio::test]
+async fn a_large_write_is_given_the_time_to_be_sent() {
+    let stage = Stage::new();
+    let mut node = stage.node(1, "one:1");
+    let client = stage.client(&["one:1"]);
+    let put = env::spawn("caller", {
+        let client = client.clone();
+        async move {
+            let puts =
+                (0..8_u32).map(|n| Op::put(Key::try_from(format!("k{n}")).expect("a key"), vec![0; 1 << 20]));
+            client.txn(Txn::new(puts)).await
+        }
+    });
+    let opening = node.asked().await;
+    let id = SessionId::new(7);
+    opening.answer(Response::Written(stub::opened(id))).await;
+    let asked = node.asked().await;
+    env::sleep(3 * SILENCE_MAX).await;
+    assert!(node.asked_already().is_none(), "it was sent again");
+    asked
+        .answer(Response::Failed(Failure::Invalid("seen".to_owned())))
+        .await;
+    let error = put.await.expect("no panic").expect_err("it was refused");
+    assert!(error.to_string().contains("seen"), "{error}");
+    assert_eq!(client.retries(), 0);
 }

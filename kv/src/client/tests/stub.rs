@@ -1,10 +1,16 @@
 //! A node as a client sees it, whose answers the test gives, in the order that it likes.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use quorate_transport::memory::{MemoryNetwork, MemoryTransport, TokioClock};
-use quorate_transport::{ClusterId, Identity, Incoming, Transport};
+use quorate_transport::{
+    Arrived, Class, ClusterId, Identity, Incoming, MessageReceiver, Peer, Stream, StreamReceiver, Transport,
+    TransportError,
+};
 
 use crate::Client;
 use crate::env::{self, mpsc};
@@ -68,6 +74,16 @@ impl Stage {
         self.client_of(identity, addresses)
     }
 
+    /// A client on a slow way: it has of a message what the test counts here, and receives it when it is whole.
+    pub(super) fn slow_client(&self, addresses: &[&str], arrived: &Arrived) -> Client {
+        let identity = Identity::client(self.cluster.clone(), "caller").expect("a legal name");
+        let transport = SlowWay {
+            inner: self.network.transport(identity, "client"),
+            arrived: arrived.clone(),
+        };
+        Client::connect(addresses, Arc::new(transport), Limits::default()).expect("addresses")
+    }
+
     fn client_of(&self, identity: Identity, addresses: &[&str]) -> Client {
         let transport = self.network.transport(identity, "client");
         Client::connect(addresses, transport, Limits::default()).expect("addresses")
@@ -115,6 +131,69 @@ impl Asked {
         };
         // A client that is gone needs no answer.
         let _ = self.replies.send(reply).await;
+    }
+}
+
+/// Whose streams have of a message what the test counts.
+#[derive(Debug)]
+struct SlowWay {
+    inner: Arc<MemoryTransport>,
+    arrived: Arrived,
+}
+
+#[derive(Debug)]
+struct SlowReceiver {
+    inner: MessageReceiver,
+    arrived: Arrived,
+}
+
+#[async_trait]
+impl StreamReceiver for SlowReceiver {
+    fn arrived(&self) -> &Arrived {
+        &self.arrived
+    }
+
+    async fn receive_many(&mut self, messages: &mut Vec<Bytes>) -> Result<usize, TransportError> {
+        self.inner.receive_many(messages).await
+    }
+}
+
+#[async_trait]
+impl Transport for SlowWay {
+    fn identity(&self) -> &Identity {
+        self.inner.identity()
+    }
+
+    fn local_address(&self) -> Option<SocketAddr> {
+        self.inner.local_address()
+    }
+
+    async fn open(&self, peer: &Peer, class: Class) -> Result<Stream, TransportError> {
+        let Stream { sender, receiver } = self.inner.open(peer, class).await?;
+        let receiver = SlowReceiver {
+            inner: receiver,
+            arrived: self.arrived.clone(),
+        };
+        Ok(Stream {
+            sender,
+            receiver: MessageReceiver::new(Box::new(receiver)),
+        })
+    }
+
+    async fn accept(&self) -> Option<Incoming> {
+        self.inner.accept().await
+    }
+
+    async fn ended(&self, peer: &Peer) {
+        self.inner.ended(peer).await;
+    }
+
+    fn round_trip(&self, node_id: u64) -> Option<Duration> {
+        self.inner.round_trip(node_id)
+    }
+
+    async fn shutdown(&self) {
+        self.inner.shutdown().await;
     }
 }
 
