@@ -279,6 +279,33 @@ fn a_leader_that_did_not_hear_comes_back_without_another_election() {
     assert!(asked_anew > 0, "no answer came late");
 }
 
+/// The story: connections lived for three seconds without an answer, and the leases of the slowest profile are longer. A leader
+/// that did not hear had no way left to tell the others that it leads no more, and they waited for a lease of their own:
+/// 12.4 s, of 12 promised.
+#[test]
+fn a_leader_that_does_not_hear_tells_the_others_also_where_leases_are_long() {
+    const SLOW: Duration = ms(500);
+    const CUT: u64 = 20_000;
+    let deaf = |seed| {
+        let cuts = (0..3).map(|node| {
+            let (from, to, lasts) = (Target::Nth(node), Target::Leader, ms(12_000));
+            at(CUT, Fault::CutOneWay { from, to, lasts })
+        });
+        let mut plan = scene(seed, 3, CUT + 12_000, cuts.collect());
+        plan.tuning.heartbeat = SLOW;
+        plan
+    };
+    for report in held(CLEAN_SEEDS, deaf) {
+        let [.., before, after] = leaders(&report, CUT + 12_000)[..] else {
+            panic!("seed {}: nobody followed: {:?}", report.seed, report.leaders);
+        };
+        assert!(before.2 < ms(CUT), "seed {}: {:?}", report.seed, report.leaders);
+        // A lease of seven heartbeats is over, and then nobody waits longer than for seven more.
+        let took = after.2.saturating_sub(ms(CUT));
+        assert!(took < 15 * SLOW, "seed {}: {took:?}", report.seed);
+    }
+}
+
 /// The story: openraft waits for a heartbeat's answer no longer than until the next one. A leader on a network that is slower
 /// than that heard of no majority, and stepped down; so did the next one, and the next.
 #[test]

@@ -198,9 +198,12 @@ async fn serve(config: Config, mut signals: Signals, output: Output) -> Result<(
         }
         None => None,
     };
+    let quic = QuicSettings::default();
+    let idle_timeout = config.settings.timing.idle_timeout_min().max(quic.idle_timeout);
     let quic = QuicSettings {
         busy_poll: config.busy_poll,
-        ..QuicSettings::default()
+        idle_timeout: idle_timeout.min(QuicSettings::IDLE_TIMEOUT_MAX),
+        ..quic
     };
     let transport = QuicTransport::bind(Some(listen), &credentials, quic)?;
     let mut builder = Node::builder()

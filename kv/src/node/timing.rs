@@ -133,6 +133,13 @@ fn least_failover_max(heartbeat: Duration, min: Duration) -> Duration {
 }
 
 impl Timing {
+    /// How long the transport's connections must live without a sign of the peer, at least: a leader that hears nobody
+    /// leads on for its lease, and then tells the others, who may hear it, that they need not wait for it. Over a
+    /// connection that was given up before it cannot tell them, and they wait for a second lease.
+    pub fn idle_timeout_min(&self) -> Duration {
+        self.lease() + 2 * self.heartbeat
+    }
+
     /// Checks the rules: `failover_min >= 5 × heartbeat` and `failover_max >= failover_min + 2 × heartbeat`.
     pub fn check(&self) -> Result<(), InvalidTiming> {
         let Timing {

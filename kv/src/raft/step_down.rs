@@ -38,6 +38,8 @@ struct Silence {
     looked: Option<Instant>,
     /// When a question was sent that a quorum has answered.
     acked: Option<Instant>,
+    /// The voters were asked, and no majority answered.
+    is_certain: bool,
     /// That answers take too long.
     was_told: bool,
 }
@@ -48,7 +50,7 @@ impl Silence {
         let since = self.looked.map_or(Duration::ZERO, |looked| now.since(looked));
         self.looked = Some(now);
         if acked != self.acked {
-            self.acked = acked;
+            (self.acked, self.is_certain) = (acked, false);
             // What was answered just now may have been asked a while ago.
             self.lasts = acked.map_or(Duration::ZERO, |acked| now.since(acked).min(tick));
         } else {
@@ -128,7 +130,7 @@ impl StepDown {
             if !silence.is_long(self.lease) || planted::is(Bug::NoStepDown) {
                 continue;
             }
-            if self.is_answered().await {
+            if !silence.is_certain && self.is_answered().await {
                 if !silence.was_told {
                     tracing::warn!(
                         heartbeat_ms = u64::try_from(self.heartbeat.as_millis()).unwrap_or(u64::MAX),
@@ -142,6 +144,8 @@ impl StepDown {
                 };
                 continue;
             }
+            // openraft counts its lease by itself, and may find it over a little later: they are not asked again for that.
+            silence.is_certain = true;
             if let Some(leadership) = self.end(vote).await {
                 env::mark("raft.stepped_down");
                 tracing::info!(

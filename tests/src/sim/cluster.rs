@@ -35,7 +35,7 @@ use quorate_kv::model::{Limits, LogIndex, Revision, StateHash, Term};
 use quorate_kv::node::{NodeRole, StartError, Status, StorageError};
 use quorate_kv::planted::{self, Bug};
 use quorate_kv::{Client, Node};
-use quorate_transport::memory::MemoryNetwork;
+use quorate_transport::memory::{MemoryNetwork, NetworkSettings};
 use quorate_transport::{ClusterId, Identity, Transport};
 
 use super::crash::{INJECTED_PANIC, is_injected};
@@ -238,7 +238,15 @@ struct Cluster {
 impl Cluster {
     fn new(sim: &Simulation, plan: &Plan) -> Self {
         let clock = SimClock::new(sim.world(), sim.rng("network"));
-        let network = MemoryNetwork::new(Arc::new(clock));
+        let network = NetworkSettings::default();
+        let network = NetworkSettings {
+            // As the server has it.
+            idle_timeout: network
+                .idle_timeout
+                .max(plan.settings().timing.idle_timeout_min()),
+            ..network
+        };
+        let network = MemoryNetwork::with_settings(Arc::new(clock), network);
         network.set_links(plan.link_settings());
         let seen = Arc::default();
         Cluster {

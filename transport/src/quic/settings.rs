@@ -19,8 +19,9 @@ pub struct QuicSettings {
     /// The largest message in bytes, sent or received, below 4 GiB. 32 MiB by default. A peer's message is
     /// held in memory whole, once for each stream that receives one.
     pub message_bytes_max: usize,
-    /// How long a connection lives without a sign of its peer. 3 s by default: below the shortest election
-    /// timeout of all but the low-latency profile, above what a stalled process or a route change takes.
+    /// How long a connection lives without a sign of its peer. 3 s by default, above what a stalled process or a route
+    /// change takes. The nodes of a cluster with long timing need more: a leader that hears nobody tells the others so when
+    /// its lease is over.
     pub idle_timeout: Duration,
     /// How often a sign of life is sent when there is nothing else. 750 ms by default; at most half of
     /// `idle_timeout`, so that one lost packet costs no connection.
@@ -138,6 +139,9 @@ pub struct InvalidSettings {
 }
 
 impl QuicSettings {
+    /// The longest [`idle_timeout`](Self::idle_timeout).
+    pub const IDLE_TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
+
     pub(super) fn check(&self) -> Result<(), InvalidSettings> {
         let refuse = |setting, value: String, bound| {
             Err(InvalidSettings {
@@ -151,7 +155,7 @@ impl QuicSettings {
             let value = self.message_bytes_max.to_string();
             return refuse("message_bytes_max", value, "it must be from 1 byte to 4 GiB - 1");
         }
-        if self.idle_timeout < Duration::from_millis(100) || self.idle_timeout > Duration::from_secs(3_600) {
+        if self.idle_timeout < Duration::from_millis(100) || self.idle_timeout > Self::IDLE_TIMEOUT_MAX {
             return refuse(
                 "idle_timeout",
                 seconds(self.idle_timeout),
