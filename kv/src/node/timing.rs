@@ -41,7 +41,8 @@ pub enum Profile {
     Production,
     /// 150 ms; 1.5 to 3 s. For one datacentre.
     LowLatency,
-    /// 800 ms; 8 to 12 s. Across regions.
+    /// 800 ms; 8 to 12 s. Across regions. The transport's connections must live longer than they do by default: see
+    /// [`Timing::idle_timeout_min`].
     HighLatency,
 }
 
