@@ -235,7 +235,7 @@ impl Cluster {
         .await
     }
 
-    /// Waits until all running nodes have applied the same entries, and demands that their states are equal.
+    /// Waits until all running nodes have applied the same entries, one at least, and demands that their states are equal.
     pub async fn agreement(&self) -> Result<Status> {
         let statuses = self
             .wait("equal applied indexes", |statuses| {
@@ -243,7 +243,9 @@ impl Cluster {
                 let equal = statuses
                     .iter()
                     .all(|s| s.applied == first.applied && s.committed == first.committed);
-                (equal && first.applied == first.committed).then(|| statuses.to_vec())
+                // Before the first entry they agree in nothing, and know no cluster.
+                let level = first.applied.is_some() && first.applied == first.committed;
+                (equal && level).then(|| statuses.to_vec())
             })
             .await?;
         let first = statuses.first().cloned().ok_or_else(|| anyhow!("no node runs"))?;

@@ -357,7 +357,7 @@ impl Processes {
         .await
     }
 
-    /// Waits until all nodes run and have applied the same entries, and demands that their states are equal.
+    /// Waits until all nodes run and have applied the same entries, one at least, and demands that their states are equal.
     pub async fn agreement(&mut self) -> Result<Status> {
         let all = self.listening.len();
         let statuses = self
@@ -366,7 +366,7 @@ impl Processes {
                 let level = statuses
                     .iter()
                     .all(|s| s.applied == first.applied && s.committed == first.applied);
-                (statuses.len() == all && level).then(|| statuses.to_vec())
+                (statuses.len() == all && level && first.applied.is_some()).then(|| statuses.to_vec())
             })
             .await?;
         let first = statuses.first().cloned().ok_or_else(|| anyhow!("no node runs"))?;
