@@ -527,7 +527,9 @@ impl Inner {
                 let reason = "the client was given no endpoint".to_owned();
                 return Err(Error::Rejected { reason });
             };
+            let asking = self.routes.asks(place);
             let result = endpoint.call(request(), SILENCE_MAX, time.end).await;
+            asking.ends();
             let redirected = match progress.take(place, endpoint.name(), kind, result) {
                 Step::Answered(response) => {
                     if to == To::Leader {

@@ -1,11 +1,16 @@
 //! The nodes that a client knows, and which of them it asks next.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use quorate_transport::{Address, Peer, Transport};
 
 use super::endpoint::Endpoint;
+use crate::env::{self, Instant};
 use crate::model::NodeId;
+
+/// A caller that gives up earlier says nothing of the node.
+const PATIENCE_MIN: Duration = Duration::from_millis(250);
 
 /// Whom a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +26,30 @@ pub(super) enum To {
 pub(super) struct Routes {
     transport: Arc<dyn Transport>,
     known: Mutex<Known>,
+}
+
+/// A node is asked. Dropped before that has ended, the caller gave up; had it waited for a while, and for a node elsewhere, the
+/// next call goes to another one: callers with less patience than the client would else ask a frozen node for ever.
+pub(super) struct Asking<'a> {
+    routes: &'a Routes,
+    place: usize,
+    since: Instant,
+    has_ended: bool,
+}
+
+impl Asking<'_> {
+    /// It answered, or why it did not is known.
+    pub(super) fn ends(mut self) {
+        self.has_ended = true;
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if !self.has_ended && self.since.elapsed() >= PATIENCE_MIN && !self.routes.is_here(self.place) {
+            self.routes.avoid(self.place);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -85,6 +114,16 @@ impl Routes {
         index != from
     }
 
+    /// The node at this place is asked now.
+    pub(super) fn asks(&self, place: usize) -> Asking<'_> {
+        Asking {
+            routes: self,
+            place,
+            since: env::now(),
+            has_ended: false,
+        }
+    }
+
     /// Another node next time.
     pub(super) fn avoid(&self, index: usize) {
         let mut known = self.known();
@@ -92,6 +131,13 @@ impl Routes {
             known.leader = None;
         }
         known.next = index + 1;
+    }
+
+    /// Whether the node at this place runs in this process.
+    fn is_here(&self, place: usize) -> bool {
+        let known = self.known();
+        let endpoint = known.endpoints.get(place);
+        endpoint.is_some_and(|endpoint| matches!(**endpoint, Endpoint::Local(_)))
     }
 
     /// How many nodes are known.

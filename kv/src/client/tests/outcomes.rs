@@ -521,3 +521,22 @@ async fn a_large_write_is_given_the_time_to_be_sent() {
     assert!(error.to_string().contains("seen"), "{error}");
     assert_eq!(client.retries(), 0);
 }
+
+/// The story: callers that gave up after a second asked a frozen node for as long as it was frozen, since the client itself waits
+/// for two.
+#[tokio::test]
+async fn callers_that_give_up_early_leave_a_silent_node_too() {
+    let stage = Stage::new();
+    let (mut one, mut two) = (stage.node(1, "one:1"), stage.node(2, "two:1"));
+    let client = stage.client(&["one:1", "two:1"]);
+    let patience = SILENCE_MAX / 4;
+    assert!(env::timeout(patience, client.get("k")).await.is_err());
+    let (silent, other) = tokio::select! {
+        asked = one.asked() => (asked, &mut two),
+        asked = two.asked() => (asked, &mut one),
+    };
+    assert!(other.asked_already().is_none());
+    assert!(env::timeout(patience, client.get("k")).await.is_err());
+    assert!(matches!(other.asked().await.request, Request::Read { .. }));
+    drop(silent);
+}

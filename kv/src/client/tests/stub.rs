@@ -103,7 +103,6 @@ impl Stub {
     }
 
     /// A call that has arrived, or none.
-    #[allow(dead_code)]
     pub(super) fn asked_already(&mut self) -> Option<Asked> {
         self.calls.try_recv().ok()
     }
