@@ -512,7 +512,7 @@ impl Front {
         let patience = timing.failover_min;
         // One that leads since a moment has heard of nobody yet.
         let heard = self.raft.wait_for(|state| {
-            state.role != Part::Leader || successor(state, self.node, to, patience).is_ok()
+            state.role != Part::Leader || successor(&state.members, self.node, to, patience).is_ok()
         });
         let _in_time = env::timeout(timing.heartbeat * 2, heard).await;
         let state = self.raft.state();
@@ -523,7 +523,7 @@ impl Front {
         if to == Some(self.node) {
             return Ok(());
         }
-        let chosen = successor(&state, self.node, to, patience).map_err(MembershipError::Refused)?;
+        let chosen = successor(&state.members, self.node, to, patience).map_err(MembershipError::Refused)?;
         self.raft.transfer_leader(chosen).await?;
         let mut leader = None;
         let moved = self.raft.wait_for(|state| {
@@ -608,12 +608,12 @@ fn reaches_back(bound: Duration, level_at: Option<Instant>, called: Instant) -> 
 /// Who is to lead in the place of this node: the voter that was named, or the one whose log is furthest. Not one that has
 /// not answered lately: meanwhile nobody would serve.
 fn successor(
-    state: &RaftState,
+    members: &[MemberState],
     own: NodeId,
     named: Option<NodeId>,
     patience: Duration,
 ) -> Result<NodeId, String> {
-    let voters = || state.members.iter().filter(|m| m.voter && m.id != own);
+    let voters = || members.iter().filter(|m| m.voter && m.id != own);
     let is_heard = |member: &&MemberState| member.answered.is_some_and(|silence| silence <= patience);
     match named {
         Some(named) => match voters().find(|m| m.id == named) {
@@ -659,6 +659,53 @@ fn entries_behind(last: Option<LogIndex>, matched: Option<LogIndex>) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn voter(id: u64, answered_ms: Option<u64>, matched: u64) -> MemberState {
+        MemberState {
+            id: NodeId::new(id),
+            address: None,
+            member: None,
+            voter: true,
+            matched: Some(LogIndex::new(matched)),
+            answered: answered_ms.map(Duration::from_millis),
+        }
+    }
+
+    #[test]
+    fn leadership_goes_to_the_voter_whose_log_is_furthest_of_those_that_answered_lately() {
+        let (own, patience) = (NodeId::new(1), Duration::from_secs(2));
+        let chosen = |members: &[MemberState]| successor(members, own, None, patience).ok();
+        let leader = voter(1, None, 99);
+        let [two, three] = [NodeId::new(2), NodeId::new(3)];
+        assert_eq!(
+            chosen(&[leader.clone(), voter(2, Some(5), 8), voter(3, Some(5), 9)]),
+            Some(three)
+        );
+        assert_eq!(
+            chosen(&[leader.clone(), voter(2, Some(5), 9), voter(3, Some(5_000), 9)]),
+            Some(two)
+        );
+        assert_eq!(
+            chosen(&[leader.clone(), voter(2, Some(5_000), 9), voter(3, Some(5), 1)]),
+            Some(three)
+        );
+        assert_eq!(
+            chosen(&[leader.clone(), voter(2, None, 9), voter(3, Some(5_000), 9)]),
+            None
+        );
+        let learner = MemberState {
+            voter: false,
+            ..voter(3, Some(5), 9)
+        };
+        assert_eq!(chosen(&[leader.clone(), learner.clone()]), None);
+        let named = successor(
+            &[leader, voter(2, Some(5), 1), learner],
+            own,
+            Some(three),
+            patience,
+        );
+        assert_eq!(named, Err("node 3 has no vote".to_owned()));
+    }
 
     #[test]
     fn a_transfer_succeeds_only_when_the_node_that_was_named_leads() {

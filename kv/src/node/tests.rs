@@ -1,6 +1,7 @@
 //! What a node does with its callers: nobody holds up another, and everything that waits has a bound and an end.
 
 mod lanes;
+mod members;
 mod queues;
 mod rot;
 mod starts;

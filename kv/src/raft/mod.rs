@@ -679,9 +679,12 @@ async fn keep_short(raft: Raft, sendings: Sendings, entries_kept: u64) {
             let metrics = changes.borrow_watched();
             let index = |id: &Option<types::LogId>| id.as_ref().map(|id| id.index);
             let held = sendings.held().map(LogIndex::number);
-            let snapshot =
-                index(&metrics.snapshot).map(|snapshot| held.map_or(snapshot, |h| h.min(snapshot)));
-            beyond_kept(snapshot, index(&metrics.purged), entries_kept)
+            beyond_kept(
+                index(&metrics.snapshot),
+                held,
+                index(&metrics.purged),
+                entries_kept,
+            )
         };
         // What waits for a follower that still reads it is not asked for again.
         if let Some(upto) = upto.filter(|upto| Some(*upto) > asked) {
@@ -696,8 +699,15 @@ async fn keep_short(raft: Raft, sendings: Sendings, entries_kept: u64) {
     }
 }
 
-/// The last entry that may go, where that is worth it.
-fn beyond_kept(snapshot: Option<u64>, purged: Option<u64>, entries_kept: u64) -> Option<u64> {
+/// The last entry that may go, where that is worth it: a snapshot has it, and none that is on its way needs what follows
+/// `held`.
+fn beyond_kept(
+    snapshot: Option<u64>,
+    held: Option<u64>,
+    purged: Option<u64>,
+    entries_kept: u64,
+) -> Option<u64> {
+    let snapshot = snapshot.map(|snapshot| held.map_or(snapshot, |held| held.min(snapshot)));
     let after = |last: Option<u64>| last.map_or(0, |last| last.saturating_add(1));
     let end = after(snapshot).saturating_sub(entries_kept);
     (end >= after(purged).saturating_add(PURGE_ENTRIES_MIN)).then(|| end - 1)
@@ -748,16 +758,23 @@ mod tests {
     }
 
     #[test]
+    fn what_follows_a_snapshot_on_its_way_is_not_purged_behind_a_later_one() {
+        assert_eq!(beyond_kept(Some(5_000), Some(1_000), Some(500), 0), Some(1_000));
+        assert_eq!(beyond_kept(Some(5_000), Some(1_000), Some(1_000), 0), None);
+        assert_eq!(beyond_kept(Some(5_000), Some(6_000), Some(1_000), 0), Some(5_000));
+    }
+
+    #[test]
     fn the_log_is_purged_behind_a_snapshot_in_strides_and_keeps_what_it_is_to_keep() {
         // Without a snapshot nothing goes, and with one that is short nothing yet.
-        assert_eq!(beyond_kept(None, None, 0), None);
-        assert_eq!(beyond_kept(Some(PURGE_ENTRIES_MIN - 2), None, 0), None);
+        assert_eq!(beyond_kept(None, None, None, 0), None);
+        assert_eq!(beyond_kept(Some(PURGE_ENTRIES_MIN - 2), None, None, 0), None);
         assert_eq!(
-            beyond_kept(Some(PURGE_ENTRIES_MIN - 1), None, 0),
+            beyond_kept(Some(PURGE_ENTRIES_MIN - 1), None, None, 0),
             Some(PURGE_ENTRIES_MIN - 1)
         );
-        assert_eq!(beyond_kept(Some(1_000), Some(600), 100), Some(900));
-        assert_eq!(beyond_kept(Some(1_000), Some(700), 100), None);
-        assert_eq!(beyond_kept(Some(1_000), None, 1_000_000), None);
+        assert_eq!(beyond_kept(Some(1_000), None, Some(600), 100), Some(900));
+        assert_eq!(beyond_kept(Some(1_000), None, Some(700), 100), None);
+        assert_eq!(beyond_kept(Some(1_000), None, None, 1_000_000), None);
     }
 }

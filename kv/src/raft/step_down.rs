@@ -176,8 +176,7 @@ impl StepDown {
         });
         let answered = future::join_all(greetings).await;
         let heard: BTreeSet<u64> = answered.into_iter().flatten().chain([self.own_id]).collect();
-        let is_majority = |voters: &BTreeSet<u64>| voters.intersection(&heard).count() * 2 > voters.len();
-        membership.get_joint_config().iter().all(is_majority)
+        is_quorum(membership.get_joint_config(), &heard)
     }
 
     /// Ends a leadership, unless a quorum has answered after all.
@@ -215,9 +214,29 @@ impl StepDown {
     }
 }
 
+/// Whether these nodes are a majority of the voters, and of both sets of them while they change.
+fn is_quorum(joint: &[BTreeSet<u64>], heard: &BTreeSet<u64>) -> bool {
+    let is_majority = |voters: &BTreeSet<u64>| voters.intersection(heard).count() * 2 > voters.len();
+    joint.iter().all(is_majority)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn while_the_voters_change_a_quorum_is_a_majority_of_both_sets() {
+        let set = |ids: &[u64]| ids.iter().copied().collect::<BTreeSet<u64>>();
+        let (old, new) = (set(&[1, 2, 3]), set(&[1, 2, 3, 4]));
+        assert!(is_quorum(&[old.clone()], &set(&[1, 2])));
+        assert!(
+            !is_quorum(&[new.clone()], &set(&[1, 2])),
+            "two of four are no majority"
+        );
+        assert!(!is_quorum(&[old.clone(), new.clone()], &set(&[1, 2])));
+        assert!(!is_quorum(&[new.clone(), old.clone()], &set(&[1, 2])));
+        assert!(is_quorum(&[old, new], &set(&[1, 2, 4])));
+    }
 
     const TICK: Duration = Duration::from_millis(100);
 

@@ -249,3 +249,29 @@ async fn a_watch_that_runs_follows_a_peer_that_moves() {
     let ended = tokio::time::timeout(DEADLINE, watching).await;
     ended.expect("its end at the new address is noticed").unwrap();
 }
+
+#[tokio::test]
+async fn a_peer_that_leaves_its_place_for_another_while_it_is_watched_has_not_ended() {
+    let world = World::new(settings());
+    world.leads("moves.test", SECOND);
+    let peer = world.named("moves.test");
+    let mut opened = open(&*world.one, &peer, Class::Control).await;
+    let mut watching = {
+        let (one, peer) = (Arc::clone(&world.one), peer.clone());
+        tokio::spawn(async move { one.ended(&peer).await })
+    };
+    // It is watched where it is, by now or soon: the outcome is the same.
+    tokio::time::sleep(3 * PROBE_EVERY).await;
+    // It listens at the new place, its name leads there, and then it leaves the old one.
+    let place = SocketAddr::new(FIRST, world.port());
+    let credentials = world.authority.credentials(&node(2)).unwrap();
+    let moved = QuicTransport::bind(Some(place), &credentials, settings()).unwrap();
+    world.leads("moves.test", FIRST);
+    world.two.shutdown().await;
+    opened.receiver.receive().await.unwrap_err();
+    let ended = tokio::time::timeout(30 * PROBE_EVERY, &mut watching).await;
+    assert!(ended.is_err(), "it lives at its new address");
+    moved.shutdown().await;
+    let ended = tokio::time::timeout(DEADLINE, watching).await;
+    ended.expect("its end at the new address is noticed").unwrap();
+}

@@ -106,6 +106,29 @@ async fn nothing_waits_for_room_but_who_asks_for_it_and_nothing_is_lost() -> any
     Ok(())
 }
 
+/// The queue falls to its bound exactly, on its way to nothing: whoever waits is told then, and perhaps never after.
+#[tokio::test]
+async fn who_waits_for_room_has_it_when_the_queue_is_at_its_bound() -> anyhow::Result<()> {
+    let disk = CrashDisk::default();
+    let settings = LogSettings {
+        queue_bytes_max: 64 << 10,
+        segment_bytes: 1 << 20,
+        ..LogSettings::default().create()
+    };
+    let log = Log::open(Arc::new(disk.clone()), Path::new("/log"), settings)?;
+    let held = disk.hold_syncs();
+    let (completion, _told) = recorder();
+    // Each counts a kibibyte, the least that a job counts.
+    for number in 0..80 {
+        log.append(vec![entry_of(1, number, 10)], completion(number))?;
+    }
+    let mut room = std::pin::pin!(log.wait_for_room());
+    assert!(futures_util::poll!(&mut room).is_pending());
+    drop(held);
+    crate::env::timeout(std::time::Duration::from_secs(30), room).await?;
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_log_that_has_stopped_keeps_nobody_waiting_for_room() -> anyhow::Result<()> {
     let disk = CrashDisk::default();
