@@ -16,7 +16,7 @@ use quorate_kv::planted::{self, Bug};
 use quorate_kv::{Client, env};
 
 use super::fault::{Kind, Target};
-use super::{Cluster, Stop, address};
+use super::{Cluster, ROUND, Stop, address};
 use crate::check::membership::Membership;
 use crate::check::{Rule, Violation};
 use crate::sim::world::lock;
@@ -181,6 +181,8 @@ async fn promote(cluster: &Cluster, number: u32, begun: Begun) -> Result<(), Str
     let ask = async |client: &Client| client.promote(id).await;
     repeat(cluster, Kind::Promote, begun, votes, ask).await?;
     cluster.fleet.borrow_mut().voters.insert(number);
+    // What was seen of it last may be from before it caught up.
+    env::sleep(2 * ROUND).await;
     was_near(cluster, number)
 }
 

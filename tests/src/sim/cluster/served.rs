@@ -197,7 +197,7 @@ fn led(cluster: &Cluster) -> bool {
     seen.latest.values().any(leads)
 }
 
-/// Whether a voter is down, or the operator changes something.
+/// Whether a voter is down or the one that led last, or the operator changes something.
 fn is_restless(cluster: &Cluster) -> bool {
     let fleet = cluster.fleet.borrow();
     let seen = lock(&cluster.seen);
@@ -207,7 +207,9 @@ fn is_restless(cluster: &Cluster) -> bool {
             || seen.stopped.contains_key(number)
             || seen.stops.contains_key(number)
     };
-    seen.changing_members || seen.moving_leader || fleet.voters.iter().any(is_down)
+    // It may have got its vote by a promotion whose outcome the operator does not know yet.
+    let led = seen.leaders.last_key_value().map(|(_, (number, _))| number);
+    seen.changing_members || seen.moving_leader || fleet.voters.iter().chain(led).any(is_down)
 }
 
 /// Voters that run and all reach each other, if they are a majority: the first such group.
