@@ -490,7 +490,8 @@ async fn a_node_of_which_little_comes_is_left_for_another() {
     let _again = other.asked().await;
     let after = env::now().since(since);
     assert!((SILENCE_MAX..2 * SILENCE_MAX).contains(&after), "{after:?}");
-    (get.abort(), trickle.abort());
+    get.abort();
+    trickle.abort();
     drop(asked);
 }
 
