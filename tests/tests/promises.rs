@@ -2,7 +2,7 @@
 //! break them ([`quorate_tests::sim::scene`]).
 
 use quorate_kv::planted::Bug;
-use quorate_tests::sim::cluster::{Fault, Kind, Plan, Report, Target};
+use quorate_tests::sim::cluster::{self, Fault, Kind, Plan, Report, Target};
 use quorate_tests::sim::scene::{at, caught_when_on_and_held_when_off, held, isolate, marks, ms, plan};
 
 /// Callers that read of one node each, whatever that is, while others write: what is old shows.
@@ -174,4 +174,30 @@ fn a_reader_joins_no_round_that_began_before_it_came() {
     };
     let rules = [("RealTime", ""), ("KeepsTheBound", "")];
     caught_when_on_and_held_when_off(Bug::RoundJoinedLate, &rules, slow);
+}
+
+/// The story: a first start that broke off. Node 1 had begun to form the cluster, and fell before anybody heard of it; the two
+/// others formed theirs without it, and never took it in: it was no new directory any more.
+#[test]
+fn a_first_start_that_breaks_off_leaves_no_member_out() {
+    let broken_off = |millis| {
+        let (target, down) = (Target::Nth(0), ms(9_000));
+        let mut plan = plan(1, 3, vec![at(millis, Fault::Kill { target, down })]);
+        plan.faulty = ms(12_000);
+        plan
+    };
+    let reports: Vec<Report> = (1..80)
+        .map(|millis| cluster::run_plan(&broken_off(millis)))
+        .collect();
+    for (millis, report) in (1..80).zip(&reports) {
+        assert!(
+            report.failure.is_none(),
+            "killed after {millis} ms: {:?}",
+            report.failure
+        );
+    }
+    assert!(
+        marks(&reports, "raft.introduced_forming") > 0,
+        "it never fell in between"
+    );
 }

@@ -127,12 +127,15 @@ impl Acquaintance {
             Known::Stranger if records.is_none() && state.listed.contains(&node) => Known::Unmet,
             known => known,
         };
-        let has_voted = metrics.vote.leader_id.term > 0 || metrics.vote.committed;
-        let stage = match (metrics.last_log_index, state.is_joining) {
-            (Some(_), _) => Stage::Formed,
-            (None, _) if has_voted => Stage::Formed,
-            (None, true) => Stage::Joining,
-            (None, false) => Stage::New,
+        let vote = &metrics.vote;
+        // Nobody leads it, and it has no more than the entry that forms a cluster: nobody took up what it began.
+        let is_alone = !vote.committed && committed.log_id().is_none() && metrics.last_log_index <= Some(0);
+        let has_begun = metrics.last_log_index.is_some() || vote.leader_id.term > 0;
+        let stage = match (has_begun || vote.committed, is_alone, state.is_joining) {
+            (true, true, false) => Stage::Forming,
+            (true, ..) => Stage::Formed,
+            (false, _, true) => Stage::Joining,
+            (false, _, false) => Stage::New,
         };
         let hello = Hello {
             node: own.node,

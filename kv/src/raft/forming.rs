@@ -177,7 +177,10 @@ pub(super) async fn introduce(raft: Raft, acquaintance: Acquaintance, changing: 
             .into_iter()
             .filter_map(|(id, (member, cluster))| {
                 // What was heard earlier may be of a directory that is gone.
-                let hello = answers.get(&id).filter(|hello| hello.is_fresh())?;
+                let hello = answers.get(&id).filter(|hello| hello.may_be_introduced())?;
+                if !hello.is_fresh() {
+                    env::mark("raft.introduced_forming");
+                }
                 let introduced = Some(Introduced {
                     member: hello.member,
                     cluster,

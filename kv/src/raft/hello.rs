@@ -91,12 +91,20 @@ pub(crate) enum Stage {
     Joining,
     /// Nothing: it has a log, or has voted.
     Formed,
+    /// Others: it has written the entry that forms a cluster, or voted, and knows of nobody who took that up.
+    Forming,
 }
 
 impl Hello {
     /// Whether the directory has never taken part in anything.
     pub(crate) fn is_fresh(&self) -> bool {
-        self.stage != Stage::Formed && self.cluster.is_none() && self.records.is_none()
+        matches!(self.stage, Stage::New | Stage::Joining) && self.cluster.is_none() && self.records.is_none()
+    }
+
+    /// Whether a cluster that lists the node and never met it may take this directory in. One that began to form a cluster
+    /// of which nobody heard has accepted nothing of anybody: what it wrote gives way, as of two that form at once.
+    pub(crate) fn may_be_introduced(&self) -> bool {
+        self.is_fresh() || self.stage == Stage::Forming && self.cluster.is_none()
     }
 
     /// How much its word counts: a node that knows a committed membership before one that does not, then the later

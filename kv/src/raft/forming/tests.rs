@@ -32,6 +32,10 @@ fn a_new_directory_forms_a_cluster_with_all_others_or_after_a_grace_with_a_major
         }),
         ..fresh(3)
     };
+    let begun = Hello {
+        stage: Stage::Forming,
+        ..formed.clone()
+    };
     let joining = Hello {
         stage: Stage::Joining,
         ..fresh(3)
@@ -47,6 +51,12 @@ fn a_new_directory_forms_a_cluster_with_all_others_or_after_a_grace_with_a_major
         (
             "one belongs to a cluster",
             answers([fresh(2), formed]),
+            None,
+            None,
+        ),
+        (
+            "one has begun to form a cluster, which may yet come about",
+            answers([fresh(2), begun]),
             None,
             None,
         ),
@@ -68,4 +78,30 @@ fn a_new_directory_forms_a_cluster_with_all_others_or_after_a_grace_with_a_major
         assert_eq!(met(false), at_once, "{case}");
         assert_eq!(met(true), after_grace, "{case}, after the grace");
     }
+}
+
+/// The story: a first start that broke off. The one that had begun to form a cluster was no new directory any more, and the
+/// cluster that the others formed without it never took it in.
+#[test]
+fn a_member_that_was_never_met_is_introduced_where_nothing_it_has_is_anybodys() {
+    let records = |settled| {
+        Some(Records {
+            cluster: ClusterUuid::new(Uuid::from_u128(7)),
+            at: 0,
+            settled,
+        })
+    };
+    let of = |stage, cluster, records| Hello {
+        stage,
+        cluster,
+        records,
+        ..fresh(3)
+    };
+    let cluster = Some(ClusterUuid::new(Uuid::from_u128(7)));
+    assert!(of(Stage::New, None, None).may_be_introduced());
+    assert!(of(Stage::Joining, None, None).may_be_introduced());
+    assert!(of(Stage::Forming, None, None).may_be_introduced(), "it has voted");
+    assert!(of(Stage::Forming, None, records(false)).may_be_introduced());
+    assert!(!of(Stage::Formed, None, records(false)).may_be_introduced());
+    assert!(!of(Stage::Formed, cluster, records(true)).may_be_introduced());
 }
