@@ -24,9 +24,15 @@ fn a_stale_read_is_no_older_than_its_bound_however_the_cluster_is_cut() {
         let cut = Fault::Partition {
             target: Target::Leader,
             others: 1,
-            lasts: ms(2_500),
+            lasts: ms(3_000),
         };
-        let mut plan = watched(plan(seed, 5, vec![at(700, cut.clone()), at(4_200, cut)]));
+        // It would step down before another is elected; in a pause it does not count.
+        let pause = Fault::Pause {
+            target: Target::Leader,
+            lasts: ms(1_200),
+        };
+        let twice = [700, 4_200].map(|millis| [at(millis, cut.clone()), at(millis + 10, pause.clone())]);
+        let mut plan = watched(plan(seed, 5, twice.concat()));
         plan.faulty = ms(7_500);
         plan
     };
