@@ -148,8 +148,8 @@ impl Endpoint {
     }
 
     /// Asks, until `end`, and for no longer than a `silence_max` in which there was no sign of life, and what a large request
-    /// takes to be sent. They are looked for when
-    /// it is over, so that a node that falls silent is given up within two of them. A dropped call may still be carried out.
+    /// takes to be sent. Signs are looked for when it is over, so that a node that falls silent is given up within two of
+    /// them. A dropped call may still be carried out.
     ///
     /// A trait object, and not `async`: so a call, and a node behind it, is translated with this crate, once, and not
     /// again by everyone who awaits it; and it does not add to the depth of the types that the caller's own futures

@@ -130,8 +130,8 @@ impl Acquaintance {
         let vote = &metrics.vote;
         // Nobody leads it, and it has no more than the entry that forms a cluster: nobody took up what it began.
         let is_alone = !vote.committed && committed.log_id().is_none() && metrics.last_log_index <= Some(0);
-        let has_begun = metrics.last_log_index.is_some() || vote.leader_id.term > 0;
-        let stage = match (has_begun || vote.committed, is_alone, state.is_joining) {
+        let has_begun = metrics.last_log_index.is_some() || vote.leader_id.term > 0 || vote.committed;
+        let stage = match (has_begun, is_alone, state.is_joining) {
             (true, true, false) => Stage::Forming,
             (true, ..) => Stage::Formed,
             (false, _, true) => Stage::Joining,

@@ -69,8 +69,8 @@ async fn readers_see_consecutive_entries_while_segments_are_recycled_under_them(
     Ok(())
 }
 
-#[tokio::test]
-async fn nothing_waits_for_room_but_who_asks_for_it_and_nothing_is_lost() -> anyhow::Result<()> {
+/// A log whose queue holds 64 KiB, on a disk whose syncs can be held.
+fn with_a_small_queue() -> anyhow::Result<(CrashDisk, Log)> {
     let disk = CrashDisk::default();
     let settings = LogSettings {
         queue_bytes_max: 64 << 10,
@@ -78,6 +78,12 @@ async fn nothing_waits_for_room_but_who_asks_for_it_and_nothing_is_lost() -> any
         ..LogSettings::default().create()
     };
     let log = Log::open(Arc::new(disk.clone()), Path::new("/log"), settings)?;
+    Ok((disk, log))
+}
+
+#[tokio::test]
+async fn nothing_waits_for_room_but_who_asks_for_it_and_nothing_is_lost() -> anyhow::Result<()> {
+    let (disk, log) = with_a_small_queue()?;
     // The first sync stands still until it is let go.
     let held = disk.hold_syncs();
     let (completion, told) = recorder();
@@ -109,13 +115,7 @@ async fn nothing_waits_for_room_but_who_asks_for_it_and_nothing_is_lost() -> any
 /// The queue falls to its bound exactly, on its way to nothing: whoever waits is told then, and perhaps never after.
 #[tokio::test]
 async fn who_waits_for_room_has_it_when_the_queue_is_at_its_bound() -> anyhow::Result<()> {
-    let disk = CrashDisk::default();
-    let settings = LogSettings {
-        queue_bytes_max: 64 << 10,
-        segment_bytes: 1 << 20,
-        ..LogSettings::default().create()
-    };
-    let log = Log::open(Arc::new(disk.clone()), Path::new("/log"), settings)?;
+    let (disk, log) = with_a_small_queue()?;
     let held = disk.hold_syncs();
     let (completion, _told) = recorder();
     // Each counts a kibibyte, the least that a job counts.
@@ -131,13 +131,7 @@ async fn who_waits_for_room_has_it_when_the_queue_is_at_its_bound() -> anyhow::R
 
 #[tokio::test]
 async fn a_log_that_has_stopped_keeps_nobody_waiting_for_room() -> anyhow::Result<()> {
-    let disk = CrashDisk::default();
-    let settings = LogSettings {
-        queue_bytes_max: 64 << 10,
-        segment_bytes: 1 << 20,
-        ..LogSettings::default().create()
-    };
-    let log = Log::open(Arc::new(disk.clone()), Path::new("/log"), settings)?;
+    let (disk, log) = with_a_small_queue()?;
     let held = disk.hold_syncs();
     let (completion, _told) = recorder();
     log.append(vec![entry_of(1, 0, 200_000)], completion(0))?;
