@@ -84,8 +84,18 @@ pub(crate) enum Response {
     Status(Box<Status>),
     Done,
     Failed(Failure),
-    /// No answer yet: a sign of life, while a long read goes on.
+    /// No answer yet: a sign of life, while the call goes on or waits for its turn.
     Working,
+    /// No answer yet: there is no room for this call, and none that was sent after it has been looked at. A sign of life
+    /// for all of them.
+    Waiting,
+}
+
+impl Response {
+    /// Whether the answer is still to come.
+    pub(crate) fn is_sign(&self) -> bool {
+        matches!(self, Response::Working | Response::Waiting)
+    }
 }
 
 /// Why a node did not do what it was asked.

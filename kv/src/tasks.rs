@@ -45,6 +45,8 @@ impl Tasks {
 
     /// Starts a task, which is dropped at its next await once the group is told to end.
     pub(crate) fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        // Where it stays: each layer around it would move it, whole, and keep room for it twice.
+        let task = Box::pin(task);
         let stop = self.stop.clone();
         let on_panic = self.faults.on_panic(name);
         let run = async move {

@@ -189,6 +189,11 @@ fn describe() {
         "writes that found no room among those that wait, within their patience"
     );
     describe_gauge!(
+        "quorate_reads_without_room",
+        Unit::Count,
+        "reads that wait until there is room for their answers"
+    );
+    describe_gauge!(
         "quorate_scans_waiting",
         Unit::Count,
         "reads of many keys that are under way or wait for their turn"

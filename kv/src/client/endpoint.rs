@@ -64,7 +64,7 @@ const LONG_ANSWER_MIN: u64 = 64 << 10;
 /// One node, as a client reaches it.
 #[derive(Debug)]
 pub(crate) enum Endpoint {
-    Local(Box<Front>),
+    Local(Arc<Front>),
     Remote(Remote),
 }
 
@@ -118,7 +118,7 @@ struct Waiting {
 #[derive(Debug)]
 struct OpenCall {
     reply: oneshot::Sender<Response>,
-    /// Set when the node says that it works on the call.
+    /// Set when the node says that it has not forgotten the call.
     worked_on: Arc<AtomicBool>,
 }
 
@@ -170,7 +170,7 @@ impl Endpoint {
     /// A node in this process works on a read for as long as it takes; of a write it knows no more than others do.
     async fn here(
         &self,
-        front: &Front,
+        front: &Arc<Front>,
         request: Request,
         silence_max: Duration,
         end: Instant,
@@ -409,8 +409,12 @@ impl OpenCalls {
     fn take(&self, reply: Reply) {
         self.heard.fetch_add(1, Ordering::Relaxed);
         let mut waiting = self.lock();
-        if matches!(reply.response, Response::Working) {
-            if let Some(call) = waiting.calls.get(&reply.id) {
+        if reply.response.is_sign() {
+            let last = match reply.response {
+                Response::Waiting => u64::MAX,
+                _ => reply.id,
+            };
+            for (_, call) in waiting.calls.range(reply.id..=last) {
                 call.worked_on.store(true, Ordering::Relaxed);
             }
             return;
@@ -485,5 +489,31 @@ async fn read_replies(mut receiver: MessageReceiver, open: Closing) {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_without_room_gives_a_sign_for_a_call_and_all_that_were_sent_after_it() {
+        let open = OpenCalls::default();
+        let signs: Vec<Arc<AtomicBool>> = (0..4).map(|_| Arc::default()).collect();
+        let mut answers = Vec::new();
+        for (id, worked_on) in (0..).zip(&signs) {
+            let (reply, answer) = oneshot::channel();
+            let worked_on = Arc::clone(worked_on);
+            assert!(open.add(id, OpenCall { reply, worked_on }));
+            answers.push(answer);
+        }
+        let mut heard = |id, response| {
+            open.take(Reply { id, response });
+            assert!(answers.iter_mut().all(|answer| answer.try_recv().is_err()));
+            let signs = signs.iter().map(|sign| sign.swap(false, Ordering::Relaxed));
+            signs.collect::<Vec<_>>()
+        };
+        assert_eq!(heard(1, Response::Working), [false, true, false, false]);
+        assert_eq!(heard(2, Response::Waiting), [false, false, true, true]);
     }
 }

@@ -110,12 +110,9 @@ const HARMLESS: Kind = Kind {
 };
 
 impl Client {
-    pub(crate) fn local(front: Front, transport: Arc<dyn Transport>) -> Self {
+    pub(crate) fn local(front: Arc<Front>, transport: Arc<dyn Transport>) -> Self {
         let limits = front.settings.limits;
-        Self::new(
-            Routes::new(vec![Endpoint::Local(Box::new(front))], transport),
-            limits,
-        )
+        Self::new(Routes::new(vec![Endpoint::Local(front)], transport), limits)
     }
 
     /// A client of the cluster that these nodes belong to: at least one `host:port`, and no harm in more.

@@ -130,6 +130,7 @@ impl Progress {
                 if self.effect == Effect::Possible && !kind.repeatable {
                     return Step::Failed(self.conclude(Error::Rejected { reason }));
                 }
+                tracing::debug!(%reason, "an attempt failed; the call is tried again while there is time");
                 self.setbacks.insert(place, Setback { told, reason });
                 Step::Again(way)
             }

@@ -65,7 +65,7 @@ use self::database::{FILE_NAME, Loaded, Published, Shared};
 use self::execute::{Executed, Room};
 use self::gaps::Gaps;
 use self::layered::Layered;
-pub use self::read::{Pinned, ReadBudget, ReadClass, ReadRefused, Reader, Scan, Step, View};
+pub use self::read::{Answered, Pinned, ReadBudget, ReadClass, ReadRefused, Reader, Scan, Step, View};
 pub use self::scrub::Scrubber;
 use self::sessions::{Sessions, Use};
 pub use self::settings::MachineSettings;

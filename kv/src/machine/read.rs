@@ -145,7 +145,7 @@ impl View {
             Err(refused) => return Ok(Err(refused)),
         };
         match scan.step(self, ReadBudget::UNLIMITED)? {
-            Step::Done(results) => Ok(Ok(results)),
+            Step::Done(Answered { results, .. }) => Ok(Ok(results)),
             Step::Refused(refused) => Ok(Err(refused)),
             Step::More(_) => Err(Fault::invariant(
                 "a step without a bound answers all of a batch",
@@ -223,10 +223,19 @@ impl ReadBudget {
 pub enum Step {
     /// The budget is spent, and there is more to do.
     More(Scan),
-    /// All is answered: one result for each read, in order.
-    Done(Vec<ReadResult>),
+    /// All is answered.
+    Done(Answered),
     /// The batch cannot be answered.
     Refused(ReadRefused),
+}
+
+/// A batch of reads that was answered.
+#[derive(Debug)]
+pub struct Answered {
+    /// What was read: for who has no room for the answer yet.
+    pub reads: Vec<ReadOp>,
+    /// One for each read, in order.
+    pub results: Vec<ReadResult>,
 }
 
 /// A batch of reads, answered in part. It pins nothing, and holds in memory what was gathered so far: at most
@@ -268,6 +277,16 @@ impl Scan {
     pub fn gathered_bytes(&self) -> u64 {
         let page = self.under_way.as_ref().map_or(0, |range| range.gathered.bytes);
         self.bytes.saturating_add(page)
+    }
+
+    /// What is read.
+    pub fn reads(&self) -> &[ReadOp] {
+        &self.reads
+    }
+
+    /// The reads, whatever was gathered for them being given up.
+    pub fn into_reads(self) -> Vec<ReadOp> {
+        self.reads
     }
 
     /// Goes on with the reads until they are answered or the budget is spent; at least one key further.
@@ -323,7 +342,10 @@ impl Scan {
                 return Ok(Step::More(self));
             }
         }
-        Ok(Step::Done(self.results))
+        Ok(Step::Done(Answered {
+            reads: self.reads,
+            results: self.results,
+        }))
     }
 }
 

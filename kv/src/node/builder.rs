@@ -371,13 +371,13 @@ impl Builder {
         raft.waits_for(self.join, &members);
         let front = Front::open(parts, &tasks);
         let accepting = accept(
-            front.clone(),
+            Arc::clone(&front),
             Arc::clone(&raft),
             Arc::clone(&transport),
             tasks.clone(),
         );
         tasks.spawn("accept", accepting);
-        tasks.spawn("measure", watch_timing(front.clone()));
+        tasks.spawn("measure", watch_timing(Arc::clone(&front)));
         if let Some(scrubbing) = scrubbing {
             tasks.spawn("scrub", scrubbing);
         }
@@ -479,7 +479,7 @@ fn has_moved(recorded: &Address, given: &Address, named_by_caller: bool) -> bool
 
 /// Measures round trips and syncs from time to time, and warns, with the figures, where the timing does not
 /// fit them.
-async fn watch_timing(front: Front) {
+async fn watch_timing(front: Arc<Front>) {
     const INTERVAL: Duration = Duration::from_secs(30);
     let mut told = None;
     loop {

@@ -3,6 +3,7 @@
 //! What an operator reads first. It looks once a second besides, for what changes by time alone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::front::Front;
@@ -13,7 +14,7 @@ use crate::raft::{Part, RaftState, address_text};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Ends when the node does.
-pub(super) async fn run(front: Front) {
+pub(super) async fn run(front: Arc<Front>) {
     let mut changes = front.raft.server_changes();
     let mut told = Told::default();
     let silent_after = front.settings.timing.failover_max;

@@ -16,7 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::cost;
 use super::front::{Front, ReadCall};
 use super::given_up::OpenReads;
-use super::reply::{Outgoing, ReplyTo};
+use super::reply::{Outgoing, ReplyTo, SIGN_INTERVAL, give_sign};
 use super::room::{Guest, Held};
 use crate::env::{self, Semaphore, mpsc};
 use crate::model::{self, DecodeError};
@@ -30,7 +30,7 @@ const TAKES_IN_WITHIN: Duration = Duration::from_secs(10);
 const TAKES_IN_BYTES_A_SECOND: usize = 256 * 1024;
 
 /// Serves one stream until it ends.
-pub(super) async fn serve(front: Front, client: Identity, stream: Stream) {
+pub(super) async fn serve(front: Arc<Front>, client: Identity, stream: Stream) {
     let (replies, outgoing) = mpsc::channel::<Outgoing>(2 * OPEN_CALLS_MAX);
     let open = Arc::new(Semaphore::new(OPEN_CALLS_MAX));
     let Some(guest) = front.guest(&client) else {
@@ -62,7 +62,7 @@ pub(super) async fn serve(front: Front, client: Identity, stream: Stream) {
 
 /// The reading half of a stream.
 struct Serving {
-    front: Front,
+    front: Arc<Front>,
     guest: Arc<Guest>,
     /// What is done for this stream, and ends with it.
     tasks: Tasks,
@@ -115,7 +115,7 @@ impl Serving {
             return;
         }
         let reads = std::mem::take(&mut self.gathered);
-        let (front, guest) = (self.front.clone(), Arc::clone(&self.guest));
+        let (front, guest) = (Arc::clone(&self.front), Arc::clone(&self.guest));
         self.tasks.spawn("client-reads", async move {
             front.read_linearizable(&guest, reads).await;
         });
@@ -125,12 +125,8 @@ impl Serving {
     async fn take(&mut self, message: Bytes) -> Result<Taken, Gone> {
         let message = model::own(message);
         let limits = self.front.settings.limits;
-        let (open, guest) = (Arc::clone(&self.open), Arc::clone(&self.guest));
         let counted = cost::of_message(message.len(), &limits);
-        let room = async move { (open.acquire_owned().await, guest.calls.take(counted).await) };
-        let (Ok(place), mut held) = self.while_client_stays(room).await? else {
-            return Err(Gone);
-        };
+        let (place, mut held) = self.place_and_room(&message, counted).await?;
         let call: Call = match model::decode_limited(&message, limits.txn_ops_max) {
             Ok(call) => call,
             Err(error) => {
@@ -156,25 +152,49 @@ impl Serving {
             // Its answer may be large. What it has is given back first: two that wait for each other's would wait for
             // ever.
             drop(held);
-            let guest = Arc::clone(&self.guest);
-            held = self
-                .while_client_stays(async move { guest.calls.take(takes).await })
-                .await?;
+            let (guest, id) = (Arc::clone(&self.guest), call.id);
+            let room = async move { guest.calls.take(takes).await };
+            held = self.while_client_stays(Some(id), room).await?;
         } else {
             held.shrink(takes);
         }
         Ok(Taken::Call(Box::new(call), held))
     }
 
+    /// A place for one more open call, and this room.
+    async fn place_and_room(
+        &mut self,
+        message: &[u8],
+        bytes: usize,
+    ) -> Result<(OwnedSemaphorePermit, Held), Gone> {
+        let (open, guest) = (Arc::clone(&self.open), Arc::clone(&self.guest));
+        if let Ok(place) = Arc::clone(&open).try_acquire_owned()
+            && let Some(held) = guest.calls.take_now(bytes)
+        {
+            return Ok((place, held));
+        }
+        let id = model::decode_front(message).ok().map(|(id, _)| id);
+        let room = async move { (open.acquire_owned().await, guest.calls.take(bytes).await) };
+        match self.while_client_stays(id, room).await? {
+            (Ok(place), held) => Ok((place, held)),
+            (Err(_closed), _) => Err(Gone),
+        }
+    }
+
     /// Waits for something, and looks meanwhile whether the client is still there. What it says meanwhile is kept, once:
-    /// it has sent more than it may.
-    async fn while_client_stays<T>(&mut self, wait: impl Future<Output = T>) -> Result<T, Gone> {
+    /// it has sent more than it may. It hears that the call of this number waits, and what it sent after it.
+    async fn while_client_stays<T>(
+        &mut self,
+        id: Option<u64>,
+        wait: impl Future<Output = T>,
+    ) -> Result<T, Gone> {
         let mut wait = std::pin::pin!(wait);
         if let Some(done) = future::poll_immediate(&mut wait).await {
             return Ok(done);
         }
         // They may hold what is waited for.
         self.read_gathered();
+        let mut sign_at = env::now() + SIGN_INTERVAL;
         loop {
             tokio::select! {
                 biased;
@@ -182,6 +202,12 @@ impl Serving {
                 received = self.receiver.receive_many(&mut self.ahead), if self.ahead.is_empty() => {
                     if !matches!(received, Ok(1..)) {
                         return Err(Gone);
+                    }
+                }
+                () = env::sleep_until(sign_at) => {
+                    sign_at = env::now() + SIGN_INTERVAL;
+                    if let Some(id) = id {
+                        give_sign(&self.replies, id, Response::Waiting);
                     }
                 }
             }
@@ -197,7 +223,7 @@ impl Serving {
     /// Begins to carry a call out. Waits for nothing.
     fn begin(&mut self, call: Call, held: Held) {
         let Call { id, request } = call;
-        let front = self.front.clone();
+        let front = Arc::clone(&self.front);
         let may_be_given_up = request.may_be_given_up();
         match request {
             Request::Write(command) => {
@@ -229,6 +255,9 @@ impl Serving {
                 let mut reply = ReplyTo::stream(id, self.replies.clone(), Some(open));
                 reply.hold(held);
                 let read = front.read_call(reads, consistency, wait, time, reply);
+                let Some(read) = front.read_now(&self.guest, read) else {
+                    return;
+                };
                 let guest = Arc::clone(&self.guest);
                 self.tasks.spawn("client-read", async move {
                     given_up.run_until_cancelled(front.read(&guest, read)).await;
@@ -269,13 +298,17 @@ async fn write_replies(
     while outgoing.recv_many(&mut batch, OPEN_CALLS_MAX).await > 0 {
         let (mut answered, mut bytes) = (0, 0);
         for Outgoing { reply, held: its } in batch.drain(..) {
-            answered += usize::from(!matches!(reply.response, Response::Working));
-            let message = encode(&reply);
+            answered += usize::from(!reply.response.is_sign());
+            let message = encode(&reply, its.iter().map(Held::bytes).sum());
             // One after the other: an answer is held twice for no longer than it takes to encode it.
             drop(reply);
             bytes += message.len();
-            messages.push(message);
-            held.extend(its);
+            if message.len() <= SHORT {
+                messages.push(message.into());
+                held.extend(its);
+            } else {
+                messages.push(Bytes::from_owner(Roomy { message, _held: its }));
+            }
         }
         let within = TAKES_IN_WITHIN + Duration::from_secs((bytes / TAKES_IN_BYTES_A_SECOND) as u64);
         match env::timeout(within, sender.send_all(&mut messages)).await {
@@ -303,12 +336,31 @@ async fn write_replies(
     }
 }
 
-fn encode(reply: &Reply) -> Bytes {
+/// A reply of more bytes gives its room back once the transport holds no part of it any more, as it does until its client
+/// has acknowledged all: that may be long after it was taken to be sent.
+const SHORT: usize = 64 * 1024;
+
+/// A reply that has its room for as long as it is in memory.
+struct Roomy {
+    message: Vec<u8>,
+    _held: Vec<Held>,
+}
+
+impl AsRef<[u8]> for Roomy {
+    fn as_ref(&self) -> &[u8] {
+        &self.message
+    }
+}
+
+/// `about`: so many bytes it has, near enough. Else a large one would be copied again and again while it grows, and hold
+/// twice its room at the end.
+fn encode(reply: &Reply, about: usize) -> Vec<u8> {
     /// What a reply may have, below the transport's limit.
     const BYTES_MAX: usize = 24 * 1024 * 1024;
-    let bytes = model::encode(reply);
+    let mut bytes = Vec::with_capacity(about.min(BYTES_MAX));
+    model::encode_onto(reply, &mut bytes);
     if bytes.len() <= BYTES_MAX {
-        return bytes.into();
+        return bytes;
     }
     let (size, limit) = (bytes.len() as u64, BYTES_MAX as u64);
     let failure = match &reply.response {
@@ -320,7 +372,6 @@ fn encode(reply: &Reply) -> Bytes {
         id: reply.id,
         response: Response::Failed(failure),
     })
-    .into()
 }
 
 #[cfg(test)]
@@ -367,7 +418,7 @@ mod tests {
             for nth in 0..=signs {
                 let message = at_client.receiver.receive().await?.expect("a reply");
                 let reply: Reply = model::decode(&message)?;
-                let is_sign = matches!(reply.response, Response::Working);
+                let is_sign = reply.response.is_sign();
                 assert_eq!(is_sign, nth < signs, "{:?}", reply.response);
             }
             // They are given back once the answer has left, which it has nearly.

@@ -92,6 +92,20 @@ fn found(condition: &Condition, limits: &Limits) -> usize {
     RECORD_BYTES + told
 }
 
+/// What the answer to a batch of reads takes, if its values are small.
+pub(super) fn of_small_answer(reads: &[ReadOp]) -> usize {
+    /// A record with its value: most are smaller.
+    const RECORD_BYTES_SMALL: usize = 1024;
+    let records = reads.iter().map(|read| match read {
+        ReadOp::Get(_) => 1,
+        ReadOp::Range(read) if read.count_only => 1,
+        ReadOp::Range(read) => read.limit as usize,
+    });
+    records
+        .fold(1, usize::saturating_add)
+        .saturating_mul(RECORD_BYTES_SMALL)
+}
+
 /// The most that the answer to a batch of reads takes.
 pub(super) fn of_read_answer(reads: &[ReadOp], limits: &Limits) -> usize {
     let machine = MachineSettings::default();

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use quorate_transport::{Identity, InvalidAddress, Transport};
 use tokio_util::sync::CancellationToken;
 
-use super::cost;
 use super::lanes::{End, Lanes, ReadJob};
 use super::limits::LimitsSet;
 use super::proposer::{Proposals, ROOM_WAIT_MAX};
@@ -26,8 +26,7 @@ use crate::protocol::{Admin, Failure, Request, Response};
 use crate::raft::{MemberState, MembershipError, Part, RaftNode, RaftState, ReadIndexError, address_text};
 use crate::tasks::Tasks;
 
-/// What the front desk needs to know of its node. Cheap to clone.
-#[derive(Clone)]
+/// What the front desk needs to know of its node.
 pub(crate) struct Front {
     pub(crate) raft: Arc<RaftNode>,
     pub(crate) settings: Arc<Settings>,
@@ -38,7 +37,7 @@ pub(crate) struct Front {
     service: Service,
     proposals: Proposals,
     lanes: Lanes,
-    rooms: Arc<Rooms>,
+    rooms: Rooms,
     /// The callers in this process.
     here: Arc<Guest>,
     limits_set: LimitsSet,
@@ -85,7 +84,7 @@ pub(crate) struct FrontParts {
 }
 
 impl Front {
-    pub(crate) fn open(parts: FrontParts, tasks: &Tasks) -> Self {
+    pub(crate) fn open(parts: FrontParts, tasks: &Tasks) -> Arc<Self> {
         let FrontParts {
             raft,
             settings,
@@ -104,11 +103,12 @@ impl Front {
             service.clone(),
         );
         tasks.spawn("proposer", proposer.run());
-        let lanes = Lanes::start(raft.machine().reader().clone(), &service);
+        let reader = raft.machine().reader().clone();
+        let lanes = Lanes::start(reader, Arc::clone(&settings), &service, tasks);
         let rooms = Rooms::new(&settings);
-        Self {
+        Arc::new(Self {
             here: Arc::new(rooms.here(transport.identity())),
-            rooms: Arc::new(rooms),
+            rooms,
             raft,
             settings,
             cluster,
@@ -120,7 +120,7 @@ impl Front {
             lanes,
             limits_set: LimitsSet::default(),
             tasks: tasks.clone(),
-        }
+        })
     }
 
     pub(crate) fn node(&self) -> NodeId {
@@ -160,7 +160,7 @@ impl Front {
     }
 
     /// Answers one request of a caller in this process, who waits for it until then.
-    pub(crate) async fn call(&self, request: Request, until: Instant) -> Response {
+    pub(crate) async fn call(self: &Arc<Self>, request: Request, until: Instant) -> Response {
         let (reply, answer) = ReplyTo::local();
         match request {
             Request::Write(command) => match self.check(command) {
@@ -182,7 +182,7 @@ impl Front {
             Request::Status => reply.send(Response::Status(Box::new(self.status()))),
             Request::Admin(admin) => {
                 // A change that has begun goes on when its caller goes.
-                let front = self.clone();
+                let front = Arc::clone(self);
                 self.tasks.spawn("change-of-the-group", async move {
                     let response = front.admin(admin).await;
                     reply.send(response);
@@ -285,68 +285,73 @@ impl Front {
         }
     }
 
-    /// Answers a read: waits for the state that it asks for, for room for its answer, and for its turn.
-    pub(super) async fn read(&self, guest: &Guest, read: ReadCall) {
-        match self.prepare_read(&read.reads, read.consistency, read.wait).await {
-            Ok(at) => self.send_read(guest, read, at).await,
-            Err(failure) => read.reply.send(Response::Failed(failure)),
+    /// Answers a read: waits for the state that it asks for, and hands it to its lane.
+    pub(super) async fn read(&self, guest: &Arc<Guest>, read: ReadCall) {
+        let prepared = self.prepare_read(&read.reads, read.consistency, read.wait).await;
+        self.read_prepared(guest, [(read, prepared)]);
+    }
+
+    /// The same at once, where nothing is to be waited for; gives the read back otherwise.
+    pub(super) fn read_now(&self, guest: &Arc<Guest>, read: ReadCall) -> Option<ReadCall> {
+        // That one must be asked for.
+        if read.consistency == Consistency::Linearizable {
+            return Some(read);
         }
+        let preparing = self.prepare_read(&read.reads, read.consistency, read.wait);
+        let Some(prepared) = preparing.now_or_never() else {
+            return Some(read);
+        };
+        self.read_prepared(guest, [(read, prepared)]);
+        None
     }
 
     /// Linearizable reads that arrived together share one confirmation.
-    pub(super) async fn read_linearizable(&self, guest: &Guest, reads: Vec<ReadCall>) {
+    pub(super) async fn read_linearizable(&self, guest: &Arc<Guest>, reads: Vec<ReadCall>) {
         let wait = reads.iter().map(|read| read.wait).max().unwrap_or_default();
         let prepared = self.prepare_read(&[], Consistency::Linearizable, wait).await;
-        for read in reads {
-            let at = match &prepared {
-                Ok(at) => check_reads(&read.reads, &self.settings.limits)
-                    .map(|()| *at)
-                    .map_err(Failure::from),
-                Err(failure) => Err(failure.clone()),
-            };
-            match at {
-                Ok(at) => self.send_read(guest, read, at).await,
-                Err(failure) => read.reply.send(Response::Failed(failure)),
-            }
-        }
+        let reads = reads.into_iter().map(|read| {
+            let at = prepared.clone().and_then(|at| {
+                check_reads(&read.reads, &self.settings.limits)?;
+                Ok(at)
+            });
+            (read, at)
+        });
+        self.read_prepared(guest, reads);
     }
 
-    /// Hands a read, whose state is there, to its lane, once there is room for its answer.
-    async fn send_read(&self, guest: &Guest, read: ReadCall, at: Option<Revision>) {
-        let ReadCall {
-            class,
-            reads,
-            end,
-            mut reply,
-            ..
-        } = read;
-        let room = match class {
-            ReadClass::Point => &guest.points,
-            ReadClass::Scan => &guest.scans,
-        };
-        let bytes = cost::of_read_answer(&reads, &self.settings.limits);
-        let held = tokio::select! {
-            biased;
-            held = env::timeout_at(end.at, room.take(bytes)) => held.map_err(|env::Elapsed| {
-                let no_room = "the answers that wait here left no room for another in time";
-                Failure::Busy(no_room.to_owned())
-            }),
-            failure = self.service.over() => Err(failure),
-        };
-        match held {
-            Ok(held) => {
-                reply.hold(held);
-                let job = ReadJob {
-                    reads,
-                    at,
-                    guest: guest.number,
-                    end,
-                    reply,
-                };
-                self.lanes.send(class, job).await;
+    /// Hands reads whose state is there to their lanes.
+    fn read_prepared(
+        &self,
+        guest: &Arc<Guest>,
+        reads: impl IntoIterator<Item = (ReadCall, Result<Option<Revision>, Failure>)>,
+    ) {
+        let ready = reads.into_iter().filter_map(|(read, prepared)| {
+            let ReadCall {
+                class,
+                reads,
+                end,
+                reply,
+                ..
+            } = read;
+            match prepared {
+                Ok(at) => {
+                    let guest = Arc::clone(guest);
+                    let job = ReadJob {
+                        reads,
+                        at,
+                        guest,
+                        end,
+                        reply,
+                    };
+                    Some((class, job))
+                }
+                Err(failure) => {
+                    reply.send(Response::Failed(failure));
+                    None
+                }
             }
-            Err(failure) => reply.send(Response::Failed(failure)),
-        }
+        });
+        self.lanes.take(ready);
     }
 
     /// Waits until the state here is what the consistency asks for; answers which revision to read.

@@ -9,12 +9,13 @@
 use super::front::Front;
 use crate::env;
 use crate::raft::Part;
+use std::sync::Arc;
 
 /// In so many parts of the time that a write may take it is looked at.
 const LOOKS: u32 = 16;
 
 /// Looks for a write of the log that has been under way for longer than a failover may take. Ends when the node does.
-pub(super) async fn watch(front: Front) {
+pub(super) async fn watch(front: Arc<Front>) {
     let patience = front.settings.timing.failover_max;
     loop {
         env::sleep(patience / LOOKS).await;

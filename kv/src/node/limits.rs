@@ -39,7 +39,7 @@ impl LimitsSet {
 }
 
 /// Ends when the limits of the cluster are set, by whom ever, or the node stops. Only a leader does anything.
-pub(super) async fn set_first(front: Front) {
+pub(super) async fn set_first(front: Arc<Front>) {
     loop {
         let mut is_stopped = false;
         front

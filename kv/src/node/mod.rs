@@ -61,7 +61,7 @@ pub struct Node {
 
 #[derive(Debug)]
 struct Inner {
-    front: Front,
+    front: Arc<Front>,
     raft: Arc<RaftNode>,
     transport: Arc<dyn Transport>,
     /// Refuse new work.
@@ -247,7 +247,7 @@ pub struct ShutdownReport {
 }
 
 /// Accepts streams until the transport is shut down, and serves each in a task of its own.
-async fn accept(front: Front, raft: Arc<RaftNode>, transport: Arc<dyn Transport>, tasks: Tasks) {
+async fn accept(front: Arc<Front>, raft: Arc<RaftNode>, transport: Arc<dyn Transport>, tasks: Tasks) {
     while let Some(incoming) = transport.accept().await {
         match incoming.class {
             Class::Client => {

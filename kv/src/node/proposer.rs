@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::reply::ReplyTo;
+use super::reply::{ReplyTo, SIGN_INTERVAL};
 use super::room::Room;
 use super::service::Service;
 use crate::env::{self, Instant, Semaphore, mpsc};
@@ -127,10 +127,15 @@ impl Proposals {
             (room, self.queue.reserve().await)
         };
         let until = until.min(env::now() + ROOM_WAIT_MAX);
-        let waited = tokio::select! {
-            biased;
-            failure = self.service.over() => Err(failure),
-            waited = env::timeout_at(until, room) => Ok(waited),
+        let mut room = std::pin::pin!(env::timeout_at(until, room));
+        let mut over = std::pin::pin!(self.service.over());
+        let waited = loop {
+            tokio::select! {
+                biased;
+                failure = &mut over => break Err(failure),
+                waited = &mut room => break Ok(waited),
+                () = env::sleep(SIGN_INTERVAL) => reply.is_worked_on(),
+            }
         };
         let failure = match waited {
             Ok(Ok((room, Ok(place)))) => {

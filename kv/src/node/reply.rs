@@ -1,5 +1,7 @@
 //! Where an answer goes: to a caller in this process, or onto a client's stream.
 
+use std::time::Duration;
+
 use super::given_up::OpenRead;
 use super::room::Held;
 use crate::env::{mpsc, oneshot};
@@ -7,6 +9,9 @@ use crate::protocol::{Failure, Reply, Response};
 
 /// What is said where nobody answered: the node stopped, or whoever was to answer did.
 pub(super) const NO_ANSWER: &str = "the node gave no answer";
+
+/// How often those who wait are told that they are not forgotten: several times before they look elsewhere.
+pub(super) const SIGN_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Takes one answer. Dropped without one, it says that the outcome is unknown.
 #[derive(Debug)]
@@ -61,13 +66,6 @@ impl ReplyTo {
         self.held.push(held);
     }
 
-    /// Gives back what is more than this of the room that was taken last.
-    pub(super) fn shrink(&mut self, bytes: usize) {
-        if let Some(held) = self.held.last_mut() {
-            held.shrink(bytes);
-        }
-    }
-
     /// Whether somebody still waits for the answer.
     pub(super) fn is_wanted(&self) -> bool {
         match &self.destination {
@@ -83,16 +81,8 @@ impl ReplyTo {
     /// Says that the answer is being worked on, to whom that matters: over a network silence may mean that a node has
     /// gone. Never waits; a sign more or less does not matter.
     pub(super) fn is_worked_on(&self) {
-        if let Some(Destination::Stream(to)) = &self.destination
-            // The other half is for answers, and a quarter for signs of other threads that looked at the same moment.
-            && to.replies.capacity() > to.replies.max_capacity() / 4 * 3
-        {
-            let reply = Reply {
-                id: to.id,
-                response: Response::Working,
-            };
-            let held = Vec::new();
-            drop(to.replies.try_send(Outgoing { reply, held }));
+        if let Some(Destination::Stream(to)) = &self.destination {
+            give_sign(&to.replies, to.id, Response::Working);
         }
     }
 
@@ -112,6 +102,16 @@ impl ReplyTo {
                 drop(replies.try_send(Outgoing { reply, held }));
             }
         }
+    }
+}
+
+/// Says that there is no answer yet to a call of a stream. Never waits; a sign more or less does not matter.
+pub(super) fn give_sign(replies: &mpsc::Sender<Outgoing>, id: u64, sign: Response) {
+    debug_assert!(sign.is_sign(), "{sign:?}");
+    // The other half is for answers, and a quarter for signs of other threads that looked at the same moment.
+    if replies.capacity() > replies.max_capacity() / 4 * 3 {
+        let (reply, held) = (Reply { id, response: sign }, Vec::new());
+        drop(replies.try_send(Outgoing { reply, held }));
     }
 }
 

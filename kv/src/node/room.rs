@@ -16,6 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::settings::Settings;
 use crate::env::Semaphore;
+use crate::machine::ReadClass;
 
 /// Some bytes. Cheap to clone; a clone is the same room.
 #[derive(Debug, Clone)]
@@ -66,22 +67,47 @@ pub(super) struct Shared([Room; 3]);
 
 /// Bytes that are taken. Given back when dropped.
 #[derive(Debug)]
-pub(super) struct Held([OwnedSemaphorePermit; 3]);
+pub(super) struct Held {
+    permits: [OwnedSemaphorePermit; 3],
+    /// What was asked for: of a share that is smaller it is all.
+    bytes: usize,
+}
 
 impl Shared {
     /// The narrowest first: who waits there holds nothing that others want. Cancel safe.
     pub(super) async fn take(&self, bytes: usize) -> Held {
+        if let Some(held) = self.take_now(bytes) {
+            return held;
+        }
         let [stream, client, node] = &self.0;
         let stream = stream.take(bytes).await;
         let client = client.take(bytes).await;
-        Held([stream, client, node.take(bytes).await])
+        let permits = [stream, client, node.take(bytes).await];
+        Held { permits, bytes }
+    }
+
+    /// So many bytes, if they are free, and nobody waits for them.
+    pub(super) fn take_now(&self, bytes: usize) -> Option<Held> {
+        let [stream, client, node] = &self.0;
+        let permits = [
+            stream.take_now(bytes)?,
+            client.take_now(bytes)?,
+            node.take_now(bytes)?,
+        ];
+        Some(Held { permits, bytes })
     }
 }
 
 impl Held {
+    /// What it suffices for.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Gives back what is more than this.
     pub(super) fn shrink(&mut self, bytes: usize) {
-        for permit in &mut self.0 {
+        self.bytes = self.bytes.min(bytes);
+        for permit in &mut self.permits {
             let surplus = permit.num_permits().saturating_sub(bytes);
             if surplus > 0 {
                 drop(permit.split(surplus));
@@ -204,12 +230,22 @@ impl Rooms {
 pub(super) struct Guest {
     pub(super) number: GuestNumber,
     pub(super) calls: Shared,
-    pub(super) points: Shared,
-    pub(super) scans: Shared,
+    points: Shared,
+    scans: Shared,
     /// Kept, so that its other streams find it.
     _client: Arc<Kinds>,
     /// A stream's, of its client's and of the node's.
     _places: Option<[OwnedSemaphorePermit; 2]>,
+}
+
+impl Guest {
+    /// The room for answers to reads of this class.
+    pub(super) fn answers(&self, class: ReadClass) -> &Shared {
+        match class {
+            ReadClass::Point => &self.points,
+            ReadClass::Scan => &self.scans,
+        }
+    }
 }
 
 /// Tells one stream's work from another's.
@@ -220,6 +256,18 @@ pub(super) struct GuestNumber(u64);
 impl GuestNumber {
     pub(super) const fn new(number: u64) -> Self {
         Self(number)
+    }
+}
+
+#[cfg(test)]
+impl Guest {
+    /// One of this number, in rooms of its own.
+    pub(super) fn alone(number: u64, settings: &Settings) -> Self {
+        use quorate_transport::ClusterId;
+        let name = Identity::client(ClusterId::new("test").unwrap(), "alone").unwrap();
+        let mut guest = Rooms::new(settings).guest(&name).unwrap();
+        guest.number = GuestNumber(number);
+        guest
     }
 }
 

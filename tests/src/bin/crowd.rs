@@ -25,8 +25,11 @@ use serde::Serialize;
 /// Values of one batch: with their keys just below what a batch of reads returns.
 const VALUES: u64 = 15;
 const VALUE_BYTES: usize = 1 << 20;
-/// What a connection of a client costs a node at most (docs/configuration.md).
+/// What a connection of a client costs a node at most, and all handshakes that are under way, and an answer that a thread
+/// makes a message of (docs/configuration.md).
 const CONNECTION_BYTES: u64 = 150 << 10;
+const HANDSHAKES_BYTES: u64 = 256 * (64 << 10);
+const ANSWER_BYTES: u64 = 16 << 20;
 const MIB: u64 = 1 << 20;
 
 /// Measures a node's memory under a crowd of clients that each ask for the largest answers.
@@ -62,6 +65,12 @@ struct Report {
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
     let args = Args::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(
+            std::env::var("RUST_LOG").unwrap_or_else(|_| "off".to_owned()),
+        ))
+        .with_writer(std::io::stderr)
+        .init();
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     setrlimit(Resource::Nofile, limit)?;
@@ -76,6 +85,8 @@ async fn main() -> Result<ExitCode> {
     }
     // What it costs to serve one is there before.
     ask(&writer, &AtomicU64::new(0)).await?;
+    // Its place is needed.
+    drop(writer);
     let before = memory(pid, "VmRSS")?;
     // The highest is counted from here.
     std::fs::write(format!("/proc/{pid}/clear_refs"), "5")?;
@@ -102,7 +113,10 @@ async fn main() -> Result<ExitCode> {
     let seconds = began.elapsed().as_secs_f64();
     let highest = memory(pid, "VmHWM")?;
     let settings = Settings::default();
-    let budgets = u64::try_from(settings.calls_bytes_max + settings.answers_bytes_max)?;
+    let threads = u64::try_from(std::thread::available_parallelism()?.get())?;
+    let budgets = u64::try_from(settings.calls_bytes_max + settings.answers_bytes_max)?
+        + HANDSHAKES_BYTES
+        + threads * ANSWER_BYTES;
     let answers = answered.load(Ordering::Relaxed);
     let report = Report {
         clients: args.clients,

@@ -97,8 +97,12 @@ impl StreamReceiver for Receiver {
                 .step(|state, moment| state.receive(self.pipe, messages, moment.now))?;
             match received {
                 Received::Messages(count) => {
-                    let new = messages.iter().rev().take(count);
-                    self.arrived.add(new.map(|message| message.len() as u64).sum());
+                    for message in messages.iter_mut().rev().take(count) {
+                        self.arrived.add(message.len() as u64);
+                        // What arrives over a network is memory of its own. What was sent may be tied to something of
+                        // its sender's, which gets that back once it has left.
+                        *message = Bytes::copy_from_slice(message);
+                    }
                     return Ok(count);
                 }
                 Received::Finished => return Ok(0),

@@ -641,7 +641,7 @@ fn a_step_of_a_read_counts_the_keys_that_came_after_its_revision() {
             steps += 1;
             match scan.step(&view, budget).unwrap() {
                 Step::More(rest) => scan = rest,
-                Step::Done(results) => break results,
+                Step::Done(answered) => break answered.results,
                 Step::Refused(refused) => panic!("{refused}"),
             }
             let gone_through = GONE_THROUGH.get() - begun;

@@ -424,7 +424,7 @@ proptest! {
             }
             match scan.step(&view, ReadBudget { keys, bytes }).unwrap() {
                 ReadStep::More(rest) => scan = rest,
-                ReadStep::Done(results) => break results,
+                ReadStep::Done(answered) => break answered.results,
                 ReadStep::Refused(refused) => panic!("{refused}"),
             }
         };

@@ -3,38 +3,50 @@
 //! A read of a few keys takes microseconds and never waits behind a scan; scans go on slice by slice, in turns. What
 //! turns out to be longer than it looked changes the lane. Each answer leaves when it is made.
 //!
+//! A read has room for its answer before it is made. That of many keys has it for the largest that it may be, since it is
+//! gathered over many turns. That of a few keys has it for a small one: most are, and how large it is shows once it is
+//! made. Where there is no room for it then, it is forgotten, and made again once there is (`waiting`).
+//!
 //! Always: an answer is of one revision; a read that nobody waits for any more is not gone on with; before a read comes
-//! here the state that it asks for is applied, and the room for its answer is taken.
+//! here the state that it asks for is applied; nothing here waits for room while it holds some.
 
 mod points;
 mod rotation;
 mod scans;
+mod waiting;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::cost;
 use super::reply::ReplyTo;
-use super::room::GuestNumber;
+use super::room::{Guest, Held};
 use super::service::Service;
-use crate::env::{self, Instant, OwnerHandle};
+use super::settings::Settings;
+use crate::env::{self, Instant, OwnerHandle, mpsc};
 use crate::fault::Fault;
-use crate::machine::{ReadBudget, ReadClass, ReadRefused, Reader, Scan, Step, View};
+use crate::machine::{Answered, ReadBudget, ReadClass, ReadRefused, Reader, Scan, Step, View};
 use crate::model::{ReadOp, ReadResponse, Revision};
 use crate::protocol::{Failure, Response};
-use points::Points;
+use crate::tasks::Tasks;
+#[cfg(test)]
+pub(super) use points::Done;
+pub(super) use points::Points;
 pub(super) use scans::Scans;
+pub(super) use waiting::{Waiting, WantsRoom};
 
-/// Reads that wait for the threads; more wait in their callers.
-const POINTS_QUEUE: usize = 4096;
-const SCANS_QUEUE: usize = 1024;
-/// Reads of a few keys that share one pinned state at most. The first of them is answered when all are made: few, so
-/// that it does not wait for long.
-const POINTS_BATCH: usize = 32;
+/// Batches of reads that wait for the thread of the fast lane, and reads that wait for the other. More are refused, and
+/// may be tried again.
+const POINTS_QUEUE: usize = 16 * 1024;
+const SCANS_QUEUE: usize = 16 * 1024;
 
 /// The lanes of a node. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Lanes {
-    points: OwnerHandle<ReadJob>,
+    settings: Arc<Settings>,
+    points: OwnerHandle<Vec<PointJob>>,
     scans: OwnerHandle<ScanJob>,
+    waiting: mpsc::Sender<WantsRoom>,
 }
 
 /// A batch of reads that may run now.
@@ -42,9 +54,16 @@ pub(super) struct Lanes {
 pub(super) struct ReadJob {
     pub(super) reads: Vec<ReadOp>,
     pub(super) at: Option<Revision>,
-    pub(super) guest: GuestNumber,
+    pub(super) guest: Arc<Guest>,
     pub(super) end: End,
     pub(super) reply: ReplyTo,
+}
+
+/// A read of the fast lane, and the room for its answer.
+#[derive(Debug)]
+pub(super) struct PointJob {
+    pub(super) job: ReadJob,
+    pub(super) room: Held,
 }
 
 /// When a read is given up.
@@ -55,14 +74,15 @@ pub(super) struct End {
     pub(super) limit: Option<Duration>,
 }
 
-/// A read of the slow lane, begun or not.
+/// A read of the slow lane, begun or not, and the room for its answer.
 #[derive(Debug)]
 pub(super) struct ScanJob {
     /// What was done of it.
     progress: Progress,
-    guest: GuestNumber,
+    guest: Arc<Guest>,
     end: End,
     reply: ReplyTo,
+    pub(super) room: Held,
 }
 
 #[derive(Debug)]
@@ -76,13 +96,16 @@ enum Progress {
 
 /// What became of one step.
 enum Stepped {
-    Answered(Response),
+    /// With what was read.
+    Read(ReadResponse, Vec<ReadOp>),
+    Failed(Response),
     Unfinished(Scan),
 }
 
 impl Lanes {
-    pub(super) fn start(reader: Reader, service: &Service) -> Self {
+    pub(super) fn start(reader: Reader, settings: Arc<Settings>, service: &Service, tasks: &Tasks) -> Self {
         let faults = service.faults();
+        let (waiting, wants) = mpsc::channel(waiting::READS_MAX);
         let scans = env::spawn_owner(
             "quorate-scan",
             SCANS_QUEUE,
@@ -93,25 +116,68 @@ impl Lanes {
         let points = env::spawn_owner(
             "quorate-read",
             POINTS_QUEUE,
-            POINTS_BATCH,
-            Points::new(reader, service.clone(), scans.clone()),
+            POINTS_QUEUE,
+            Points::new(
+                reader,
+                Arc::clone(&settings),
+                service.clone(),
+                scans.clone(),
+                waiting.clone(),
+            ),
             faults.on_panic("reader of the state"),
         );
-        Self { points, scans }
+        let waits = Waiting::new(wants, points.downgrade(), scans.downgrade(), service.clone());
+        tasks.spawn("reads-without-room", waits.run());
+        Self {
+            settings,
+            points,
+            scans,
+            waiting,
+        }
     }
 
-    /// Hands a read to its lane. Waits only for room in its queue.
-    pub(super) async fn send(&self, class: ReadClass, job: ReadJob) {
-        // A job that was not taken says so by being dropped.
-        match class {
-            ReadClass::Point => drop(self.points.send(job).await),
-            ReadClass::Scan => drop(self.scans.send(ScanJob::waiting(job)).await),
+    /// Hands reads to their lanes, or to where they wait for room. Never waits.
+    pub(super) fn take(&self, reads: impl IntoIterator<Item = (ReadClass, ReadJob)>) {
+        let limits = &self.settings.limits;
+        let mut points = Vec::new();
+        for (class, job) in reads {
+            let bytes = match class {
+                ReadClass::Point => cost::of_small_answer(&job.reads),
+                ReadClass::Scan => cost::of_read_answer(&job.reads, limits),
+            };
+            match (job.guest.answers(class).take_now(bytes), class) {
+                (None, _) => wait_for_room(&self.waiting, WantsRoom { class, job, bytes }),
+                (Some(room), ReadClass::Point) => points.push(PointJob { job, room }),
+                (Some(room), ReadClass::Scan) => {
+                    if let Err(Some(job)) = self.scans.try_send(ScanJob::waiting(job, room)) {
+                        job.reply.send(too_many());
+                    }
+                }
+            }
+        }
+        if !points.is_empty()
+            && let Err(Some(points)) = self.points.try_send(points)
+        {
+            points
+                .into_iter()
+                .for_each(|point| point.job.reply.send(too_many()));
         }
     }
 }
 
+fn wait_for_room(waiting: &mpsc::Sender<WantsRoom>, wants: WantsRoom) {
+    // Of one that ended nobody hears any more: what was in it says so by being dropped.
+    if let Err(mpsc::error::TrySendError::Full(wants)) = waiting.try_send(wants) {
+        wants.job.reply.send(too_many());
+    }
+}
+
+fn too_many() -> Response {
+    Response::Failed(Failure::Busy("too many reads wait".to_owned()))
+}
+
 impl ScanJob {
-    pub(super) fn waiting(job: ReadJob) -> Self {
+    pub(super) fn waiting(job: ReadJob, room: Held) -> Self {
         let ReadJob {
             reads,
             at,
@@ -124,6 +190,7 @@ impl ScanJob {
             guest,
             end,
             reply,
+            room,
         }
     }
 }
@@ -152,15 +219,17 @@ impl Service {
             Progress::Begun(scan) => scan,
             Progress::Waiting { reads, at } => match view.begin(reads, at) {
                 Ok(scan) => scan,
-                Err(refused) => return Stepped::Answered(refusal(refused)),
+                Err(refused) => return Stepped::Failed(refusal(refused)),
             },
         };
         let revision = scan.revision();
         match scan.step(view, budget) {
             Ok(Step::More(scan)) => Stepped::Unfinished(scan),
-            Ok(Step::Done(results)) => Stepped::Answered(Response::Read(ReadResponse { revision, results })),
-            Ok(Step::Refused(refused)) => Stepped::Answered(refusal(refused)),
-            Err(fault) => Stepped::Answered(self.raise(fault)),
+            Ok(Step::Done(Answered { reads, results })) => {
+                Stepped::Read(ReadResponse { revision, results }, reads)
+            }
+            Ok(Step::Refused(refused)) => Stepped::Failed(refusal(refused)),
+            Err(fault) => Stepped::Failed(self.raise(fault)),
         }
     }
 }
@@ -173,19 +242,10 @@ fn refusal(refused: ReadRefused) -> Response {
     })
 }
 
-/// Answers, and gives back what was taken for a larger answer.
-fn answer(mut reply: ReplyTo, response: Response) {
-    reply.shrink(size(&response));
-    reply.send(response);
-}
-
 /// What an answer takes, near enough.
-fn size(response: &Response) -> usize {
+fn size(response: &ReadResponse) -> usize {
     use crate::model::{ReadResult, Record};
     let of_record = |record: &Record| size_of::<Record>() + record.value.len();
-    let Response::Read(response) = response else {
-        return size_of::<Response>();
-    };
     let of_result = |result: &ReadResult| match result {
         ReadResult::Get(record) => record.as_ref().map_or(0, of_record),
         ReadResult::Range { records, .. } => records

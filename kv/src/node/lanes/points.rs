@@ -1,10 +1,16 @@
 //! The fast lane: reads of a few keys. Those that wait together share one pinned state.
 
-use super::{Progress, ReadJob, ScanJob, Stepped, answer};
-use crate::env::{self, Owner, OwnerHandle};
-use crate::machine::{ReadBudget, Reader};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::waiting::WantsRoom;
+use super::{PointJob, Progress, ReadJob, ScanJob, Stepped, size, too_many, wait_for_room};
+use crate::env::{self, Owner, OwnerHandle, mpsc};
+use crate::machine::{ReadBudget, ReadClass, Reader, Scan, View};
+use crate::node::cost;
 use crate::node::reply::ReplyTo;
 use crate::node::service::Service;
+use crate::node::settings::Settings;
 use crate::protocol::{Failure, Response};
 
 /// What one read may look at before it changes to the other lane: more than its keys, since those deleted of late in the
@@ -13,94 +19,177 @@ const BUDGET: ReadBudget = ReadBudget {
     keys: 512,
     bytes: 1024 * 1024,
 };
+/// Reads that share one pinned state at most. The first of them is answered when all are made: few, so that it does not
+/// wait for long.
+const BATCH: usize = 64;
 
 /// The thread's state.
 #[derive(Debug)]
-pub(super) struct Points {
+pub(in crate::node) struct Points {
     reader: Reader,
+    settings: Arc<Settings>,
     service: Service,
     scans: OwnerHandle<ScanJob>,
+    waiting: mpsc::Sender<WantsRoom>,
+    /// Reads that have not had their turn.
+    next: VecDeque<PointJob>,
 }
 
 /// What became of a read.
-pub(super) enum Done {
+#[derive(Debug)]
+pub(in crate::node) enum Done {
     Answered(ReplyTo, Response),
     /// It is longer than it looked.
     ChangesLane(ScanJob),
+    /// Its answer is larger than there is room for now.
+    WantsRoom(WantsRoom),
 }
 
 impl Points {
-    pub(super) fn new(reader: Reader, service: Service, scans: OwnerHandle<ScanJob>) -> Self {
+    pub(in crate::node) fn new(
+        reader: Reader,
+        settings: Arc<Settings>,
+        service: Service,
+        scans: OwnerHandle<ScanJob>,
+        waiting: mpsc::Sender<WantsRoom>,
+    ) -> Self {
         Self {
             reader,
+            settings,
             service,
             scans,
+            waiting,
+            next: VecDeque::new(),
+        }
+    }
+
+    /// Refuses all that have not had their turn.
+    fn refuse_all(&mut self, failure: &Failure) -> Vec<Done> {
+        let answers = self.next.drain(..);
+        answers
+            .map(|point| Done::Answered(point.job.reply, Response::Failed(failure.clone())))
+            .collect()
+    }
+
+    fn read(&self, view: &View, PointJob { job, room }: PointJob) -> Done {
+        let ReadJob {
+            reads,
+            at,
+            guest,
+            end,
+            mut reply,
+        } = job;
+        match self.service.step(view, Progress::Waiting { reads, at }, BUDGET) {
+            Stepped::Failed(response) => Done::Answered(reply, response),
+            Stepped::Read(response, reads) => {
+                let bytes = size(&response);
+                let more = bytes.saturating_sub(room.bytes());
+                let has_room = more == 0
+                    || guest
+                        .answers(ReadClass::Point)
+                        .take_now(more)
+                        .is_some_and(|more| {
+                            reply.hold(more);
+                            true
+                        });
+                if has_room {
+                    reply.hold(room);
+                    return Done::Answered(reply, Response::Read(response));
+                }
+                let job = ReadJob {
+                    reads,
+                    at,
+                    guest,
+                    end,
+                    reply,
+                };
+                wants(ReadClass::Point, job, bytes)
+            }
+            Stepped::Unfinished(scan) => {
+                let job = ReadJob {
+                    reads: Vec::new(),
+                    at,
+                    guest,
+                    end,
+                    reply,
+                };
+                self.change_lane(job, scan)
+            }
+        }
+    }
+
+    /// What was gathered goes along where there is room there for all of the answer; else it is begun again.
+    fn change_lane(&self, job: ReadJob, scan: Scan) -> Done {
+        env::mark("read.changed_lane");
+        let bytes = cost::of_read_answer(scan.reads(), &self.settings.limits);
+        match job.guest.answers(ReadClass::Scan).take_now(bytes) {
+            Some(room) => {
+                let mut job = ScanJob::waiting(job, room);
+                job.progress = Progress::Begun(scan);
+                Done::ChangesLane(job)
+            }
+            None => {
+                let reads = scan.into_reads();
+                wants(ReadClass::Scan, ReadJob { reads, ..job }, bytes)
+            }
         }
     }
 }
 
+fn wants(class: ReadClass, job: ReadJob, bytes: usize) -> Done {
+    env::mark("read.has_no_room");
+    Done::WantsRoom(WantsRoom { class, job, bytes })
+}
+
 impl Owner for Points {
-    type Job = ReadJob;
+    type Job = Vec<PointJob>;
     type Effects = Vec<Done>;
 
-    fn work(&mut self, batch: &mut Vec<ReadJob>) -> Vec<Done> {
-        batch.retain(|job| job.reply.is_wanted());
-        let over = |failure: Failure, batch: &mut Vec<ReadJob>| {
-            let answers = batch.drain(..).map(|job| (job.reply, failure.clone()));
-            answers
-                .map(|(reply, failure)| Done::Answered(reply, Response::Failed(failure)))
-                .collect()
-        };
+    fn work(&mut self, batch: &mut Vec<Vec<PointJob>>) -> Vec<Done> {
+        self.next.extend(batch.drain(..).flatten());
         if let Some(failure) = self.service.is_over() {
-            return over(failure, batch);
+            return self.refuse_all(&failure);
         }
         let view = match self.reader.view() {
             Ok(view) => view,
             Err(fault) => {
                 let failure = Failure::Stopped(fault.to_string());
                 self.service.faults().raise(fault);
-                return over(failure, batch);
+                return self.refuse_all(&failure);
             }
         };
         let now = env::now();
-        let done = batch.drain(..).map(|job| {
-            if let Some(failure) = job.end.is_over(now) {
-                return Done::Answered(job.reply, Response::Failed(failure));
+        let mut done = Vec::with_capacity(BATCH.min(self.next.len()));
+        while done.len() < BATCH
+            && let Some(point) = self.next.pop_front()
+        {
+            let ReadJob { reply, end, .. } = &point.job;
+            if !reply.is_wanted() {
+                continue;
             }
-            let ReadJob {
-                reads,
-                at,
-                guest,
-                end,
-                reply,
-            } = job;
-            match self.service.step(&view, Progress::Waiting { reads, at }, BUDGET) {
-                Stepped::Answered(response) => Done::Answered(reply, response),
-                Stepped::Unfinished(scan) => {
-                    env::mark("read.changed_lane");
-                    Done::ChangesLane(ScanJob {
-                        progress: Progress::Begun(scan),
-                        guest,
-                        end,
-                        reply,
-                    })
-                }
-            }
-        });
-        done.collect()
+            done.push(match end.is_over(now) {
+                Some(failure) => Done::Answered(point.job.reply, Response::Failed(failure)),
+                None => self.read(&view, point),
+            });
+        }
+        done
     }
 
     fn publish(&mut self, done: Vec<Done>) {
         for done in done {
             match done {
-                Done::Answered(reply, response) => answer(reply, response),
+                Done::Answered(reply, response) => reply.send(response),
                 Done::ChangesLane(job) => {
                     if let Err(Some(job)) = self.scans.try_send(job) {
-                        let failure = Failure::Busy("too many long reads wait".to_owned());
-                        job.reply.send(Response::Failed(failure));
+                        job.reply.send(too_many());
                     }
                 }
+                Done::WantsRoom(wants) => wait_for_room(&self.waiting, wants),
             }
         }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.next.is_empty()
     }
 }

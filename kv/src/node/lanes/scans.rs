@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::rotation::Rotation;
-use super::{ScanJob, Stepped, answer};
+use super::{ScanJob, Stepped, size};
 use crate::env::{self, Instant, Owner};
 use crate::fault::Fault;
 use crate::machine::{ReadBudget, Reader, View};
-use crate::node::reply::ReplyTo;
+use crate::node::reply::{ReplyTo, SIGN_INTERVAL};
 use crate::node::service::Service;
 use crate::protocol::{Failure, Response};
 
@@ -19,8 +19,6 @@ const SLICE: ReadBudget = ReadBudget {
 /// So long a scan goes on with the state that it has pinned; then it pins a newer one, and reads its revision there. An
 /// old one keeps memory, and pages of the file that grows by them.
 const VIEW_AGE_MAX: Duration = Duration::from_secs(2);
-/// How often those who wait are told that they are not forgotten: several times before they look elsewhere.
-const SIGN_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The thread's state.
 #[derive(Debug)]
@@ -77,7 +75,8 @@ impl Scans {
             progress,
             guest,
             end,
-            reply,
+            mut reply,
+            mut room,
         } = job;
         if !reply.is_wanted() {
             return None;
@@ -90,16 +89,23 @@ impl Scans {
             Err(fault) => return Some((reply, self.service.raise(fault))),
         };
         match self.service.step(&view, progress, SLICE) {
-            Stepped::Answered(response) => Some((reply, response)),
+            Stepped::Failed(response) => Some((reply, response)),
+            Stepped::Read(response, _) => {
+                room.shrink(size(&response));
+                reply.hold(room);
+                Some((reply, Response::Read(response)))
+            }
             Stepped::Unfinished(scan) => {
+                let number = guest.number;
                 let job = ScanJob {
                     progress: super::Progress::Begun(scan),
                     guest,
                     end,
                     reply,
+                    room,
                 };
                 let view = Some((view, pinned_at));
-                self.waiting.push(guest, Pinned { job, view });
+                self.waiting.push(number, Pinned { job, view });
                 None
             }
         }
@@ -119,7 +125,7 @@ impl Owner for Scans {
 
     fn work(&mut self, batch: &mut Vec<ScanJob>) -> Self::Effects {
         for job in batch.drain(..) {
-            self.waiting.push(job.guest, Pinned { job, view: None });
+            self.waiting.push(job.guest.number, Pinned { job, view: None });
         }
         let now = env::now();
         let mut answers = Vec::new();
@@ -133,7 +139,7 @@ impl Owner for Scans {
 
     fn publish(&mut self, answers: Self::Effects) {
         for (reply, response) in answers {
-            answer(reply, response);
+            reply.send(response);
         }
     }
 

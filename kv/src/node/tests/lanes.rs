@@ -1,16 +1,19 @@
 //! The two lanes, worked by hand: what one call of their threads does, and what is left then.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use super::{World, key};
-use crate::env::{self, Owner, oneshot};
+use crate::env::{self, Owner, OwnerHandle, mpsc, oneshot};
 use crate::fault::{Fault, Faults};
+use crate::machine::ReadClass;
 use crate::model::{Consistency, KeyRange, Op, RangeRead, ReadOp, ReadResult, Revision, Txn};
-use crate::node::lanes::{End, ReadJob, ScanJob, Scans};
+use crate::node::Settings;
+use crate::node::lanes::{Done, End, PointJob, Points, ReadJob, ScanJob, Scans, Waiting, WantsRoom};
 use crate::node::reply::ReplyTo;
-use crate::node::room::GuestNumber;
+use crate::node::room::Guest;
 use crate::node::service::Service;
 use crate::protocol::{Failure, Response};
 
@@ -60,11 +63,16 @@ fn job(guest: u64, read: ReadOp, end: End) -> (ScanJob, oneshot::Receiver<Respon
     let job = ReadJob {
         reads: vec![read],
         at: None,
-        guest: GuestNumber::new(guest),
+        guest: Arc::new(Guest::alone(guest, &Settings::default())),
         end,
         reply,
     };
-    (ScanJob::waiting(job), answer)
+    let room = job
+        .guest
+        .answers(ReadClass::Scan)
+        .take_now(1)
+        .expect("there is room");
+    (ScanJob::waiting(job, room), answer)
 }
 
 fn count(range: KeyRange) -> ReadOp {
@@ -268,4 +276,244 @@ async fn gets_and_counts_beside_each_other_are_all_answered_right() {
     };
     tokio::join!(counting, getting, mixed);
     world.node.shutdown().await;
+}
+
+/// A lane of point reads that the test works, and what leaves it.
+struct Fast {
+    world: World,
+    points: Points,
+    guest: Arc<Guest>,
+    wants: mpsc::Receiver<WantsRoom>,
+    _scans: OwnerHandle<ScanJob>,
+}
+
+/// Of a stream's room for answers to point reads.
+const SHARE: usize = 128 << 10;
+
+/// Keeps what it is sent.
+struct Keeps<J>(mpsc::UnboundedSender<J>);
+
+impl<J: Send + 'static> Owner for Keeps<J> {
+    type Job = J;
+    type Effects = ();
+
+    fn work(&mut self, batch: &mut Vec<J>) {
+        batch.drain(..).for_each(|job| drop(self.0.send(job)));
+    }
+
+    fn publish(&mut self, (): ()) {}
+}
+
+fn keeps<J: Send + 'static>(name: &'static str) -> (OwnerHandle<J>, mpsc::UnboundedReceiver<J>) {
+    let (tx, kept) = mpsc::unbounded_channel();
+    (env::spawn_owner(name, 1_000, 1_000, Keeps(tx), |_| {}), kept)
+}
+
+/// With 32 times a stream's share for all answers.
+fn narrow() -> Settings {
+    Settings {
+        answers_bytes_max: 32 * SHARE,
+        ..Settings::default()
+    }
+}
+
+impl Fast {
+    /// Over so many keys with values of so many bytes.
+    async fn start(keys: u64, value: usize) -> Self {
+        let world = World::start(|_| {}).await;
+        world.fill(keys, value).await;
+        let service = Service::new(Faults::default(), CancellationToken::new());
+        let reader = world.node.inner.raft.machine().reader().clone();
+        let (scans, _kept) = keeps("scans");
+        let (waiting, wants) = mpsc::channel(1_000);
+        Self {
+            points: Points::new(reader, Arc::new(narrow()), service, scans.clone(), waiting),
+            guest: Arc::new(Guest::alone(0, &narrow())),
+            world,
+            wants,
+            _scans: scans,
+        }
+    }
+
+    fn get(&self, number: u64) -> (ReadJob, oneshot::Receiver<Response>) {
+        let (reply, answer) = ReplyTo::local();
+        let job = ReadJob {
+            reads: vec![ReadOp::Get(key(number))],
+            at: None,
+            guest: Arc::clone(&self.guest),
+            end: in_an_hour(),
+            reply,
+        };
+        (job, answer)
+    }
+
+    /// Gives a job this much room, and works until nothing is left.
+    fn work(&mut self, job: ReadJob, bytes: usize) {
+        let room = self.guest.answers(ReadClass::Point).take_now(bytes);
+        let room = room.expect("there is room for a small answer");
+        let mut batch = vec![vec![PointJob { job, room }]];
+        while !batch.is_empty() || !self.points.is_idle() {
+            let done: Vec<Done> = self.points.work(&mut batch);
+            self.points.publish(done);
+        }
+    }
+}
+
+fn is_whole(answer: &mut oneshot::Receiver<Response>, value: usize) -> bool {
+    match answer.try_recv() {
+        Ok(Response::Read(response)) => {
+            matches!(&response.results[..], [ReadResult::Get(Some(record))] if record.value.len() == value)
+        }
+        _ => false,
+    }
+}
+
+/// The story: a get took room for the largest value that there may be, and of 64 callers over one connection seven were
+/// served at a time: reads had half their former rate.
+#[tokio::test]
+async fn a_small_answer_takes_little_room_however_large_it_might_have_been() {
+    let mut fast = Fast::start(100, 100).await;
+    let mut answers = Vec::new();
+    for number in 0..100 {
+        let (job, answer) = fast.get(number);
+        fast.work(job, 1_024);
+        answers.push(answer);
+    }
+    assert!(answers.iter_mut().all(|answer| is_whole(answer, 100)));
+    assert!(fast.wants.try_recv().is_err(), "none waits");
+    fast.world.node.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_answer_for_which_there_is_no_room_is_made_again_once_there_is() {
+    const VALUE: usize = 100 << 10;
+    let mut fast = Fast::start(2, VALUE).await;
+    // Another answer on the same stream, that has not left.
+    let other = fast.guest.answers(ReadClass::Point).take_now(SHARE / 2);
+    assert!(other.is_some());
+    let (job, mut answer) = fast.get(0);
+    fast.work(job, 1_024);
+    assert!(answer.try_recv().is_err());
+    let wants = fast.wants.try_recv().expect("it waits for room");
+    assert!((VALUE..VALUE + 1_024).contains(&wants.bytes), "{}", wants.bytes);
+    let all_else = fast.guest.answers(ReadClass::Point).take_now(SHARE / 2);
+    assert!(all_else.is_some(), "it holds nothing while it waits");
+    drop((other, all_else));
+    fast.work(wants.job, wants.bytes);
+    assert!(is_whole(&mut answer, VALUE));
+    fast.world.node.shutdown().await;
+}
+
+/// Else it would wait for room that there never is.
+#[tokio::test]
+async fn an_answer_larger_than_all_the_room_takes_all_of_it_and_is_given() {
+    const VALUE: usize = 1 << 20;
+    let mut fast = Fast::start(1, VALUE - 1_024).await;
+    let (job, mut answer) = fast.get(0);
+    fast.work(job, 1_024);
+    let wants = fast.wants.try_recv().expect("it waits for room");
+    assert!(wants.bytes > SHARE);
+    fast.work(wants.job, wants.bytes);
+    assert!(is_whole(&mut answer, VALUE - 1_024));
+    fast.world.node.shutdown().await;
+}
+
+/// Those who wait for room, and the lanes to which they go.
+struct Waits {
+    wants: mpsc::Sender<WantsRoom>,
+    guest: Arc<Guest>,
+    points: mpsc::UnboundedReceiver<Vec<PointJob>>,
+    scans: mpsc::UnboundedReceiver<ScanJob>,
+    stop: CancellationToken,
+    _lanes: (OwnerHandle<Vec<PointJob>>, OwnerHandle<ScanJob>),
+}
+
+impl Waits {
+    fn start() -> Self {
+        let stop = CancellationToken::new();
+        let service = Service::new(Faults::default(), stop.clone());
+        let (wants, receiver) = mpsc::channel(1_000);
+        let (to_points, points) = keeps("points");
+        let (to_scans, scans) = keeps("scans");
+        let waiting = Waiting::new(receiver, to_points.downgrade(), to_scans.downgrade(), service);
+        env::spawn("waiting", waiting.run());
+        Self {
+            wants,
+            guest: Arc::new(Guest::alone(0, &narrow())),
+            points,
+            scans,
+            stop,
+            _lanes: (to_points, to_scans),
+        }
+    }
+
+    async fn wait(&self, class: ReadClass, bytes: usize, end: End) -> oneshot::Receiver<Response> {
+        let (reply, answer) = ReplyTo::local();
+        let job = ReadJob {
+            reads: vec![ReadOp::Get(key(0))],
+            at: None,
+            guest: Arc::clone(&self.guest),
+            end,
+            reply,
+        };
+        let sent = self.wants.send(WantsRoom { class, job, bytes }).await;
+        assert!(sent.is_ok());
+        answer
+    }
+}
+
+#[tokio::test]
+async fn who_waits_for_room_comes_to_its_lane_with_it_in_its_turn() {
+    let mut waits = Waits::start();
+    let all = waits
+        .guest
+        .answers(ReadClass::Point)
+        .take_now(SHARE)
+        .expect("all");
+    let _first = waits.wait(ReadClass::Point, 1_000, in_an_hour()).await;
+    let _second = waits.wait(ReadClass::Point, 2_000, in_an_hour()).await;
+    // Of the other kind there is enough.
+    let _scan = waits.wait(ReadClass::Scan, 3_000, in_an_hour()).await;
+    assert_eq!(waits.scans.recv().await.map(|job| job.room.bytes()), Some(3_000));
+    assert!(waits.points.try_recv().is_err());
+    drop(all);
+    for expected in [1_000, 2_000] {
+        let jobs = waits.points.recv().await.expect("its turn comes");
+        assert_eq!(jobs[0].room.bytes(), expected);
+    }
+}
+
+#[tokio::test]
+async fn who_waits_for_room_in_vain_is_told_so_when_its_time_is_over() {
+    let mut waits = Waits::start();
+    let _all = waits
+        .guest
+        .answers(ReadClass::Point)
+        .take_now(SHARE)
+        .expect("all");
+    let limit = Duration::from_millis(20);
+    let soon = |limit| End {
+        at: env::now() + Duration::from_millis(20),
+        limit,
+    };
+    let own = waits.wait(ReadClass::Point, 1_000, soon(None)).await;
+    let nodes = waits.wait(ReadClass::Point, 1_000, soon(Some(limit))).await;
+    let patient = waits.wait(ReadClass::Point, 1_000, in_an_hour()).await;
+    let own = own.await.expect("an answer");
+    assert!(matches!(own, Response::Failed(Failure::Busy(_))), "{own:?}");
+    let nodes = nodes.await.expect("an answer");
+    assert!(
+        matches!(nodes, Response::Failed(Failure::ReadTooLong { .. })),
+        "{nodes:?}"
+    );
+    waits.stop.cancel();
+    let patient = patient.await.expect("an answer");
+    assert!(
+        matches!(patient, Response::Failed(Failure::Stopped(_))),
+        "{patient:?}"
+    );
+    let late = waits.wait(ReadClass::Point, 1_000, in_an_hour()).await;
+    let late = late.await.expect("an answer");
+    assert!(matches!(late, Response::Failed(Failure::Stopped(_))), "{late:?}");
+    assert!(waits.points.try_recv().is_err());
 }

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use quorate_transport::{Class, Peer, Transport as _};
 
 use super::{NODE, World, key, until};
 use crate::client::Error;
 use crate::env;
-use crate::model::{Consistency, KeyRange, RangeRead, ReadOp, ReadResult, Revision};
+use crate::model::{self, Command, Consistency, KeyRange, Op, RangeRead, ReadOp, ReadResult, Revision, Txn};
 use crate::node::Node;
+use crate::protocol::{Call, Reply, Request, Response};
 
 /// What the node holds of calls, and of answers to point reads and to scans, in bytes.
 fn held(node: &Node) -> (usize, usize, usize) {
@@ -167,4 +169,46 @@ async fn more_reads_at_once_than_a_stream_may_have_open_are_all_answered() {
         until("nothing of them is left", || held(&world.node) == (0, 0, 0)).await;
         world.node.shutdown().await;
     }
+}
+
+/// The story: calls that waited for room heard nothing. Their clients gave them up after two seconds and asked again, the
+/// node answered what nobody waited for any more, and of a thousand clients most were never served.
+#[tokio::test]
+async fn a_call_for_which_there_is_no_room_hears_that_it_waits() {
+    let world = World::start(|settings| settings.calls_bytes_max = 1 << 20).await;
+    let identity = quorate_transport::Identity::client(world.cluster.clone(), "caller").expect("a name");
+    let transport = world.network.transport(identity, "caller");
+    let peer = Peer {
+        node_id: Some(1),
+        address: NODE.parse().expect("an address"),
+    };
+    let mut stream = transport.open(&peer, Class::Client).await.expect("a stream");
+    // Reads that wait fill the stream's share; a write then finds no room.
+    let call = |id, request| {
+        let message = model::encode(&Call { id, request });
+        bytes::Bytes::from(message)
+    };
+    let waits = |id| {
+        let request = Request::Read {
+            reads: vec![ReadOp::Get(key(0))],
+            consistency: never(),
+            wait: Duration::from_secs(3600),
+            time: Duration::from_secs(3600),
+        };
+        call(id, request)
+    };
+    const READS: u64 = 200;
+    let mut calls: Vec<_> = (0..READS).map(waits).collect();
+    let txn = Txn::new([Op::put(key(1), "v")]);
+    calls.push(call(READS, Request::Write(Command::Txn { session: None, txn })));
+    stream.sender.send_all(&mut calls).await.expect("they are sent");
+    let message = stream.receiver.receive().await.expect("the stream stands");
+    let reply: Reply = model::decode(&message.expect("a sign")).expect("a reply");
+    assert!(matches!(reply.response, Response::Waiting), "{reply:?}");
+    assert!(
+        (10..READS).contains(&reply.id),
+        "the first without room: {}",
+        reply.id
+    );
+    world.node.shutdown().await;
 }
