@@ -192,6 +192,7 @@ impl Serving {
         if let Some(done) = future::poll_immediate(&mut wait).await {
             return Ok(done);
         }
+        env::mark("call.has_no_room");
         // They may hold what is waited for.
         self.read_gathered();
         let mut sign_at = env::now() + SIGN_INTERVAL;

@@ -55,11 +55,11 @@ pub struct Settings {
     /// waits, up to 10 s, and is then told that nothing was proposed.
     pub proposals_bytes_max: usize,
     /// Memory for the calls of clients, in bytes, from when they are read until their answers have left, the answers of
-    /// writes included: 1 MiB to 4 GiB; 128 MiB by default. One client has half of it at most, and one of its streams a
+    /// writes included: 64 KiB to 4 GiB; 128 MiB by default. One client has half of it at most, and one of its streams a
     /// quarter of that. Of a stream that finds no room nothing more is read until there is some.
     pub calls_bytes_max: usize,
-    /// Memory for answers to reads, in bytes, from before they are made until they have left: 1 MiB to 4 GiB; 256 MiB by
-    /// default, a quarter of it for reads of a few keys alone. Parted as the calls' is. A read that finds no room waits.
+    /// Memory for answers to reads, in bytes, until their clients have all of them: 64 KiB to 4 GiB; 256 MiB by default, a
+    /// quarter of it for reads of a few keys alone. Parted as the calls' is. A read that finds no room waits.
     pub answers_bytes_max: usize,
     /// The longest that a read may take, whatever its caller's patience: the wait for the state that it asks for, and all
     /// slices of a long one together; 10 ms to 1 hour; 60 s by default. A read under way keeps memory.
@@ -175,17 +175,29 @@ impl Settings {
             1..=1024,
             "1 to 1,024",
         );
-        for (setting, bytes) in [
-            ("proposals_bytes_max", self.proposals_bytes_max),
-            ("calls_bytes_max", self.calls_bytes_max),
-            ("answers_bytes_max", self.answers_bytes_max),
-        ] {
-            range(
-                setting,
-                bytes as u64,
-                MIB as u64..=u64::from(u32::MAX) + 1,
+        const GIB: u64 = 1 << 30;
+        for (setting, bytes, min, bounds) in [
+            (
+                "proposals_bytes_max",
+                self.proposals_bytes_max,
+                MIB,
                 "1 MiB to 4 GiB",
-            );
+            ),
+            // Little room makes callers wait, and does no other harm.
+            (
+                "calls_bytes_max",
+                self.calls_bytes_max,
+                64 << 10,
+                "64 KiB to 4 GiB",
+            ),
+            (
+                "answers_bytes_max",
+                self.answers_bytes_max,
+                64 << 10,
+                "64 KiB to 4 GiB",
+            ),
+        ] {
+            range(setting, bytes as u64, min as u64..=4 * GIB, bounds);
         }
         range(
             "read_time_max",

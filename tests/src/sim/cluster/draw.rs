@@ -140,6 +140,8 @@ fn small_of_the_faulty(random: &mut Rng, sessions: u64, small: &mut Small) {
     small.unanswered_max = *random.pick(&[2, 8, usual.unanswered_max]);
     small.keys_looked_at_max = *random.pick(&[1_000, usual.keys_looked_at_max]);
     small.response_bytes_max = *random.pick(&[1_024, usual.response_bytes_max]);
+    small.calls_bytes_max = *random.pick(&[64 << 10, usual.calls_bytes_max]);
+    small.answers_bytes_max = *random.pick(&[64 << 10, 256 << 10, usual.answers_bytes_max]);
 }
 
 /// How densely clients work.

@@ -134,6 +134,10 @@ pub struct Small {
     pub keys_looked_at_max: u64,
     /// See [`Settings::response_bytes_max`].
     pub response_bytes_max: u64,
+    /// See [`Settings::calls_bytes_max`].
+    pub calls_bytes_max: usize,
+    /// See [`Settings::answers_bytes_max`].
+    pub answers_bytes_max: usize,
 }
 
 impl Default for Small {
@@ -152,6 +156,8 @@ impl Default for Small {
             unanswered_max: settings.other_limits.unanswered_max,
             keys_looked_at_max: settings.keys_looked_at_max,
             response_bytes_max: settings.response_bytes_max,
+            calls_bytes_max: settings.calls_bytes_max,
+            answers_bytes_max: settings.answers_bytes_max,
         }
     }
 }
@@ -362,6 +368,8 @@ impl Plan {
         settings.other_limits.unanswered_max = small.unanswered_max;
         settings.keys_looked_at_max = small.keys_looked_at_max;
         settings.response_bytes_max = small.response_bytes_max;
+        settings.calls_bytes_max = small.calls_bytes_max;
+        settings.answers_bytes_max = small.answers_bytes_max;
         settings
     }
 
