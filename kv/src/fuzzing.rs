@@ -184,6 +184,7 @@ fn protocol_decoders() -> Vec<Decoder> {
         Response::Status(Box::new(status())),
         Response::Done,
         Response::Working,
+        Response::Waiting,
         Response::Failed(Failure::NotLeader { leader: leader() }),
         Response::Failed(Failure::unknown("nobody knows")),
         Response::Failed(Failure::TooStale {

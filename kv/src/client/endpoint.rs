@@ -253,14 +253,25 @@ impl Remote {
         let sent_within = Duration::from_secs_f64(message.len() as f64 / SENT_A_SECOND_MIN as f64);
         let mut until = end.min(until + sent_within);
         let mut arrived = link.arrived.bytes();
-        match env::timeout_at(until, link.send(message)).await {
-            Ok(true) => place.gives_up = gives_up,
-            Ok(false) => {
-                self.forget(&link);
-                return Err(self.broke(false));
+        let mut lives = || {
+            let before = std::mem::replace(&mut arrived, link.arrived.bytes());
+            let comes = arrived - before >= LONG_ANSWER_MIN;
+            let now = env::now();
+            let lives = worked_on.swap(false, Ordering::Relaxed) || comes;
+            (lives && now < end).then(|| end.min(now + silence_max))
+        };
+        let mut sending = std::pin::pin!(link.send(message));
+        loop {
+            match env::timeout_at(until, &mut sending).await {
+                Ok(true) => break,
+                Ok(false) => {
+                    self.forget(&link);
+                    return Err(self.broke(false));
+                }
+                Err(env::Elapsed) => until = lives().ok_or_else(|| self.late(false))?,
             }
-            Err(env::Elapsed) => return Err(self.late(false)),
         }
+        place.gives_up = gives_up;
         loop {
             match env::timeout_at(until, &mut answer).await {
                 Ok(Ok(response)) => return Ok(response),
@@ -269,18 +280,14 @@ impl Remote {
                     return Err(self.broke(true));
                 }
                 Err(env::Elapsed) => {
-                    let now = env::now();
-                    let before = std::mem::replace(&mut arrived, link.arrived.bytes());
-                    let comes = arrived - before >= LONG_ANSWER_MIN;
-                    let lives = worked_on.swap(false, Ordering::Relaxed) || comes;
-                    if !lives || now >= end {
+                    let Some(next) = lives() else {
                         // A stream on which nothing at all came meanwhile may be stuck: the next call has a new one.
                         if link.open.heard.load(Ordering::Relaxed) == heard {
                             self.forget(&link);
                         }
                         return Err(self.late(true));
-                    }
-                    until = end.min(now + silence_max);
+                    };
+                    until = next;
                 }
             }
         }

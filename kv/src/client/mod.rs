@@ -45,6 +45,7 @@ use session::{Numbered, Session};
 const DEADLINE: Duration = Duration::from_secs(15);
 /// So long a node may be silent before another one is asked, and a node may wait for the state that a read asks for, so
 /// that one that is cut off does not use up the deadline. Less than the time in which every profile promises another leader.
+/// One that says that a call waits for room is not silent; it says so no longer than it takes to notice that it is cut off.
 const SILENCE_MAX: Duration = Duration::from_secs(2);
 const STATE_WAIT_MAX: Duration = Duration::from_millis(1_500);
 /// Writes of one client that may be under way at once; more wait here, within their deadlines.

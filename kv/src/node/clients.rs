@@ -18,20 +18,25 @@ use super::front::{Front, ReadCall};
 use super::given_up::OpenReads;
 use super::reply::{Outgoing, ReplyTo, SIGN_INTERVAL, give_sign};
 use super::room::{Guest, Held};
-use crate::env::{self, Semaphore, mpsc};
+use crate::env::{self, Instant, Semaphore, mpsc};
 use crate::model::{self, DecodeError};
 use crate::protocol::{Call, Failure, Reply, Request, Response};
 use crate::tasks::Tasks;
 
 /// Calls that one stream may have open; the node reads no further call until one is answered.
 const OPEN_CALLS_MAX: usize = 1024;
+/// Replies on their way out: an answer to each of them, and as many signs of life, with what several threads may give at once.
+const REPLIES: usize = 3 * OPEN_CALLS_MAX;
+/// What was counted for a message before it was read, and is not needed, is given back above so many bytes: it costs more than
+/// reading a short one.
+const WORTH_GIVING_BACK: usize = 16 * 1024;
 /// How long a client may take to take in what it is sent: so long, and a second for each of so many bytes more.
 const TAKES_IN_WITHIN: Duration = Duration::from_secs(10);
 const TAKES_IN_BYTES_A_SECOND: usize = 256 * 1024;
 
 /// Serves one stream until it ends.
 pub(super) async fn serve(front: Arc<Front>, client: Identity, stream: Stream) {
-    let (replies, outgoing) = mpsc::channel::<Outgoing>(2 * OPEN_CALLS_MAX);
+    let (replies, outgoing) = mpsc::channel::<Outgoing>(REPLIES);
     let open = Arc::new(Semaphore::new(OPEN_CALLS_MAX));
     let Some(guest) = front.guest(&client) else {
         metrics::counter!("quorate_client_streams_refused_total").increment(1);
@@ -45,6 +50,7 @@ pub(super) async fn serve(front: Arc<Front>, client: Identity, stream: Stream) {
         reads: OpenReads::default(),
         gathered: Vec::new(),
         ahead: Vec::new(),
+        signed_at: env::now(),
         receiver: stream.receiver,
         front,
     };
@@ -75,15 +81,18 @@ struct Serving {
     gathered: Vec<ReadCall>,
     /// Messages that were read while the ones before them waited for room.
     ahead: Vec<Bytes>,
+    /// Since when those who sent what is not read yet have heard nothing.
+    signed_at: Instant,
 }
 
 /// The stream has ended.
 struct Gone;
 
 /// A call that was read.
+#[allow(clippy::large_enum_variant, reason = "it is looked into at once")]
 enum Taken {
     /// With the room that it takes.
-    Call(Box<Call>, Held),
+    Call(Call, Held),
     /// It is answered already, or needs no answer.
     Done,
 }
@@ -95,12 +104,12 @@ impl Serving {
             if messages.is_empty() {
                 match self.receiver.receive_many(&mut messages).await {
                     Ok(0) | Err(_) => return,
-                    Ok(_) => {}
+                    Ok(_) => self.signed_at = env::now(),
                 }
             }
             for message in messages {
                 match self.take(message).await {
-                    Ok(Taken::Call(call, held)) => self.begin(*call, held),
+                    Ok(Taken::Call(call, held)) => self.begin(call, held),
                     Ok(Taken::Done) => {}
                     Err(Gone) => return,
                 }
@@ -155,10 +164,10 @@ impl Serving {
             let (guest, id) = (Arc::clone(&self.guest), call.id);
             let room = async move { guest.calls.take(takes).await };
             held = self.while_client_stays(Some(id), room).await?;
-        } else {
+        } else if counted - takes > WORTH_GIVING_BACK {
             held.shrink(takes);
         }
-        Ok(Taken::Call(Box::new(call), held))
+        Ok(Taken::Call(call, held))
     }
 
     /// A place for one more open call, and this room.
@@ -167,12 +176,12 @@ impl Serving {
         message: &[u8],
         bytes: usize,
     ) -> Result<(OwnedSemaphorePermit, Held), Gone> {
-        let (open, guest) = (Arc::clone(&self.open), Arc::clone(&self.guest));
-        if let Ok(place) = Arc::clone(&open).try_acquire_owned()
-            && let Some(held) = guest.calls.take_now(bytes)
+        if let Ok(place) = Arc::clone(&self.open).try_acquire_owned()
+            && let Some(held) = self.guest.calls.take_now(bytes)
         {
             return Ok((place, held));
         }
+        let (open, guest) = (Arc::clone(&self.open), Arc::clone(&self.guest));
         let id = model::decode_front(message).ok().map(|(id, _)| id);
         let room = async move { (open.acquire_owned().await, guest.calls.take(bytes).await) };
         match self.while_client_stays(id, room).await? {
@@ -195,19 +204,26 @@ impl Serving {
         env::mark("call.has_no_room");
         // They may hold what is waited for.
         self.read_gathered();
-        let mut sign_at = env::now() + SIGN_INTERVAL;
         loop {
             tokio::select! {
                 biased;
-                done = &mut wait => return Ok(done),
+                done = &mut wait => {
+                    // It may wait for its state next, about which it hears nothing.
+                    if let Some(id) = id {
+                        give_sign(&self.replies, id, Response::Working);
+                    }
+                    return Ok(done);
+                }
                 received = self.receiver.receive_many(&mut self.ahead), if self.ahead.is_empty() => {
                     if !matches!(received, Ok(1..)) {
                         return Err(Gone);
                     }
                 }
-                () = env::sleep_until(sign_at) => {
-                    sign_at = env::now() + SIGN_INTERVAL;
-                    if let Some(id) = id {
+                // Counted from call to call: each may wait for a moment alone, and what is behind many of them for long.
+                () = env::sleep_until(self.signed_at + SIGN_INTERVAL) => {
+                    self.signed_at = env::now();
+                    // From a node that stops they are to go elsewhere.
+                    if let Some(id) = id && self.front.serves() {
                         give_sign(&self.replies, id, Response::Waiting);
                     }
                 }
@@ -300,7 +316,9 @@ async fn write_replies(
         let (mut answered, mut bytes) = (0, 0);
         for Outgoing { reply, held: its } in batch.drain(..) {
             answered += usize::from(!reply.response.is_sign());
-            let message = encode(&reply, its.iter().map(Held::bytes).sum());
+            // Behind the call's own.
+            let about = its.iter().skip(1).map(Held::bytes).sum();
+            let message = encode(&reply, about);
             // One after the other: an answer is held twice for no longer than it takes to encode it.
             drop(reply);
             bytes += message.len();
@@ -397,7 +415,7 @@ mod tests {
         let mut at_client = client.open(&peer, Class::Client).await?;
         let at_node = node.accept().await.expect("a stream").stream;
         let open = Arc::new(Semaphore::new(OPEN_CALLS_MAX));
-        let (replies, outgoing) = mpsc::channel(2 * OPEN_CALLS_MAX);
+        let (replies, outgoing) = mpsc::channel(REPLIES);
         let writing = env::spawn(
             "writing",
             write_replies(at_node.sender, outgoing, Arc::clone(&open)),

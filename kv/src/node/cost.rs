@@ -1,7 +1,7 @@
 //! What a call takes in memory: its request once it is read, and its answer at most.
 //!
-//! Estimates from above, so that room can be taken before anything is made. They need not be exact: they bound what many
-//! callers together can have a node hold.
+//! Estimates from above, but for the answers that are usually small, so that room can be taken before anything is made. They
+//! need not be exact: they bound what many callers together can have a node hold.
 
 use crate::machine::MachineSettings;
 use crate::model::Command;

@@ -136,6 +136,11 @@ impl Front {
         self.service.faults().first()
     }
 
+    /// Whether the node answers calls: it has no fault, and does not stop.
+    pub(super) fn serves(&self) -> bool {
+        self.service.is_over().is_none()
+    }
+
     /// The node's tasks.
     pub(super) fn tasks(&self) -> &Tasks {
         &self.tasks

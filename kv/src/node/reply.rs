@@ -48,7 +48,7 @@ impl ReplyTo {
         (Self::to(Destination::Local(tx)), rx)
     }
 
-    /// For a call on a stream. `replies` must have room for every call that the stream may have open, and as much again
+    /// For a call on a stream. `replies` must have room for every call that the stream may have open, and twice as much again
     /// for signs of life.
     pub(super) fn stream(id: u64, replies: mpsc::Sender<Outgoing>, read: Option<OpenRead>) -> Self {
         Self::to(Destination::Stream(OnStream { id, replies, read }))
@@ -108,8 +108,8 @@ impl ReplyTo {
 /// Says that there is no answer yet to a call of a stream. Never waits; a sign more or less does not matter.
 pub(super) fn give_sign(replies: &mpsc::Sender<Outgoing>, id: u64, sign: Response) {
     debug_assert!(sign.is_sign(), "{sign:?}");
-    // The other half is for answers, and a quarter for signs of other threads that looked at the same moment.
-    if replies.capacity() > replies.max_capacity() / 4 * 3 {
+    // The other half is for answers, and for signs of other threads that looked at the same moment.
+    if replies.capacity() > replies.max_capacity() / 2 {
         let (reply, held) = (Reply { id, response: sign }, Vec::new());
         drop(replies.try_send(Outgoing { reply, held }));
     }

@@ -123,7 +123,8 @@ struct Kinds {
     streams: Room,
     /// Calls, from when they were read until their answers have left.
     calls: Room,
-    /// Answers to reads of a few keys, from before they are made until they have left.
+    /// Answers to reads of a few keys: what a small one needs from before it is made, and all of it once it is, until it has
+    /// left.
     points: Room,
     /// The same to all other reads.
     scans: Room,

@@ -58,8 +58,9 @@ pub struct Settings {
     /// writes included: 64 KiB to 4 GiB; 128 MiB by default. One client has half of it at most, and one of its streams a
     /// quarter of that. Of a stream that finds no room nothing more is read until there is some.
     pub calls_bytes_max: usize,
-    /// Memory for answers to reads, in bytes, until their clients have all of them: 64 KiB to 4 GiB; 256 MiB by default, a
-    /// quarter of it for reads of a few keys alone. Parted as the calls' is. A read that finds no room waits.
+    /// Memory for answers to reads, in bytes, until they have left, those above 64 KiB until their clients have acknowledged
+    /// all of them: 64 KiB to 4 GiB; 256 MiB by default, a quarter of it for reads of a few keys alone. Parted as the calls'
+    /// is. A read that finds no room waits.
     pub answers_bytes_max: usize,
     /// The longest that a read may take, whatever its caller's patience: the wait for the state that it asks for, and all
     /// slices of a long one together; 10 ms to 1 hour; 60 s by default. A read under way keeps memory.

@@ -27,6 +27,7 @@ use super::types::Raft;
 use super::wire::{ControlRequest, ControlResponse};
 use crate::env::{self, Instant, mpsc, oneshot};
 use crate::model::{LogIndex, NodeId};
+use crate::planted::{self, Bug};
 
 /// Readers that wait for a round to begin; more wait in their callers.
 const QUEUE: usize = 4096;
@@ -168,36 +169,44 @@ impl RoundsTask {
     pub(crate) async fn run(mut self) {
         let mut came = Vec::new();
         loop {
-            // Readers that gave up need no round.
-            self.rounds.retain(Reader::is_waiting);
+            // Until the next round may begin nobody looks at who comes: each look would cost the one under way some of its
+            // processor.
             let now = env::now();
-            match self.rounds.due(now) {
-                Some(due) if due <= now => {
-                    self.begin(now);
-                    continue;
+            let due = self.rounds.due(now);
+            let may_begin = due.is_some_and(|due| due <= now);
+            let looks = may_begin || planted::is(Bug::RoundJoinedLate);
+            if may_begin && self.gather() {
+                self.begin(now);
+                continue;
+            }
+            let patience = async {
+                match due {
+                    Some(due) => env::sleep_until(due).await,
+                    None => future::pending().await,
                 }
-                due => {
-                    let patience = async {
-                        match due {
-                            Some(due) => env::sleep_until(due).await,
-                            None => future::pending().await,
-                        }
-                    };
-                    tokio::select! {
-                        // Rounds first: they are driven here, and readers may come without an end.
-                        biased;
-                        Some((id, step)) = self.under_way.next() => self.take(id, step),
-                        count = self.rx.recv_many(&mut came, QUEUE) => {
-                            if count == 0 {
-                                return;
-                            }
-                            came.drain(..).for_each(|reader| self.arrive(reader));
-                        }
-                        () = patience => {}
+            };
+            tokio::select! {
+                // Rounds first: they are driven here, and readers may come without an end.
+                biased;
+                Some((id, step)) = self.under_way.next() => self.take(id, step),
+                count = self.rx.recv_many(&mut came, QUEUE), if looks => {
+                    if count == 0 {
+                        return;
                     }
+                    came.drain(..).for_each(|reader| self.arrive(reader));
                 }
+                () = patience, if !may_begin => {}
             }
         }
+    }
+
+    /// Takes in who has come meanwhile; whether anybody waits for a round. Readers that gave up need none.
+    fn gather(&mut self) -> bool {
+        while let Ok(reader) = self.rx.try_recv() {
+            self.arrive(reader);
+        }
+        self.rounds.retain(Reader::is_waiting);
+        self.rounds.is_awaited()
     }
 
     fn arrive(&mut self, reader: Reader) {
@@ -209,10 +218,6 @@ impl RoundsTask {
     }
 
     fn begin(&mut self, now: Instant) {
-        // Those that have come meanwhile come before it.
-        while let Ok(reader) = self.rx.try_recv() {
-            self.arrive(reader);
-        }
         let (id, readers) = self.rounds.begin(now);
         metrics::histogram!("quorate_read_round_readers").record(readers.len() as f64);
         let asking = Arc::clone(&self.asking);

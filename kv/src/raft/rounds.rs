@@ -65,13 +65,15 @@ impl<R> Rounds<R> {
         self.gathering.retain(needs);
     }
 
-    /// When the next round is to begin; `None` while nobody waits or too many are under way.
+    /// Whether anybody waits for a round to begin.
+    pub(super) fn is_awaited(&self) -> bool {
+        !self.gathering.is_empty()
+    }
+
+    /// From when on the next round may begin, if anybody waits for it; `None` while too many are under way.
     ///
     /// Each round under way doubles the time until the next: a leader that does not answer is asked more seldom.
     pub(super) fn due(&self, now: Instant) -> Option<Instant> {
-        if self.gathering.is_empty() {
-            return None;
-        }
         match (self.under_way.len(), self.under_way.back()) {
             (0, _) | (_, None) => Some(now),
             (ROUNDS_MAX.., _) => None,
@@ -222,7 +224,7 @@ mod tests {
                         came.push(at);
                     }
                     Step::Begin => {
-                        if rounds.due(now).is_some_and(|due| due <= now) {
+                        if rounds.is_awaited() && rounds.due(now).is_some_and(|due| due <= now) {
                             let (id, readers) = rounds.begin(now);
                             prop_assert!(!readers.is_empty());
                             began.push((id, at));
@@ -250,7 +252,7 @@ mod tests {
                     }
                 }
                 prop_assert!(rounds.under_way.len() <= ROUNDS_MAX);
-                prop_assert!(!rounds.under_way.is_empty() || rounds.gathering.is_empty() || rounds.due(now) == Some(now));
+                prop_assert!(!rounds.under_way.is_empty() || rounds.due(now) == Some(now));
             }
             let waiting = rounds.gathering.iter().chain(rounds.under_way.iter().flat_map(|round| &round.readers));
             let mut all: Vec<usize> = answered.into_iter().chain(dismissed).chain(waiting.copied()).collect();

@@ -35,8 +35,8 @@ pub(super) use points::Points;
 pub(super) use scans::Scans;
 pub(super) use waiting::{Waiting, WantsRoom};
 
-/// Batches of reads that wait for the thread of the fast lane, and reads that wait for the other. More are refused, and
-/// may be tried again.
+/// What may be sent to a thread between two looks of it: batches of reads to that of the fast lane, reads to the other. More
+/// are refused, and may be tried again. What the threads hold is bounded by the room for answers and for calls.
 const POINTS_QUEUE: usize = 16 * 1024;
 const SCANS_QUEUE: usize = 16 * 1024;
 

@@ -19,6 +19,8 @@ const BUDGET: ReadBudget = ReadBudget {
     keys: 512,
     bytes: 1024 * 1024,
 };
+/// What a read has more than its answer needs is given back above so many bytes.
+const SURPLUS_MAX: usize = 16 * 1024;
 /// Reads that share one pinned state at most. The first of them is answered when all are made: few, so that it does not
 /// wait for long.
 const BATCH: usize = 64;
@@ -31,7 +33,7 @@ pub(in crate::node) struct Points {
     service: Service,
     scans: OwnerHandle<ScanJob>,
     waiting: mpsc::Sender<WantsRoom>,
-    /// Reads that have not had their turn.
+    /// Reads that have not had their turn: as many as there is room for, a small answer each.
     next: VecDeque<PointJob>,
 }
 
@@ -71,7 +73,7 @@ impl Points {
             .collect()
     }
 
-    fn read(&self, view: &View, PointJob { job, room }: PointJob) -> Done {
+    fn read(&self, view: &View, PointJob { job, mut room }: PointJob) -> Done {
         let ReadJob {
             reads,
             at,
@@ -93,6 +95,9 @@ impl Points {
                             true
                         });
                 if has_room {
+                    if room.bytes() > SURPLUS_MAX + bytes {
+                        room.shrink(bytes);
+                    }
                     reply.hold(room);
                     return Done::Answered(reply, Response::Read(response));
                 }

@@ -1,7 +1,7 @@
 //! Reads that wait for room for their answers: first come, first served, each of its kind.
 //!
-//! Always: who waits here holds no room for an answer, hears several times before it would look elsewhere that it is not
-//! forgotten, and is answered at the latest when its time is over or the node does not serve any more.
+//! Always: who waits here holds no room for an answer, hears at once and every half second that it is not forgotten, and is
+//! answered within half a second once its time is over, and at once when the node does not serve any more.
 
 use std::collections::BTreeMap;
 
@@ -93,6 +93,8 @@ impl Waiting {
         if self.reads.len() >= READS_MAX {
             return wants.job.reply.send(too_many());
         }
+        // It may have waited for its state before.
+        wants.job.reply.is_worked_on();
         self.begun += 1;
         let (number, bytes, class) = (self.begun, wants.bytes, wants.class);
         let (abort, registration) = AbortHandle::new_pair();

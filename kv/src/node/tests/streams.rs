@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use quorate_transport::memory::MemoryTransport;
 use quorate_transport::{Class, Peer, Transport as _};
 
 use super::{NODE, World, key, until};
@@ -171,44 +172,95 @@ async fn more_reads_at_once_than_a_stream_may_have_open_are_all_answered() {
     }
 }
 
+/// A client's stream as a program of another make might use it.
+struct Raw {
+    stream: quorate_transport::Stream,
+    _transport: std::sync::Arc<MemoryTransport>,
+}
+
+impl Raw {
+    async fn open(world: &World) -> Self {
+        let identity = quorate_transport::Identity::client(world.cluster.clone(), "caller").expect("a name");
+        let transport = world.network.transport(identity, "caller");
+        let peer = Peer {
+            node_id: Some(1),
+            address: NODE.parse().expect("an address"),
+        };
+        Self {
+            stream: transport.open(&peer, Class::Client).await.expect("a stream"),
+            _transport: transport,
+        }
+    }
+
+    /// Sends calls, numbered from 0 on.
+    async fn send(&mut self, requests: impl IntoIterator<Item = Request>) {
+        let calls = (0..).zip(requests).map(|(id, request)| Call { id, request });
+        let mut calls = calls
+            .map(|call| bytes::Bytes::from(model::encode(&call)))
+            .collect();
+        self.stream
+            .sender
+            .send_all(&mut calls)
+            .await
+            .expect("they are sent");
+    }
+
+    async fn receive(&mut self) -> Reply {
+        let message = self.stream.receiver.receive().await.expect("the stream stands");
+        model::decode(&message.expect("a reply")).expect("a reply")
+    }
+}
+
+/// A read of a revision that never comes, for so long.
+fn read_in_vain(time: Duration) -> Request {
+    Request::Read {
+        reads: vec![ReadOp::Get(key(0))],
+        consistency: never(),
+        wait: time,
+        time,
+    }
+}
+
 /// The story: calls that waited for room heard nothing. Their clients gave them up after two seconds and asked again, the
 /// node answered what nobody waited for any more, and of a thousand clients most were never served.
 #[tokio::test]
 async fn a_call_for_which_there_is_no_room_hears_that_it_waits() {
     let world = World::start(|settings| settings.calls_bytes_max = 1 << 20).await;
-    let identity = quorate_transport::Identity::client(world.cluster.clone(), "caller").expect("a name");
-    let transport = world.network.transport(identity, "caller");
-    let peer = Peer {
-        node_id: Some(1),
-        address: NODE.parse().expect("an address"),
-    };
-    let mut stream = transport.open(&peer, Class::Client).await.expect("a stream");
+    let mut stream = Raw::open(&world).await;
     // Reads that wait fill the stream's share; a write then finds no room.
-    let call = |id, request| {
-        let message = model::encode(&Call { id, request });
-        bytes::Bytes::from(message)
-    };
-    let waits = |id| {
-        let request = Request::Read {
-            reads: vec![ReadOp::Get(key(0))],
-            consistency: never(),
-            wait: Duration::from_secs(3600),
-            time: Duration::from_secs(3600),
-        };
-        call(id, request)
-    };
     const READS: u64 = 200;
-    let mut calls: Vec<_> = (0..READS).map(waits).collect();
     let txn = Txn::new([Op::put(key(1), "v")]);
-    calls.push(call(READS, Request::Write(Command::Txn { session: None, txn })));
-    stream.sender.send_all(&mut calls).await.expect("they are sent");
-    let message = stream.receiver.receive().await.expect("the stream stands");
-    let reply: Reply = model::decode(&message.expect("a sign")).expect("a reply");
+    let put = Request::Write(Command::Txn { session: None, txn });
+    let reads = (0..READS).map(|_| read_in_vain(Duration::from_secs(3600)));
+    stream.send(reads.chain([put])).await;
+    let reply = stream.receive().await;
     assert!(matches!(reply.response, Response::Waiting), "{reply:?}");
     assert!(
         (10..READS).contains(&reply.id),
         "the first without room: {}",
         reply.id
     );
+    world.node.shutdown().await;
+}
+
+/// The story: each of many calls waited for a moment, and only one that waited for half a second alone gave a sign: what was
+/// behind them heard nothing.
+#[tokio::test]
+async fn calls_behind_many_that_each_wait_for_a_moment_hear_that_they_wait() {
+    let world = World::start(|settings| settings.calls_bytes_max = 1 << 20).await;
+    let mut stream = Raw::open(&world).await;
+    const READS: u64 = 1_000;
+    stream
+        .send((0..READS).map(|_| read_in_vain(Duration::from_millis(100))))
+        .await;
+    let (mut answered, mut signs) = (0, 0);
+    while answered < READS {
+        match stream.receive().await.response {
+            Response::Waiting => signs += 1,
+            Response::Working => {}
+            _ => answered += 1,
+        }
+    }
+    assert!(signs > 0, "they took seconds, and none heard anything");
     world.node.shutdown().await;
 }
