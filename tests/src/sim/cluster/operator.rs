@@ -258,6 +258,10 @@ async fn remove(cluster: &Cluster, number: u32, kind: Kind) -> Result<(), String
 /// other in.
 fn replaceable(cluster: &Cluster, target: Target) -> Option<u32> {
     let number = removable(cluster, target)?;
+    // Before that, a majority has formed it and the rest has no say yet: it lacks one for each of them already.
+    if !is_everybody_introduced(cluster) {
+        return None;
+    }
     let fleet = cluster.fleet.borrow();
     (!fleet.voters.contains(&number) || fleet.voters.len() >= 3).then_some(number)
 }
@@ -309,6 +313,14 @@ async fn wipe(cluster: &Cluster, number: u32) -> Result<(), String> {
     cluster.sim.host(number).kill_unseen();
     cluster.fleet.borrow_mut().emptied.remove(&number);
     take_place_of(cluster, number).await
+}
+
+/// Whether a membership is committed that names every member's directory.
+fn is_everybody_introduced(cluster: &Cluster) -> bool {
+    cluster.record.members().is_some_and(|membership| {
+        let mut members = membership.members.values();
+        members.all(|member| member.introduced.is_some())
+    })
 }
 
 /// Whether those that formed the cluster and are empty now stay a minority of them. A majority that does not reach the
