@@ -543,6 +543,17 @@ impl Log {
         .await
     }
 
+    /// Returns when everything that was asked before is durable.
+    ///
+    /// # Errors
+    /// The fault that stopped the log: then it may not be.
+    ///
+    /// # Cancel safety
+    /// May be dropped.
+    pub async fn durable(&self) -> Result<(), Fault> {
+        self.call(0, |_| Ok(Work::Barrier)).await
+    }
+
     /// Saves how far the log is known to be committed. It becomes durable with whatever is next.
     ///
     /// # Errors

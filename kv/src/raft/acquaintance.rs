@@ -456,8 +456,8 @@ pub(super) mod testing {
         MemberUuid::new(uuid::Uuid::from_u128(u128::from(id)))
     }
 
-    /// Of node 1 or 2, which are a cluster and know each other.
-    pub(crate) fn of_two(id: u64, transport: Arc<dyn Transport>) -> Acquaintance {
+    /// The nodes 1 and 2, which know each other.
+    pub(crate) fn two() -> Membership {
         let cluster = ClusterUuid::new(uuid::Uuid::from_u128(7));
         let member = |id| Member {
             address: None,
@@ -467,13 +467,17 @@ pub(super) mod testing {
             }),
         };
         let nodes: BTreeMap<u64, Member> = [1, 2].map(|id| (id, member(id))).into();
-        let membership = Membership::new(vec![BTreeSet::from([1, 2])], nodes).expect("a membership");
+        Membership::new(vec![BTreeSet::from([1, 2])], nodes).expect("a membership")
+    }
+
+    /// Of one of them.
+    pub(crate) fn of_two(id: u64, transport: Arc<dyn Transport>) -> Acquaintance {
         let first: LogId = super::super::types::log_id(LogPosition {
             term: Term::new(1),
             leader: NodeId::new(1),
             index: LogIndex::new(0),
         });
-        let stored = Arc::new(StoredMembership::new(Some(first), membership));
+        let stored = Arc::new(StoredMembership::new(Some(first), two()));
         let metrics = RaftMetrics {
             membership_config: Arc::clone(&stored),
             committed_membership_config: stored,

@@ -73,15 +73,15 @@ pub(crate) async fn snapshot(node: Arc<RaftNode>, from: u64, mut stream: Stream)
         Ok(Arrived::Known) => {
             env::mark("snapshot.known");
             let vote = node.raft.metrics().borrow_watched().vote;
-            SnapshotAnswer::Installed(SnapshotResponse::new(vote))
+            acknowledged(&node, Ok(SnapshotResponse::new(vote))).await
         }
-        Ok(Arrived::Whole(vote, snapshot)) => match install(&node.raft, vote, *snapshot).await {
-            Ok(response) => {
+        Ok(Arrived::Whole(vote, snapshot)) => {
+            let installed = install(&node.raft, vote, *snapshot).await;
+            if installed.is_ok() {
                 env::mark("snapshot.installed");
-                SnapshotAnswer::Installed(response)
             }
-            Err(reason) => SnapshotAnswer::Failed(reason),
-        },
+            acknowledged(&node, installed).await
+        }
         Err(Failed::Broken(reason)) => {
             tracing::info!(
                 from,
@@ -100,6 +100,24 @@ pub(crate) async fn snapshot(node: Arc<RaftNode>, from: u64, mut stream: Stream)
     }
 }
 
+/// The answer on which the leader counts everything in the snapshot as durable here.
+///
+/// What is applied need not be: entries are applied once they are committed, which others may have on disk before this
+/// node has. Nor does openraft install a snapshot of what it knows to be committed. So the log is waited for.
+async fn acknowledged(
+    node: &RaftNode,
+    response: Result<SnapshotResponse<TypeConfig>, String>,
+) -> SnapshotAnswer {
+    let durable = async || node.log.durable().await.map_err(|fault| fault.to_string());
+    match response {
+        Ok(response) => match durable().await {
+            Ok(()) => SnapshotAnswer::Installed(response),
+            Err(reason) => SnapshotAnswer::Failed(reason),
+        },
+        Err(reason) => SnapshotAnswer::Failed(reason),
+    }
+}
+
 async fn install(
     raft: &Raft,
     vote: Vote,
@@ -114,7 +132,7 @@ async fn install(
 enum Arrived {
     /// All of it.
     Whole(Vote, Box<Snapshot>),
-    /// Its header alone: what it has is applied here already, as when the answer to it was lost or came too late.
+    /// Its header alone: what it has is applied here already, durable or not, as when the answer to it was lost or came too late.
     Known,
 }
 

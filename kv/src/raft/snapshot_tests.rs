@@ -5,21 +5,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::raft::SnapshotResponse;
+use openraft::raft::{AppendEntriesRequest, SnapshotResponse};
 use quorate_transport::memory::{MemoryNetwork, TokioClock};
 use quorate_transport::{Class, ClusterId, Identity, MessageSender, Peer, Stream, Transport};
 
 use super::acquaintance::Opened;
-use super::acquaintance::testing::{directory, of_two};
+use super::acquaintance::testing::{directory, of_two, two};
 use super::sendings::{KEPT, Sendings};
 use super::snapshot_receive;
 use super::snapshot_send::{SendError, Sending};
 use super::state_machine::{SnapshotData, stored_membership};
-use super::types::{Snapshot, SnapshotMeta, Vote, log_id};
+use super::types::{Entry as LogEntry, EntryPayload, Snapshot, SnapshotMeta, Vote, log_id};
 use super::wire::{SnapshotAnswer, SnapshotHeader};
 use super::{RaftNode, RaftParts};
-use crate::env::{self, RealDisk};
+use crate::env::{self, Disk, RealDisk};
 use crate::fault::Faults;
+use crate::log::crash_disk::{CrashDisk, Failures};
 use crate::log::{Log, LogSettings};
 use crate::machine::{Entry, Machine, MachineSettings, OpenMode, Payload, Reader, SnapshotSource, Tuning};
 use crate::model::{self, Command, Key, LogIndex, LogPosition, LogTime, NodeId, Op, Proposal, Term, Txn};
@@ -67,14 +68,10 @@ fn files(dir: &Path) -> usize {
     std::fs::read_dir(dir).expect("a directory").count()
 }
 
-async fn node(dir: &Path, transport: &Arc<dyn Transport>) -> Arc<RaftNode> {
+async fn node(dir: &Path, transport: &Arc<dyn Transport>, disk: Arc<dyn Disk>) -> Arc<RaftNode> {
     let (machine, reader) =
         Machine::open(Arc::new(RealDisk), dir, OpenMode::Create, tuned()).expect("a state");
-    let log = Log::open(
-        Arc::new(RealDisk),
-        &dir.join("log"),
-        LogSettings::default().create(),
-    );
+    let log = Log::open(disk, &dir.join("log"), LogSettings::default().create());
     let settings = Settings::default();
     let node = RaftNode::start(RaftParts {
         id: NodeId::new(FOLLOWER),
@@ -263,7 +260,7 @@ async fn a_receiver_keeps_the_chunks_of_a_stream_that_broke_and_asks_for_the_res
     };
     let chunks: Vec<Bytes> = std::iter::from_fn(|| source.next_chunk().expect("a chunk")).collect();
     let (leader, transport) = network();
-    let node = node(of_follower.path(), &transport).await;
+    let node = node(of_follower.path(), &transport, Arc::new(RealDisk)).await;
     let before = files(of_follower.path());
     let serve = async || {
         let stream = transport.accept().await.expect("a stream").stream;
@@ -306,4 +303,71 @@ async fn a_receiver_keeps_the_chunks_of_a_stream_that_broke_and_asks_for_the_res
     within(async { tokio::join!(serve(), goes_on) }).await;
     let applied = node.machine.applied().borrow().position.expect("something");
     assert_eq!(applied.index, LogIndex::new(1), "it is the state");
+}
+
+/// The story: entries that others have on disk are applied before this node has them there. Asked for a snapshot of them it
+/// said that it had it all; its log failed, and the leader went on to count entries as durable that were gone (seed 61279).
+#[tokio::test]
+async fn what_is_applied_is_acknowledged_as_a_snapshot_only_once_the_log_has_it_on_disk() {
+    for fails in [false, true] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let disk = CrashDisk::default();
+        let (leader, transport) = network();
+        let node = node(dir.path(), &transport, Arc::new(disk.clone())).await;
+        let append = |prev: Option<u64>, index: u64, payload, commit| {
+            let raft = node.raft.clone();
+            let request = AppendEntriesRequest {
+                vote: vote(),
+                prev_log_id: prev.map(|prev| log_id(position(prev))),
+                entries: vec![LogEntry {
+                    log_id: log_id(position(index)),
+                    payload,
+                }],
+                leader_commit: Some(log_id(position(commit))),
+            };
+            async move { raft.append_entries(request).await }
+        };
+        let first = append(None, 0, EntryPayload::Membership(two()), 0);
+        within(first).await.expect("Raft runs");
+        let held = disk.hold_syncs();
+        let waits = env::spawn("append", append(Some(0), 1, EntryPayload::Blank, 1));
+        let mut applied = node.machine.applied();
+        let is_applied = applied.wait_for(|at| at.position.is_some_and(|at| at.index >= LogIndex::new(1)));
+        within(is_applied).await.expect("the machine runs");
+        assert!(!waits.is_finished(), "it is not on disk");
+
+        let serve = async {
+            let stream = transport.accept().await.expect("a stream").stream;
+            snapshot_receive::snapshot(Arc::clone(&node), LEADER, stream).await;
+        };
+        let asks = async {
+            let peer = follower();
+            let greets = of_two(LEADER, Arc::clone(&leader));
+            let mut stream = greets.open(&peer, Class::Bulk).await.expect("a stream");
+            let header = SnapshotHeader {
+                vote: vote(),
+                tag: 7,
+                meta: SnapshotMeta {
+                    last_log_id: Some(log_id(position(1))),
+                    last_membership: stored_membership(None).expect("none"),
+                },
+            };
+            say(&mut stream.sender, &header).await;
+            if fails {
+                disk.fail(Failures {
+                    syncs_from: Some(0),
+                    ..Failures::default()
+                });
+            }
+            drop(held);
+            answer(&mut stream).await
+        };
+        let (answer, ()) = within(async { tokio::join!(asks, serve) }).await;
+        match answer {
+            SnapshotAnswer::Installed(_) => assert!(!fails, "what may be gone counts as durable"),
+            SnapshotAnswer::Failed(reason) => assert!(fails, "{reason}"),
+            SnapshotAnswer::From(chunk) => panic!("it has that: from chunk {chunk}"),
+        }
+        node.abort().await;
+    }
 }
