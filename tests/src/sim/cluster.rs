@@ -357,6 +357,12 @@ impl Cluster {
             match started {
                 Err(error) => {
                     let mut seen = lock(&seen);
+                    // It may be told before it has come to serve.
+                    if let Some(refused) = seen.wiped.get_mut(&number)
+                        && error.to_string().contains(ANOTHER_DIRECTORY)
+                    {
+                        refused.get_or_insert_with(|| error.to_string());
+                    }
                     if is_refusal(&error) {
                         match seen.rotten.get_mut(&number) {
                             Some(refused) => {
