@@ -18,3 +18,12 @@ pub fn spinner() -> ProgressBar {
     }
     bar
 }
+
+/// Writes to standard error what `RUST_LOG` asks for; nothing where it is not set.
+pub fn log() {
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "off".to_owned());
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        .with_writer(std::io::stderr)
+        .init();
+}

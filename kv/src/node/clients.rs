@@ -400,6 +400,25 @@ mod tests {
 
     use super::*;
 
+    /// The story: of a thousand reads that waited together on one stream the same half heard nothing, each time.
+    #[tokio::test]
+    async fn all_calls_that_a_stream_may_have_open_hear_a_sign_at_once_and_their_answers_find_room() {
+        let (replies, mut outgoing) = mpsc::channel(REPLIES);
+        let calls: Vec<ReplyTo> = (0..OPEN_CALLS_MAX as u64)
+            .map(|id| ReplyTo::stream(id, replies.clone(), None))
+            .collect();
+        calls.iter().for_each(ReplyTo::is_worked_on);
+        calls.into_iter().for_each(|call| call.send(Response::Done));
+        let (mut signs, mut answers) = (0, 0);
+        while let Ok(Outgoing { reply, .. }) = outgoing.try_recv() {
+            match reply.response.is_sign() {
+                true => signs += 1,
+                false => answers += 1,
+            }
+        }
+        assert_eq!((signs, answers), (OPEN_CALLS_MAX, OPEN_CALLS_MAX));
+    }
+
     /// A place that each sign of life gave back as well would soon let a stream have any number of calls open.
     #[tokio::test]
     async fn a_place_for_a_call_is_given_back_by_its_answer_and_not_by_signs_of_life() -> anyhow::Result<()> {

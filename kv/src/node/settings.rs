@@ -374,6 +374,28 @@ mod tests {
         longer_keys.check().unwrap();
     }
 
+    #[test]
+    fn memory_for_calls_and_answers_has_a_least_and_a_most_that_are_told_by_name() {
+        let with = |bytes| {
+            let settings = Settings {
+                calls_bytes_max: bytes,
+                answers_bytes_max: bytes,
+                ..Settings::default()
+            };
+            settings.check()
+        };
+        for bytes in [64 << 10, 4 << 30] {
+            with(bytes).unwrap();
+        }
+        for bytes in [(64 << 10) - 1, (4 << 30) + 1] {
+            let refused = with(bytes).unwrap_err();
+            let told = ["calls_bytes_max", "answers_bytes_max"]
+                .map(|name| format!("{name} is {bytes}; it must be 64 KiB to 4 GiB"));
+            let refused: Vec<String> = refused.iter().map(ToString::to_string).collect();
+            assert_eq!(refused, told);
+        }
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn the_largest_value_under_the_longest_key_is_written_and_read() {
         let network = MemoryNetwork::new(Arc::new(TokioClock::new(7)));

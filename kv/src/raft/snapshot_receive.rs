@@ -108,11 +108,10 @@ async fn acknowledged(
     node: &RaftNode,
     response: Result<SnapshotResponse<TypeConfig>, String>,
 ) -> SnapshotAnswer {
-    let durable = async || node.log.durable().await.map_err(|fault| fault.to_string());
     match response {
-        Ok(response) => match durable().await {
+        Ok(response) => match node.log.durable().await {
             Ok(()) => SnapshotAnswer::Installed(response),
-            Err(reason) => SnapshotAnswer::Failed(reason),
+            Err(fault) => SnapshotAnswer::Failed(fault.to_string()),
         },
         Err(reason) => SnapshotAnswer::Failed(reason),
     }

@@ -65,12 +65,7 @@ struct Report {
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
     let args = Args::parse();
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::new(
-            std::env::var("RUST_LOG").unwrap_or_else(|_| "off".to_owned()),
-        ))
-        .with_writer(std::io::stderr)
-        .init();
+    terminal::log();
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     setrlimit(Resource::Nofile, limit)?;

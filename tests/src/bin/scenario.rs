@@ -9,6 +9,7 @@ use clap::Parser;
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use quorate_tests::scenario::{self, Operation, Options, Report, Tally};
+use quorate_tests::terminal;
 use serde::Serialize;
 
 /// Brokers, topics, partitions one by one and as a batch, a new leader, a new ISR: over and over, each step read
@@ -54,12 +55,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         "--kill-leader is a part from 0 to 1, not {}",
         args.kill_leader
     );
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::new(
-            std::env::var("RUST_LOG").unwrap_or_else(|_| "off".to_owned()),
-        ))
-        .with_writer(std::io::stderr)
-        .init();
+    terminal::log();
     let options = Options {
         runs: args.runs,
         fresh: args.fresh,

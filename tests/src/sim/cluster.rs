@@ -358,11 +358,7 @@ impl Cluster {
                 Err(error) => {
                     let mut seen = lock(&seen);
                     // It may be told before it has come to serve.
-                    if let Some(refused) = seen.wiped.get_mut(&number)
-                        && error.to_string().contains(ANOTHER_DIRECTORY)
-                    {
-                        refused.get_or_insert_with(|| error.to_string());
-                    }
+                    seen.is_told_off(number, &error.to_string());
                     if is_refusal(&error) {
                         match seen.rotten.get_mut(&number) {
                             Some(refused) => {
@@ -592,11 +588,7 @@ impl Seen {
             {
                 found.get_or_insert_with(|| fault.clone());
             }
-            if let Some(refused) = self.wiped.get_mut(&number)
-                && fault.contains(ANOTHER_DIRECTORY)
-            {
-                refused.get_or_insert_with(|| fault.clone());
-            }
+            self.is_told_off(number, &fault);
             let is_another = [ANOTHER_DIRECTORY, "another history", "two clusters of one name"]
                 .iter()
                 .any(|words| fault.contains(words));
@@ -615,6 +607,15 @@ impl Seen {
         });
         self.latest.insert(number, status);
         told
+    }
+
+    /// A node has ended with these words: if it lost its directory, they may be what the others had to say.
+    fn is_told_off(&mut self, number: u32, words: &str) {
+        if let Some(refused) = self.wiped.get_mut(&number)
+            && words.contains(ANOTHER_DIRECTORY)
+        {
+            refused.get_or_insert_with(|| words.to_owned());
+        }
     }
 
     /// A node has started with what its disk holds: what it has not refused it must be able to live with.

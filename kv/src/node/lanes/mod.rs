@@ -33,6 +33,8 @@ use crate::tasks::Tasks;
 pub(super) use points::Done;
 pub(super) use points::Points;
 pub(super) use scans::Scans;
+#[cfg(test)]
+pub(super) use waiting::READS_MAX;
 pub(super) use waiting::{Waiting, WantsRoom};
 
 /// What may be sent to a thread between two looks of it: batches of reads to that of the fast lane, reads to the other. More
@@ -149,19 +151,27 @@ impl Lanes {
                 (None, _) => wait_for_room(&self.waiting, WantsRoom { class, job, bytes }),
                 (Some(room), ReadClass::Point) => points.push(PointJob { job, room }),
                 (Some(room), ReadClass::Scan) => {
-                    if let Err(Some(job)) = self.scans.try_send(ScanJob::waiting(job, room)) {
-                        job.reply.send(too_many());
-                    }
+                    refuse_scan(self.scans.try_send(ScanJob::waiting(job, room)));
                 }
             }
         }
-        if !points.is_empty()
-            && let Err(Some(points)) = self.points.try_send(points)
-        {
-            points
-                .into_iter()
-                .for_each(|point| point.job.reply.send(too_many()));
+        if !points.is_empty() {
+            refuse_points(self.points.try_send(points));
         }
+    }
+}
+
+/// Answers those for whom their lane's queue had no place, if it had none.
+fn refuse_points(sent: Result<(), Option<Vec<PointJob>>>) {
+    for point in sent.err().flatten().into_iter().flatten() {
+        point.job.reply.send(too_many());
+    }
+}
+
+/// The same of the other lane.
+fn refuse_scan(sent: Result<(), Option<ScanJob>>) {
+    if let Err(Some(job)) = sent {
+        job.reply.send(too_many());
     }
 }
 
@@ -198,10 +208,15 @@ impl ScanJob {
 impl End {
     /// What a read is answered with that is given up now; `None` while there is time.
     fn is_over(self, now: Instant) -> Option<Failure> {
-        (now >= self.at).then(|| match self.limit {
+        (now >= self.at).then(|| self.failure("the read's time was over before it was answered"))
+    }
+
+    /// What it is answered with then, for this reason where the time was its caller's own.
+    fn failure(self, reason: &str) -> Failure {
+        match self.limit {
             Some(limit) => Failure::ReadTooLong { limit },
-            None => Failure::Busy("the read's time was over before it was answered".to_owned()),
-        })
+            None => Failure::Busy(reason.to_owned()),
+        }
     }
 }
 

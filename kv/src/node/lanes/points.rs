@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::waiting::WantsRoom;
-use super::{PointJob, Progress, ReadJob, ScanJob, Stepped, size, too_many, wait_for_room};
+use super::{PointJob, Progress, ReadJob, ScanJob, Stepped, refuse_scan, size, wait_for_room};
 use crate::env::{self, Owner, OwnerHandle, mpsc};
 use crate::machine::{ReadBudget, ReadClass, Reader, Scan, View};
 use crate::node::cost;
@@ -73,52 +73,24 @@ impl Points {
             .collect()
     }
 
-    fn read(&self, view: &View, PointJob { job, mut room }: PointJob) -> Done {
-        let ReadJob {
-            reads,
-            at,
-            guest,
-            end,
-            mut reply,
-        } = job;
+    fn read(&self, view: &View, PointJob { mut job, mut room }: PointJob) -> Done {
+        let (reads, at) = (std::mem::take(&mut job.reads), job.at);
         match self.service.step(view, Progress::Waiting { reads, at }, BUDGET) {
-            Stepped::Failed(response) => Done::Answered(reply, response),
+            Stepped::Failed(response) => Done::Answered(job.reply, response),
+            Stepped::Unfinished(scan) => self.change_lane(job, scan),
             Stepped::Read(response, reads) => {
                 let bytes = size(&response);
                 let more = bytes.saturating_sub(room.bytes());
-                let has_room = more == 0
-                    || guest
-                        .answers(ReadClass::Point)
-                        .take_now(more)
-                        .is_some_and(|more| {
-                            reply.hold(more);
-                            true
-                        });
-                if has_room {
-                    if room.bytes() > SURPLUS_MAX + bytes {
-                        room.shrink(bytes);
+                if more > 0 {
+                    match job.guest.answers(ReadClass::Point).take_now(more) {
+                        Some(more) => job.reply.hold(more),
+                        None => return wants(ReadClass::Point, ReadJob { reads, ..job }, bytes),
                     }
-                    reply.hold(room);
-                    return Done::Answered(reply, Response::Read(response));
+                } else if room.bytes() > SURPLUS_MAX + bytes {
+                    room.shrink(bytes);
                 }
-                let job = ReadJob {
-                    reads,
-                    at,
-                    guest,
-                    end,
-                    reply,
-                };
-                wants(ReadClass::Point, job, bytes)
-            }
-            Stepped::Unfinished(scan) => {
-                let job = ReadJob {
-                    reads: Vec::new(),
-                    at,
-                    guest,
-                    end,
-                    reply,
-                };
-                self.change_lane(job, scan)
+                job.reply.hold(room);
+                Done::Answered(job.reply, Response::Read(response))
             }
         }
     }
@@ -184,11 +156,7 @@ impl Owner for Points {
         for done in done {
             match done {
                 Done::Answered(reply, response) => reply.send(response),
-                Done::ChangesLane(job) => {
-                    if let Err(Some(job)) = self.scans.try_send(job) {
-                        job.reply.send(too_many());
-                    }
-                }
+                Done::ChangesLane(job) => refuse_scan(self.scans.try_send(job)),
                 Done::WantsRoom(wants) => wait_for_room(&self.waiting, wants),
             }
         }

@@ -4,11 +4,12 @@
 //! answered within half a second once its time is over, and at once when the node does not serve any more.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use futures_util::future::{AbortHandle, Abortable, Aborted, BoxFuture};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
-use super::{PointJob, ReadJob, ScanJob, too_many};
+use super::{PointJob, ReadJob, ScanJob, refuse_points, refuse_scan, too_many};
 use crate::env::{self, Instant, WeakOwnerHandle, mpsc};
 use crate::machine::ReadClass;
 use crate::node::reply::SIGN_INTERVAL;
@@ -17,7 +18,7 @@ use crate::node::service::Service;
 use crate::protocol::{Failure, Response};
 
 /// Reads that may wait; more are refused, and may be tried again.
-pub(super) const READS_MAX: usize = 16 * 1024;
+pub(in crate::node) const READS_MAX: usize = 16 * 1024;
 
 /// A read, and the room that its answer wants.
 #[derive(Debug)]
@@ -98,7 +99,7 @@ impl Waiting {
         self.begun += 1;
         let (number, bytes, class) = (self.begun, wants.bytes, wants.class);
         let (abort, registration) = AbortHandle::new_pair();
-        let guest = std::sync::Arc::clone(&wants.job.guest);
+        let guest = Arc::clone(&wants.job.guest);
         let taking = async move { (number, guest.answers(class).take(bytes).await) };
         self.taking.push(Box::pin(Abortable::new(taking, registration)));
         self.reads.insert(number, (wants, abort));
@@ -109,21 +110,9 @@ impl Waiting {
         let Some((WantsRoom { class, job, .. }, _)) = self.reads.remove(&number) else {
             return;
         };
-        let refused = match class {
-            ReadClass::Point => {
-                let back = self.points.try_send(vec![PointJob { job, room }]);
-                back.err()
-                    .flatten()
-                    .and_then(|mut jobs| jobs.pop())
-                    .map(|point| point.job.reply)
-            }
-            ReadClass::Scan => {
-                let back = self.scans.try_send(ScanJob::waiting(job, room));
-                back.err().flatten().map(|job| job.reply)
-            }
-        };
-        if let Some(reply) = refused {
-            reply.send(too_many());
+        match class {
+            ReadClass::Point => refuse_points(self.points.try_send(vec![PointJob { job, room }])),
+            ReadClass::Scan => refuse_scan(self.scans.try_send(ScanJob::waiting(job, room))),
         }
     }
 
@@ -140,11 +129,7 @@ impl Waiting {
         for (_, (wants, taking)) in gone {
             taking.abort();
             let no_room = "the answers that wait here left no room for another in time";
-            // What the node itself sets a limit to says so.
-            let failure = match wants.job.end.limit {
-                Some(limit) => Failure::ReadTooLong { limit },
-                None => Failure::Busy(no_room.to_owned()),
-            };
+            let failure = wants.job.end.failure(no_room);
             wants.job.reply.send(Response::Failed(failure));
         }
     }

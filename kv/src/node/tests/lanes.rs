@@ -11,9 +11,11 @@ use crate::fault::{Fault, Faults};
 use crate::machine::ReadClass;
 use crate::model::{Consistency, KeyRange, Op, RangeRead, ReadOp, ReadResult, Revision, Txn};
 use crate::node::Settings;
-use crate::node::lanes::{Done, End, PointJob, Points, ReadJob, ScanJob, Scans, Waiting, WantsRoom};
-use crate::node::reply::ReplyTo;
-use crate::node::room::Guest;
+use crate::node::lanes::{
+    Done, End, PointJob, Points, READS_MAX, ReadJob, ScanJob, Scans, Waiting, WantsRoom,
+};
+use crate::node::reply::{Outgoing, ReplyTo};
+use crate::node::room::{Guest, Held};
 use crate::node::service::Service;
 use crate::protocol::{Failure, Response};
 
@@ -447,8 +449,19 @@ impl Waits {
         }
     }
 
+    /// All the room that there is for answers to point reads.
+    fn all(&self) -> Held {
+        let all = self.guest.answers(ReadClass::Point).take_now(SHARE);
+        all.expect("nobody holds any")
+    }
+
     async fn wait(&self, class: ReadClass, bytes: usize, end: End) -> oneshot::Receiver<Response> {
         let (reply, answer) = ReplyTo::local();
+        self.wait_with(reply, class, bytes, end).await;
+        answer
+    }
+
+    async fn wait_with(&self, reply: ReplyTo, class: ReadClass, bytes: usize, end: End) {
         let job = ReadJob {
             reads: vec![ReadOp::Get(key(0))],
             at: None,
@@ -458,18 +471,13 @@ impl Waits {
         };
         let sent = self.wants.send(WantsRoom { class, job, bytes }).await;
         assert!(sent.is_ok());
-        answer
     }
 }
 
 #[tokio::test]
 async fn who_waits_for_room_comes_to_its_lane_with_it_in_its_turn() {
     let mut waits = Waits::start();
-    let all = waits
-        .guest
-        .answers(ReadClass::Point)
-        .take_now(SHARE)
-        .expect("all");
+    let all = waits.all();
     let _first = waits.wait(ReadClass::Point, 1_000, in_an_hour()).await;
     let _second = waits.wait(ReadClass::Point, 2_000, in_an_hour()).await;
     // Of the other kind there is enough.
@@ -486,11 +494,7 @@ async fn who_waits_for_room_comes_to_its_lane_with_it_in_its_turn() {
 #[tokio::test]
 async fn who_waits_for_room_in_vain_is_told_so_when_its_time_is_over() {
     let mut waits = Waits::start();
-    let _all = waits
-        .guest
-        .answers(ReadClass::Point)
-        .take_now(SHARE)
-        .expect("all");
+    let _all = waits.all();
     let limit = Duration::from_millis(20);
     let soon = |limit| End {
         at: env::now() + Duration::from_millis(20),
@@ -516,4 +520,45 @@ async fn who_waits_for_room_in_vain_is_told_so_when_its_time_is_over() {
     let late = late.await.expect("an answer");
     assert!(matches!(late, Response::Failed(Failure::Stopped(_))), "{late:?}");
     assert!(waits.points.try_recv().is_err());
+}
+
+/// It may have waited for its state before, and heard nothing.
+#[tokio::test]
+async fn who_waits_for_room_hears_at_once_that_it_waits_and_goes_on_hearing_it() {
+    let waits = Waits::start();
+    let _all = waits.all();
+    let asks = async |end| {
+        let (replies, outgoing) = mpsc::channel(100);
+        let reply = ReplyTo::stream(7, replies, None);
+        waits.wait_with(reply, ReadClass::Point, 1_000, end).await;
+        outgoing
+    };
+    let is_sign =
+        |told: Option<Outgoing>| matches!(told.expect("it is told").reply.response, Response::Working);
+    let mut patient = asks(in_an_hour()).await;
+    assert!(is_sign(patient.recv().await) && is_sign(patient.recv().await));
+    // When those who wait are looked at, its time is over: the one sign that it hears came before.
+    let soon = End {
+        at: env::now(),
+        limit: None,
+    };
+    let mut hasty = asks(soon).await;
+    assert!(is_sign(hasty.recv().await) && !is_sign(hasty.recv().await));
+}
+
+#[tokio::test]
+async fn one_more_read_than_may_wait_for_room_is_refused_and_the_others_wait_on() {
+    let waits = Waits::start();
+    let _all = waits.all();
+    let mut answers = Vec::new();
+    for _ in 0..READS_MAX {
+        answers.push(waits.wait(ReadClass::Point, 1, in_an_hour()).await);
+    }
+    let refused = waits.wait(ReadClass::Point, 1, in_an_hour()).await;
+    let refused = refused.await.expect("an answer");
+    assert!(
+        matches!(refused, Response::Failed(Failure::Busy(_))),
+        "{refused:?}"
+    );
+    assert!(answers.iter_mut().all(|answer| answer.try_recv().is_err()));
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::{PATIENCE, World};
-use crate::env::{self, oneshot};
+use crate::env::{self, mpsc, oneshot};
 use crate::fault::{Fault, Faults};
 use crate::model::{Command, Key, Op, Txn};
 use crate::node::proposer::{Proposals, Proposer};
@@ -89,6 +89,23 @@ async fn what_finds_no_room_in_time_is_told_that_nothing_was_proposed() {
     let answer = second.await.expect("an answer");
     assert!(matches!(answer, Response::Failed(Failure::Busy(_))), "{answer:?}");
     drop(first);
+    desk.world.node.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_waits_for_room_hears_that_it_is_not_forgotten() {
+    let desk = Desk::open().await;
+    let _first = desk.send(ROOM, LONG);
+    let (replies, mut outgoing) = mpsc::channel(100);
+    let (proposals, reply) = (desk.proposals.clone(), ReplyTo::stream(7, replies, None));
+    env::spawn("caller", async move {
+        proposals.send(put(), 1, reply, env::now() + LONG).await;
+    });
+    let sign = outgoing.recv().await.expect("a sign").reply;
+    assert!(
+        sign.id == 7 && matches!(sign.response, Response::Working),
+        "{sign:?}"
+    );
     desk.world.node.shutdown().await;
 }
 

@@ -264,3 +264,27 @@ async fn calls_behind_many_that_each_wait_for_a_moment_hear_that_they_wait() {
     assert!(signs > 0, "they took seconds, and none heard anything");
     world.node.shutdown().await;
 }
+
+/// Else clients that take in slowly could have a node hold, unseen, what it has sent and they have not acknowledged.
+#[tokio::test]
+async fn a_long_answer_has_its_room_until_it_has_arrived() {
+    const VALUE: usize = 200 << 10;
+    let world = World::start(|_| {}).await;
+    world.fill(1, VALUE).await;
+    let client = world.client("caller");
+    assert!(client.get(key(0)).await.expect("it is read").is_some());
+    until("nothing of it is left", || held(&world.node) == (0, 0, 0)).await;
+    world.network.pause(NODE, "caller");
+    let read = env::spawn("caller", {
+        let client = client.clone();
+        async move { client.get(key(0)).await }
+    });
+    // The node has done with it: its writer runs in this thread, and has sent it.
+    until("the answer is on the way", || world.network.under_way() > 0).await;
+    let (_, points, _) = held(&world.node);
+    assert!(points >= VALUE, "{points} bytes are held");
+    world.network.heal_all();
+    assert!(read.await.expect("it ends").expect("it is read").is_some());
+    until("nothing of it is left", || held(&world.node) == (0, 0, 0)).await;
+    world.node.shutdown().await;
+}
