@@ -166,6 +166,16 @@ impl Timing {
         self.failover_min / 2 + self.jitter()
     }
 
+    /// How long a heartbeat's answer is waited for, which need not come before the next heartbeat leaves: half a lease, so
+    /// that a leader whose followers answer in time keeps its quorum, and one whose followers take longer has none and
+    /// steps down. openraft wants it below E1.
+    pub(crate) fn answer_patience(&self) -> Duration {
+        let below_e1 = self
+            .election_timeout_min()
+            .saturating_sub(Duration::from_millis(1));
+        (self.lease() / 2).min(below_e1)
+    }
+
     /// The shortest time that a follower waits after the lease before it stands: E1. Votes are asked for so long.
     pub(crate) fn election_timeout_min(&self) -> Duration {
         self.failover_min / 2 - self.jitter()
@@ -253,6 +263,15 @@ mod tests {
                 "{timing:?}: nobody stands before"
             );
             assert!(shortest > timing.heartbeat && shortest < lease, "{timing:?}");
+            let patience = timing.answer_patience();
+            assert!(
+                patience > timing.heartbeat,
+                "{timing:?}: answers have {patience:?}"
+            );
+            assert!(
+                patience < shortest && patience <= lease / 2,
+                "{timing:?}: {patience:?}"
+            );
             let left = timing.failover_max - lease * 2;
             assert!(
                 left >= timing.heartbeat,

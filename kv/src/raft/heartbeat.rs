@@ -1,4 +1,4 @@
-//! A follower's answer to a heartbeat, which waits for no disk.
+//! A leader's heartbeats, and a follower's answer to one, which waits for no disk.
 //!
 //! openraft answers a heartbeat as it answers entries: once everything that it has accepted is durable. Beside a bulk load
 //! that is seconds, in which the leader's reads wait and its lease runs out. So the heartbeat goes through openraft's core
@@ -20,9 +20,9 @@
 use std::time::Duration;
 
 use futures_util::future::{self, Either};
-use openraft::RaftState;
 use openraft::errors::{Fatal, RaftError};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, StreamAppendResult};
+use openraft::{RaftState, ServerState};
 
 use super::types::{LogId, Raft, TypeConfig, Vote};
 use super::wire::Heartbeat;
@@ -32,6 +32,25 @@ use crate::planted::{self, Bug};
 /// So long openraft's own answer is waited for: it costs the core one look less, and comes at once where the disk has nothing
 /// to do.
 const DISK_PATIENCE: Duration = Duration::from_millis(1);
+
+/// Sends heartbeats for as long as this node leads, and whenever it does. Ends with Raft.
+///
+/// openraft sends none by itself here, since it would wait for each no longer than until the next (see `config`). Each peer
+/// has one on its way at a time: where its answer takes longer than `interval`, they follow each other as fast as it comes.
+pub(super) async fn send(raft: Raft, interval: Duration) {
+    let mut server = raft.server_metrics();
+    loop {
+        if server.borrow_and_update().state == ServerState::Leader {
+            if let Err(error) = raft.trigger().heartbeat().await {
+                tracing::debug!(%error, "no more heartbeats: Raft has stopped");
+                return;
+            }
+            env::sleep(interval).await;
+        } else if server.changed().await.is_err() {
+            return;
+        }
+    }
+}
 
 /// Has openraft handle a heartbeat, and answers it.
 pub(super) async fn answer(

@@ -189,7 +189,11 @@ fn config(timing: &Timing, settings: &RaftSettings) -> Config {
     let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
     Config {
         cluster_name: "quorate".to_owned(),
-        heartbeat_interval: millis(timing.heartbeat),
+        // What openraft calls so is two things: how often it sends heartbeats by itself, which it does not do here (see
+        // `heartbeat::send`), and how long it waits for their answers. Were both one, a leader whose answers take longer
+        // than the pause between two heartbeats would never hear of its quorum.
+        heartbeat_interval: millis(timing.answer_patience()),
+        enable_heartbeat: false,
         election_timeout_min: millis(timing.election_timeout_min()),
         election_timeout_max: millis(timing.lease()),
         // A large entry takes its time; the leader must not split what one message can carry.
@@ -306,9 +310,14 @@ impl RaftNode {
             acquaintance: acquaintance.clone(),
             heartbeat: parts.timing.heartbeat,
             lease: parts.timing.lease(),
+            answer_patience: parts.timing.answer_patience(),
             patience: parts.timing.election_timeout_min(),
         };
         tasks.spawn("step-down", step_down.run());
+        tasks.spawn(
+            "heartbeats",
+            heartbeat::send(raft.clone(), parts.timing.heartbeat),
+        );
         tasks.spawn("watch-core", watch_core(raft.clone(), parts.faults.clone()));
         tasks.spawn("stop-on-fault", stop_on_fault(raft.clone(), parts.faults.clone()));
         let changing = Arc::default();

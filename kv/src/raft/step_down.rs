@@ -7,8 +7,8 @@
 //! of one term are ordered by their ids. Then it tells the others, who may hear it though it does not hear them, that their
 //! lease is over: as a leader does that hands over, to nobody.
 //!
-//! Before that it asks the voters itself, with more patience than a heartbeat has: where their answers only take longer than
-//! the pause between two heartbeats, stepping down would mend nothing, and the next leader would do it too.
+//! Before that it asks the voters itself, in words that pass no Raft on the other side and wait for no disk: where they answer
+//! those, it is not the network that is silent, stepping down would mend nothing, and the next leader would do it too.
 //!
 //! Always: silence is counted in looks that this node really made, so that a process that was paused itself gives its
 //! quorum as much time as it gives itself. A sole voter never steps down.
@@ -73,6 +73,8 @@ pub(super) struct StepDown {
     pub heartbeat: Duration,
     /// How long a quorum may be silent.
     pub lease: Duration,
+    /// How long the voters have to answer, as with a heartbeat.
+    pub answer_patience: Duration,
     /// How long the others are tried to be told.
     pub patience: Duration,
 }
@@ -131,11 +133,12 @@ impl StepDown {
                 continue;
             }
             if !silence.is_certain && self.is_answered().await {
+                env::mark("raft.only_greetings_are_answered");
                 if !silence.was_told {
                     tracing::warn!(
-                        heartbeat_ms = u64::try_from(self.heartbeat.as_millis()).unwrap_or(u64::MAX),
-                        "a majority of the voters answers, but not within the pause between two heartbeats: the timing \
-                         profile is too fast for this network"
+                        patience_ms = u64::try_from(self.answer_patience.as_millis()).unwrap_or(u64::MAX),
+                        "a majority of the voters answers, but not to heartbeats in time: their processors or disks are \
+                         too slow, or the network is, for this timing profile"
                     );
                 }
                 silence = Silence {
@@ -159,7 +162,7 @@ impl StepDown {
         }
     }
 
-    /// Whether a majority of the voters answers a greeting, within the other half of the lease.
+    /// Whether a majority of the voters answers a greeting in time, which is within the other half of the lease.
     async fn is_answered(&self) -> bool {
         let membership = {
             let metrics = self.raft.metrics();
@@ -170,7 +173,7 @@ impl StepDown {
         let greetings = others.filter_map(|voter| {
             let peer = membership.get_node(&voter)?.peer(voter);
             Some(async move {
-                let greeted = env::timeout(self.lease / 2, self.acquaintance.greet(&peer)).await;
+                let greeted = env::timeout(self.answer_patience, self.acquaintance.greet(&peer)).await;
                 matches!(greeted, Ok(Ok(_))).then_some(voter)
             })
         });

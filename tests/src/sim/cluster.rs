@@ -140,8 +140,11 @@ fn run_cluster(cluster: &Cluster, sim: &Simulation, plan: &Plan) -> Report {
     sim.end();
     sim.world().end_observation();
     let operations = cluster.history.borrow().counts();
-    let failure = failure.or_else(|| Failure::of_calm(plan, &operations));
     let seen = lock(&cluster.seen);
+    let failure = failure.or_else(|| {
+        let led_since = seen.leaders.values().next().map(|(_, since)| *since);
+        Failure::of_calm(plan, &cluster.history.borrow(), led_since)
+    });
     let mut counts = *cluster.counts.borrow();
     counts.elections = seen.leaders.len() as u64;
     Report {

@@ -1,9 +1,13 @@
 //! Why a run failed: which rule was broken, and how.
 
 use std::fmt;
+use std::time::Duration;
+
+use quorate_kv::client::Error;
 
 use super::plan::Plan;
-use super::workload::OperationCounts;
+use super::workload::History;
+use crate::check::history::{Answer, Call};
 use crate::sim::Halt;
 
 /// A broken rule.
@@ -51,14 +55,29 @@ impl Failure {
         }
     }
 
-    /// Where nothing can go wrong, every outcome is known.
-    pub(super) fn of_calm(plan: &Plan, operations: &OperationCounts) -> Option<Self> {
-        let unknown = operations.unknown;
-        (plan.is_calm() && unknown > 0).then(|| {
-            Failure::new(
-                "calm",
-                format!("{unknown} outcomes are unknown in a run without faults"),
-            )
-        })
+    /// Where nothing can go wrong, every outcome is known; and once there is a leader, somebody serves every call, unless the
+    /// links are so slow that no heartbeat can be answered in time.
+    pub(super) fn of_calm(plan: &Plan, history: &History, led_since: Option<Duration>) -> Option<Self> {
+        if !plan.is_calm() {
+            return None;
+        }
+        let unknown = history.counts().unknown;
+        if unknown > 0 {
+            let told = format!("{unknown} outcomes are unknown in a run without faults");
+            return Some(Failure::new("calm", told));
+        }
+        let is_quick = plan.links.latency_max <= plan.tuning.heartbeat;
+        let led_since = led_since.filter(|_| is_quick)?;
+        let unserved = |call: &&Call| {
+            let is_unserved = matches!(call.answer, Answer::Failed(Error::Unavailable { .. }));
+            is_unserved && call.called >= led_since && call.answered <= plan.faulty
+        };
+        let calls = history.calls();
+        let call = calls.iter().find(unserved)?;
+        let told = format!(
+            "nobody served {} in a run without faults: {:?}",
+            call.id, call.answer
+        );
+        Some(Failure::new("calm", told))
     }
 }

@@ -9,6 +9,7 @@ use quorate_kv::env;
 use quorate_kv::model::Limits;
 
 use super::Cluster;
+use crate::check::history::Call;
 use crate::check::workload::{Book, Clients, Style, Tally, Worker, lax_limits};
 use crate::sim::Rng;
 
@@ -47,6 +48,11 @@ const READS: [&str; 11] = [
 ];
 
 impl History {
+    /// What was called through clients, and how it ended.
+    pub(super) fn calls(&self) -> Vec<Call> {
+        self.book.history().calls
+    }
+
     pub(super) fn counts(&self) -> OperationCounts {
         let mut counts = OperationCounts::default();
         for (method, tally) in self.book.tallies() {
