@@ -303,6 +303,15 @@ pub enum KvCommand {
         #[command(flatten)]
         freshness: Freshness,
     },
+    /// Give up the history before a revision; reads below it are refused from then on
+    Compact {
+        /// The oldest revision that is to stay readable
+        #[arg(conflicts_with = "keep")]
+        revision: Option<u64>,
+        /// Keep so many of the newest revisions
+        #[arg(long, value_name = "N")]
+        keep: Option<u64>,
+    },
     /// Run a transaction: conditions, and what to do if they hold or not
     #[command(after_help = crate::kv::form::HELP)]
     Txn {

@@ -20,7 +20,7 @@ mod tests {
 
     /// Keys that there are and keys that there are not, with values of every kind, in and out of their bounds.
     fn line() -> impl Strategy<Value = String> {
-        const KEYS: [&str; 31] = [
+        const KEYS: [&str; 32] = [
             "data_dir",
             "cluster",
             "node_id",
@@ -46,6 +46,7 @@ mod tests {
             "store.log_segment_bytes",
             "store.durable_interval",
             "store.scrub_interval",
+            "store.history_kept",
             "store.session_ttl",
             "store.sessions_max",
             "store.session_idle",

@@ -296,6 +296,31 @@ fn nothing_is_deleted_or_left_out_by_accident() {
 }
 
 #[test]
+fn history_is_given_up_by_hand() {
+    let home = Home::new();
+    let _server = home.serve_alone();
+    for value in ["one", "two", "three"] {
+        home.run(["kv", "put", "k", value]).ok();
+    }
+    let at = |revision| home.line(&format!("kv get k --revision {revision}"));
+    at(2).ok();
+    assert_eq!(home.line("kv compact 3 --json").json()["oldest"], 3);
+    at(2).fails(2, &["the history before revision 3 is gone"]);
+    at(3).ok();
+    home.line("kv compact 9")
+        .fails(2, &["revision 9 has not come", "at revision 4"]);
+    home.line("kv compact").fails(2, &["--keep"]);
+    let told = home.line("kv compact --keep 0").ok().text();
+    assert!(
+        told.contains("the history before revision 4 is given up"),
+        "{told}"
+    );
+    assert_eq!(home.line("kv get k --raw").ok().text(), "three");
+    let status = home.line("status --json").json();
+    assert_eq!(status["nodes"][0]["oldest_revision"], 4, "{status}");
+}
+
+#[test]
 fn counters_are_numbers() {
     let home = Home::new();
     let _server = home.serve_alone();

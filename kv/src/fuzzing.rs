@@ -13,10 +13,10 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use crate::model::{
-    self, CheckedTxn, Command, Compare, Consistency, FailedCondition, Found, Guard, Key, KeyRange, KeyTest,
-    KeyValue, LeaseChange, LeaseId, Limits, LimitsSet, LogIndex, LogPosition, LogTime, NodeId, Op, OpResult,
-    Outcome, Place, Proposal, PutMode, RangeRead, RangeTest, ReadOp, ReadResponse, ReadResult, Record,
-    ReplicatedLimits, Revision, Sequence, SessionId, SessionOpened, SessionRef, StateHash, Term, Txn,
+    self, CheckedTxn, Command, Compacted, Compare, Consistency, FailedCondition, Found, Guard, Key, KeyRange,
+    KeyTest, KeyValue, LeaseChange, LeaseId, Limits, LimitsSet, LogIndex, LogPosition, LogTime, NodeId, Op,
+    OpResult, Outcome, Place, Proposal, PutMode, RangeRead, RangeTest, ReadOp, ReadResponse, ReadResult,
+    Record, ReplicatedLimits, Revision, Sequence, SessionId, SessionOpened, SessionRef, StateHash, Term, Txn,
     TxnRefused, TxnResponse, Work, decode, encode,
 };
 use crate::node::{MemberStatus, NodeRole, Status};
@@ -115,6 +115,9 @@ fn model_decoders() -> Vec<Decoder> {
                 Command::SetLimits {
                     version: 7,
                     limits: ReplicatedLimits::default(),
+                },
+                Command::Compact {
+                    revision: Revision::new(70_000),
                 },
             ],
         })],
@@ -327,6 +330,10 @@ fn outcomes() -> Vec<Outcome> {
             version: 1,
             limits: ReplicatedLimits::default(),
         }),
+        Outcome::Compacted(Compacted {
+            oldest: Revision::new(70_000),
+            revision: Revision::new(80_000),
+        }),
     ];
     outcomes.extend(refusals.map(|refused| Outcome::Txn(Err(refused))));
     outcomes
@@ -345,6 +352,7 @@ fn status() -> Status {
         confirmed: Some(Duration::from_millis(40)),
         leader: Some(NodeId::new(1)),
         revision: Revision::new(12),
+        oldest: Revision::new(3),
         state_hash: StateHash(1 << 100),
         last_log: Some(LogIndex::new(30)),
         committed: Some(LogIndex::new(30)),

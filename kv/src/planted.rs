@@ -22,6 +22,8 @@ pub enum Bug {
     LeaderRestore,
     /// A snapshot lacks the sessions' remembered answers.
     SessionsNotInSnapshot,
+    /// A node forgets what a read at the oldest readable revision needs.
+    ForgetsTooMuch,
     /// A retried write is applied again.
     RetryAppliedTwice,
     /// A follower serves linearizable reads from its own state.
@@ -74,12 +76,13 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 30] = [
+    pub const ALL: [Bug; 31] = [
         Bug::AckBeforeSync,
         Bug::VoteVolatile,
         Bug::VoteAfterAppend,
         Bug::TruncateNotDurable,
         Bug::LeaderRestore,
+        Bug::ForgetsTooMuch,
         Bug::SessionsNotInSnapshot,
         Bug::RetryAppliedTwice,
         Bug::ReadWithoutIndex,
@@ -115,6 +118,7 @@ impl Bug {
             Bug::VoteAfterAppend => "vote-after-append",
             Bug::TruncateNotDurable => "truncate-not-durable",
             Bug::LeaderRestore => "leader-restore",
+            Bug::ForgetsTooMuch => "forgets-too-much",
             Bug::SessionsNotInSnapshot => "sessions-not-in-snapshot",
             Bug::RetryAppliedTwice => "retry-applied-twice",
             Bug::ReadWithoutIndex => "read-without-index",
@@ -153,6 +157,7 @@ impl Bug {
             Bug::VoteAfterAppend => "a vote is saved behind appends made after it",
             Bug::TruncateNotDurable => "a truncation is made in memory and never on disk",
             Bug::LeaderRestore => "openraft's leader restore is on",
+            Bug::ForgetsTooMuch => "a node forgets what a read at the oldest readable revision needs",
             Bug::SessionsNotInSnapshot => "a snapshot lacks the sessions' remembered answers",
             Bug::RetryAppliedTwice => "a retried write is applied again",
             Bug::ReadWithoutIndex => "linearizable reads are served without a read index",

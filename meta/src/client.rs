@@ -102,8 +102,28 @@ impl<S: Store> MetaClient<S> {
         &self.keys
     }
 
-    /// Carries out any operation.
+    /// This client with a store that has one deadline for all calls of an operation that begins now, where the store has
+    /// deadlines.
+    fn begun(&self) -> Option<Self> {
+        Some(Self {
+            store: self.store.one_operation()?,
+            keys: self.keys.clone(),
+            limits: self.limits,
+            clock: Arc::clone(&self.clock),
+            consistency: self.consistency,
+        })
+    }
+
+    /// Carries out any operation. However often it decides anew, all that it asks of the store has together the time that one
+    /// call of the store has; so do the steps of the operations below that take several transactions.
     pub async fn run<O: Operation>(&self, operation: &O) -> Result<O::Answer, Error<O::Refusal>> {
+        match self.begun() {
+            Some(begun) => begun.decide(operation).await,
+            None => self.decide(operation).await,
+        }
+    }
+
+    async fn decide<O: Operation>(&self, operation: &O) -> Result<O::Answer, Error<O::Refusal>> {
         let mut attempt = 1;
         loop {
             let LostRace { rows } = match self.attempt(operation).await? {
@@ -162,14 +182,16 @@ impl<S: Store> MetaClient<S> {
         &self,
         brokers: Vec<RegisterBroker>,
     ) -> Result<Vec<Registered>, BrokerError> {
+        let begun = self.begun();
+        let this = begun.as_ref().unwrap_or(self);
         let ids: Vec<BrokerId> = brokers.iter().map(|register| register.id).collect();
         let operation = RegisterBrokers(brokers);
         // What is too large by itself is not made smaller by sweeps.
-        operation.check(&self.keys, &self.limits)?;
+        operation.check(&this.keys, &this.limits)?;
         let mut attempt = 1;
         let mut swept = false;
         loop {
-            match self.run(&operation).await {
+            match this.run(&operation).await {
                 Err(Error::Refused(refusals)) => {
                     let fence = operation.to_fence(&refusals);
                     if fence.is_empty() || attempt == ATTEMPTS_MAX {
@@ -184,13 +206,13 @@ impl<S: Store> MetaClient<S> {
                             fence: true,
                             cordoned: None,
                         };
-                        self.run(&SetFlags { target, flags }).await?;
+                        this.run(&SetFlags { target, flags }).await?;
                     }
                 }
                 Err(Error::TooLarge(_)) if !swept => {
                     swept = true;
                     for broker in &ids {
-                        self.sweep(*broker).await?;
+                        this.sweep(*broker).await?;
                     }
                 }
                 result => return result,
@@ -210,21 +232,25 @@ impl<S: Store> MetaClient<S> {
     ///
     /// Also finishes a fence whose steps were interrupted: safe to repeat.
     pub async fn fence_broker(&self, target: impl Into<Target>) -> Result<ChangedBroker, BrokerError> {
+        let begun = self.begun();
+        let this = begun.as_ref().unwrap_or(self);
         let flags = Flags {
             fence: true,
             cordoned: None,
         };
         let target = target.into();
-        let mut changed = self.run(&SetFlags { target, flags }).await?;
-        changed.partitions_changed = self.sweep(changed.broker.id).await?;
+        let mut changed = this.run(&SetFlags { target, flags }).await?;
+        changed.partitions_changed = this.sweep(changed.broker.id).await?;
         Ok(changed)
     }
 
     /// Unfences a broker and lets it lead, in the same commit, what nobody leads and it is in sync for.
     pub async fn unfence_broker(&self, target: impl Into<Target>) -> Result<ChangedBroker, BrokerError> {
+        let begun = self.begun();
+        let this = begun.as_ref().unwrap_or(self);
         let target = target.into();
-        let mut changed = self.after_sweep(&Unfence { target }, target.id).await?;
-        changed.partitions_changed += self.sweep(changed.broker.id).await?;
+        let mut changed = this.after_sweep(&Unfence { target }, target.id).await?;
+        changed.partitions_changed += this.sweep(changed.broker.id).await?;
         Ok(changed)
     }
 
@@ -252,11 +278,13 @@ impl<S: Store> MetaClient<S> {
         target: impl Into<Target>,
         replicas: Replicas,
     ) -> Result<Broker, BrokerError> {
+        let begun = self.begun();
+        let this = begun.as_ref().unwrap_or(self);
         let target = target.into();
         let operation = Unregister { target, replicas };
         let mut attempt = 1;
         loop {
-            match self.after_sweep(&operation, target.id).await {
+            match this.after_sweep(&operation, target.id).await {
                 Ok(removed) => return Ok(removed.broker),
                 Err(e) if refused_for(&e, |reason| *reason == BrokerReason::NotFenced) => {
                     if attempt == ATTEMPTS_MAX {
@@ -269,7 +297,7 @@ impl<S: Store> MetaClient<S> {
                 fence: true,
                 cordoned: Some(true),
             };
-            self.run(&SetFlags { target, flags }).await?;
+            this.run(&SetFlags { target, flags }).await?;
             attempt += 1;
         }
     }
@@ -323,12 +351,14 @@ impl<S: Store> MetaClient<S> {
     ///
     /// A foreign key among a topic's partitions is not deleted with them: the topic stays, and the error names the key.
     pub async fn delete_topics(&self, topics: Vec<DeleteTopic>) -> Result<Vec<Topic>, CreateError> {
+        let begun = self.begun();
+        let this = begun.as_ref().unwrap_or(self);
         let operation = DeleteTopics(topics);
-        let result = self.run(&operation).await;
+        let result = this.run(&operation).await;
         match &result {
             Err(Error::Store(error)) if !error.is_retryable() && !error.may_have_committed() => {
                 // More keys than the topic has partitions: the store counted them and cannot tell them apart.
-                match self.foreign_partition(&operation.0).await? {
+                match this.foreign_partition(&operation.0).await? {
                     Some(key) => Err(CorruptRow::new(&key, CorruptReason::Key).into()),
                     None => result,
                 }
@@ -454,12 +484,14 @@ impl<S: Store> MetaClient<S> {
 
     /// A topic with its partitions, both at one revision.
     pub async fn describe(&self, name: &TopicName) -> Result<Option<(Topic, Vec<Partition>)>, ReadError> {
-        let mut image = self.read(vec![ReadOp::Get(self.keys.topic(name))]).await?;
+        let begun = self.begun();
+        let this = begun.as_ref().unwrap_or(self);
+        let mut image = this.read(vec![ReadOp::Get(this.keys.topic(name))]).await?;
         let Some(topic) = image.topics.remove(name) else {
             return Ok(None);
         };
-        let partitions = vec![ops::read_all(self.keys.partitions_of(topic.id))];
-        load_more(&self.store, &mut image, partitions).await?;
+        let partitions = vec![ops::read_all(this.keys.partitions_of(topic.id))];
+        load_more(&this.store, &mut image, partitions).await?;
         Ok(Some((topic, image.partitions.into_values().collect())))
     }
 
@@ -475,7 +507,10 @@ impl<S: Store> MetaClient<S> {
     }
 
     async fn read(&self, reads: Vec<ReadOp>) -> Result<Image, ReadError> {
-        let image = load(&self.store, &self.keys, reads, self.consistency).await?;
+        // Large ranges come in pages.
+        let begun = self.begun();
+        let store = begun.as_ref().map_or(&self.store, |begun| &begun.store);
+        let image = load(store, &self.keys, reads, self.consistency).await?;
         tell_foreign(&image);
         Ok(image)
     }

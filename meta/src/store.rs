@@ -27,6 +27,15 @@ pub trait Store: Send + Sync {
         consistency: Consistency,
     ) -> impl Future<Output = Result<ReadResponse, StoreError>> + Send;
 
+    /// The store for one operation of several calls, where it has a time for each of them: all together then have that time,
+    /// from now on. `None` where it has none, or is for one operation already.
+    fn one_operation(&self) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        None
+    }
+
     /// Waits before a decision that lost a race is made again, for the `attempt`-th time (from 1).
     fn backoff(&self, attempt: u32) -> impl Future<Output = ()> + Send {
         // Whoever won has committed already, so the first wait is short; it spreads those that lost together.
@@ -47,6 +56,10 @@ impl<S: Store> Store for Arc<S> {
         consistency: Consistency,
     ) -> impl Future<Output = Result<ReadResponse, StoreError>> + Send {
         S::read(self, reads, consistency)
+    }
+
+    fn one_operation(&self) -> Option<Self> {
+        S::one_operation(self).map(Arc::new)
     }
 
     fn backoff(&self, attempt: u32) -> impl Future<Output = ()> + Send {
@@ -75,6 +88,10 @@ impl Store for quorate_kv::Client {
                 .map_err(StoreError::from)
         };
         Box::pin(call) as Answer<'_, ReadResponse>
+    }
+
+    fn one_operation(&self) -> Option<Self> {
+        Some(self.for_one_operation())
     }
 }
 

@@ -29,7 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 
 /// What each node is started with: elections are quick, so that a test sees many.
-const CONFIGURATION: &str = "[timing]\nheartbeat = \"50ms\"\nfailover_min = \"1s\"\nfailover_max = \"2s\"\n";
+const CONFIGURATION: &str = "[timing]\nheartbeat = \"50ms\"\nfailover_min = \"1s\"\nfailover_max = \"2s\"\n\
+                             [store]\nhistory_kept = \"0s\"\n";
 
 /// A cluster of processes.
 #[derive(Debug)]

@@ -42,6 +42,7 @@ async fn answer(client: &Client, request: Request, forms: Forms, output: Output)
         Request::Put { key, op } => put(client, &key, op, forms, output).await,
         Request::Delete { op, what } => delete(client, op, &what, output).await,
         Request::Range { read, consistency } => range(client, read, consistency, forms, output).await,
+        Request::Compact(what) => compact(client, what, output).await,
         Request::Txn(txn) => {
             let guarded = txn.guard != Guard::always();
             let response = client.txn(txn).await?;
@@ -72,7 +73,16 @@ enum Request {
         read: RangeRead,
         consistency: Consistency,
     },
+    Compact(Compact),
     Txn(Txn),
+}
+
+/// Which history is given up.
+enum Compact {
+    /// Before this revision.
+    Before(Revision),
+    /// All but so many of the newest revisions.
+    AllBut(u64),
 }
 
 impl Request {
@@ -187,6 +197,14 @@ impl Request {
                     consistency: consistency(&freshness),
                 }
             }
+            KvCommand::Compact { revision, keep } => Request::Compact(match (revision, keep) {
+                (Some(revision), _) => Compact::Before(Revision::new(revision)),
+                (None, Some(keep)) => Compact::AllBut(keep),
+                (None, None) => {
+                    return Err(Failure::refused("it is not said which history is given up")
+                        .hint("name the oldest revision to keep, or how many of the newest with --keep"));
+                }
+            }),
             KvCommand::Txn { file } => {
                 let text = text_of(&file)?;
                 let txn = form::parse(&text, forms).map_err(|error| Failure::refused(error.to_string()))?;
@@ -236,6 +254,35 @@ fn text_of(file: &Path) -> Result<String, Failure> {
             "{name} is not UTF-8 from byte {at} on; give other bytes in hexadecimal, with --hex"
         ))
     })
+}
+
+async fn compact(client: &Client, what: Compact, output: Output) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Compacted {
+        oldest: u64,
+    }
+    let client = client.for_one_operation();
+    let revision = match what {
+        Compact::Before(revision) => revision,
+        Compact::AllBut(keep) => {
+            let newest = client.read(Vec::new(), Consistency::Linearizable).await?.revision;
+            Revision::new(newest.number().saturating_sub(keep).max(1))
+        }
+    };
+    let oldest = match client.compact(revision).await {
+        Ok(oldest) => oldest.number(),
+        // It will come, and then it may not be meant any more.
+        Err(Error::NotYet { asked, current }) => {
+            return Err(Failure::refused(format!(
+                "revision {asked} has not come: the store is at revision {current}; nothing was given up"
+            )));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    output.show(&Line::new(
+        Compacted { oldest },
+        format!("the history before revision {oldest} is given up"),
+    ))
 }
 
 fn no_such_key(key: &Key, forms: Forms) -> String {

@@ -347,6 +347,11 @@ fn describe() {
         "the store's revision that this node has applied"
     );
     describe_gauge!(
+        "quorate_oldest_revision",
+        Unit::Count,
+        "the oldest revision that can be read here: what was before is given up"
+    );
+    describe_gauge!(
         "quorate_log_last_index",
         Unit::Count,
         "the last entry in this node's log"
@@ -439,6 +444,7 @@ impl Last {
         gauge!("quorate_stopped").set(flag(status.role == NodeRole::Stopped));
         gauge!("quorate_term").set(number(status.term.number()));
         gauge!("quorate_revision").set(number(status.revision.number()));
+        gauge!("quorate_oldest_revision").set(number(status.oldest.number()));
         gauge!("quorate_log_last_index").set(index(status.last_log));
         gauge!("quorate_log_committed_index").set(index(status.committed));
         gauge!("quorate_log_applied_index").set(index(status.applied));

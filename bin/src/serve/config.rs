@@ -590,6 +590,11 @@ fn settings(keys: &mut Keys) -> Settings {
         memory(keys.size("store.answers_bytes_max")),
     );
     set(&mut settings.read_time_max, keys.duration("store.read_time_max"));
+    set(&mut settings.history_kept, keys.duration("store.history_kept"));
+    set(
+        &mut settings.history_revisions_kept,
+        keys.number("store.history_revisions_kept"),
+    );
     set(&mut settings.session_ttl, keys.duration("store.session_ttl"));
     set(&mut settings.sessions_max, keys.number("store.sessions_max"));
     set(&mut settings.session_idle, keys.duration("store.session_idle"));

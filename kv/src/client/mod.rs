@@ -62,6 +62,8 @@ const GOODBYE: Duration = Duration::from_secs(2);
 pub struct Client {
     inner: Arc<Inner>,
     deadline: Duration,
+    /// Of a client for one operation: when all its calls end.
+    end: Option<Instant>,
     /// Dropped with the last clone.
     _last: Arc<LastClone>,
 }
@@ -146,6 +148,7 @@ impl Client {
             _last: Arc::new(LastClone(Arc::clone(&inner))),
             inner,
             deadline: DEADLINE,
+            end: None,
         }
     }
 
@@ -159,10 +162,21 @@ impl Client {
         }
     }
 
+    /// The same client for one operation of several calls: all of them together have the deadline that each has
+    /// otherwise, from now on. Of such a client it is the same client again.
+    #[must_use]
+    pub fn for_one_operation(&self) -> Self {
+        Self {
+            end: self.end.or(Some(env::now() + self.deadline)),
+            ..self.clone()
+        }
+    }
+
     fn time(&self) -> Time {
+        let end = env::now() + self.deadline;
         Time {
             deadline: self.deadline,
-            end: env::now() + self.deadline,
+            end: self.end.map_or(end, |of_all| of_all.min(end)),
         }
     }
 
@@ -332,6 +346,36 @@ impl Client {
     pub async fn move_leader(&self, to: Option<NodeId>) -> Result<(), Error> {
         let kind = if to.is_some() { REPEATABLE } else { CHANGE };
         self.admin(kind, || Admin::MoveLeader { to }).await
+    }
+
+    /// Gives up the history before a revision, and answers the oldest revision that can be read from then on: this one, or a
+    /// later one that was given up to before. On a node that has applied it, reads below it fail with [`Error::Compacted`]; at it they are exact. The nodes
+    /// take the rows away afterwards, in steps.
+    ///
+    /// A leader does this by itself ([`Settings::history_kept`](crate::node::Settings::history_kept)). Durable when it
+    /// returns; carried out twice it does no more than once.
+    ///
+    /// # Errors
+    /// [`Error::NotYet`] for a revision that the store has not reached: nothing was given up.
+    ///
+    /// Cancel safe: dropped, it may take effect all the same.
+    pub async fn compact(&self, revision: Revision) -> Result<Revision, Error> {
+        let request = || Request::Write(Command::Compact { revision });
+        let mut progress = Progress::default();
+        let asked = self
+            .inner
+            .ask(To::Leader, REPEATABLE, self.time(), &mut progress, request);
+        match asked.await? {
+            Response::Written(Outcome::Compacted(compacted)) if compacted.oldest >= revision => {
+                Ok(compacted.oldest)
+            }
+            // An attempt before this one may come later than the revision.
+            Response::Written(Outcome::Compacted(compacted)) => Err(progress.conclude(Error::NotYet {
+                asked: revision,
+                current: compacted.revision,
+            })),
+            other => Err(outcome::unexpected(&other, REPEATABLE)),
+        }
     }
 
     /// How many attempts had to be repeated so far, over all clones.

@@ -12,7 +12,7 @@ use redb::{AccessGuard, Range, ReadOnlyTable, ReadTransaction};
 
 use super::database::OpenState;
 use super::error::{StateFile, step, storage};
-use super::head::{Head, Meta};
+use super::head::{Head, Meta, ValueDigest};
 use super::layered::{Sight, Values, in_order};
 use super::sequences;
 use super::sessions::answer_key;
@@ -90,7 +90,7 @@ impl Base {
     }
 
     /// What the row of a key says of its newest version; nothing of a deletion but its revision.
-    pub(super) fn newest(&self, row: &HeadRow<'_>) -> Result<(Revision, Option<Meta>), Fault> {
+    pub(super) fn newest(&self, row: &HeadRow<'_>) -> Result<(Revision, Option<(Meta, ValueDigest)>), Fault> {
         Head::decode_newest(row.head()).map_err(|e| self.file().malformed(&e))
     }
 
@@ -101,23 +101,59 @@ impl Base {
         key: &[u8],
         look: impl FnOnce(Version<'_>) -> T,
     ) -> Result<T, Fault> {
+        let found = self.version_if_there(revision, key, look)?;
+        found.ok_or_else(|| self.missing(revision, key))
+    }
+
+    fn version_if_there<T>(
+        &self,
+        revision: Revision,
+        key: &[u8],
+        look: impl FnOnce(Version<'_>) -> T,
+    ) -> Result<Option<T>, Fault> {
         let row = self
             .versions
             .get(&version::row_key(revision, key)[..])
-            .map_err(storage(self.file()))?
-            .ok_or_else(|| {
-                let key = key.escape_ascii();
-                self.file().corrupt(format!(
-                    "the version of key {key} at revision {revision} is missing"
-                ))
-            })?;
+            .map_err(storage(self.file()))?;
+        let Some(row) = row else { return Ok(None) };
         let version = Version::decode(row.value()).map_err(|e| self.file().malformed(&e))?;
-        Ok(look(version))
+        Ok(Some(look(version)))
     }
 
-    /// The value that a revision wrote to a key.
-    pub(super) fn value(&self, revision: Revision, key: &[u8]) -> Result<Bytes, Fault> {
-        self.version(revision, key, |version| Bytes::copy_from_slice(version.value))
+    fn missing(&self, revision: Revision, key: &[u8]) -> Fault {
+        let key = key.escape_ascii();
+        self.file().corrupt(format!(
+            "the version of key {key} at revision {revision} is missing"
+        ))
+    }
+
+    /// Looks at the newest version of a key, whose value is to be the one that its head tells of.
+    pub(super) fn newest_version<T>(
+        &self,
+        revision: Revision,
+        key: &[u8],
+        digest: ValueDigest,
+        look: impl FnOnce(Version<'_>) -> T,
+    ) -> Result<T, Fault> {
+        let looked = self.version(revision, key, |version| {
+            (ValueDigest::of(version.value) == digest).then(|| look(version))
+        })?;
+        looked.ok_or_else(|| self.wrong_value(revision, key))
+    }
+
+    /// A value is not the one that its head tells of.
+    pub(super) fn wrong_value(&self, revision: Revision, key: &[u8]) -> Fault {
+        let key = key.escape_ascii();
+        self.file().corrupt(format!(
+            "the value of key {key} at revision {revision} is not the one that was written"
+        ))
+    }
+
+    /// The value that a key has, by its head.
+    pub(super) fn value(&self, revision: Revision, key: &[u8], digest: ValueDigest) -> Result<Bytes, Fault> {
+        self.newest_version(revision, key, digest, |version| {
+            Bytes::copy_from_slice(version.value)
+        })
     }
 
     /// A remembered answer.
@@ -143,15 +179,24 @@ impl Base {
         at: Revision,
         steps: &mut u64,
     ) -> Result<Option<Record>, Fault> {
-        match self.head(key)? {
-            None => Ok(None),
-            Some(head) => match self.revision_at(key, &head, at, steps)? {
-                None => Ok(None),
-                Some(revision) => self.version(revision, key, |version| {
-                    record(revision, &version).map(|record| record.to_record(true))
-                }),
-            },
+        let Some(head) = self.head(key)? else {
+            return Ok(None);
+        };
+        if head.revision <= at {
+            let Some((_, digest)) = head.record else {
+                return Ok(None);
+            };
+            return self.newest_version(head.revision, key, digest, |version| {
+                record(head.revision, &version).map(|record| record.to_record(true))
+            });
         }
+        let Some(older) = self.older_at(key, &head, at, steps)? else {
+            return Ok(None);
+        };
+        let found = self.older_version(&older, key, |version| {
+            record(older.revision, &version).map(|record| record.to_record(true))
+        })?;
+        Ok(found.flatten())
     }
 
     /// Visits the keys of a range (not an empty one) as they were at `at`, until `visit` breaks.
@@ -202,70 +247,90 @@ impl Base {
             record: None,
             steps,
         };
-        let (newest, meta) = self.newest(row)?;
-        let (revision, steps) = if newest <= at {
-            let Some(meta) = meta else {
-                return Ok(visit(gone(1)));
-            };
-            if values == Values::Skip {
-                let record = RecordRef {
-                    meta,
-                    mod_revision: newest,
-                    value: &[],
-                };
-                return Ok(visit(Sight {
-                    key,
-                    record: Some(record),
-                    steps: 1,
-                }));
-            }
-            (newest, 1)
-        } else {
+        let (newest, told) = self.newest(row)?;
+        if newest > at {
             let mut steps = 1;
             let head = self.decode_head(row.head())?;
-            match self.revision_at(key, &head, at, &mut steps)? {
-                Some(revision) => (revision, steps),
-                None => return Ok(visit(gone(steps))),
-            }
+            let Some(older) = self.older_at(key, &head, at, &mut steps)? else {
+                return Ok(visit(gone(steps)));
+            };
+            let seen = self.older_version(&older, key, |version| {
+                let mut record = record(older.revision, &version);
+                if let Some(record) = &mut record
+                    && values == Values::Skip
+                {
+                    record.value = &[];
+                }
+                visit(Sight { key, record, steps })
+            })?;
+            return Ok(seen.unwrap_or_else(|| visit(gone(steps))));
+        }
+        let Some((meta, digest)) = told else {
+            return Ok(visit(gone(1)));
         };
-        self.version(revision, key, |version| {
-            let mut record = record(revision, &version);
-            if let Some(record) = &mut record
-                && values == Values::Skip
-            {
-                record.value = &[];
-            }
-            visit(Sight { key, record, steps })
+        if values == Values::Skip {
+            let record = RecordRef {
+                meta,
+                mod_revision: newest,
+                value: &[],
+            };
+            return Ok(visit(Sight {
+                key,
+                record: Some(record),
+                steps: 1,
+            }));
+        }
+        self.newest_version(newest, key, digest, |version| {
+            let record = record(newest, &version);
+            visit(Sight {
+                key,
+                record,
+                steps: 1,
+            })
         })
     }
 
-    /// The revision of the newest version of a key at or before `at`; counts the versions looked at on the way.
-    fn revision_at(
+    /// The newest version of a key at or before `at`, which is older than its head; counts the versions looked at on the way.
+    fn older_at(
         &self,
         key: &[u8],
         head: &Head,
         at: Revision,
         steps: &mut u64,
-    ) -> Result<Option<Revision>, Fault> {
-        if head.revision <= at {
-            return Ok(Some(head.revision));
-        }
+    ) -> Result<Option<Older>, Fault> {
         let Some(mut from) = head.walk_from(at) else {
             return Ok(None);
         };
         loop {
             *steps += 1;
-            let link = self.version(from, key, |version| version.link)?;
+            let (link, kind) = self.version(from, key, |version| (version.link, version.kind))?;
             // No version is so old, which the ancestors ruled out.
             let Some(link) = link else { return Ok(None) };
             if link.previous <= at {
-                return Ok(Some(link.previous));
+                return Ok(Some(Older {
+                    revision: link.previous,
+                    may_be_forgotten: kind == ChangeKind::Created,
+                }));
             }
             from = if link.ancestor > at {
                 link.ancestor
             } else {
                 link.previous
             };
+        }
+    }
+
+    /// Looks at an older version; `None` where it is a deletion that was forgotten.
+    fn older_version<T>(
+        &self,
+        older: &Older,
+        key: &[u8],
+        look: impl FnOnce(Version<'_>) -> T,
+    ) -> Result<Option<T>, Fault> {
+        match self.version_if_there(older.revision, key, look)? {
+            Some(looked) => Ok(Some(looked)),
+            None if older.may_be_forgotten && older.revision <= self.standing.history.since => Ok(None),
+            None => Err(self.missing(older.revision, key)),
         }
     }
 
@@ -306,6 +371,13 @@ impl<'b> HeadRows<'b> {
         let row = row.transpose().map_err(storage(self.file))?;
         Ok(row.map(|(key, head)| HeadRow { key, head }))
     }
+}
+
+/// A version behind a key's newest.
+struct Older {
+    revision: Revision,
+    /// The one after it created the key: it is a deletion, unless that one's transaction deleted the key itself first.
+    may_be_forgotten: bool,
 }
 
 /// The record that a version is; `None` for a deletion.

@@ -12,18 +12,20 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
+use super::chain::{Chain, Change};
 use super::changed::Changed;
 use super::error::StateFile;
 use super::gaps::{Gaps, GoneBy, Segment};
-use super::head::{Head, Meta};
+use super::head::{Head, Meta, ValueDigest};
 use super::keys::{Hashed, Keys};
 use super::layer::{Additions, Found, Held, Look};
 use super::layered::{Layered, NOW, Stream, Values, in_chunks};
 use super::sequences;
 use super::sessions::{Forgotten, Remembered, Sessions, answer_key, session_key};
+use super::system::Standing;
 use super::tables::Table;
 use super::version::RecordRef;
-use super::wire::hash_row;
+use super::wire::{begin_hash, end_hash, hash_row};
 use crate::fault::Fault;
 use crate::model::{Key, KeyRange, Order, Revision, Sequence, SessionId};
 
@@ -55,6 +57,13 @@ pub(super) struct Draft {
     pub(super) value: Bytes,
 }
 
+/// The digests of a state, which each change carries on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sums {
+    pub(super) rows_hash: u128,
+    pub(super) chain: Chain,
+}
+
 /// What one `apply` has changed so far.
 pub(super) struct Batch<'s> {
     state: &'s Layered,
@@ -71,11 +80,14 @@ pub(super) struct Batch<'s> {
     /// The last number of each prefix looked at: before the batch, and now.
     counters: BTreeMap<Bytes, (u64, u64)>,
     additions: Additions,
-    /// The sum of the hashes of all rows, sessions' and heads' that are still to change apart.
+    /// The sum of the hashes of all rows of the replicated state, sessions' and heads' that are still to change apart.
     rows_hash: u128,
+    /// Over all revisions that have ended.
+    chain: Chain,
+    /// The oldest revision that can be read: a deletion up to there is no part of a key's history any more, whether its row
+    /// is still here or not.
+    pub(super) oldest: Revision,
     scratch: Vec<u8>,
-    /// A key or a row under construction.
-    buffer: Vec<u8>,
 
     /// The revision that the transaction under way makes, if it changes anything.
     revision: Revision,
@@ -87,7 +99,7 @@ pub(super) struct Batch<'s> {
 
 impl<'s> Batch<'s> {
     /// `gaps` are those of the state, which [`finish`](Self::finish) gives back.
-    pub(super) fn new(state: &'s Layered, rows_hash: u128, gaps: Gaps) -> Self {
+    pub(super) fn new(state: &'s Layered, standing: &Standing, gaps: Gaps) -> Self {
         Self {
             state,
             gaps,
@@ -98,9 +110,10 @@ impl<'s> Batch<'s> {
             changed: Changed::default(),
             counters: BTreeMap::new(),
             additions: Additions::default(),
-            rows_hash,
+            rows_hash: standing.rows_hash,
+            chain: standing.chain,
+            oldest: standing.oldest,
             scratch: Vec::new(),
-            buffer: Vec::new(),
             revision: Revision::FIRST,
             touched: Vec::new(),
             advanced: Vec::new(),
@@ -150,11 +163,13 @@ impl<'s> Batch<'s> {
             }));
         }
         let Some(head) = &slot.head else { return Ok(None) };
-        let Some(meta) = head.meta else { return Ok(None) };
+        let Some((meta, digest)) = head.record else {
+            return Ok(None);
+        };
         let mod_revision = head.revision;
         let mut is_kept = true;
         if slot.value.is_none() && values == Values::Read {
-            let value = self.state.value(mod_revision, self.keys.key(place))?;
+            let value = self.state.value(mod_revision, self.keys.key(place), digest)?;
             // What one apply has looked at must not fill the memory.
             is_kept = value.len() <= VALUE_KEPT_MAX;
             match is_kept {
@@ -261,7 +276,7 @@ impl<'s> Batch<'s> {
             }),
             None => slot.head.as_ref().map(|head| Found {
                 revision: head.revision,
-                meta: head.meta,
+                meta: head.meta(),
                 value: slot.value.clone().unwrap_or_default(),
             }),
         };
@@ -305,7 +320,7 @@ impl<'s> Batch<'s> {
     pub(super) fn has_changed(&self) -> bool {
         let mut slots = self.touched.iter().map(|place| &self.slots[*place as usize]);
         slots.any(|slot| {
-            let existed = slot.head.as_ref().is_some_and(|head| head.meta.is_some());
+            let existed = slot.head.as_ref().is_some_and(|head| head.record.is_some());
             existed || matches!(slot.draft, Some(Some(_)))
         })
     }
@@ -320,29 +335,40 @@ impl<'s> Batch<'s> {
         let mut touched = std::mem::take(&mut self.touched);
         touched.sort_unstable_by_key(|place| self.keys.key(*place));
         self.additions.versions.reserve(touched.len());
+        let mut link = None;
         for place in touched.drain(..) {
             let (slot, key) = (&mut self.slots[place as usize], self.keys.key(place));
             let Some(draft) = slot.draft.take() else {
                 continue;
             };
             let before = slot.head.take();
-            let existed = before.as_ref().is_some_and(|head| head.meta.is_some());
+            let existed = before.as_ref().is_some_and(|head| head.record.is_some());
             if draft.is_none() && !existed {
                 slot.head = before;
                 continue;
             }
-            let (meta, value) = draft.map_or((None, Bytes::new()), |draft| (Some(draft.meta), draft.value));
+            let record = draft
+                .as_ref()
+                .map(|draft| (draft.meta, ValueDigest::of(&draft.value)));
+            let value = draft.map(|draft| draft.value).unwrap_or_default();
+            let older = before
+                .as_ref()
+                .filter(|before| before.record.is_some() || before.revision > self.oldest);
             let held = Held {
-                head: Head::after(before.as_ref(), revision, meta),
-                previous: before.as_ref().map(|head| head.revision),
+                head: Head::after(older, revision, record),
+                previous: older.map(|older| older.revision),
                 value,
             };
-            let hash = held.version().hash(&mut self.scratch, revision, key);
-            self.rows_hash = self.rows_hash.wrapping_add(hash);
+            let kind = held.kind();
+            let link = link.get_or_insert_with(|| self.chain.link(revision));
+            link.add(Change { key, kind, record });
             slot.original.get_or_insert(before);
             slot.head = Some(held.head.clone());
             slot.value = Some(held.value.clone());
             self.additions.versions.push((key.clone(), slot.hash, held));
+        }
+        if let Some(link) = link {
+            self.chain = link.end();
         }
         self.touched = touched;
         self.changed_in_the_end();
@@ -353,7 +379,7 @@ impl<'s> Batch<'s> {
         for place in self.touched.drain(..) {
             let slot = &mut self.slots[place as usize];
             slot.draft = None;
-            if slot.head.as_ref().is_some_and(|head| head.meta.is_some()) {
+            if slot.head.as_ref().is_some_and(|head| head.record.is_some()) {
                 self.gaps.fill(self.keys.key(place));
             }
         }
@@ -415,24 +441,23 @@ impl<'s> Batch<'s> {
 
     // The end.
 
-    /// What the batch adds to the newest layer, the new sum of the rows' hashes, and the gaps of the state with that.
-    pub(super) fn finish(mut self, sessions: &mut Sessions) -> (Additions, u128, Gaps) {
+    /// What the batch adds to the newest layer, and what it makes of the sums and of the gaps of the state.
+    pub(super) fn finish(mut self, sessions: &mut Sessions) -> (Additions, Sums, Gaps) {
         let (mut sum, scratch) = (self.rows_hash, &mut self.scratch);
-        let mut head_hash = |key: &[u8], head: &Option<Head>| {
-            let Some(head) = head else { return 0 };
-            let table = match head.meta {
-                Some(_) => Table::Current,
-                None => Table::Deleted,
+        let mut record_hash = |key: &[u8], head: &Option<Head>| {
+            let Some(head) = head.as_ref().filter(|head| head.record.is_some()) else {
+                return 0;
             };
-            self.buffer.clear();
-            head.encode_into(&mut self.buffer);
-            hash_row(scratch, table, key, &self.buffer)
+            begin_hash(scratch, Table::Current, key.len());
+            scratch.extend_from_slice(key);
+            head.put_record(scratch);
+            end_hash(scratch)
         };
         for (place, slot) in (0..).zip(&self.slots) {
             if let Some(original) = &slot.original {
                 let key = self.keys.key(place);
-                sum = sum.wrapping_sub(head_hash(key, original));
-                sum = sum.wrapping_add(head_hash(key, &slot.head));
+                sum = sum.wrapping_sub(record_hash(key, original));
+                sum = sum.wrapping_add(record_hash(key, &slot.head));
             }
         }
         let mut last_hash = |prefix: &[u8], last| match last {
@@ -457,6 +482,10 @@ impl<'s> Batch<'s> {
             });
             self.additions.sessions.push((id, row));
         }
-        (self.additions, sum, self.gaps)
+        let sums = Sums {
+            rows_hash: sum,
+            chain: self.chain,
+        };
+        (self.additions, sums, self.gaps)
     }
 }

@@ -3,6 +3,8 @@
 //! It runs beside `apply` and readers, on a thread of its own, on a layer to which nothing is added any more.
 //! Rows go to the tables sorted, so that a page that many of them share is written once for all.
 //!
+//! A step of forgetting (see `forget`) is written the same way, in the place of a checkpoint.
+//!
 //! Always: the file is at the position of the last checkpoint or at that of this one, whole; the log
 //! replays what a crash took from memory.
 
@@ -15,9 +17,10 @@ use redb::Durability;
 use super::base::Base;
 use super::database::{OpenState, write_system};
 use super::error::{step, storage};
+use super::forget;
 use super::layer::Layer;
 use super::system::System;
-use super::tables::Table;
+use super::tables::{SYSTEM, Table};
 use crate::env;
 use crate::fault::Fault;
 
@@ -25,8 +28,16 @@ use crate::fault::Fault;
 #[derive(Debug)]
 pub struct Checkpoint {
     pub(super) state: Arc<OpenState>,
-    pub(super) layer: Arc<Layer>,
-    pub(super) system: System,
+    pub(super) what: What,
+}
+
+/// What is written.
+#[derive(Debug)]
+pub(super) enum What {
+    /// What was applied since the last checkpoint.
+    Layer { layer: Arc<Layer>, system: Box<System> },
+    /// Nothing: history that no read can ask for any more goes, over so many rows.
+    Forget { rows: usize },
 }
 
 /// How a checkpoint ended, for [`Machine::end_checkpoint`](super::Machine::end_checkpoint).
@@ -42,7 +53,10 @@ impl Checkpoint {
     pub fn write(self) -> CheckpointEnd {
         // Whoever waits for the end must hear of it, whatever the database does.
         let result = std::panic::catch_unwind(AssertUnwindSafe(|| {
-            self.commit()?;
+            match &self.what {
+                What::Layer { layer, system } => self.commit(layer, system)?,
+                What::Forget { rows } => self.forget(*rows)?,
+            }
             Base::pin(Arc::clone(&self.state))
         }))
         .unwrap_or_else(|_| {
@@ -58,23 +72,45 @@ impl Checkpoint {
         }
     }
 
-    fn commit(&self) -> Result<(), Fault> {
-        let file = &self.state.file;
-        let passed = |point| {
-            env::crash_point(point).map_err(|e| Fault::disk("writing a checkpoint to", file.name(), e))
-        };
-        // What is written to a file that was replaced stays in memory, so it ends soon.
-        let in_use = || match self.state.backend.is_retired() {
+    /// What is written to a file that was replaced stays in memory, so it ends soon.
+    fn in_use(&self) -> Result<(), Fault> {
+        match self.state.backend.is_retired() {
             true => Err(Fault::State {
                 doing: "writing a checkpoint",
-                detail: format!("{}: a snapshot has replaced the file", file.name()),
+                detail: format!("{}: a snapshot has replaced the file", self.state.file.name()),
             }),
             false => Ok(()),
-        };
-        passed("state.checkpoint_begins")?;
-        in_use()?;
+        }
+    }
+
+    fn passed(&self, point: &'static str) -> Result<(), Fault> {
+        env::crash_point(point).map_err(|e| Fault::disk("writing a checkpoint to", self.state.file.name(), e))
+    }
+
+    fn forget(&self, rows: usize) -> Result<(), Fault> {
+        let file = &self.state.file;
+        self.passed("state.forgetting_begins")?;
         let txn = self.state.begin_write(Durability::Immediate)?;
-        let order = self.layer.order();
+        let mut system = {
+            let table = txn
+                .open_table(SYSTEM)
+                .map_err(step(file, "opening the system table of"))?;
+            System::read(file, &table)?
+        };
+        forget::step(file, &txn, &mut system.standing, rows, || self.in_use())?;
+        write_system(file, &txn, &system)?;
+        self.passed("state.forgotten_not_committed")?;
+        self.state.commit(txn)?;
+        env::mark("state.forgotten");
+        self.passed("state.forgotten")
+    }
+
+    fn commit(&self, layer: &Layer, system: &System) -> Result<(), Fault> {
+        let file = &self.state.file;
+        self.passed("state.checkpoint_begins")?;
+        self.in_use()?;
+        let txn = self.state.begin_write(Durability::Immediate)?;
+        let order = layer.order();
         for table in Table::ALL {
             let mut rows = txn
                 .open_table(table.definition())
@@ -84,16 +120,16 @@ impl Checkpoint {
                 let mut end = rows
                     .upper_bound_mut(Bound::<&[u8]>::Unbounded)
                     .map_err(storage(file))?;
-                self.layer.visit_rows(table, &order, |key, row| {
-                    in_use()?;
+                layer.visit_rows(table, &order, |key, row| {
+                    self.in_use()?;
                     row.map_or(Ok(()), |row| end.insert_before(key, row))
                         .map_err(storage(file))
                 })?;
                 end.close().map_err(storage(file))?;
                 continue;
             }
-            self.layer.visit_rows(table, &order, |key, row| {
-                in_use()?;
+            layer.visit_rows(table, &order, |key, row| {
+                self.in_use()?;
                 match row {
                     Some(row) => rows.insert(key, row).map(drop),
                     None => rows.remove(key).map(drop),
@@ -101,9 +137,9 @@ impl Checkpoint {
                 .map_err(storage(file))
             })?;
         }
-        write_system(file, &txn, &self.system)?;
-        passed("state.checkpoint_written_not_committed")?;
+        write_system(file, &txn, system)?;
+        self.passed("state.checkpoint_written_not_committed")?;
         self.state.commit(txn)?;
-        passed("state.checkpoint_committed")
+        self.passed("state.checkpoint_committed")
     }
 }

@@ -117,7 +117,10 @@ fn remember(
     }
     let answer = match outcome {
         Outcome::Txn(answer) => answer,
-        Outcome::SessionOpened(_) | Outcome::SessionClosed | Outcome::LimitsSet(_) => return no_room(room),
+        Outcome::SessionOpened(_)
+        | Outcome::SessionClosed
+        | Outcome::LimitsSet(_)
+        | Outcome::Compacted(_) => return no_room(room),
     };
     if bytes.len() as u64 > room.left && !planted::is(Bug::AnswerBytesNotCounted) {
         return no_room(room);

@@ -6,8 +6,11 @@
 //!
 //! `current` holds the heads of the keys that exist, `deleted` those of the keys that do not and once did.
 //! Key: the key's bytes. Value: flags (bit 0: a lease follows, bit 1: the key exists); where it exists
-//! create_revision, version and, where flagged, the lease; the revision of the newest version; its depth; and
-//! the ancestors: all varints.
+//! create_revision, version and, where flagged, the lease; the revision of the newest version; where the key exists, its
+//! value's digest; then its depth, and the ancestors: all varints but the digest's hash.
+//!
+//! What stands before the depth of a key that exists is its record, with the value's digest for the value: that is part of the
+//! replicated state, and hashed. All else, and all of `deleted`, only leads to history, which is each node's own.
 //!
 //! **Depth and ancestors.** A chain's first version has depth 0, each further one a depth greater by one. A
 //! version's ancestors are the versions at its depth with the lowest set bit cleared, then that cleared too,
@@ -18,7 +21,7 @@
 
 use std::sync::Arc;
 
-use super::wire::{Malformed, Row, put_varint};
+use super::wire::{Malformed, Row, put_u64, put_varint};
 use crate::model::{LeaseId, Revision};
 
 const HAS_LEASE: u8 = 1;
@@ -55,11 +58,40 @@ impl Meta {
     }
 }
 
+/// What stands for a value where the value does not: its size, and XXH3-64 of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ValueDigest {
+    size: u64,
+    hash: u64,
+}
+
+impl ValueDigest {
+    pub(super) fn of(value: &[u8]) -> Self {
+        Self {
+            size: value.len() as u64,
+            hash: xxhash_rust::xxh3::xxh3_64(value),
+        }
+    }
+
+    /// Appends the size, a varint, and the hash, 8 bytes.
+    pub(super) fn put(self, out: &mut Vec<u8>) {
+        put_varint(out, self.size);
+        put_u64(out, self.hash);
+    }
+
+    fn read(row: &mut Row<'_>) -> Result<Self, Malformed> {
+        Ok(Self {
+            size: row.varint()?,
+            hash: row.u64()?,
+        })
+    }
+}
+
 /// The newest version of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Head {
     /// `None`: it deleted the key.
-    pub(super) meta: Option<Meta>,
+    pub(super) record: Option<(Meta, ValueDigest)>,
     /// The revision that wrote or deleted the key.
     pub(super) revision: Revision,
     depth: u64,
@@ -77,11 +109,15 @@ pub(super) struct Link {
 }
 
 impl Head {
-    /// The head that a version written (or, without `meta`, deleted) at `revision` makes of what it follows.
-    pub(super) fn after(before: Option<&Head>, revision: Revision, meta: Option<Meta>) -> Head {
+    /// The head that a version written (or, without `record`, deleted) at `revision` makes of what it follows.
+    pub(super) fn after(
+        before: Option<&Head>,
+        revision: Revision,
+        record: Option<(Meta, ValueDigest)>,
+    ) -> Head {
         let Some(before) = before else {
             return Head {
-                meta,
+                record,
                 revision,
                 depth: 0,
                 ancestors: Arc::default(),
@@ -103,7 +139,7 @@ impl Head {
         });
         let ancestors = ancestors.collect();
         Head {
-            meta,
+            record,
             revision,
             depth,
             ancestors,
@@ -135,18 +171,32 @@ impl Head {
         None
     }
 
+    /// What is known of the record besides the value; `None` where the key is deleted.
+    pub(super) fn meta(&self) -> Option<Meta> {
+        self.record.map(|(meta, _)| meta)
+    }
+
     pub(super) fn encode_into(&self, out: &mut Vec<u8>) {
-        match self.meta {
-            None => out.push(0),
-            Some(meta) => {
-                out.push(EXISTS | if meta.lease.is_some() { HAS_LEASE } else { 0 });
-                meta.put(out);
-            }
-        }
-        put_varint(out, self.revision.number());
+        self.put_record(out);
         put_varint(out, self.depth);
         for ancestor in self.ancestors.iter() {
             put_varint(out, ancestor.number());
+        }
+    }
+
+    /// Appends the record's part of the row.
+    pub(super) fn put_record(&self, out: &mut Vec<u8>) {
+        match self.record {
+            None => {
+                out.push(0);
+                put_varint(out, self.revision.number());
+            }
+            Some((meta, digest)) => {
+                out.push(EXISTS | if meta.lease.is_some() { HAS_LEASE } else { 0 });
+                meta.put(out);
+                put_varint(out, self.revision.number());
+                digest.put(out);
+            }
         }
     }
 
@@ -158,30 +208,36 @@ impl Head {
     }
 
     /// What the row says of the newest version, without a look at those before it.
-    pub(super) fn decode_newest(bytes: &[u8]) -> Result<(Revision, Option<Meta>), Malformed> {
-        let mut row = Row::new(bytes);
-        let meta = Self::read_meta(&mut row)?;
-        Ok((Revision::new(row.varint()?), meta))
+    pub(super) fn decode_newest(bytes: &[u8]) -> Result<(Revision, Option<(Meta, ValueDigest)>), Malformed> {
+        Self::read_record(&mut Row::new(bytes))
     }
 
-    fn read_meta(row: &mut Row<'_>) -> Result<Option<Meta>, Malformed> {
+    /// The record's part of a row.
+    pub(super) fn record_part(bytes: &[u8]) -> Result<&[u8], Malformed> {
+        let mut row = Row::new(bytes);
+        Self::read_record(&mut row)?;
+        Ok(&bytes[..bytes.len() - row.rest().len()])
+    }
+
+    fn read_record(row: &mut Row<'_>) -> Result<(Revision, Option<(Meta, ValueDigest)>), Malformed> {
         let flags = row.u8()?;
         if flags & EXISTS == 0 {
             if flags != 0 {
                 return Err(Malformed("the head of a deleted key has flags"));
             }
-            return Ok(None);
+            return Ok((Revision::new(row.varint()?), None));
         }
         if flags & !(EXISTS | HAS_LEASE) != 0 {
             return Err(Malformed("a head has unknown flags"));
         }
-        Ok(Some(Meta::read(row, flags & HAS_LEASE != 0)?))
+        let meta = Meta::read(row, flags & HAS_LEASE != 0)?;
+        let revision = Revision::new(row.varint()?);
+        Ok((revision, Some((meta, ValueDigest::read(row)?))))
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Head, Malformed> {
         let mut row = Row::new(bytes);
-        let meta = Self::read_meta(&mut row)?;
-        let revision = Revision::new(row.varint()?);
+        let (revision, record) = Self::read_record(&mut row)?;
         let depth = row.varint()?;
         let mut ancestors = Vec::with_capacity(depth.count_ones() as usize);
         let mut newer = revision;
@@ -195,7 +251,7 @@ impl Head {
         }
         row.end()?;
         Ok(Head {
-            meta,
+            record,
             revision,
             depth,
             ancestors: ancestors.into(),
@@ -221,17 +277,21 @@ mod tests {
         #[test]
         fn a_head_reads_back_and_garbage_is_refused_or_has_one_form(
             gaps in proptest::collection::vec(1u64..1000, 1..40), version: u64, lease: Option<u64>,
-            exists: bool, garbage: Vec<u8>,
+            exists: bool, value: Vec<u8>, garbage: Vec<u8>,
         ) {
             let mut head: Option<Head> = None;
             let mut revision = 0;
             for gap in gaps {
                 revision += gap;
-                let meta = exists.then(|| meta(version, lease));
-                let next = Head::after(head.as_ref(), Revision::new(revision), meta);
-                let read = Head::decode(&next.encode());
+                let record = exists.then(|| (meta(version, lease), ValueDigest::of(&value)));
+                let next = Head::after(head.as_ref(), Revision::new(revision), record);
+                let row = next.encode();
+                let read = Head::decode(&row);
                 prop_assert_eq!(read.as_ref(), Ok(&next));
-                prop_assert_eq!(Head::decode_newest(&next.encode()), Ok((next.revision, next.meta)));
+                prop_assert_eq!(Head::decode_newest(&row), Ok((next.revision, next.record)));
+                let mut part = Vec::new();
+                next.put_record(&mut part);
+                prop_assert_eq!(Head::record_part(&row), Ok(&part[..]));
                 head = Some(next);
             }
             if let Ok(head) = Head::decode(&garbage) {
@@ -245,7 +305,7 @@ mod tests {
             let mut links: Vec<Option<Link>> = Vec::new();
             let mut head: Option<Head> = None;
             for depth in 0..length {
-                let next = Head::after(head.as_ref(), Revision::new(2 * depth + 2), Some(meta(1, None)));
+                let next = Head::after(head.as_ref(), Revision::new(2 * depth + 2), Some((meta(1, None), ValueDigest::of(b""))));
                 links.push(next.link(head.as_ref().map(|head| head.revision)));
                 head = Some(next);
             }

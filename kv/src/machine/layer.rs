@@ -93,21 +93,25 @@ impl Held {
     pub(super) fn found(&self) -> Found {
         Found {
             revision: self.head.revision,
-            meta: self.head.meta,
+            meta: self.head.meta(),
             value: self.value.clone(),
+        }
+    }
+
+    /// What became of its key.
+    pub(super) fn kind(&self) -> ChangeKind {
+        match self.head.meta() {
+            None => ChangeKind::Deleted,
+            Some(meta) if meta.create_revision == self.head.revision => ChangeKind::Created,
+            Some(_) => ChangeKind::Written,
         }
     }
 
     /// What it is in `versions`.
     pub(super) fn version(&self) -> Version<'_> {
-        let kind = match self.head.meta {
-            None => ChangeKind::Deleted,
-            Some(meta) if meta.create_revision == self.head.revision => ChangeKind::Created,
-            Some(_) => ChangeKind::Written,
-        };
         Version {
-            kind,
-            meta: self.head.meta,
+            kind: self.kind(),
+            meta: self.head.meta(),
             link: self.head.link(self.previous),
             value: &self.value,
         }
@@ -320,7 +324,7 @@ impl Layer {
                 let mut row = Vec::new();
                 for place in order {
                     let head = &content.versions.get(content.newest[*place as usize]).held.head;
-                    let here = head.meta.is_some() == (table == Table::Current);
+                    let here = head.record.is_some() == (table == Table::Current);
                     row.clear();
                     head.encode_into(&mut row);
                     visit(content.keys.key(*place), here.then_some(&row[..]))?;

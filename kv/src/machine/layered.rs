@@ -14,7 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::base::Base;
-use super::head::Head;
+use super::head::{Head, ValueDigest};
 use super::keys::Hashed;
 use super::layer::{Found, Held, Layer, Look};
 use super::version::RecordRef;
@@ -86,11 +86,11 @@ impl Layered {
         }
     }
 
-    /// The value that a revision wrote to a key, which still has it.
-    pub(super) fn value(&self, revision: Revision, key: &[u8]) -> Result<Bytes, Fault> {
+    /// The value that a revision wrote to a key, which still has it and whose head has this digest of it.
+    pub(super) fn value(&self, revision: Revision, key: &[u8], digest: ValueDigest) -> Result<Bytes, Fault> {
         match self.held(key, revision) {
             Some(held) => Ok(held.value),
-            None => self.base.value(revision, key),
+            None => self.base.value(revision, key, digest),
         }
     }
 
@@ -175,8 +175,8 @@ impl Layered {
                 let Some(row) = std::mem::replace(&mut stored, rows.next()?) else {
                     return Ok(());
                 };
-                let (mod_revision, meta) = self.base.newest(&row)?;
-                let Some(meta) = meta else {
+                let (mod_revision, told) = self.base.newest(&row)?;
+                let Some((meta, digest)) = told else {
                     return Err(self.base.file().corrupt("a deleted key has its head in current"));
                 };
                 let mut visit = |value: &[u8]| {
@@ -194,7 +194,7 @@ impl Layered {
                     Values::Skip => visit(&[]),
                     Values::Read => self
                         .base
-                        .version(mod_revision, row.key(), |version| visit(version.value))?,
+                        .newest_version(mod_revision, row.key(), digest, |version| visit(version.value))?,
                 }
             };
             if flow.is_break() {

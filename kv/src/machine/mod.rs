@@ -25,11 +25,13 @@
 mod backend;
 mod base;
 mod batch;
+mod chain;
 mod changed;
 mod checkpoint;
 mod database;
 mod error;
 mod execute;
+mod forget;
 mod gaps;
 mod head;
 mod keys;
@@ -79,8 +81,8 @@ use self::work::EntryWork;
 use crate::env::{self, Disk};
 use crate::fault::Fault;
 use crate::model::{
-    self, Command, LimitsSet, LogPosition, LogTime, Outcome, Proposal, ReplicatedLimits, Revision, SessionId,
-    SessionOpened, SessionRef, StateHash, TooManyOf, Txn, TxnRefused,
+    self, Command, Compacted, LimitsSet, LogPosition, LogTime, Outcome, Proposal, ReplicatedLimits, Revision,
+    SessionId, SessionOpened, SessionRef, StateHash, TooManyOf, Txn, TxnRefused,
 };
 use crate::planted::{self, Bug};
 
@@ -124,6 +126,8 @@ pub struct Applied {
     pub membership: Option<(LogPosition, Bytes)>,
     /// The store's revision.
     pub revision: Revision,
+    /// The oldest revision that can be read.
+    pub oldest: Revision,
     /// The hash of the replicated state.
     pub state_hash: StateHash,
     /// The greatest stamp of the proposals applied.
@@ -265,6 +269,8 @@ pub struct Machine {
     keys_visited: u64,
     applied: Applied,
     entries_since_checkpoint: u64,
+    /// A step of forgetting is under way.
+    is_forgetting: bool,
     /// The fault that ended this machine.
     poison: Option<Fault>,
 }
@@ -338,6 +344,7 @@ impl Machine {
             gaps: Gaps::default(),
             keys_visited: 0,
             entries_since_checkpoint: 0,
+            is_forgetting: false,
             poison: None,
         };
         Ok((machine, Reader::new(shared)))
@@ -382,9 +389,14 @@ impl Machine {
         self.entries_since_checkpoint
     }
 
-    /// Whether a checkpoint has begun and not ended.
+    /// Whether a checkpoint, or a step of forgetting, has begun and not ended.
     pub fn checkpoint_under_way(&self) -> bool {
-        self.state.frozen.is_some()
+        self.state.frozen.is_some() || self.is_forgetting
+    }
+
+    /// Whether a step of forgetting has begun and not ended: then no second layer is in memory.
+    pub fn is_forgetting(&self) -> bool {
+        self.is_forgetting
     }
 
     /// Applies entries, which follow the last one applied, together. That none is left out is the promise of
@@ -427,8 +439,30 @@ impl Machine {
         self.publish();
         Some(Checkpoint {
             state: Arc::clone(&self.state.base.state),
-            layer,
-            system: self.system.clone(),
+            what: checkpoint::What::Layer {
+                layer,
+                system: Box::new(self.system.clone()),
+            },
+        })
+    }
+
+    /// Begins a step of forgetting, in the place of a checkpoint: it takes rows of history away that no read can ask for any
+    /// more. `None` if there are none in the file, or a checkpoint is under way; none begins until it has ended. A crash costs
+    /// nothing but the step.
+    pub fn begin_forgetting(&mut self) -> Option<Checkpoint> {
+        let standing = &self.state.base.standing;
+        if self.poison.is_some()
+            || self.checkpoint_under_way()
+            || standing.history.since >= forget::target(standing)
+        {
+            return None;
+        }
+        self.is_forgetting = true;
+        Some(Checkpoint {
+            state: Arc::clone(&self.state.base.state),
+            what: checkpoint::What::Forget {
+                rows: self.settings.tuning.forget_rows,
+            },
         })
     }
 
@@ -439,7 +473,9 @@ impl Machine {
         if !Arc::ptr_eq(&end.state, &self.state.base.state) {
             return Ok(());
         }
+        self.is_forgetting = false;
         let base = self.remember_fault(end.result)?;
+        self.system.standing.history = base.standing.history;
         self.state.base = Arc::new(base);
         self.state.frozen = None;
         self.publish();
@@ -461,7 +497,7 @@ impl Machine {
     /// Reads the whole state, what is in memory included, and computes its hash anew: corruption if it is not
     /// the one that was kept.
     pub fn verify_hash(&self) -> Result<StateHash, Fault> {
-        verify::layered(&self.state, self.system.standing.rows_hash)?;
+        verify::layered(&self.state, &self.system.standing)?;
         Ok(self.applied.state_hash)
     }
 
@@ -520,7 +556,7 @@ impl Machine {
         let tuning = self.settings.tuning;
         let gaps = std::mem::take(&mut self.gaps);
         let mut apply = Apply {
-            batch: Batch::new(&self.state, self.system.standing.rows_hash, gaps),
+            batch: Batch::new(&self.state, &self.system.standing, gaps),
             system: &mut self.system,
             sessions: &mut self.sessions,
             session_counts: &mut self.session_counts,
@@ -535,11 +571,13 @@ impl Machine {
             outcomes.push(apply.entry(entry)?);
         }
         self.keys_visited = self.keys_visited.saturating_add(apply.batch.visited);
-        let (additions, rows_hash, gaps) = apply.batch.finish(apply.sessions);
+        let (additions, sums, gaps) = apply.batch.finish(apply.sessions);
         self.gaps = gaps;
-        self.system.standing.rows_hash = match planted::is(Bug::RandomInApply) {
-            true => rows_hash ^ u128::from(env::random_u64() & 1),
-            false => rows_hash,
+        let standing = &mut self.system.standing;
+        standing.chain = sums.chain;
+        standing.rows_hash = match planted::is(Bug::RandomInApply) {
+            true => sums.rows_hash ^ u128::from(env::random_u64() & 1),
+            false => sums.rows_hash,
         };
         self.state.active.add(additions);
         self.applied = applied(&self.system);
@@ -583,6 +621,7 @@ impl Machine {
         // A checkpoint of the old file that is under way comes to nothing from here on, and its end is thrown away.
         self.state.base.state.backend.retire();
         self.state = Layered::of(Arc::new(base));
+        self.is_forgetting = false;
         self.entries_since_checkpoint = 0;
         self.publish();
         Ok(())
@@ -613,6 +652,7 @@ fn applied(system: &System) -> Applied {
         position: system.standing.position,
         membership: system.membership.clone(),
         revision: system.standing.revision,
+        oldest: system.standing.oldest,
         state_hash: system.standing.state_hash(&system.limits),
         log_time: system.standing.log_time,
     }
@@ -690,6 +730,7 @@ impl Apply<'_, '_> {
                 Command::SetLimits { version, limits } => {
                     Outcome::LimitsSet(self.set_limits(version, limits))
                 }
+                Command::Compact { revision } => Outcome::Compacted(self.compact(revision)),
             });
         }
         Ok(outcomes)
@@ -814,6 +855,18 @@ impl Apply<'_, '_> {
             changed,
             version: standing.limits_version,
             limits: *stand,
+        }
+    }
+
+    fn compact(&mut self, revision: Revision) -> Compacted {
+        let standing = &mut self.system.standing;
+        if revision <= standing.revision {
+            standing.oldest = standing.oldest.max(revision);
+        }
+        self.batch.oldest = standing.oldest;
+        Compacted {
+            oldest: standing.oldest,
+            revision: standing.revision,
         }
     }
 

@@ -19,6 +19,7 @@ use super::range::{Gathered, answer_bytes};
 use super::snapshot::SnapshotSource;
 use super::system::Standing;
 use super::verify;
+use crate::env;
 use crate::fault::Fault;
 use crate::model::{
     KeyRange, LogPosition, LogTime, Order, RangeRead, ReadOp, ReadResult, ReplicatedLimits, Revision,
@@ -158,12 +159,14 @@ impl View {
     ///
     /// A revision that was compacted or is not there yet is refused.
     pub fn begin(&self, reads: Vec<ReadOp>, at: Option<Revision>) -> Result<Scan, ReadRefused> {
+        let is_of_the_present = at.is_none();
         let at = at.unwrap_or(self.pinned.revision);
         self.serves(at)?;
         Ok(Scan {
             results: Vec::with_capacity(reads.len()),
             reads,
             at,
+            is_of_the_present,
             under_way: None,
             bytes: 0,
         })
@@ -232,6 +235,8 @@ pub enum Step {
 /// A batch of reads that was answered.
 #[derive(Debug)]
 pub struct Answered {
+    /// The revision that all of the answer is of.
+    pub revision: Revision,
     /// What was read: for who has no room for the answer yet.
     pub reads: Vec<ReadOp>,
     /// One for each read, in order.
@@ -245,6 +250,8 @@ pub struct Answered {
 pub struct Scan {
     reads: Vec<ReadOp>,
     at: Revision,
+    /// No revision was asked for.
+    is_of_the_present: bool,
     /// Of the first reads.
     results: Vec<ReadResult>,
     /// The range that is being read.
@@ -295,11 +302,19 @@ impl Scan {
     /// was the more so: a newer one may have to look the old revision up in the history. One that is kept for long holds
     /// memory and old pages of the file: a second or two do no harm.
     ///
-    /// Refused when the revision was compacted meanwhile, and when the answer exceeds
+    /// Refused when the revision that was asked for was compacted meanwhile, and when the answer exceeds
     /// [`MachineSettings::read_bytes_max`](super::MachineSettings::read_bytes_max). Blocks on the disk.
     pub fn step(mut self, view: &View, budget: ReadBudget) -> Result<Step, Fault> {
-        if let Err(refused) = view.serves(self.at) {
-            return Ok(Step::Refused(refused));
+        match view.serves(self.at) {
+            Ok(()) => {}
+            // Its revision was the present when it began. It begins anew with what is the present now.
+            Err(ReadRefused::Compacted { .. }) if self.is_of_the_present => {
+                env::mark("read.begun_anew");
+                self.at = view.pinned.revision;
+                self.results.clear();
+                (self.under_way, self.bytes) = (None, 0);
+            }
+            Err(refused) => return Ok(Step::Refused(refused)),
         }
         let state = &view.published.state;
         let limit = state.base.state.read_bytes_max;
@@ -343,6 +358,7 @@ impl Scan {
             }
         }
         Ok(Step::Done(Answered {
+            revision: self.at,
             reads: self.reads,
             results: self.results,
         }))

@@ -37,6 +37,9 @@ pub struct Tuning {
     /// A chunk of a snapshot carries so many bytes: 1 or more, 1 MiB less 64 bytes at most and by default. Nodes with
     /// different ones begin a snapshot anew that broke.
     pub snapshot_chunk_bytes: usize,
+    /// A step of forgetting looks at so many rows, fewer where they are large, and ends with the revision: 1 or more; 16,384 by
+    /// default.
+    pub forget_rows: usize,
 }
 
 impl MachineSettings {
@@ -55,6 +58,7 @@ impl Default for Tuning {
             apply_answer_bytes: 16 * 1024 * 1024,
             page_bytes_max: 1024 * 1024,
             snapshot_chunk_bytes: super::snapshot::CHUNK_BYTES,
+            forget_rows: 16_384,
         }
     }
 }

@@ -132,8 +132,8 @@ mod tests {
         fn any_bytes_are_the_one_form_of_a_head_or_refused(
             mut bytes in prop::collection::vec(any::<u8>(), 0..300), position in 0u8..3, membership in 0u8..60,
         ) {
-            // Else hardly any would have the lengths of a head's parts: 57 or 81 bytes, the limits', and a membership's.
-            let standing = if position == 1 { 81 } else { 57 };
+            // Else hardly any would have the lengths of a head's parts: 97 or 121 bytes, the limits', and a membership's.
+            let standing = if position == 1 { 121 } else { 97 };
             let limits = system::encode_limits(&crate::model::ReplicatedLimits::default());
             let limits_at = usize::from(standing) + 2;
             if let Some(place) = bytes.get_mut(limits_at..limits_at + limits.len()) {

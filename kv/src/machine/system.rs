@@ -9,6 +9,7 @@
 use bytes::Bytes;
 use redb::ReadableTable;
 
+use super::chain::Chain;
 use super::error::{StateFile, storage};
 use super::wire::{Malformed, Row, put_u64};
 use crate::fault::Fault;
@@ -20,7 +21,7 @@ pub(super) const STANDING: &[u8] = b"standing";
 pub(super) const MEMBERSHIP: &[u8] = b"membership";
 
 const MAGIC: &[u8; 8] = b"QRTSTATE";
-pub(super) const FORMAT_VERSION: u16 = 3;
+pub(super) const FORMAT_VERSION: u16 = 4;
 
 /// The value of the row `format`.
 pub(super) fn format_row() -> Vec<u8> {
@@ -53,8 +54,22 @@ pub(super) struct Standing {
     pub(super) last_session: u64,
     /// How often the limits were set.
     pub(super) limits_version: u64,
-    /// The sum, modulo 2¹²⁸, of the hashes of all rows of the replicated tables.
+    /// Over all revisions.
+    pub(super) chain: Chain,
+    /// The sum, modulo 2¹²⁸, of the hashes of all rows of the replicated state.
     pub(super) rows_hash: u128,
+    /// Where this node's history begins. No part of the replicated state.
+    pub(super) history: History,
+}
+
+/// From where on a node has all versions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct History {
+    /// All versions of later revisions are here; of this and older ones, those that a read at the oldest readable revision
+    /// needs.
+    pub(super) since: Revision,
+    /// The chain of that revision.
+    pub(super) chain: Chain,
 }
 
 impl Standing {
@@ -66,14 +81,21 @@ impl Standing {
         log_time: LogTime::ZERO,
         last_session: 0,
         limits_version: 0,
+        chain: Chain::EMPTY,
         rows_hash: 0,
+        history: History {
+            since: Revision::FIRST,
+            chain: Chain::EMPTY,
+        },
     };
 
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(80);
+        let mut out = Vec::with_capacity(128);
         put_position(&mut out, self.position);
         self.put_replicated(&mut out);
         out.extend_from_slice(&self.rows_hash.to_be_bytes());
+        put_u64(&mut out, self.history.since.number());
+        out.extend_from_slice(&self.history.chain.0.to_be_bytes());
         out
     }
 
@@ -83,6 +105,7 @@ impl Standing {
         put_u64(out, self.log_time.millis());
         put_u64(out, self.last_session);
         put_u64(out, self.limits_version);
+        out.extend_from_slice(&self.chain.0.to_be_bytes());
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
@@ -94,9 +117,17 @@ impl Standing {
             log_time: LogTime::from_millis(row.u64()?),
             last_session: row.u64()?,
             limits_version: row.u64()?,
+            chain: Chain(row.u128()?),
             rows_hash: row.u128()?,
+            history: History {
+                since: Revision::new(row.u64()?),
+                chain: Chain(row.u128()?),
+            },
         };
         row.end()?;
+        if standing.history.since > standing.oldest || standing.oldest > standing.revision {
+            return Err(Malformed("history begins behind what can be read"));
+        }
         Ok(standing)
     }
 
@@ -323,10 +354,15 @@ pub(super) mod tests {
             any::<u64>(),
             any::<u64>(),
             any::<u64>(),
-            any::<u128>(),
+            any::<[u128; 3]>(),
+            1..=u64::MAX,
         );
         (prop::option::of(position()), numbers).prop_map(|(position, numbers)| {
-            let (revision, oldest, log_time, last_session, limits_version, rows_hash) = numbers;
+            let (revision, oldest, log_time, last_session, limits_version, digests, since) = numbers;
+            let [chain, rows_hash, since_chain] = digests;
+            let mut revisions = [revision, oldest, since];
+            revisions.sort_unstable();
+            let [since, oldest, revision] = revisions;
             Standing {
                 position,
                 revision: Revision::new(revision),
@@ -334,7 +370,12 @@ pub(super) mod tests {
                 log_time: LogTime::from_millis(log_time),
                 last_session,
                 limits_version,
+                chain: Chain(chain),
                 rows_hash,
+                history: History {
+                    since: Revision::new(since),
+                    chain: Chain(since_chain),
+                },
             }
         })
     }
@@ -363,7 +404,7 @@ pub(super) mod tests {
 
         #[test]
         fn any_bytes_are_the_one_form_of_a_row_or_refused(
-            mut bytes in prop::collection::vec(any::<u8>(), 0..90), first in 0u8..3,
+            mut bytes in prop::collection::vec(any::<u8>(), 0..130), first in 0u8..3,
         ) {
             // Else hardly any would have a position.
             if let Some(byte) = bytes.first_mut() {

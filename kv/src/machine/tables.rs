@@ -4,7 +4,7 @@ use redb::TableDefinition;
 
 pub(super) type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
-/// A replicated table: part of every snapshot and of the state hash.
+/// A table that a snapshot carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Table {
     Current,
@@ -31,6 +31,11 @@ impl Table {
         Table::Versions,
         Table::Deleted,
     ];
+
+    /// Whether its rows are the replicated state. The others lead to the past: each node has of that what it still has.
+    pub(super) const fn is_logical(self) -> bool {
+        !matches!(self, Table::Versions | Table::Deleted)
+    }
 
     /// The byte that stands for the table in hashes and snapshots. Never reused for another: 2 and 3 were tables
     /// of format version 1.

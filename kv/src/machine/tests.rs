@@ -3,6 +3,7 @@
 mod budgets;
 pub(super) mod disk;
 mod exactly_once;
+mod forgetting;
 mod golden;
 mod laws;
 mod opening;

@@ -10,8 +10,7 @@
 use bytes::Bytes;
 
 use super::head::{Link, Meta};
-use super::tables::Table;
-use super::wire::{Malformed, Row, begin_hash, end_hash, put_varint};
+use super::wire::{Malformed, Row, put_varint};
 use crate::model::{Record, Revision};
 
 const KIND: u8 = 3;
@@ -30,7 +29,7 @@ pub(super) enum ChangeKind {
 }
 
 impl ChangeKind {
-    const fn number(self) -> u8 {
+    pub(super) const fn number(self) -> u8 {
         match self {
             ChangeKind::Created => 1,
             ChangeKind::Written => 2,
@@ -87,17 +86,6 @@ impl<'a> Version<'a> {
     pub(super) fn encode_into(&self, out: &mut Vec<u8>) {
         self.put_head(out);
         out.extend_from_slice(self.value);
-    }
-
-    /// The hash of the row, under its key.
-    ///
-    /// `scratch` is a buffer to reuse.
-    pub(super) fn hash(&self, scratch: &mut Vec<u8>, revision: Revision, key: &[u8]) -> u128 {
-        begin_hash(scratch, Table::Versions, 8 + key.len());
-        scratch.extend_from_slice(&revision.number().to_be_bytes());
-        scratch.extend_from_slice(key);
-        self.encode_into(scratch);
-        end_hash(scratch)
     }
 
     fn put_head(&self, out: &mut Vec<u8>) {
@@ -170,7 +158,6 @@ pub(super) fn put_row_key(out: &mut Vec<u8>, revision: Revision, key: &[u8]) {
 }
 
 /// Reads a row key back.
-#[allow(dead_code, reason = "watch replay reads it; tests hold the format")]
 pub(super) fn read_key(row: &[u8]) -> Result<(Revision, &[u8]), Malformed> {
     let (revision, key) = row
         .split_first_chunk::<8>()
@@ -183,7 +170,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::machine::wire::hash_row;
     use crate::model::LeaseId;
 
     fn encode(version: &Version<'_>) -> Vec<u8> {
@@ -213,9 +199,6 @@ mod tests {
             let version = Version { kind, meta: (!deleted).then_some(meta), link, value };
             let row = encode(&version);
             prop_assert_eq!(Version::decode(&row), Ok(version));
-            let (revision, key) = (Revision::new(create), &garbage[..]);
-            let hash = hash_row(&mut Vec::new(), Table::Versions, &row_key(revision, key), &row);
-            prop_assert_eq!(version.hash(&mut Vec::new(), revision, key), hash);
             if let Ok(version) = Version::decode(&garbage) {
                 prop_assert_eq!(encode(&version), garbage);
             }

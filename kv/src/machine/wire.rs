@@ -3,6 +3,7 @@
 //! Fixed numbers are big-endian, so that keys sort. A varint is LEB128: seven bits a byte, the lowest first,
 //! the top bit set on all but the last; always the shortest form, since equal states must have equal bytes.
 
+use super::head::Head;
 use super::tables::Table;
 
 /// Bytes that are not the row they should be.
@@ -111,6 +112,20 @@ pub(super) fn hash_row(scratch: &mut Vec<u8>, table: Table, key: &[u8], value: &
     scratch.extend_from_slice(key);
     scratch.extend_from_slice(value);
     end_hash(scratch)
+}
+
+/// What a row of a logical table adds to the sum of the rows' hashes: of a head, its record's part alone.
+pub(super) fn hash_of_logical_row(
+    scratch: &mut Vec<u8>,
+    table: Table,
+    key: &[u8],
+    row: &[u8],
+) -> Result<u128, Malformed> {
+    let row = match table {
+        Table::Current => Head::record_part(row)?,
+        _ => row,
+    };
+    Ok(hash_row(scratch, table, key, row))
 }
 
 /// Begins the hash of a row that is assembled in place: its key and its value are to be appended.

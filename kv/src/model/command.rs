@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Key, LogTime, Place, ReplicatedLimits, Sequence, SessionId, Txn, TxnResponse};
+use super::{Key, LogTime, Place, ReplicatedLimits, Revision, Sequence, SessionId, Txn, TxnResponse};
 
 /// One entry's content: the commands that waited together, and the proposer's time.
 ///
@@ -43,6 +43,12 @@ pub enum Command {
         /// All of them. With limits that [`ReplicatedLimits::check`] refuses nothing is changed.
         limits: ReplicatedLimits,
     },
+    /// Gives up the history before a revision: no read below it is served from here on. One that has not come yet, or that
+    /// is not later than what was given up before, changes nothing.
+    Compact {
+        /// The oldest revision that is to stay readable.
+        revision: Revision,
+    },
 }
 
 /// The place of a write within its session.
@@ -67,6 +73,8 @@ pub enum Outcome {
     SessionClosed,
     /// Of [`Command::SetLimits`].
     LimitsSet(LimitsSet),
+    /// Of [`Command::Compact`].
+    Compacted(Compacted),
 }
 
 /// A session that was opened.
@@ -88,6 +96,15 @@ pub struct LimitsSet {
     pub version: u64,
     /// The limits that stand now.
     pub limits: ReplicatedLimits,
+}
+
+/// What became of [`Command::Compact`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compacted {
+    /// The oldest revision that can be read now.
+    pub oldest: Revision,
+    /// The store's revision.
+    pub revision: Revision,
 }
 
 /// Why the state machine refused a transaction. Nothing was changed.

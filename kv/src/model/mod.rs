@@ -22,7 +22,7 @@ pub use check::{CheckedTxn, InvalidRead, InvalidTxn, Limits, Place};
 pub use codec::{DecodeError, decode, encode, encode_onto};
 pub(crate) use codec::{decode_front, decode_limited, decode_shared, own, steps};
 pub use command::{
-    Command, LimitsSet, Outcome, Proposal, SessionOpened, SessionRef, TooManyOf, TxnRefused, Work,
+    Command, Compacted, LimitsSet, Outcome, Proposal, SessionOpened, SessionRef, TooManyOf, TxnRefused, Work,
 };
 pub use guard::{Compare, Condition, FailedCondition, Found, Guard, GuardNode, KeyTest, RangeTest};
 pub use ids::{

@@ -445,6 +445,8 @@ impl Node {
         self.inner.tasks.spawn("chronicle", chronicle);
         let hung = super::hung_disk::watch(self.inner.front.clone());
         self.inner.tasks.spawn("hung-disk", hung);
+        let compactor = super::compactor::run(self.inner.front.clone());
+        self.inner.tasks.spawn("compactor", compactor);
         if voters == [self.id()] && !join {
             if formed {
                 raft.elect().await;

@@ -39,7 +39,10 @@ pub(super) fn of_call(bytes: usize, request: &Request, limits: &Limits, returned
         }
         Request::Read { reads, .. } => (reads.len(), 0),
         Request::Write(
-            Command::OpenSession { .. } | Command::CloseSession { .. } | Command::SetLimits { .. },
+            Command::OpenSession { .. }
+            | Command::CloseSession { .. }
+            | Command::SetLimits { .. }
+            | Command::Compact { .. },
         )
         | Request::Status
         | Request::Admin(_)

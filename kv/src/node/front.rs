@@ -258,7 +258,10 @@ impl Front {
                 limits.check()?;
                 Ok((Command::SetLimits { version, limits }, 2 * SMALL))
             }
-            other @ (Command::OpenSession { .. } | Command::CloseSession { .. }) => Ok((other, SMALL)),
+            other
+            @ (Command::OpenSession { .. } | Command::CloseSession { .. } | Command::Compact { .. }) => {
+                Ok((other, SMALL))
+            }
         }
     }
 
@@ -593,6 +596,7 @@ impl Front {
             quorum: state.has_quorum,
             confirmed: state.confirmed,
             revision: applied.revision,
+            oldest: applied.oldest,
             state_hash: applied.state_hash,
             last_log: state.last_log,
             committed: state.committed,

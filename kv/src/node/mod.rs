@@ -6,6 +6,7 @@
 mod builder;
 mod chronicle;
 mod clients;
+mod compactor;
 mod cost;
 mod front;
 mod given_up;

@@ -65,6 +65,11 @@ pub struct Settings {
     /// The longest that a read may take, whatever its caller's patience: the wait for the state that it asks for, and all
     /// slices of a long one together; 10 ms to 1 hour; 60 s by default. A read under way keeps memory.
     pub read_time_max: Duration,
+    /// For how long history is kept: a leader gives up by itself what is older; 1 s to 365 days, or 0 for ever; 10 minutes by
+    /// default. A read at a revision before that is refused with the oldest that there is.
+    pub history_kept: Duration,
+    /// So many of the newest revisions are kept all the same, however old they are; 10,000 by default.
+    pub history_revisions_kept: u64,
     /// How long a client's session outlives its last write, by the log's time: 1 s to 30 days; 1 hour by default. Who
     /// asks for longer gets this. Like all that follow it belongs to the replicated state: what the first leader of a new
     /// cluster was given counts, on every node.
@@ -116,6 +121,8 @@ impl Default for Settings {
             calls_bytes_max: 128 * MIB,
             answers_bytes_max: 256 * MIB,
             read_time_max: Duration::from_secs(60),
+            history_kept: Duration::from_secs(600),
+            history_revisions_kept: 10_000,
             session_ttl: Duration::from_millis(limits.session_ttl_millis_max),
             sessions_max: limits.sessions_max,
             session_idle: Duration::from_millis(limits.session_idle_millis),
@@ -212,6 +219,14 @@ impl Settings {
                 millis(self.scrub_interval),
                 1_000..=365 * 86_400_000,
                 "0 for never, or 1,000 ms to 365 days",
+            );
+        }
+        if !self.history_kept.is_zero() {
+            range(
+                "history_kept",
+                millis(self.history_kept),
+                1_000..=365 * 86_400_000,
+                "0 for ever, or 1,000 ms to 365 days",
             );
         }
         range("sessions_max", self.sessions_max, 1..=1_000_000, "1 to 1,000,000");

@@ -81,6 +81,8 @@ pub struct Status {
     pub confirmed: Option<Duration>,
     /// The revision that it has applied.
     pub revision: Revision,
+    /// The oldest revision that can be read there: what was before is given up.
+    pub oldest: Revision,
     /// The hash of its state at that revision and applied index.
     pub state_hash: StateHash,
     /// The last entry in its log.

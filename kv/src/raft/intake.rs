@@ -214,6 +214,7 @@ mod tests {
             }),
             membership: None,
             revision: Revision::FIRST,
+            oldest: Revision::FIRST,
             state_hash: StateHash(0),
             log_time: LogTime::ZERO,
         })

@@ -385,6 +385,7 @@ mod tests {
             position: Some(position(5)),
             membership: None,
             revision: Revision::FIRST,
+            oldest: Revision::FIRST,
             state_hash: StateHash(0),
             log_time: LogTime::ZERO,
         }))

@@ -45,8 +45,12 @@ const QUEUE: usize = 64;
 /// How often it is told that sessions are refused, at most.
 const SESSIONS_TOLD_EVERY: Duration = Duration::from_secs(60);
 
+/// So many steps of forgetting have their turn behind a checkpoint, before the next one that a bound asks for.
+const STEPS_BETWEEN: u32 = 4;
+
 /// When a checkpoint begins, at the latest: whichever bound is met first. While one is being written as much may
-/// gather again, and then what comes waits: the layers take twice the bytes at most, and a transaction.
+/// gather again, and half as much more where it is steps of forgetting that come first; then what comes waits: the layers take
+/// two and a half times the bytes at most, and a transaction.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DurabilityBounds {
     /// Entries applied since the last one began.
@@ -159,6 +163,8 @@ struct MachineOwner {
     sessions: SessionsTold,
     checkpoints: Checkpoints,
     ends: Ends,
+    /// Steps of forgetting that come before the next checkpoint.
+    steps_left: u32,
     /// Checkpoints that were begun and whose end was not taken.
     being_written: usize,
     /// Who waits until what was applied is durable.
@@ -226,6 +232,7 @@ impl StateMachine {
             sessions: SessionsTold::default(),
             checkpoints,
             ends,
+            steps_left: 0,
             being_written: 0,
             waiting: Vec::new(),
             closing: Vec::new(),
@@ -360,10 +367,30 @@ impl MachineOwner {
                 || machine.bytes_since_checkpoint() >= bounds.bytes
         };
         // Two are being written only where a snapshot has just replaced the state of the first.
+        // A layer that fills up meanwhile has to wait for the step.
+        let is_filling = |machine: &Machine| machine.bytes_since_checkpoint() >= bounds.bytes / 2;
         if self.being_written < checkpoints::AT_ONCE
             && let Some(machine) = &mut self.machine
-            && (!self.waiting.is_empty() || beyond(machine))
-            && let Some(checkpoint) = machine.begin_checkpoint()
+            && let Some(checkpoint) = {
+                let wanted = !self.waiting.is_empty() || beyond(machine);
+                // Writers that fill one layer after the other must not keep history from going for as long as they write.
+                let has_turn = self.steps_left > 0 && self.waiting.is_empty();
+                let step = (has_turn || !wanted && !is_filling(machine)).then(|| machine.begin_forgetting());
+                match step.flatten() {
+                    Some(step) => {
+                        self.steps_left = self.steps_left.saturating_sub(1);
+                        Some(step)
+                    }
+                    None if wanted => {
+                        let begun = machine.begin_checkpoint();
+                        if begun.is_some() {
+                            self.steps_left = STEPS_BETWEEN;
+                        }
+                        begun
+                    }
+                    None => None,
+                }
+            }
         {
             let sent = self.checkpoints.write(checkpoint);
             self.being_written += usize::from(sent.is_ok());
@@ -374,13 +401,18 @@ impl MachineOwner {
             .send_if_modified(|room| std::mem::replace(room, has_room) != has_room);
     }
 
-    /// Whether more may be applied now: not while the bounds are met and a checkpoint is still being written.
+    /// Whether more may be applied now: not while the bounds are met and a checkpoint is still being written, or a step of
+    /// forgetting for which half as much more has come.
     fn has_room(&self) -> bool {
         let bounds = self.bounds;
         let is_full = self.machine.as_ref().is_some_and(|machine| {
+            let more = |bound: u64| match machine.is_forgetting() {
+                true => bound + bound / 2,
+                false => bound,
+            };
             machine.checkpoint_under_way()
-                && (machine.entries_since_checkpoint() >= bounds.entries
-                    || machine.bytes_since_checkpoint() >= bounds.bytes)
+                && (machine.entries_since_checkpoint() >= more(bounds.entries)
+                    || machine.bytes_since_checkpoint() >= more(bounds.bytes))
         });
         !is_full || self.faults.is_raised()
     }

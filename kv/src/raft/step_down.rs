@@ -40,7 +40,9 @@ struct Silence {
     acked: Option<Instant>,
     /// The voters were asked, and no majority answered.
     is_certain: bool,
-    /// That answers take too long.
+    /// Since the last acknowledgement only greetings were answered, once at least.
+    was_met: bool,
+    /// That was told.
     was_told: bool,
 }
 
@@ -50,7 +52,7 @@ impl Silence {
         let since = self.looked.map_or(Duration::ZERO, |looked| now.since(looked));
         self.looked = Some(now);
         if acked != self.acked {
-            (self.acked, self.is_certain) = (acked, false);
+            (self.acked, self.is_certain, self.was_met) = (acked, false, false);
             // What was answered just now may have been asked a while ago.
             self.lasts = acked.map_or(Duration::ZERO, |acked| now.since(acked).min(tick));
         } else {
@@ -134,7 +136,9 @@ impl StepDown {
             }
             if !silence.is_certain && self.is_answered().await {
                 env::mark("raft.only_greetings_are_answered");
-                if !silence.was_told {
+                // One answer that was lost on its way says nothing of the profile.
+                let is_again = std::mem::replace(&mut silence.was_met, true);
+                if is_again && !silence.was_told {
                     tracing::warn!(
                         patience_ms = u64::try_from(self.answer_patience.as_millis()).unwrap_or(u64::MAX),
                         "a majority of the voters answers, but not to heartbeats in time: their processors or disks are \
@@ -142,7 +146,9 @@ impl StepDown {
                     );
                 }
                 silence = Silence {
-                    was_told: true,
+                    acked: silence.acked,
+                    was_met: true,
+                    was_told: silence.was_told || is_again,
                     ..Silence::default()
                 };
                 continue;

@@ -1,8 +1,11 @@
 //! What happens when others commit between a decision's read and its commit.
 
-use quorate_kv::model::{Op, Txn};
+use std::sync::Arc;
+
+use quorate_kv::model::{Consistency, Op, ReadOp, ReadResponse, Txn, TxnResponse};
 use quorate_meta::{
-    CreateReason, CreateTopic, Error, GrowTopic, Ineligible, IsrUpdate, Keys, LeaderUpdate, UpdateReason,
+    CreateReason, CreateTopic, DeleteTopic, Error, GrowTopic, Ineligible, IsrUpdate, Keys, LeaderUpdate,
+    MetaClient, Replicas, Store, StoreError, UpdateReason,
     ops::{Context, Operation, topics::CreateTopics},
 };
 
@@ -163,4 +166,51 @@ async fn who_loses_every_race_hears_which_row_moved() {
     };
     assert_eq!((conflict.attempts, conflict.rows), (16, vec![moving]));
     assert!(unchecked.image().topics.is_empty());
+}
+
+/// A store that knows whether the operation has begun for which it is asked.
+#[derive(Clone)]
+struct Begun(Arc<TestStore>, bool);
+
+impl Store for Begun {
+    async fn txn(&self, txn: Txn) -> Result<TxnResponse, StoreError> {
+        assert!(self.1, "a transaction outside any operation: {txn:?}");
+        self.0.txn(txn).await
+    }
+
+    async fn read(&self, reads: Vec<ReadOp>, consistency: Consistency) -> Result<ReadResponse, StoreError> {
+        assert!(self.1, "a read outside any operation: {reads:?}");
+        self.0.read(reads, consistency).await
+    }
+
+    fn one_operation(&self) -> Option<Self> {
+        // Within one the time that runs goes on.
+        (!self.1).then(|| Begun(self.0.clone(), true))
+    }
+}
+
+/// The story: each call of an operation that lost a race had the whole time of the operation again.
+#[tokio::test]
+async fn all_that_an_operation_asks_of_the_store_has_the_time_of_one_operation() {
+    let store = TestStore::new();
+    let meta = MetaClient::new(Begun(store, false));
+    for number in 1..=3 {
+        meta.register_broker(registration(number)).await.unwrap();
+    }
+    // A second life of the same broker is fenced first, in a transaction of its own.
+    meta.register_broker(registration(3).takeover()).await.unwrap();
+    meta.create_topic(CreateTopic::new(name("t"), 2, 2))
+        .await
+        .unwrap();
+    meta.grow_topics(vec![GrowTopic::new(name("t"), 3)])
+        .await
+        .unwrap();
+    meta.describe(&name("t")).await.unwrap().unwrap();
+    meta.fence_broker(id(1)).await.unwrap();
+    meta.unfence_broker(id(1)).await.unwrap();
+    meta.unregister_broker(id(3), Replicas::MayDangle).await.unwrap();
+    let topic = meta.topic(&name("t")).await.unwrap().unwrap();
+    meta.partitions(topic.id).await.unwrap();
+    meta.image().await.unwrap();
+    meta.delete_topic(DeleteTopic::new(name("t"))).await.unwrap();
 }

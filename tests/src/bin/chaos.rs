@@ -111,6 +111,12 @@ fn print(report: &Report) {
         report.longest_gap_seconds,
         report.revision,
     );
+    if !report.longest_gap.is_empty() {
+        println!("what that worker asked for and was told, in seconds since the beginning:");
+    }
+    for call in &report.longest_gap {
+        println!("  {call}");
+    }
 }
 
 fn names(actions: &[Action]) -> String {

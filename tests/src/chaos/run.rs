@@ -76,9 +76,14 @@ pub struct Report {
     pub second_opinions: u64,
     /// The longest time that a worker waited for an answer.
     pub longest_gap_seconds: f64,
+    /// What that worker asked for meanwhile, and was told, where it waited for more than half a minute.
+    pub longest_gap: Vec<String>,
     /// The revision at which all nodes were equal in the end.
     pub revision: u64,
 }
+
+/// What a worker did while it waited for so long is told.
+const LONG_GAP: Duration = Duration::from_secs(30);
 
 /// Lets the cluster suffer, and judges it. The processes are prepared and none runs yet; when something fails, the
 /// history is left beside their files.
@@ -141,6 +146,10 @@ pub async fn run(plan: Plan, processes: &mut Processes, tell: &(dyn Fn(Event) + 
         unavailable: verdict.unavailable,
         second_opinions: verdict.second_opinions,
         longest_gap_seconds: verdict.longest_gap.as_secs_f64(),
+        longest_gap: match verdict.longest_gap > LONG_GAP {
+            true => notes.in_the_longest_gap(),
+            false => Vec::new(),
+        },
         revision,
         actions,
     })

@@ -15,7 +15,7 @@ use super::history::{self, Progress, Sound};
 use crate::check::history::History;
 use crate::check::judge::told;
 use crate::check::taps::Clock;
-use crate::check::workload::{Book, Clients, Ended, Style, Worker};
+use crate::check::workload::{Book, Clients, Ended, Gap, Style, Worker};
 use crate::sim::Rng;
 
 /// Keys that all write and read.
@@ -38,7 +38,7 @@ pub struct Notes {
     /// Calls that ended without effect: no answer in time.
     pub unavailable: u64,
     /// The longest time between two answered calls of one worker.
-    pub longest_gap: Duration,
+    pub longest_gap: Gap,
 }
 
 /// What the check at the end found sound.
@@ -70,6 +70,7 @@ impl Workload {
             pause_max: PAUSE_MAX,
             deadline: Duration::from_secs(2),
             hurried: true,
+            compacts: false,
             meta_every: 6,
         };
         let mut workers = JoinSet::new();
@@ -124,8 +125,46 @@ impl Notes {
             unknown,
             unavailable: self.unavailable,
             second_opinions,
-            longest_gap: self.longest_gap,
+            longest_gap: self.longest_gap.lasted,
         })
+    }
+
+    /// What the worker that waited the longest asked for meanwhile, and was told.
+    pub fn in_the_longest_gap(&self) -> Vec<String> {
+        /// What a person reads of an answer.
+        const TOLD_MAX: usize = 300;
+        let Gap {
+            lasted,
+            until,
+            client,
+        } = self.longest_gap;
+        let from = until.saturating_sub(lasted);
+        let told = |called: Duration, answered: Duration, what: String| {
+            let what: String = what.chars().take(TOLD_MAX).collect();
+            format!(
+                "{:.3} to {:.3}: {what}",
+                called.as_secs_f64(),
+                answered.as_secs_f64()
+            )
+        };
+        let calls = self.history.calls.iter();
+        let calls = calls.filter(|call| call.id.client == client).map(|call| {
+            let what = format!("{:?} {:?}", call.answer, call.request);
+            (call.called, call.answered, what)
+        });
+        let meta = self.history.meta.iter();
+        let meta = meta.filter(|call| call.id.client == client).map(|call| {
+            let what = format!("{:?} {:?}", call.answer.as_ref().map(drop), call.request);
+            (call.called, call.answered, what)
+        });
+        let mut all: Vec<_> = calls
+            .chain(meta)
+            .filter(|(called, answered, _)| *answered >= from && *called <= until)
+            .collect();
+        all.sort_by_key(|(called, ..)| *called);
+        all.into_iter()
+            .map(|(called, answered, what)| told(called, answered, what))
+            .collect()
     }
 
     /// Writes down every call of the store, one on a line, in the order of the answers.

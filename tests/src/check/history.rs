@@ -155,6 +155,8 @@ pub enum Request {
     },
     /// `Client::range`.
     Range(KeyRange),
+    /// `Client::compact`.
+    Compact(Revision),
 }
 
 impl Request {
@@ -162,7 +164,7 @@ impl Request {
     pub fn writes(&self) -> bool {
         match self {
             Request::Txn(_) | Request::Put { .. } | Request::Delete { .. } | Request::Transact { .. } => true,
-            Request::Read { .. } | Request::Get { .. } | Request::Range(_) => false,
+            Request::Read { .. } | Request::Get { .. } | Request::Range(_) | Request::Compact(_) => false,
         }
     }
 }
@@ -182,6 +184,8 @@ pub enum Answer {
     Record(Option<Record>),
     /// To a range.
     Records(ReadResult),
+    /// To a compaction: the oldest revision that can be read.
+    Compacted(Revision),
     /// The state machine refused it.
     Refused(TxnRefused),
     /// It failed for certain, and changed nothing.

@@ -261,6 +261,13 @@ impl Judge<'_> {
                 }
             },
             (Request::Range(_), Answer::Records(ReadResult::Range { .. })) => {}
+            (Request::Compact(asked), Answer::Compacted(oldest)) => {
+                if oldest < asked || *oldest > self.ground.model.oldest() {
+                    self.broken(Rule::PlainAnswer, told(call));
+                }
+            }
+            // Asked for again it does no harm, and reads tell.
+            (Request::Compact(_), Answer::Unknown(_)) => {}
             (request, Answer::Failed(error)) => {
                 let possible = match (request, error) {
                     (_, Error::Unavailable { .. } | Error::InvalidKey(_) | Error::InvalidRead(_)) => true,
@@ -271,7 +278,14 @@ impl Judge<'_> {
                         consistency_of(request),
                         Consistency::Stale { max_lag: Some(_), .. }
                     ),
-                    // Nothing is compacted yet.
+                    (request, Error::Compacted { oldest }) => {
+                        let is_older = match consistency_of(request) {
+                            Consistency::At(asked) => asked < *oldest,
+                            // What reads the present begins anew.
+                            _ => false,
+                        };
+                        is_older && *oldest <= self.ground.model.oldest()
+                    }
                     _ => false,
                 };
                 if !possible {
@@ -443,6 +457,7 @@ impl Judge<'_> {
             Answer::Read(_)
             | Answer::Record(_)
             | Answer::Records(_)
+            | Answer::Compacted(_)
             | Answer::Refused(_)
             | Answer::Failed(_)
             | Answer::Unknown(_) => None,
@@ -527,7 +542,8 @@ fn consistency_of(request: &Request) -> Consistency {
         | Request::Put { .. }
         | Request::Delete { .. }
         | Request::Transact { .. }
-        | Request::Range(_) => Consistency::Linearizable,
+        | Request::Range(_)
+        | Request::Compact(_) => Consistency::Linearizable,
     }
 }
 

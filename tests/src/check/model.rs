@@ -18,10 +18,11 @@ use bill::{Bill, Shared, answer_bytes, visited};
 use bytes::Bytes;
 use quorate_kv::machine::{Entry, EntryOutcome, Payload};
 use quorate_kv::model::{
-    self, Command, Compare, Condition, FailedCondition, Found, Guard, GuardNode, Key, KeyRange, KeyTest,
-    KeyValue, LeaseChange, LimitsSet, LogIndex, LogPosition, LogTime, Op, OpResult, Order, Outcome, Place,
-    Proposal, PutMode, RangeExcess, RangeRead, RangeTest, ReadOp, ReadResult, Record, ReplicatedLimits,
-    Revision, Sequence, SessionId, SessionOpened, SessionRef, TooManyOf, Txn, TxnRefused, TxnResponse, Work,
+    self, Command, Compacted, Compare, Condition, FailedCondition, Found, Guard, GuardNode, Key, KeyRange,
+    KeyTest, KeyValue, LeaseChange, LimitsSet, LogIndex, LogPosition, LogTime, Op, OpResult, Order, Outcome,
+    Place, Proposal, PutMode, RangeExcess, RangeRead, RangeTest, ReadOp, ReadResult, Record,
+    ReplicatedLimits, Revision, Sequence, SessionId, SessionOpened, SessionRef, TooManyOf, Txn, TxnRefused,
+    TxnResponse, Work,
 };
 
 /// A page of a range read ends at so many bytes of answer, where a node is not told otherwise.
@@ -45,6 +46,7 @@ pub struct Model {
     limits_version: u64,
     page_bytes: u64,
     revision: Revision,
+    oldest: Revision,
     log_time: LogTime,
     position: Option<LogPosition>,
     now: BTreeMap<Bytes, Record>,
@@ -131,6 +133,7 @@ impl Model {
             limits_version: 0,
             page_bytes,
             revision: Revision::FIRST,
+            oldest: Revision::FIRST,
             log_time: LogTime::ZERO,
             position: None,
             now: BTreeMap::new(),
@@ -145,6 +148,11 @@ impl Model {
     /// The store's revision.
     pub fn revision(&self) -> Revision {
         self.revision
+    }
+
+    /// The oldest revision that can be read.
+    pub fn oldest(&self) -> Revision {
+        self.oldest
     }
 
     /// The log's time.
@@ -263,6 +271,15 @@ impl Model {
                 }
                 Command::SetLimits { version, limits } => {
                     outcomes.push(Outcome::LimitsSet(self.set_limits(version, limits)));
+                }
+                Command::Compact { revision } => {
+                    if revision <= self.revision() {
+                        self.oldest = self.oldest.max(revision);
+                    }
+                    outcomes.push(Outcome::Compacted(Compacted {
+                        oldest: self.oldest,
+                        revision: self.revision(),
+                    }));
                 }
                 Command::CloseSession { session } => {
                     self.sessions.remove(&session);
@@ -430,7 +447,14 @@ impl Model {
                 shared.given_again += size;
                 Some((How::Remembered, first.clone()))
             }
-            Some((Outcome::SessionOpened(_) | Outcome::SessionClosed | Outcome::LimitsSet(_), _)) | None => {
+            Some((
+                Outcome::SessionOpened(_)
+                | Outcome::SessionClosed
+                | Outcome::LimitsSet(_)
+                | Outcome::Compacted(_),
+                _,
+            ))
+            | None => {
                 if session.answers.len() as u64 >= limit {
                     let what = TooManyOf::UnansweredWrites;
                     return kept(TxnRefused::TooMany { what, limit });

@@ -102,6 +102,7 @@ pub async fn rebuild(
             | Answer::Read(_)
             | Answer::Record(_)
             | Answer::Records(_)
+            | Answer::Compacted(_)
             | Answer::Refused(_)
             | Answer::Failed(_) => {}
         }

@@ -74,6 +74,7 @@ async fn life(sim: Simulation, steps: u64, keys: u64) -> Recording {
         pause_max: Duration::from_millis(20),
         deadline: Duration::from_secs(10),
         hurried: false,
+        compacts: true,
         meta_every: 4,
     };
     let done = Rc::new(std::cell::Cell::new(0));

@@ -10,8 +10,8 @@ use crate::client::outcome::{Kind, Progress, Step};
 use crate::client::{Error, SILENCE_MAX};
 use crate::env;
 use crate::model::{
-    Command, Key, LeaseId, NodeId, Op, Place, ReadResponse, ReadResult, Revision, Sequence, SessionId,
-    TooManyOf, Txn, TxnRefused, Work,
+    Command, Compacted, Key, LeaseId, NodeId, Op, Outcome, Place, ReadResponse, ReadResult, Revision,
+    Sequence, SessionId, TooManyOf, Txn, TxnRefused, Work,
 };
 use crate::protocol::{Admin, Failure, Request, Response};
 
@@ -372,6 +372,36 @@ async fn a_call_that_reached_nobody_changed_nothing() {
     }
 }
 
+/// An attempt whose answer was lost may come to the store when the revision has come too.
+#[tokio::test]
+async fn a_compaction_that_is_too_early_is_refused_unless_an_attempt_before_may_still_come() {
+    let stage = Stage::new();
+    let mut node = stage.node(1, "one:1");
+    for is_lost in [false, true] {
+        let client = stage.client(&["one:1"]);
+        let revision = Revision::new(10);
+        let asked = env::spawn("caller", async move { client.compact(revision).await });
+        let mut lost = None;
+        if is_lost {
+            lost = Some(node.asked().await);
+            stage.break_streams("one:1");
+        }
+        let last = node.asked().await;
+        assert!(
+            matches!(last.request, Request::Write(Command::Compact { revision: asked }) if asked == revision)
+        );
+        let too_early = Outcome::Compacted(Compacted {
+            oldest: Revision::new(3),
+            revision: Revision::new(9),
+        });
+        last.answer(Response::Written(too_early)).await;
+        let error = asked.await.expect("no panic").expect_err("it has not come");
+        assert_eq!(error.may_have_committed(), is_lost, "{error}");
+        assert!(is_lost || matches!(error, Error::NotYet { .. }), "{error}");
+        drop(lost);
+    }
+}
+
 #[tokio::test]
 async fn a_move_of_leadership_to_anyone_is_not_repeated_once_it_may_have_happened() {
     let stage = Stage::new();
@@ -540,4 +570,38 @@ async fn callers_that_give_up_early_leave_a_silent_node_too() {
     assert!(env::timeout(patience, client.get("k")).await.is_err());
     assert!(matches!(other.asked().await.request, Request::Read { .. }));
     drop(silent);
+}
+
+/// The story: an operation on the metadata that lost races while nodes died gave each of its calls the whole deadline, and took
+/// minutes.
+#[tokio::test]
+async fn the_calls_of_one_operation_have_one_deadline_together() {
+    let stage = Stage::new();
+    let _deaf = stage.node(1, "one:1");
+    let client = stage
+        .client(&["one:1"])
+        .with_deadline(DEADLINE)
+        .for_one_operation();
+    let began = env::now();
+    let ended = client.get("k").await;
+    assert!(matches!(ended, Err(Error::Unavailable { .. })), "{ended:?}");
+    for client in [client.clone(), client.for_one_operation()] {
+        for _ in 0..5 {
+            let ended = client.get("k").await;
+            assert!(
+                matches!(
+                    ended,
+                    Err(Error::Unavailable {
+                        deadline: DEADLINE,
+                        ..
+                    })
+                ),
+                "{ended:?}"
+            );
+            let ended = client.put("k", "v").await;
+            assert!(ended.is_err(), "{ended:?}");
+        }
+    }
+    let took = began.elapsed();
+    assert!(took >= DEADLINE && took < DEADLINE * 2, "{took:?} for 21 calls");
 }

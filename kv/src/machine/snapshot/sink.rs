@@ -13,13 +13,15 @@ use super::{SnapshotMeta, TRAILER, read_head};
 use crate::env::Disk;
 use crate::fault::Fault;
 use crate::machine::backend::Backend;
+use crate::machine::chain::Fold;
 use crate::machine::database::{
     RECEIVING_CACHE_BYTES, UNFINISHED_PREFIX, open_database, write_frame, write_system,
 };
 use crate::machine::error::{StateFile, step, storage};
 use crate::machine::system::System;
 use crate::machine::tables::Table;
-use crate::machine::wire::{Malformed, Row, hash_row};
+use crate::machine::verify;
+use crate::machine::wire::{Malformed, Row, hash_of_logical_row};
 
 /// No row of ours is larger: a sender that claims one is broken, and is not believed.
 const ROW_BYTES_MAX: u64 = 1 << 30;
@@ -87,6 +89,8 @@ pub struct SnapshotSink {
     last_table: Option<Table>,
     rows: u64,
     rows_hash: u128,
+    /// The chain of the versions so far, once the head has come.
+    fold: Option<Fold>,
     state: Receiving,
 }
 
@@ -195,6 +199,7 @@ impl SnapshotSink {
             last_table: None,
             rows: 0,
             rows_hash: 0,
+            fold: None,
             state: Receiving::Rows,
         })
     }
@@ -242,6 +247,8 @@ impl SnapshotSink {
             if xxh3_64(&stream[..used]) != chunk.snapshot {
                 return Err(self.corrupt("its head does not have the snapshot's tag"));
             }
+            let history = system.standing.history;
+            self.fold = Some(Fold::after(history.since, history.chain));
             self.head = Some((chunk.snapshot, system));
         }
         used += self.take_items(&stream[used..])?;
@@ -311,8 +318,15 @@ impl SnapshotSink {
                 }
                 Err(error) => return Err(storage(&self.file)(error).into()),
             }
-            let hash = hash_row(&mut scratch, table, key, value);
-            self.rows_hash = self.rows_hash.wrapping_add(hash);
+            if table.is_logical() {
+                let hash = hash_of_logical_row(&mut scratch, table, key, value).map_err(corrupt)?;
+                self.rows_hash = self.rows_hash.wrapping_add(hash);
+            }
+            if table == Table::Versions
+                && let Some(fold) = &mut self.fold
+            {
+                fold.row(key, value).map_err(corrupt)?;
+            }
             self.rows += 1;
             rest = after;
         }
@@ -330,6 +344,9 @@ impl SnapshotSink {
         let expected = system.standing.state_hash(&system.limits);
         let mut found = system.standing;
         found.rows_hash = self.rows_hash;
+        if let Some(fold) = self.fold.take() {
+            (found.revision, found.chain) = fold.end();
+        }
         let found = found.state_hash(&system.limits);
         if found != expected || trailer.hash != expected.0 {
             return Err(SnapshotError::WrongHash {
@@ -355,6 +372,9 @@ impl SnapshotSink {
             });
         };
         let file = &self.file;
+        if let Some(wrong) = verify::cold_values(file, &txn, system.standing.history.since)? {
+            return Err(self.corrupt(wrong));
+        }
         write_frame(file, &txn)?;
         write_system(file, &txn, &system)?;
         txn.commit().map_err(step(file, "committing to"))?;

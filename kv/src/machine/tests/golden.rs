@@ -1,4 +1,4 @@
-//! The bytes of format version 3, as they are on the disks and networks of those who use it. A release that
+//! The bytes of format version 4, as they are on the disks and networks of those who use it. A release that
 //! writes others has another format version, and adds its bytes beside these.
 
 use super::*;
@@ -63,7 +63,7 @@ fn store() -> Store {
 }
 
 #[test]
-fn the_rows_of_format_version_3() {
+fn the_rows_of_format_version_4() {
     let store = store();
     let published = store.reader.shared.get();
     let base = &published.state.base;
@@ -80,13 +80,13 @@ fn the_rows_of_format_version_3() {
         let (key, value) = row.unwrap();
         rows.push(format!("{} {}", key.value().escape_ascii(), hex(value.value())));
     }
-    is_golden("rows-3.txt", &rows.join("\n"));
+    is_golden("rows-4.txt", &rows.join("\n"));
 }
 
 #[test]
-fn the_snapshot_stream_of_format_version_3() {
+fn the_snapshot_stream_of_format_version_4() {
     let mut source = store().reader.snapshot().unwrap();
     let chunk = source.next_chunk().unwrap().unwrap();
     assert_eq!(source.next_chunk().unwrap(), None);
-    is_golden("snapshot-3.txt", &hex(&chunk));
+    is_golden("snapshot-4.txt", &hex(&chunk));
 }

@@ -9,9 +9,10 @@ use super::slow::Slow;
 use super::*;
 use crate::machine::Checkpoint;
 use crate::machine::database::for_each_row;
+use crate::machine::head::Head;
 use crate::machine::tables::Table;
 use crate::machine::version::{self, ChangeKind, Version};
-use crate::machine::{Applied, ReadBudget, Step as ReadStep, Tuning};
+use crate::machine::{Applied, ReadBudget, ReadRefused, Step as ReadStep, Tuning, View};
 use crate::model::{
     Compare, Condition, Guard, KeyRange, KeyTest, LeaseChange, LeaseId, Op, Order, PutMode, RangeExcess,
     RangeRead, RangeTest, ReadOp, ReplicatedLimits, Revision, Sequence, SessionId, SessionRef,
@@ -27,6 +28,7 @@ fn tight() -> MachineSettings {
             apply_answer_bytes: 200,
             page_bytes_max: 200,
             snapshot_chunk_bytes: 40,
+            forget_rows: 2,
         },
         ..MachineSettings::default()
     }
@@ -199,6 +201,7 @@ fn any_command() -> impl Strategy<Value = Command> {
         2 => (0u64..30).prop_map(|ttl_millis| Command::OpenSession { ttl_millis }),
         1 => (1u64..5).prop_map(|id| Command::CloseSession { session: SessionId::new(id) }),
         1 => (0u64..3, any_limits()).prop_map(|(version, limits)| Command::SetLimits { version, limits }),
+        2 => (0u64..12).prop_map(|revision| Command::Compact { revision: Revision::new(revision) }),
     ]
 }
 
@@ -243,6 +246,8 @@ enum Step {
     End,
     /// One is made, here and now.
     Whole,
+    /// A step of forgetting, if nothing is under way.
+    Forget,
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -252,6 +257,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         Step::Begin,
         Step::End,
         Step::Whole,
+        Step::Forget,
     ])
 }
 
@@ -273,7 +279,37 @@ fn take(step: Step, machine: &mut Machine, under_way: &mut Option<Checkpoint>) {
             machine.make_durable().unwrap();
             assert_eq!(machine.durable(), machine.applied().position);
         }
+        Step::Forget => {
+            if let Some(step) = machine.begin_forgetting() {
+                assert!(
+                    under_way.is_none() && machine.begin_checkpoint().is_none(),
+                    "one at a time"
+                );
+                machine.end_checkpoint(step.write()).unwrap();
+            }
+        }
     }
+}
+
+/// Forgets all that may be forgotten.
+fn forget_all(machine: &mut Machine) {
+    machine.make_durable().unwrap();
+    while let Some(step) = machine.begin_forgetting() {
+        machine.end_checkpoint(step.write()).unwrap();
+    }
+}
+
+/// The rows of a table.
+fn rows(reader: &Reader, table: Table) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let published = reader.shared.get();
+    let base = &published.state.base;
+    let mut found = Vec::new();
+    for_each_row(base.file(), &base.txn, table, |key, row| {
+        found.push((key.to_vec(), row.to_vec()));
+        Ok(())
+    })
+    .unwrap();
+    found
 }
 
 /// Applies one entry after another: the outcomes, and where the machine stood after each.
@@ -308,22 +344,34 @@ fn slow_outcomes(entries: &[Entry]) -> (Vec<EntryOutcome>, Slow) {
     (outcomes, slow)
 }
 
+/// A revision, what it did to a key, and the value that it wrote.
+type Changed = (Revision, ChangeKind, Vec<u8>, Vec<u8>);
+
 /// What the table of versions says of each revision, and the values that they wrote.
-fn changes_of(reader: &Reader) -> Vec<(Revision, ChangeKind, Vec<u8>, Vec<u8>)> {
-    let published = reader.shared.get();
-    let base = &published.state.base;
-    let mut found = Vec::new();
-    for_each_row(base.file(), &base.txn, Table::Versions, |key, row| {
-        let (revision, key) = version::read_key(key)?;
-        let version = Version::decode(row)?;
-        found.push((revision, version.kind, key.to_vec(), version.value.to_vec()));
-        Ok(())
-    })
-    .unwrap();
-    found
+fn changes_of(reader: &Reader) -> Vec<Changed> {
+    let rows = rows(reader, Table::Versions);
+    let changes = rows.iter().map(|(key, row)| {
+        let (revision, key) = version::read_key(key).unwrap();
+        let version = Version::decode(row).unwrap();
+        (revision, version.kind, key.to_vec(), version.value.to_vec())
+    });
+    changes.collect()
 }
 
-fn expected_changes(slow: &Slow) -> Vec<(Revision, ChangeKind, Vec<u8>, Vec<u8>)> {
+/// Of all changes, those that are left once the rest is forgotten: the later ones, and what a read at the oldest readable
+/// revision finds.
+fn kept(changes: &[Changed], oldest: Revision) -> Vec<Changed> {
+    let kept = changes
+        .iter()
+        .enumerate()
+        .filter(|(at, (revision, kind, key, _))| {
+            let mut later = changes[at + 1..].iter().take_while(|later| later.0 <= oldest);
+            *revision > oldest || *kind != ChangeKind::Deleted && !later.any(|later| later.2 == *key)
+        });
+    kept.map(|(_, change)| change.clone()).collect()
+}
+
+fn expected_changes(slow: &Slow) -> Vec<Changed> {
     let mut expected = Vec::new();
     for (states, revision) in slow.states.windows(2).zip(2u64..) {
         let (old, new) = (&states[0], &states[1]);
@@ -364,7 +412,12 @@ proptest! {
         let mut ops: Vec<ReadOp> = reads.into_iter().map(ReadOp::Range).collect();
         ops.extend(KEYS.iter().map(|bytes| ReadOp::Get(Key::try_from(*bytes).unwrap())));
         let view = reader.view().unwrap();
-        for revision in (1..=slow.revision().number()).map(Revision::new) {
+        let oldest = Revision::new(slow.oldest);
+        for revision in (1..slow.oldest).map(Revision::new) {
+            let refused = view.read(&ops, Some(revision)).unwrap();
+            prop_assert_eq!(refused, Err(ReadRefused::Compacted { asked: revision, oldest }));
+        }
+        for revision in (slow.oldest..=slow.revision().number()).map(Revision::new) {
             let found = view.read(&ops, Some(revision)).unwrap().unwrap();
             for (op, found) in ops.iter().zip(found) {
                 prop_assert_eq!(found, slow.read(op, revision), "{:?} at {}", op, revision);
@@ -375,16 +428,25 @@ proptest! {
         prop_assert_eq!(machine.verify_hash().unwrap(), last.state_hash);
         prop_assert_eq!(view.applied().state_hash, last.state_hash);
 
-        // The same once all of it is in the file.
+        // The same once all of it is in the file, and once what no read can ask for has gone from there.
         if !machine.checkpoint_under_way() {
+            let is_as_before = |stored: View| {
+                prop_assert_eq!(stored.verify_hash().unwrap(), last.state_hash);
+                for revision in (slow.oldest..=slow.revision().number()).map(Revision::new) {
+                    let found = view.read(&ops, Some(revision)).unwrap().unwrap();
+                    prop_assert_eq!(stored.read(&ops, Some(revision)).unwrap().unwrap(), found);
+                }
+                Ok(())
+            };
             machine.make_durable().unwrap();
-            let stored = reader.view().unwrap();
-            prop_assert_eq!(stored.verify_hash().unwrap(), last.state_hash);
-            for revision in (1..=slow.revision().number()).map(Revision::new) {
-                let found = view.read(&ops, Some(revision)).unwrap().unwrap();
-                prop_assert_eq!(stored.read(&ops, Some(revision)).unwrap().unwrap(), found);
+            is_as_before(reader.view().unwrap())?;
+            forget_all(&mut machine);
+            is_as_before(reader.view().unwrap())?;
+            prop_assert_eq!(changes_of(&reader), kept(&expected_changes(&slow), oldest));
+            for (key, head) in rows(&reader, Table::Deleted) {
+                let (revision, _) = Head::decode_newest(&head).unwrap();
+                prop_assert!(revision > oldest, "the head of {:?}, deleted at {}", key, revision);
             }
-            prop_assert_eq!(changes_of(&reader), expected_changes(&slow));
         }
     }
 
@@ -413,7 +475,8 @@ proptest! {
         let mut ops: Vec<ReadOp> = reads.into_iter().map(ReadOp::Range).collect();
         ops.push(ReadOp::Get(Key::try_from(KEYS[0]).unwrap()));
         let mut view = reader.view().unwrap();
-        let at = Revision::new(1 + at.index(view.applied().revision.number() as usize) as u64);
+        let (oldest, newest) = (view.applied().oldest.number(), view.applied().revision.number());
+        let at = Revision::new(oldest + at.index((newest - oldest + 1) as usize) as u64);
         let mut scan = view.begin(ops.clone(), Some(at)).unwrap();
         let mut budgets = budgets.into_iter();
         let results = loop {
@@ -425,6 +488,11 @@ proptest! {
             match scan.step(&view, ReadBudget { keys, bytes }).unwrap() {
                 ReadStep::More(rest) => scan = rest,
                 ReadStep::Done(answered) => break answered.results,
+                // It was given up in the middle.
+                ReadStep::Refused(ReadRefused::Compacted { asked, oldest }) => {
+                    prop_assert!(asked == at && at < oldest && oldest.number() <= slow.oldest);
+                    return Ok(());
+                }
                 ReadStep::Refused(refused) => panic!("{refused}"),
             }
         };
@@ -494,7 +562,11 @@ proptest! {
                     prop_assert!(machine.applied().position >= durable);
                     at = machine.applied().position.map_or(0, |p| p.index.number() as usize);
                 }
-                _ => {}
+                _ => {
+                    if let Some(step) = machine.begin_forgetting() {
+                        machine.end_checkpoint(step.write()).unwrap();
+                    }
+                }
             }
             if at > 0 {
                 prop_assert_eq!(machine.applied(), &standings[at - 1]);

@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use crate::model::{
-    Command, Compare, Condition, FailedCondition, Found, Guard, GuardNode, Key, KeyRange, KeyTest, KeyValue,
-    LeaseChange, LimitsSet, LogIndex, LogTime, Op, OpResult, Order, Outcome, Place, Proposal, PutMode,
-    RangeExcess, RangeRead, RangeTest, ReadOp, ReadResult, Record, ReplicatedLimits, Revision, SessionId,
-    SessionOpened, SessionRef, TooManyOf, Txn, TxnRefused, TxnResponse, Work, encode,
+    Command, Compacted, Compare, Condition, FailedCondition, Found, Guard, GuardNode, Key, KeyRange, KeyTest,
+    KeyValue, LeaseChange, LimitsSet, LogIndex, LogTime, Op, OpResult, Order, Outcome, Place, Proposal,
+    PutMode, RangeExcess, RangeRead, RangeTest, ReadOp, ReadResult, Record, ReplicatedLimits, Revision,
+    SessionId, SessionOpened, SessionRef, TooManyOf, Txn, TxnRefused, TxnResponse, Work, encode,
 };
 
 type State = BTreeMap<Key, Record>;
@@ -138,6 +138,8 @@ pub(super) struct Slow {
     sessions: BTreeMap<SessionId, Session>,
     last_session: u64,
     pub(super) time: u64,
+    /// The oldest revision that can be read.
+    pub(super) oldest: u64,
 }
 
 impl Slow {
@@ -152,6 +154,7 @@ impl Slow {
             sessions: BTreeMap::new(),
             last_session: 0,
             time: 0,
+            oldest: 1,
         }
     }
 
@@ -191,6 +194,15 @@ impl Slow {
                     changed,
                     version: self.limits_version,
                     limits: self.limits,
+                })
+            }
+            Command::Compact { revision } => {
+                if revision.number() <= self.states.len() as u64 {
+                    self.oldest = self.oldest.max(revision.number());
+                }
+                Outcome::Compacted(Compacted {
+                    oldest: Revision::new(self.oldest),
+                    revision: self.revision(),
                 })
             }
             Command::CloseSession { session } => {

@@ -237,12 +237,13 @@ impl Service {
                 Err(refused) => return Stepped::Failed(refusal(refused)),
             },
         };
-        let revision = scan.revision();
         match scan.step(view, budget) {
             Ok(Step::More(scan)) => Stepped::Unfinished(scan),
-            Ok(Step::Done(Answered { reads, results })) => {
-                Stepped::Read(ReadResponse { revision, results }, reads)
-            }
+            Ok(Step::Done(Answered {
+                revision,
+                reads,
+                results,
+            })) => Stepped::Read(ReadResponse { revision, results }, reads),
             Ok(Step::Refused(refused)) => Stepped::Failed(refusal(refused)),
             Err(fault) => Stepped::Failed(self.raise(fault)),
         }

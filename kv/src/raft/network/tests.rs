@@ -258,6 +258,7 @@ fn applied_to(index: u64) -> Arc<Applied> {
         position,
         membership: None,
         revision: Revision::FIRST,
+        oldest: Revision::FIRST,
         state_hash: StateHash(0),
         log_time: LogTime::ZERO,
     })

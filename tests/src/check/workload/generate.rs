@@ -21,6 +21,8 @@ pub struct Generator {
     /// Revisions and keys that were met lately, the last one last.
     seen: Vec<Revision>,
     deleted: Vec<(Key, Revision)>,
+    /// The oldest revision that can be read, as far as was told.
+    oldest: Option<Revision>,
     values: Vec<Bytes>,
 }
 
@@ -44,6 +46,7 @@ impl Generator {
             swept: SWEPT,
             seen: Vec::new(),
             deleted: Vec::new(),
+            oldest: None,
             values: Vec::new(),
         }
     }
@@ -63,6 +66,11 @@ impl Generator {
     /// A revision was told.
     pub fn met(&mut self, revision: Revision) {
         remember(&mut self.seen, revision);
+    }
+
+    /// The history before this revision was given up.
+    pub fn given_up_before(&mut self, oldest: Revision) {
+        self.oldest = self.oldest.max(Some(oldest));
     }
 
     /// A key was deleted by this revision.
@@ -340,6 +348,18 @@ impl Generator {
         }
     }
 
+    /// The revision up to which history is given up: mostly an old one, so that there is something to read.
+    pub fn compaction(&mut self) -> Revision {
+        let newest = self.seen.last().map_or(1, |revision| revision.number());
+        let at = match self.random.below(8) {
+            0 => newest + self.random.between(1, 4),
+            1 => newest,
+            2..=4 => newest.saturating_sub(self.random.below(20)),
+            _ => newest.saturating_sub(self.random.below(200)),
+        };
+        Revision::new(at.max(1))
+    }
+
     fn at(&mut self) -> Revision {
         let newest = self.seen.last().map_or(1, |revision| revision.number());
         let at = match self.random.below(12) {
@@ -351,6 +371,11 @@ impl Generator {
                 (deleted + self.random.below(3)).saturating_sub(1)
             }
             6..=8 => newest.saturating_sub(self.random.below(20)),
+            // What may have been forgotten ends there.
+            9..=10 => {
+                let oldest = self.oldest.map_or(newest, Revision::number);
+                (oldest + self.random.below(4)).saturating_sub(1)
+            }
             _ => newest,
         };
         Revision::new(at.max(1))

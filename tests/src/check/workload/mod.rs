@@ -21,7 +21,7 @@ use quorate_kv::model::{
 };
 
 pub use generate::{Generator, key};
-pub use scribe::{Book, Ended, Recorded, Scribe, Tally, ended};
+pub use scribe::{Book, Ended, Gap, Recorded, Scribe, Tally, ended};
 
 use super::history::{Answer, CallId, Request, tag};
 use super::taps::Clock;
@@ -50,6 +50,8 @@ pub struct Style {
     pub deadline: Duration,
     /// Some calls have deadlines that are too short, so that nobody knows what becomes of them.
     pub hurried: bool,
+    /// Some calls give up history. Not where what it was is looked up in the end.
+    pub compacts: bool,
     /// One call in so many is the metadata's; none for 0.
     pub meta_every: u64,
 }
@@ -107,6 +109,7 @@ impl Worker {
             return;
         }
         match self.draw.random().below(44) {
+            39 if self.style.compacts && self.draw.random().one_in(2) => self.compact(&client).await,
             40..=42 if self.style.hurried => self.give_up(&client).await,
             // Whose calls are under way loses what makes them exactly-once, and must be told so.
             43 if self.style.hurried => {
@@ -179,6 +182,9 @@ impl Worker {
             Answer::Txn(response) => self.draw.met(response.revision),
             Answer::Written(revision) => self.draw.met(*revision),
             Answer::Read(response) => self.draw.met(response.revision),
+            Answer::Compacted(oldest) | Answer::Failed(Error::Compacted { oldest }) => {
+                self.draw.given_up_before(*oldest);
+            }
             _ => {}
         }
         if ended(&answer) == Ended::Done {
@@ -258,6 +264,16 @@ impl Worker {
         let result = client.delete(key.clone()).await;
         let answer = result.map_or_else(Answer::of_error, Answer::Deleted);
         self.end("delete", id, called, Request::Delete { key }, answer);
+    }
+
+    async fn compact(&mut self, client: &Client) {
+        let (id, revision) = (self.scribe.number(), self.draw.compaction());
+        let called = self.scribe.now();
+        let answer = match client.compact(revision).await {
+            Ok(oldest) => Answer::Compacted(oldest),
+            Err(error) => Answer::of_error(error),
+        };
+        self.end("compact", id, called, Request::Compact(revision), answer);
     }
 
     async fn get(&mut self, client: &Client) {

@@ -49,7 +49,18 @@ pub struct Book(Arc<Mutex<Pages>>);
 struct Pages {
     history: History,
     tallies: BTreeMap<&'static str, Tally>,
-    longest_gap: Duration,
+    longest_gap: Gap,
+}
+
+/// A time in which a caller had no answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Gap {
+    /// How long.
+    pub lasted: Duration,
+    /// When it ended.
+    pub until: Duration,
+    /// Whose.
+    pub client: u32,
 }
 
 impl Book {
@@ -75,7 +86,7 @@ impl Book {
     }
 
     /// The longest that a caller waited from one answer to the next.
-    pub fn longest_gap(&self) -> Duration {
+    pub fn longest_gap(&self) -> Gap {
         self.pages().longest_gap
     }
 
@@ -157,7 +168,13 @@ impl Scribe {
     /// Notes how long the caller had no answer.
     pub fn waited(&self, gap: Duration) {
         let mut pages = self.book.pages();
-        pages.longest_gap = pages.longest_gap.max(gap);
+        if gap > pages.longest_gap.lasted {
+            pages.longest_gap = Gap {
+                lasted: gap,
+                until: self.now(),
+                client: self.client,
+            };
+        }
     }
 }
 
@@ -170,7 +187,8 @@ pub fn ended(answer: &Answer) -> Ended {
         | Answer::Deleted(_)
         | Answer::Read(_)
         | Answer::Record(_)
-        | Answer::Records(_) => Ended::Done,
+        | Answer::Records(_)
+        | Answer::Compacted(_) => Ended::Done,
         Answer::Refused(_)
         | Answer::Failed(E::InvalidKey(_) | E::InvalidTxn(_) | E::InvalidRead(_) | E::Rejected { .. }) => {
             Ended::Refused
@@ -192,6 +210,13 @@ pub struct Recorded {
 }
 
 impl Store for Recorded {
+    fn one_operation(&self) -> Option<Self> {
+        Some(Self {
+            client: self.client.for_one_operation(),
+            ..self.clone()
+        })
+    }
+
     async fn txn(&self, txn: Txn) -> Result<TxnResponse, StoreError> {
         let (id, called) = (self.scribe.number(), self.scribe.now());
         let txn = tag(txn, id);

@@ -4,12 +4,16 @@
 //! lists, and the lists against what a run has really called: a new operation fails it until it is exercised.
 
 /// Methods of `quorate_kv::Client` that the workload calls.
-pub const CLIENT: [&str; 8] = [
-    "connect", "delete", "get", "get_with", "put", "range", "read", "txn",
+pub const CLIENT: [&str; 9] = [
+    "compact", "connect", "delete", "get", "get_with", "put", "range", "read", "txn",
 ];
 
 /// Methods of `quorate_kv::Client` that it calls under another kind than their name, or that others call.
-pub const CLIENT_ELSEWHERE: [(&str, &str); 10] = [
+pub const CLIENT_ELSEWHERE: [(&str, &str); 11] = [
+    (
+        "for_one_operation",
+        "a setting: the metadata's client, for every operation of the workload",
+    ),
     ("add_learner", "the simulator's nemesis, and tests/cluster.rs"),
     (
         "close",

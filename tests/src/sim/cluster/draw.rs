@@ -126,6 +126,9 @@ fn small_of_all(random: &mut Rng) -> Small {
         apply_keys: *random.pick(&[1, 20, 500, usual.apply_keys]),
         page_bytes_max: *random.pick(&[100, 400, 2_000, usual.page_bytes_max]),
         snapshot_chunk_bytes: *random.pick(&[64, 1_000, 20_000, usual.snapshot_chunk_bytes]),
+        forget_rows: *random.pick(&[1, 7, 100, usual.forget_rows]),
+        history_kept: Duration::from_secs(*random.pick(&[0, 1, 3, 20])),
+        history_revisions_kept: *random.pick(&[0, 5, 50, usual.history_revisions_kept]),
         ..usual
     }
 }

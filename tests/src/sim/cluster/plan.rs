@@ -138,6 +138,13 @@ pub struct Small {
     pub calls_bytes_max: usize,
     /// See [`Settings::answers_bytes_max`].
     pub answers_bytes_max: usize,
+    /// See `Tuning::forget_rows` of the machine.
+    pub forget_rows: usize,
+    /// See [`Settings::history_kept`]; plans that were written before history was given up keep it for ever.
+    #[serde(rename = "history_kept_micros", with = "micros")]
+    pub history_kept: Duration,
+    /// See [`Settings::history_revisions_kept`].
+    pub history_revisions_kept: u64,
 }
 
 impl Default for Small {
@@ -158,6 +165,9 @@ impl Default for Small {
             response_bytes_max: settings.response_bytes_max,
             calls_bytes_max: settings.calls_bytes_max,
             answers_bytes_max: settings.answers_bytes_max,
+            forget_rows: settings.tuning.forget_rows,
+            history_kept: Duration::ZERO,
+            history_revisions_kept: settings.history_revisions_kept,
         }
     }
 }
@@ -370,6 +380,9 @@ impl Plan {
         settings.response_bytes_max = small.response_bytes_max;
         settings.calls_bytes_max = small.calls_bytes_max;
         settings.answers_bytes_max = small.answers_bytes_max;
+        settings.tuning.forget_rows = small.forget_rows;
+        settings.history_kept = small.history_kept;
+        settings.history_revisions_kept = small.history_revisions_kept;
         settings
     }
 

@@ -104,6 +104,7 @@ pub(super) fn start(cluster: &Cluster) -> Workers {
         pause_max: cluster.plan.pause_max,
         deadline: Duration::from_secs(1),
         hurried: !cluster.plan.is_calm(),
+        compacts: true,
         meta_every: 5,
     };
     let mut shared = None;

@@ -1,0 +1,117 @@
+//! Gives up old history by itself: the leader proposes it, now and then.
+//!
+//! Every node notes which revision stood when, by its own clock, so that whoever leads knows what is old. A node that has just
+//! started knows nothing, and gives nothing up for as long as history is kept. What goes is decided by the entry; no node
+//! decides for itself.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::front::Front;
+use super::proposer::ROOM_WAIT_MAX;
+use crate::env::{self, Instant};
+use crate::model::{Command, Outcome, Revision};
+use crate::protocol::{Request, Response};
+use crate::raft::Part;
+
+/// History is looked at so many times within the time for which it is kept: what is kept is older by such a part at most.
+const LOOKS: u32 = 20;
+/// Which revision stood when.
+#[derive(Debug, Default)]
+struct Past {
+    /// The oldest first; a revision at the first look that met it.
+    seen: VecDeque<(Instant, Revision)>,
+}
+
+impl Past {
+    fn note(&mut self, now: Instant, revision: Revision) {
+        if self.seen.back().is_none_or(|(_, last)| *last < revision) {
+            self.seen.push_back((now, revision));
+        }
+    }
+
+    /// The newest revision that stood so long ago. What is older is forgotten.
+    fn before(&mut self, now: Instant, kept: Duration) -> Option<Revision> {
+        let is_old = |(at, _): &(Instant, Revision)| now.since(*at) >= kept;
+        while self.seen.get(1).is_some_and(is_old) {
+            self.seen.pop_front();
+        }
+        self.seen
+            .front()
+            .filter(|seen| is_old(seen))
+            .map(|(_, revision)| *revision)
+    }
+}
+
+/// Runs until it is dropped, with the node's tasks. Does nothing where history is kept for ever.
+pub(super) async fn run(front: Arc<Front>) {
+    let kept = front.settings.history_kept;
+    if kept.is_zero() {
+        return;
+    }
+    let period = kept / LOOKS;
+    let mut past = Past::default();
+    loop {
+        env::sleep(period).await;
+        // A state that cannot be looked at has stopped the node.
+        let Ok(view) = front.raft.machine().reader().view() else {
+            return;
+        };
+        let (revision, oldest) = (view.applied().revision, view.applied().oldest);
+        drop(view);
+        let now = env::now();
+        past.note(now, revision);
+        let Some(old) = past.before(now, kept) else {
+            continue;
+        };
+        let newest = revision
+            .number()
+            .saturating_sub(front.settings.history_revisions_kept);
+        let target = old.min(Revision::new(newest));
+        if target <= oldest || front.raft.state().role != Part::Leader {
+            continue;
+        }
+        let command = Command::Compact { revision: target };
+        match front
+            .call(Request::Write(command), env::now() + ROOM_WAIT_MAX)
+            .await
+        {
+            Response::Written(Outcome::Compacted(compacted)) => {
+                tracing::debug!(oldest = %compacted.oldest, "older history is given up");
+            }
+            // Not the leader any more, or no quorum: whoever leads next does it.
+            other => tracing::debug!(?other, "history was not given up"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stood_so_long_ago_is_known_and_nothing_before_it_is_kept() {
+        let start = env::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let kept = Duration::from_secs(10);
+        let mut past = Past::default();
+        for second in 0..10 {
+            past.note(at(second), Revision::new(100 + second / 2));
+            assert_eq!(
+                past.before(at(second), kept),
+                None,
+                "nothing is so old at {second} s"
+            );
+        }
+        assert_eq!(past.seen.len(), 5, "one for each revision");
+        assert_eq!(past.before(at(10), kept), Some(Revision::new(100)));
+        assert_eq!(past.before(at(13), kept), Some(Revision::new(101)));
+        assert_eq!(
+            past.before(at(1_000), kept),
+            Some(Revision::new(104)),
+            "nothing came since"
+        );
+        assert_eq!(past.seen.len(), 1);
+    }
+}
