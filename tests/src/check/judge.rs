@@ -262,7 +262,7 @@ impl Judge<'_> {
             },
             (Request::Range(_), Answer::Records(ReadResult::Range { .. })) => {}
             (Request::Compact(asked), Answer::Compacted(oldest)) => {
-                if oldest < asked || *oldest > self.ground.model.oldest() {
+                if oldest < asked || !self.was_given_up(*oldest) {
                     self.broken(Rule::PlainAnswer, told(call));
                 }
             }
@@ -284,7 +284,7 @@ impl Judge<'_> {
                             // What reads the present begins anew.
                             _ => false,
                         };
-                        is_older && *oldest <= self.ground.model.oldest()
+                        is_older && self.was_given_up(*oldest)
                     }
                     _ => false,
                 };
@@ -294,6 +294,11 @@ impl Judge<'_> {
             }
             _ => self.broken(Rule::PlainAnswer, told(call)),
         }
+    }
+
+    /// Whether the history before a revision was given up in the end. Where there are no taps, nobody knows who gave up what.
+    fn was_given_up(&self, oldest: Revision) -> bool {
+        !self.ground.complete || oldest <= self.ground.model.oldest()
     }
 
     /// What each batch of reads was told is what stood at its revision. In the order of revisions, so that the state
