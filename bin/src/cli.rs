@@ -308,7 +308,7 @@ pub enum KvCommand {
         /// The oldest revision that is to stay readable
         #[arg(conflicts_with = "keep")]
         revision: Option<u64>,
-        /// Keep so many of the newest revisions
+        /// Keep so many of the newest revisions; the present one is always kept
         #[arg(long, value_name = "N")]
         keep: Option<u64>,
     },

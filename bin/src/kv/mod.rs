@@ -266,7 +266,7 @@ async fn compact(client: &Client, what: Compact, output: Output) -> Result<(), F
         Compact::Before(revision) => revision,
         Compact::AllBut(keep) => {
             let newest = client.read(Vec::new(), Consistency::Linearizable).await?.revision;
-            Revision::new(newest.number().saturating_sub(keep).max(1))
+            Revision::new(newest.number().saturating_sub(keep.saturating_sub(1)).max(1))
         }
     };
     let oldest = match client.compact(revision).await {

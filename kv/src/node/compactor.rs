@@ -65,9 +65,9 @@ pub(super) async fn run(front: Arc<Front>) {
         let Some(old) = past.before(now, kept) else {
             continue;
         };
-        let newest = revision
-            .number()
-            .saturating_sub(front.settings.history_revisions_kept);
+        // The present is one of those that are kept, and always is.
+        let before_it = front.settings.history_revisions_kept.saturating_sub(1);
+        let newest = revision.number().saturating_sub(before_it);
         let target = old.min(Revision::new(newest));
         if target <= oldest || front.raft.state().role != Part::Leader {
             continue;
