@@ -117,10 +117,8 @@ impl<S: Store> MetaClient<S> {
     /// Carries out any operation. However often it decides anew, all that it asks of the store has together the time that one
     /// call of the store has; so do the steps of the operations below that take several transactions.
     pub async fn run<O: Operation>(&self, operation: &O) -> Result<O::Answer, Error<O::Refusal>> {
-        match self.begun() {
-            Some(begun) => begun.decide(operation).await,
-            None => self.decide(operation).await,
-        }
+        let begun = self.begun();
+        begun.as_ref().unwrap_or(self).decide(operation).await
     }
 
     async fn decide<O: Operation>(&self, operation: &O) -> Result<O::Answer, Error<O::Refusal>> {

@@ -28,7 +28,7 @@ pub trait Store: Send + Sync {
     ) -> impl Future<Output = Result<ReadResponse, StoreError>> + Send;
 
     /// The store for one operation of several calls, where it has a time for each of them: all together then have that time,
-    /// from now on. `None` where it has none, or is for one operation already.
+    /// from now on; of such a store it is the same again. `None` where calls have no time.
     fn one_operation(&self) -> Option<Self>
     where
         Self: Sized,

@@ -349,8 +349,8 @@ impl Client {
     }
 
     /// Gives up the history before a revision, and answers the oldest revision that can be read from then on: this one, or a
-    /// later one that was given up to before. On a node that has applied it, reads below it fail with [`Error::Compacted`]; at it they are exact. The nodes
-    /// take the rows away afterwards, in steps.
+    /// later one that was given up to before. On a node that has applied it, reads below it fail with [`Error::Compacted`]; at
+    /// it they are exact. The nodes take the rows away afterwards, in steps.
     ///
     /// A leader does this by itself ([`Settings::history_kept`](crate::node::Settings::history_kept)). Durable when it
     /// returns; carried out twice it does no more than once.

@@ -142,7 +142,7 @@ impl Base {
     }
 
     /// A value is not the one that its head tells of.
-    pub(super) fn wrong_value(&self, revision: Revision, key: &[u8]) -> Fault {
+    fn wrong_value(&self, revision: Revision, key: &[u8]) -> Fault {
         let key = key.escape_ascii();
         self.file().corrupt(format!(
             "the value of key {key} at revision {revision} is not the one that was written"

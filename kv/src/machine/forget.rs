@@ -15,6 +15,7 @@ use redb::{ReadableTable, Table as Rows, WriteTransaction};
 
 use super::chain::Fold;
 use super::error::{StateFile, step as doing, storage};
+use super::head::Head;
 use super::system::{History, Standing};
 use super::tables::Table;
 use super::version::{self, ChangeKind, Version};
@@ -38,7 +39,6 @@ enum Gone {
 /// What a step has found in a stretch of rows.
 struct Found {
     gone: Vec<Gone>,
-    rows: usize,
     /// The last row looked at; `None` at the end.
     last: Option<Vec<u8>>,
 }
@@ -82,7 +82,6 @@ pub(super) fn step(
     loop {
         goes_on()?;
         let found = walk.look(file, &versions, from)?;
-        walk.rows += found.rows;
         for gone in found.gone {
             match gone {
                 Gone::Version(row) => drop(versions.remove(&row[..]).map_err(storage(file))?),
@@ -124,9 +123,9 @@ impl Walk {
     ) -> Result<Found, Fault> {
         let mut found = Found {
             gone: Vec::new(),
-            rows: 0,
             last: None,
         };
+        let before = self.rows;
         let from = from.as_ref().map(|row| &row[..]);
         let rows = versions
             .range::<&[u8]>((from, Bound::Unbounded))
@@ -137,7 +136,7 @@ impl Walk {
             let malformed = |e| file.malformed(&e);
             let (revision, key) = version::read_key(row_key).map_err(malformed)?;
             let is_new = revision != self.revision;
-            let is_enough = self.rows + found.rows >= self.rows_wanted || self.bytes >= STEP_BYTES;
+            let is_enough = self.rows >= self.rows_wanted || self.bytes >= STEP_BYTES;
             if revision > self.until || is_new && is_enough {
                 return Ok(found);
             }
@@ -154,8 +153,8 @@ impl Walk {
                 found.gone.push(Gone::Head(key.to_vec(), revision));
             }
             self.bytes += row_key.len() + row.len();
-            found.rows += 1;
-            if found.rows >= LOOKED_AT_ONCE {
+            self.rows += 1;
+            if self.rows - before >= LOOKED_AT_ONCE {
                 found.last = Some(row_key.to_vec());
                 return Ok(found);
             }
@@ -173,7 +172,7 @@ fn remove_head(
 ) -> Result<(), Fault> {
     let head = deleted.get(key).map_err(storage(file))?;
     let newest = head
-        .map(|row| super::head::Head::decode_newest(row.value()))
+        .map(|row| Head::decode_newest(row.value()))
         .transpose()
         .map_err(|e| file.malformed(&e))?;
     if newest.is_some_and(|(newest, _)| newest == revision) {

@@ -275,11 +275,6 @@ struct Used {
 }
 
 impl Scan {
-    /// The revision that all of the answer is of.
-    pub fn revision(&self) -> Revision {
-        self.at
-    }
-
     /// What was gathered so far, in bytes, near enough.
     pub fn gathered_bytes(&self) -> u64 {
         let page = self.under_way.as_ref().map_or(0, |range| range.gathered.bytes);

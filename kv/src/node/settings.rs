@@ -213,21 +213,21 @@ impl Settings {
             10..=3_600_000,
             "10 ms to 1 hour",
         );
-        if !self.scrub_interval.is_zero() {
-            range(
+        for (setting, time, bounds) in [
+            (
                 "scrub_interval",
-                millis(self.scrub_interval),
-                1_000..=365 * 86_400_000,
+                self.scrub_interval,
                 "0 for never, or 1,000 ms to 365 days",
-            );
-        }
-        if !self.history_kept.is_zero() {
-            range(
+            ),
+            (
                 "history_kept",
-                millis(self.history_kept),
-                1_000..=365 * 86_400_000,
+                self.history_kept,
                 "0 for ever, or 1,000 ms to 365 days",
-            );
+            ),
+        ] {
+            if !time.is_zero() {
+                range(setting, millis(time), 1_000..=365 * 86_400_000, bounds);
+            }
         }
         range("sessions_max", self.sessions_max, 1..=1_000_000, "1 to 1,000,000");
         range(
@@ -407,6 +407,30 @@ mod tests {
             let told = ["calls_bytes_max", "answers_bytes_max"]
                 .map(|name| format!("{name} is {bytes}; it must be 64 KiB to 4 GiB"));
             let refused: Vec<String> = refused.iter().map(ToString::to_string).collect();
+            assert_eq!(refused, told);
+        }
+    }
+
+    #[test]
+    fn times_that_may_be_none_have_a_least_and_a_most_that_are_told_by_name() {
+        let with = |time| {
+            let settings = Settings {
+                scrub_interval: time,
+                history_kept: time,
+                ..Settings::default()
+            };
+            settings.check()
+        };
+        const YEAR: u64 = 365 * 86_400_000;
+        for millis in [0, 1_000, YEAR] {
+            with(Duration::from_millis(millis)).unwrap();
+        }
+        for millis in [1, 999, YEAR + 1] {
+            let refused = with(Duration::from_millis(millis)).unwrap_err();
+            let refused: Vec<String> = refused.iter().map(ToString::to_string).collect();
+            let told = [("scrub_interval", "never"), ("history_kept", "ever")].map(|(name, none)| {
+                format!("{name} is {millis}; it must be 0 for {none}, or 1,000 ms to 365 days")
+            });
             assert_eq!(refused, told);
         }
     }

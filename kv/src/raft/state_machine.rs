@@ -29,8 +29,8 @@ use crate::env::{self, Disk, Owner, OwnerHandle, WeakOwnerHandle, oneshot, watch
 use crate::fault::{Fault, Faults};
 use crate::log::CrashPoint;
 use crate::machine::{
-    Applied, Entry, EntryOutcome, Machine, Payload, Reader, ReceivedSnapshot, SessionCounts, SnapshotError,
-    SnapshotSink, SnapshotSource,
+    Applied, Checkpoint, Entry, EntryOutcome, Machine, Payload, Reader, ReceivedSnapshot, SessionCounts,
+    SnapshotError, SnapshotSink, SnapshotSource,
 };
 use crate::model::{self, LogPosition};
 use crate::planted::{self, Bug};
@@ -359,39 +359,10 @@ impl MachineOwner {
         }
     }
 
-    /// Begins a checkpoint where a bound is met or someone waits for one, and says whether there is room.
+    /// Begins a checkpoint where a bound is met or someone waits for one, or a step of forgetting, and says whether there is
+    /// room.
     fn check_bounds(&mut self) {
-        let bounds = self.bounds;
-        let beyond = |machine: &Machine| {
-            machine.entries_since_checkpoint() >= bounds.entries
-                || machine.bytes_since_checkpoint() >= bounds.bytes
-        };
-        // Two are being written only where a snapshot has just replaced the state of the first.
-        // A layer that fills up meanwhile has to wait for the step.
-        let is_filling = |machine: &Machine| machine.bytes_since_checkpoint() >= bounds.bytes / 2;
-        if self.being_written < checkpoints::AT_ONCE
-            && let Some(machine) = &mut self.machine
-            && let Some(checkpoint) = {
-                let wanted = !self.waiting.is_empty() || beyond(machine);
-                // Writers that fill one layer after the other must not keep history from going for as long as they write.
-                let has_turn = self.steps_left > 0 && self.waiting.is_empty();
-                let step = (has_turn || !wanted && !is_filling(machine)).then(|| machine.begin_forgetting());
-                match step.flatten() {
-                    Some(step) => {
-                        self.steps_left = self.steps_left.saturating_sub(1);
-                        Some(step)
-                    }
-                    None if wanted => {
-                        let begun = machine.begin_checkpoint();
-                        if begun.is_some() {
-                            self.steps_left = STEPS_BETWEEN;
-                        }
-                        begun
-                    }
-                    None => None,
-                }
-            }
-        {
+        if let Some(checkpoint) = self.begin_what_is_due() {
             let sent = self.checkpoints.write(checkpoint);
             self.being_written += usize::from(sent.is_ok());
             let _ = self.keep(sent);
@@ -399,6 +370,33 @@ impl MachineOwner {
         let has_room = self.has_room() && self.pending.len() < QUEUE;
         self.room
             .send_if_modified(|room| std::mem::replace(room, has_room) != has_room);
+    }
+
+    fn begin_what_is_due(&mut self) -> Option<Checkpoint> {
+        // Two are being written only where a snapshot has just replaced the state of the first.
+        if self.being_written >= checkpoints::AT_ONCE {
+            return None;
+        }
+        let machine = self.machine.as_mut()?;
+        let (entries, bytes) = (
+            machine.entries_since_checkpoint(),
+            machine.bytes_since_checkpoint(),
+        );
+        let is_awaited = !self.waiting.is_empty();
+        let is_due = is_awaited || entries >= self.bounds.entries || bytes >= self.bounds.bytes;
+        // Writers that fill one layer after the other must not keep history from going for as long as they write.
+        let has_turn = self.steps_left > 0 && !is_awaited;
+        // A layer that fills up meanwhile would have to wait for the step.
+        let is_calm = !is_due && bytes < self.bounds.bytes / 2;
+        if (has_turn || is_calm)
+            && let Some(step) = machine.begin_forgetting()
+        {
+            self.steps_left = self.steps_left.saturating_sub(1);
+            return Some(step);
+        }
+        let begun = is_due.then(|| machine.begin_checkpoint()).flatten()?;
+        self.steps_left = STEPS_BETWEEN;
+        Some(begun)
     }
 
     /// Whether more may be applied now: not while the bounds are met and a checkpoint is still being written, or a step of

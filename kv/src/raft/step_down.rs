@@ -137,7 +137,7 @@ impl StepDown {
             if !silence.is_certain && self.is_answered().await {
                 env::mark("raft.only_greetings_are_answered");
                 // One answer that was lost on its way says nothing of the profile.
-                let is_again = std::mem::replace(&mut silence.was_met, true);
+                let is_again = silence.was_met;
                 if is_again && !silence.was_told {
                     tracing::warn!(
                         patience_ms = u64::try_from(self.answer_patience.as_millis()).unwrap_or(u64::MAX),

@@ -6,24 +6,50 @@ use super::disk::MemoryDisk;
 use super::*;
 use crate::machine::database::for_each_row;
 use crate::machine::tables::Table;
-use crate::machine::{ReadBudget, ReadRefused, SnapshotError, Step, Tuning};
+use crate::machine::{ReadBudget, ReadRefused, ReceivedSnapshot, SnapshotError, Step};
 use crate::model::{Compacted, KeyRange, Op, RangeRead, ReadOp, ReadResult, Revision};
 
 /// A store that forgets so many rows in a step.
 fn store(forget_rows: usize) -> Store {
-    let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::default());
+    store_on(&Arc::default(), OpenMode::Create, forget_rows)
+}
+
+fn store_on(disk: &Arc<MemoryDisk>, mode: OpenMode, forget_rows: usize) -> Store {
+    let disk: Arc<dyn Disk> = Arc::<MemoryDisk>::clone(disk);
     let mut settings = settings();
-    settings.tuning = Tuning {
-        forget_rows,
-        ..Tuning::default()
-    };
-    let (machine, reader) = Machine::open(Arc::clone(&disk), dir(), OpenMode::Create, settings).unwrap();
+    settings.tuning.forget_rows = forget_rows;
+    let (machine, reader) = Machine::open(Arc::clone(&disk), dir(), mode, settings).unwrap();
+    let index = machine.applied().position.map_or(0, |at| at.index.number());
     Store {
         disk,
         machine,
         reader,
-        index: 0,
+        index,
     }
+}
+
+/// Has a store receive a snapshot.
+fn receive(target: &Store, chunks: &[Vec<u8>]) -> Result<ReceivedSnapshot, SnapshotError> {
+    let mut sink = Machine::snapshot_sink(Arc::clone(&target.disk), dir()).unwrap();
+    for chunk in chunks {
+        sink.write(chunk)?;
+    }
+    sink.finish()
+}
+
+fn chunks(source: &Store) -> Vec<Vec<u8>> {
+    let mut snapshot = source.reader.snapshot().unwrap();
+    std::iter::from_fn(|| snapshot.next_chunk().unwrap().map(|chunk| chunk.to_vec())).collect()
+}
+
+/// A chunk with another byte, as a sender would send it whose state has that.
+fn with_byte(chunk: &[u8], at: usize, byte: u8) -> Vec<u8> {
+    let mut changed = chunk.to_vec();
+    changed[at] = byte;
+    let end = changed.len() - 8;
+    let sum = xxhash_rust::xxh3::xxh3_64(&changed[..end]);
+    changed[end..].copy_from_slice(&sum.to_be_bytes());
+    changed
 }
 
 fn compact(store: &mut Store, revision: u64) -> Compacted {
@@ -237,12 +263,8 @@ fn a_snapshot_of_a_store_that_forgets_is_taken_and_goes_on_forgetting() {
     compact(&mut target, 15);
     target.machine.make_durable().unwrap();
     let stale = target.machine.begin_forgetting().unwrap();
-    let mut sink = Machine::snapshot_sink(Arc::clone(&target.disk), dir()).unwrap();
-    let mut snapshot = source.reader.snapshot().unwrap();
-    while let Some(chunk) = snapshot.next_chunk().unwrap() {
-        sink.write(&chunk).unwrap();
-    }
-    target.machine.install(sink.finish().unwrap()).unwrap();
+    let received = receive(&target, &chunks(&source)).unwrap();
+    target.machine.install(received).unwrap();
     let _its_file_is_gone = target.machine.end_checkpoint(stale.write());
     target.index = source.index;
     target.verify();
@@ -261,18 +283,8 @@ fn a_snapshot_of_a_store_that_forgets_is_taken_and_goes_on_forgetting() {
 #[test]
 fn after_a_crash_in_the_middle_a_step_is_done_or_not_and_forgetting_goes_on() {
     for seed in 0..40u64 {
-        let memory = MemoryDisk::default();
-        let disk: Arc<dyn Disk> = Arc::new(memory.clone());
-        let mut settings = settings();
-        settings.tuning.forget_rows = 3;
-        let (machine, reader) =
-            Machine::open(Arc::clone(&disk), dir(), OpenMode::Create, settings.clone()).unwrap();
-        let mut store = Store {
-            disk: Arc::clone(&disk),
-            machine,
-            reader,
-            index: 0,
-        };
+        let disk = Arc::new(MemoryDisk::default());
+        let mut store = store_on(&disk, OpenMode::Create, 3);
         for number in 1..=20 {
             write(&mut store, number);
         }
@@ -289,19 +301,13 @@ fn after_a_crash_in_the_middle_a_step_is_done_or_not_and_forgetting_goes_on() {
             .begin_forgetting()
             .map(super::super::Checkpoint::write);
         let mut bits = seed;
-        memory.lose_power(|| {
+        disk.lose_power(|| {
             bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             bits >> 63 == 1
         });
         drop(store);
-        let (machine, reader) =
-            Machine::open(Arc::clone(&disk), dir(), OpenMode::Existing, settings).unwrap();
-        let mut store = Store {
-            disk,
-            machine,
-            reader,
-            index: 21,
-        };
+        let mut store = store_on(&disk, OpenMode::Existing, 3);
+        assert_eq!(store.index, 21);
         store.verify();
         forget(&mut store);
         store.verify();
@@ -358,6 +364,28 @@ fn a_step_ends_when_it_has_read_enough_however_few_rows_that_are() {
     assert_eq!(rows(&store, Table::Versions).len(), 1);
 }
 
+/// Rows are looked at in stretches of a thousand, and a revision may have many of them.
+#[test]
+fn a_step_goes_through_a_revision_of_thousands_of_keys_and_ends_behind_it() {
+    let mut store = store(1);
+    let name = |number: u32| key(&format!("k{number:04}"));
+    let all = |value: &'static str| {
+        Txn::new((0..2_500).map(|number| Op::put(name(number), Bytes::from_static(value.as_bytes()))))
+    };
+    store.txn(all("old")).unwrap();
+    store.txn(all("new")).unwrap();
+    store
+        .txn(Txn::new((0..2_100).map(|number| Op::delete(name(number)))))
+        .unwrap();
+    store.txn(Txn::new([Op::put(key("x"), value(""))])).unwrap();
+    compact(&mut store, 5);
+    assert_eq!(forget(&mut store), 4, "one for each revision");
+    assert_eq!(rows(&store, Table::Versions).len(), 401);
+    assert_eq!(rows(&store, Table::Deleted).len(), 0);
+    store.verify();
+    store.reader.view().unwrap().verify_hash().unwrap();
+}
+
 /// The value of a key that nobody has written since the history begins: the chain does not tell of it, its head does.
 #[test]
 fn a_snapshot_whose_sender_has_lost_or_changed_an_old_value_is_refused() {
@@ -370,25 +398,14 @@ fn a_snapshot_whose_sender_has_lost_or_changed_an_old_value_is_refused() {
     }
     compact(&mut source, 7);
     forget(&mut source);
-    let mut whole = source.reader.snapshot().unwrap();
-    let chunk = whole.next_chunk().unwrap().unwrap().to_vec();
+    let whole = chunks(&source);
     let target = store(10);
-    let received = |chunk: &[u8]| {
-        let mut sink = Machine::snapshot_sink(Arc::clone(&target.disk), dir()).unwrap();
-        sink.write(chunk).unwrap();
-        sink.finish().map(drop)
-    };
-    received(&chunk).unwrap();
-    let mut changed = chunk.clone();
-    let at = changed
+    receive(&target, &whole).unwrap();
+    let at = whole[0]
         .windows(9)
         .position(|window| window == b"as it was")
         .unwrap();
-    changed[at] = b'A';
-    let end = changed.len() - 8;
-    let sum = xxhash_rust::xxh3::xxh3_64(&changed[..end]);
-    changed[end..].copy_from_slice(&sum.to_be_bytes());
-    let refused = received(&changed);
+    let refused = receive(&target, &[with_byte(&whole[0], at, b'A')]);
     assert!(
         matches!(&refused, Err(SnapshotError::Corrupt { detail, .. }) if detail.contains("cold")),
         "{refused:?}"
@@ -403,25 +420,18 @@ fn a_snapshot_whose_versions_are_not_those_of_the_chain_is_refused() {
         write(&mut source, number);
     }
     source.machine.make_durable().unwrap();
-    let mut history = source.reader.snapshot().unwrap();
-    let chunk = history.next_chunk().unwrap().unwrap().to_vec();
+    let whole = chunks(&source);
     // The value of an old version of the hot key: "2" becomes "7".
-    let mut changed = chunk.clone();
-    let at = changed
+    let at = whole[0]
         .windows(8)
         .position(|window| window == 3u64.to_be_bytes())
         .unwrap();
-    let value_at = at + changed[at..].iter().position(|byte| *byte == b'2').unwrap();
-    changed[value_at] = b'7';
-    let end = changed.len() - 8;
-    let sum = xxhash_rust::xxh3::xxh3_64(&changed[..end]);
-    changed[end..].copy_from_slice(&sum.to_be_bytes());
+    let value_at = at + whole[0][at..].iter().position(|byte| *byte == b'2').unwrap();
     let target = store(10);
-    let begin = || Machine::snapshot_sink(Arc::clone(&target.disk), dir()).unwrap();
-    let refused = begin().write(&changed);
+    let refused = receive(&target, &[with_byte(&whole[0], value_at, b'7')]);
     assert!(
         matches!(refused, Err(SnapshotError::WrongHash { .. })),
         "{refused:?}"
     );
-    begin().write(&chunk).unwrap();
+    receive(&target, &whole).unwrap();
 }
