@@ -111,9 +111,7 @@ impl Bench {
     }
 
     fn open_session(&mut self) -> anyhow::Result<SessionId> {
-        let entry = self.entry(Command::OpenSession {
-            ttl_millis: 1_000_000,
-        });
+        let entry = self.entry(Command::open_session(1_000_000));
         match self.machine.apply(vec![entry])?.pop() {
             Some(EntryOutcome::Proposal(outcomes)) => match outcomes.first() {
                 Some(Outcome::SessionOpened(Ok(opened))) => Ok(opened.session),

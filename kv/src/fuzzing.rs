@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::model::{
     self, CheckedTxn, Command, Compacted, Compare, Consistency, FailedCondition, Found, Guard, Key, KeyRange,
-    KeyTest, KeyValue, LeaseChange, LeaseId, Limits, LimitsSet, LogIndex, LogPosition, LogTime, NodeId, Op,
+    KeyTest, KeyValue, LeaseChange, LeaseId, Limit, LimitChange, Limits, LimitsSet, LogIndex, LogPosition, LogTime, NodeId, Op,
     OpResult, Outcome, Place, Proposal, PutMode, RangeRead, RangeTest, ReadOp, ReadResponse, ReadResult,
     Record, ReplicatedLimits, Revision, Sequence, SessionId, SessionOpened, SessionRef, StateHash, Term, Txn,
     TxnRefused, TxnResponse, Work, decode, encode,
@@ -108,13 +108,13 @@ fn model_decoders() -> Vec<Decoder> {
                     session: Some(session()),
                     txn: txn(),
                 },
-                Command::OpenSession { ttl_millis: 30_000 },
+                Command::open_session(30_000),
                 Command::CloseSession {
                     session: SessionId::new(3),
                 },
                 Command::SetLimits {
-                    version: 7,
-                    limits: ReplicatedLimits::default(),
+                    expected: Some(7),
+                    changes: vec![LimitChange::new(Limit::HistoryKept, 60_000)],
                 },
                 Command::Compact {
                     revision: Revision::new(70_000),

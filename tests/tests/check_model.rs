@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use quorate_kv::env::RealDisk;
 use quorate_kv::machine::{Entry, Machine, MachineSettings, OpenMode, Payload};
 use quorate_kv::model::{
-    Command, KeyRange, LogIndex, LogPosition, LogTime, NodeId, Proposal, RangeRead, ReadOp, ReplicatedLimits,
+    Command, KeyRange, LimitChange, LogIndex, LogPosition, LogTime, NodeId, Proposal, RangeRead, ReadOp, ReplicatedLimits,
     Revision, Sequence, SessionId, SessionRef, Term, encode,
 };
 use quorate_tests::check::history::CallId;
@@ -90,14 +90,24 @@ impl Entries {
         if self.random.one_in(if self.limits_set == 0 { 4 } else { 60 }) {
             let version = self.limits_set;
             self.limits_set += u64::from(!self.random.one_in(4));
-            let limits = self.limits();
-            return Command::SetLimits { version, limits };
+            let mut changes = self.limits().to_changes();
+            if self.limits_set > 1 && self.random.one_in(2) {
+                // Some of them, and now and then one that is refused.
+                changes.retain(|_| self.random.one_in(3));
+                if self.random.one_in(8) {
+                    changes.push(LimitChange { tag: 200, value: 1 });
+                }
+            }
+            let expected = (!self.random.one_in(5)).then_some(version);
+            return Command::SetLimits { expected, changes };
         }
         match self.random.below(14) {
             0 => {
                 self.sessions += 1;
                 let ttl_millis = *self.random.pick(&[0, 100, 5_000, 1 << 40, u64::MAX]);
-                Command::OpenSession { ttl_millis }
+                // Now and then one that is taken.
+                let id = self.session();
+                Command::OpenSession { id, ttl_millis }
             }
             1 => Command::CloseSession {
                 session: self.session(),
@@ -122,7 +132,7 @@ impl Entries {
     }
 
     fn session(&mut self) -> SessionId {
-        SessionId::new(self.random.between(1, self.sessions.max(1) + 1))
+        SessionId::new(u128::from(self.random.between(1, self.sessions.max(1) + 1)))
     }
 }
 

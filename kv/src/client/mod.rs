@@ -476,7 +476,7 @@ impl Inner {
         }
         // As long as the cluster grants.
         let ttl_millis = u64::MAX;
-        let request = || Request::Write(Command::OpenSession { ttl_millis });
+        let request = || Request::Write(Command::open_session(ttl_millis));
         // Opening twice leaves a session that expires by itself, so this needs no number of its own.
         let mut progress = Progress::default();
         let opened = self

@@ -14,6 +14,11 @@ pub fn random_u64() -> u64 {
     }
 }
 
+/// A random number that no other will ever be.
+pub fn random_u128() -> u128 {
+    u128::from(random_u64()) << 64 | u128::from(random_u64())
+}
+
 /// A source of random numbers, of this thread or of the simulator's seed.
 pub struct ThreadRng(Source);
 

@@ -18,9 +18,10 @@ use super::sequences;
 use super::sessions::answer_key;
 use super::system::{self, Standing};
 use super::tables::{SYSTEM, Table};
+use super::times::{self, Stood};
 use super::version::{self, ChangeKind, RecordRef, Version};
 use crate::fault::Fault;
-use crate::model::{KeyRange, Order, Record, Revision, Sequence, SessionId};
+use crate::model::{KeyRange, LogTime, Order, Record, Revision, Sequence, SessionId};
 
 type Rows = ReadOnlyTable<&'static [u8], &'static [u8]>;
 
@@ -33,6 +34,7 @@ pub(super) struct Base {
     versions: Rows,
     answers: Rows,
     sequences: Rows,
+    times: Rows,
     // Before `state`: the transaction ends before its database may close.
     pub(super) txn: ReadTransaction,
     pub(super) state: Arc<OpenState>,
@@ -54,9 +56,25 @@ impl Base {
             versions: open(Table::Versions.definition())?,
             answers: open(Table::Answers.definition())?,
             sequences: open(Table::Sequences.definition())?,
+            times: open(Table::Times.definition())?,
             txn,
             state,
         })
+    }
+
+    /// The last row of `times` that is not later than a time.
+    pub(super) fn stood(&self, time: LogTime) -> Result<Option<Stood>, Fault> {
+        let last = times::key(time);
+        let mut rows = self
+            .times
+            .range::<&[u8]>(..=&last[..])
+            .map_err(storage(self.file()))?;
+        let Some(row) = rows.next_back() else {
+            return Ok(None);
+        };
+        let (key, value) = row.map_err(storage(self.file()))?;
+        let stood = times::read(key.value(), value.value());
+        stood.map(Some).map_err(|e| self.file().malformed(&e))
     }
 
     pub(super) fn file(&self) -> &StateFile {

@@ -14,6 +14,7 @@ use bytes::Bytes;
 
 use super::chain::{Chain, Change};
 use super::changed::Changed;
+use super::counters::Counters;
 use super::error::StateFile;
 use super::gaps::{Gaps, GoneBy, Segment};
 use super::head::{Head, Meta, ValueDigest};
@@ -24,6 +25,7 @@ use super::sequences;
 use super::sessions::{Forgotten, Remembered, Sessions, answer_key, session_key};
 use super::system::Standing;
 use super::tables::Table;
+use super::times::Stood;
 use super::version::RecordRef;
 use super::wire::{begin_hash, end_hash, hash_row};
 use crate::fault::Fault;
@@ -57,11 +59,12 @@ pub(super) struct Draft {
     pub(super) value: Bytes,
 }
 
-/// The digests of a state, which each change carries on.
+/// The digests and counts of a state, which each change carries on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sums {
     pub(super) rows_hash: u128,
     pub(super) chain: Chain,
+    pub(super) counters: Counters,
 }
 
 /// What one `apply` has changed so far.
@@ -84,6 +87,8 @@ pub(super) struct Batch<'s> {
     rows_hash: u128,
     /// Over all revisions that have ended.
     chain: Chain,
+    /// After all revisions that have ended.
+    held: Counters,
     /// The oldest revision that can be read: a deletion up to there is no part of a key's history any more, whether its row
     /// is still here or not.
     pub(super) oldest: Revision,
@@ -112,6 +117,7 @@ impl<'s> Batch<'s> {
             additions: Additions::default(),
             rows_hash: standing.rows_hash,
             chain: standing.chain,
+            held: standing.counters,
             oldest: standing.oldest,
             scratch: Vec::new(),
             revision: Revision::FIRST,
@@ -359,6 +365,13 @@ impl<'s> Batch<'s> {
                 previous: older.map(|older| older.revision),
                 value,
             };
+            if let Some((_, digest)) = before.as_ref().and_then(|before| before.record) {
+                self.held.ends(key.len(), digest.size());
+            }
+            if record.is_some() {
+                self.held.lives(key.len(), held.value.len() as u64);
+            }
+            self.held.version_comes(key.len(), held.value.len() as u64);
             let kind = held.kind();
             let link = link.get_or_insert_with(|| self.chain.link(revision));
             link.add(Change { key, kind, record });
@@ -396,6 +409,11 @@ impl<'s> Batch<'s> {
         let slots = &self.slots;
         self.changed
             .end(&self.keys, |place| slots[place as usize].original.is_some());
+    }
+
+    /// The revision made last was the first at a time that has a row of its own.
+    pub(super) fn stood(&mut self, stood: Stood) {
+        self.additions.times.push(stood);
     }
 
     // What a session does.
@@ -485,6 +503,7 @@ impl<'s> Batch<'s> {
         let sums = Sums {
             rows_hash: sum,
             chain: self.chain,
+            counters: self.held,
         };
         (self.additions, sums, self.gaps)
     }

@@ -13,6 +13,7 @@ use redb::{Database, Durability, ReadableDatabase, WriteTransaction};
 use super::backend::{Backend, Opened};
 use super::base::Base;
 use super::error::{StateFile, step};
+use super::hashes::Hashes;
 use super::layered::Layered;
 use super::settings::{MachineSettings, Tuning};
 use super::system::{self, Standing, System};
@@ -21,7 +22,7 @@ use super::wire::hash_row;
 use super::{MachineOpenError, sessions};
 use crate::env::{self, Disk};
 use crate::fault::Fault;
-use crate::model::ReplicatedLimits;
+use crate::model::{LogTime, ReplicatedLimits};
 
 /// The state file's name in its directory.
 pub(super) const FILE_NAME: &str = "state.redb";
@@ -86,6 +87,7 @@ pub(super) struct Published {
     pub(super) state: Layered,
     pub(super) standing: Standing,
     pub(super) limits: ReplicatedLimits,
+    pub(super) hashes: Arc<Hashes>,
 }
 
 /// The state that was published last. The lock is held for the few lines that clone or replace the `Arc`.
@@ -307,6 +309,8 @@ pub(super) struct Loaded {
     pub(super) base: Base,
     pub(super) system: System,
     pub(super) sessions: sessions::Sessions,
+    /// The time of the last row of `times`.
+    pub(super) noted: Option<LogTime>,
 }
 
 /// Opens the state file and reads what the machine keeps in memory.
@@ -365,10 +369,13 @@ pub(super) fn load(
         return Err(corrupt(&path, "an answer is remembered for no session".into()));
     }
     drop(txn);
+    let base = Base::pin(Arc::new(state))?;
+    let noted = base.stood(LogTime::from_millis(u64::MAX))?;
     Ok(Loaded {
-        base: Base::pin(Arc::new(state))?,
+        base,
         system,
         sessions: all,
+        noted: noted.map(|(time, _)| time),
     })
 }
 

@@ -18,6 +18,7 @@ use super::error::{StateFile, step as doing, storage};
 use super::head::Head;
 use super::system::{History, Standing};
 use super::tables::Table;
+use super::times;
 use super::version::{self, ChangeKind, Version};
 use crate::fault::Fault;
 use crate::model::Revision;
@@ -84,7 +85,16 @@ pub(super) fn step(
         let found = walk.look(file, &versions, from)?;
         for gone in found.gone {
             match gone {
-                Gone::Version(row) => drop(versions.remove(&row[..]).map_err(storage(file))?),
+                Gone::Version(row) => {
+                    let gone = versions.remove(&row[..]).map_err(storage(file))?;
+                    if let Some(gone) = gone {
+                        let malformed = |e| file.malformed(&e);
+                        let (_, key) = version::read_key(&row).map_err(malformed)?;
+                        let version = Version::decode(gone.value()).map_err(malformed)?;
+                        let size = version.value.len() as u64;
+                        standing.counters.version_goes(key.len(), size);
+                    }
+                }
                 Gone::Head(key, revision) => remove_head(file, &mut deleted, &key, revision)?,
             }
         }
@@ -100,7 +110,8 @@ pub(super) fn step(
         )));
     }
     standing.history = History { since, chain };
-    Ok(())
+    drop((versions, deleted));
+    times::forget(file, txn, since)
 }
 
 struct Walk {

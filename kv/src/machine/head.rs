@@ -73,6 +73,11 @@ impl ValueDigest {
         }
     }
 
+    /// How many bytes the value has.
+    pub(super) fn size(self) -> u64 {
+        self.size
+    }
+
     /// Appends the size, a varint, and the hash, 8 bytes.
     pub(super) fn put(self, out: &mut Vec<u8>) {
         put_varint(out, self.size);

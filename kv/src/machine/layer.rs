@@ -23,8 +23,9 @@ use super::keys::{Hashed, Keys};
 use super::sequences;
 use super::sessions::{answer_key, session_key};
 use super::tables::Table;
+use super::times::{self, Stood};
 use super::version::{self, ChangeKind, Version};
-use crate::model::{Order, Revision, Sequence, SessionId};
+use crate::model::{LogTime, Order, Revision, Sequence, SessionId};
 
 /// Bytes that a version takes in memory beside the entry that wrote it: nodes of the trees, and what they hold.
 const OVERHEAD_BYTES: u64 = 256;
@@ -73,6 +74,7 @@ struct Content {
     answers: BTreeMap<(SessionId, Sequence), Option<Bytes>>,
     /// The last number of each sequence that went on.
     sequences: BTreeMap<Bytes, u64>,
+    times: Vec<Stood>,
     bytes: u64,
 }
 
@@ -86,6 +88,8 @@ pub(super) struct Additions {
     pub(super) sessions: Vec<(SessionId, Option<Vec<u8>>)>,
     pub(super) answers: BTreeMap<(SessionId, Sequence), Option<Bytes>>,
     pub(super) sequences: Vec<(Bytes, u64)>,
+    /// In order.
+    pub(super) times: Vec<Stood>,
 }
 
 impl Held {
@@ -254,6 +258,7 @@ impl Layer {
             }
         }
         content.sequences.extend(additions.sequences);
+        content.times.extend(additions.times);
     }
 
     /// Bytes of memory, near enough.
@@ -303,6 +308,13 @@ impl Layer {
     /// The last number of a sequence, where it went on.
     pub(super) fn sequence(&self, prefix: &[u8]) -> Option<u64> {
         self.read().sequences.get(prefix).copied()
+    }
+
+    /// The last row of `times` that is not later than a time.
+    pub(super) fn stood(&self, time: LogTime) -> Option<Stood> {
+        let content = self.read();
+        let later = content.times.partition_point(|(at, _)| *at <= time);
+        content.times[..later].last().copied()
     }
 
     /// The places of all keys, in the order of the keys.
@@ -355,6 +367,11 @@ impl Layer {
             Table::Sequences => {
                 for (prefix, last) in &content.sequences {
                     visit(prefix, Some(&sequences::encode(*last)))?;
+                }
+            }
+            Table::Times => {
+                for (time, revision) in &content.times {
+                    visit(&times::key(*time), Some(&times::value(*revision)))?;
                 }
             }
         }

@@ -17,9 +17,10 @@ use super::base::Base;
 use super::head::{Head, ValueDigest};
 use super::keys::Hashed;
 use super::layer::{Found, Held, Layer, Look};
+use super::times::Stood;
 use super::version::RecordRef;
 use crate::fault::Fault;
-use crate::model::{KeyRange, Order, Record, Revision, Sequence, SessionId};
+use crate::model::{KeyRange, LogTime, Order, Record, Revision, Sequence, SessionId};
 
 /// A revision behind all others: everything in the layers is seen.
 pub(super) const NOW: Revision = Revision::new(u64::MAX);
@@ -208,6 +209,14 @@ impl Layered {
         match self.layers().find_map(|layer| layer.answer(id, sequence)) {
             Some(answer) => Ok(answer),
             None => self.base.answer(id, sequence),
+        }
+    }
+
+    /// The last row of `times` that is not later than a time.
+    pub(super) fn stood(&self, time: LogTime) -> Result<Option<Stood>, Fault> {
+        match self.layers().find_map(|layer| layer.stood(time)) {
+            Some(stood) => Ok(Some(stood)),
+            None => self.base.stood(time),
         }
     }
 

@@ -28,11 +28,13 @@ mod batch;
 mod chain;
 mod changed;
 mod checkpoint;
+mod counters;
 mod database;
 mod error;
 mod execute;
 mod forget;
 mod gaps;
+mod hashes;
 mod head;
 mod keys;
 mod layer;
@@ -48,6 +50,7 @@ mod system;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod times;
 mod verify;
 mod version;
 mod wire;
@@ -66,8 +69,9 @@ pub use self::checkpoint::{Checkpoint, CheckpointEnd};
 use self::database::{FILE_NAME, Loaded, Published, Shared};
 use self::execute::{Executed, Room};
 use self::gaps::Gaps;
+use self::hashes::Hashes;
 use self::layered::Layered;
-pub use self::read::{Answered, Pinned, ReadBudget, ReadClass, ReadRefused, Reader, Scan, Step, View};
+pub use self::read::{Answered, Holds, Pinned, ReadBudget, ReadClass, ReadRefused, Reader, Scan, Step, View};
 pub use self::scrub::Scrubber;
 use self::sessions::{Sessions, Use};
 pub use self::settings::MachineSettings;
@@ -81,7 +85,7 @@ use self::work::EntryWork;
 use crate::env::{self, Disk};
 use crate::fault::Fault;
 use crate::model::{
-    self, Command, Compacted, LimitsSet, LogPosition, LogTime, Outcome, Proposal, ReplicatedLimits, Revision,
+    self, Command, Compacted, LimitChange, LimitsSet, LogPosition, LogTime, Outcome, Proposal, ReplicatedLimits, Revision,
     SessionId, SessionOpened, SessionRef, StateHash, TooManyOf, Txn, TxnRefused,
 };
 use crate::planted::{self, Bug};
@@ -271,6 +275,9 @@ pub struct Machine {
     entries_since_checkpoint: u64,
     /// A step of forgetting is under way.
     is_forgetting: bool,
+    hashes: Arc<Hashes>,
+    /// The time of the last row of `times`.
+    noted: Option<LogTime>,
     /// The fault that ended this machine.
     poison: Option<Fault>,
 }
@@ -321,6 +328,7 @@ impl Machine {
             base,
             system,
             sessions,
+            noted,
         } = database::load(&disk, dir, &settings)?;
         if mode == OpenMode::Create && system.standing.position.is_some() {
             return Err(MachineOpenError::Exists { path });
@@ -330,6 +338,7 @@ impl Machine {
             state: state.clone(),
             standing: system.standing,
             limits: system.limits,
+            hashes: Arc::default(),
         });
         let machine = Machine {
             disk,
@@ -345,6 +354,8 @@ impl Machine {
             keys_visited: 0,
             entries_since_checkpoint: 0,
             is_forgetting: false,
+            hashes: Arc::default(),
+            noted,
             poison: None,
         };
         Ok((machine, Reader::new(shared)))
@@ -473,9 +484,15 @@ impl Machine {
         if !Arc::ptr_eq(&end.state, &self.state.base.state) {
             return Ok(());
         }
-        self.is_forgetting = false;
+        let has_forgotten = std::mem::take(&mut self.is_forgetting);
         let base = self.remember_fault(end.result)?;
-        self.system.standing.history = base.standing.history;
+        let standing = &mut self.system.standing;
+        standing.history = base.standing.history;
+        if has_forgotten {
+            let before = self.state.base.standing.counters.version_bytes;
+            let gone = before.saturating_sub(base.standing.counters.version_bytes);
+            standing.counters.version_bytes = standing.counters.version_bytes.saturating_sub(gone);
+        }
         self.state.base = Arc::new(base);
         self.state.frozen = None;
         self.publish();
@@ -546,6 +563,7 @@ impl Machine {
             state: self.state.clone(),
             standing: self.system.standing,
             limits: self.system.limits,
+            hashes: Arc::clone(&self.hashes),
         });
     }
 
@@ -560,6 +578,8 @@ impl Machine {
             system: &mut self.system,
             sessions: &mut self.sessions,
             session_counts: &mut self.session_counts,
+            noted: &mut self.noted,
+            time_spacing_millis: tuning.time_spacing_millis,
             looked_at: 0,
             answer_bytes: 0,
         };
@@ -568,19 +588,29 @@ impl Machine {
             || outcomes.is_empty()
         {
             let Some(entry) = entries.pop_front() else { break };
+            let index = entry.position.index;
             outcomes.push(apply.entry(entry)?);
+            if hashes::is_agreed(index, tuning.hash_entries) {
+                break;
+            }
         }
         self.keys_visited = self.keys_visited.saturating_add(apply.batch.visited);
         let (additions, sums, gaps) = apply.batch.finish(apply.sessions);
         self.gaps = gaps;
         let standing = &mut self.system.standing;
         standing.chain = sums.chain;
+        standing.counters = sums.counters;
         standing.rows_hash = match planted::is(Bug::RandomInApply) {
             true => sums.rows_hash ^ u128::from(env::random_u64() & 1),
             false => sums.rows_hash,
         };
         self.state.active.add(additions);
         self.applied = applied(&self.system);
+        if let Some(position) = self.applied.position
+            && hashes::is_agreed(position.index, tuning.hash_entries)
+        {
+            Arc::make_mut(&mut self.hashes).note(position, self.applied.state_hash);
+        }
         let count = outcomes.len() as u64;
         self.entries_since_checkpoint = self.entries_since_checkpoint.saturating_add(count);
         self.publish();
@@ -607,7 +637,9 @@ impl Machine {
             base,
             system,
             sessions,
+            noted,
         } = database::load(&self.disk, &self.dir, &self.settings)?;
+        self.noted = noted;
         self.system = system;
         self.sessions = sessions;
         self.gaps = Gaps::default();
@@ -664,6 +696,8 @@ struct Apply<'a, 's> {
     system: &'a mut System,
     sessions: &'a mut Sessions,
     session_counts: &'a mut SessionCounts,
+    noted: &'a mut Option<LogTime>,
+    time_spacing_millis: u64,
     /// Keys that all transactions have looked at.
     looked_at: u64,
     /// Bytes that their reads return.
@@ -720,15 +754,15 @@ impl Apply<'_, '_> {
                     session: Some(session),
                     txn,
                 } => self.session_txn(now, session, txn, &mut work)?,
-                Command::OpenSession { ttl_millis } => {
-                    Outcome::SessionOpened(self.open_session(ttl_millis, now))
+                Command::OpenSession { id, ttl_millis } => {
+                    Outcome::SessionOpened(self.open_session(id, ttl_millis, now))
                 }
                 Command::CloseSession { session } => {
                     self.end_session(session);
                     Outcome::SessionClosed
                 }
-                Command::SetLimits { version, limits } => {
-                    Outcome::LimitsSet(self.set_limits(version, limits))
+                Command::SetLimits { expected, changes } => {
+                    Outcome::LimitsSet(self.set_limits(expected, &changes))
                 }
                 Command::Compact { revision } => Outcome::Compacted(self.compact(revision)),
             });
@@ -746,8 +780,17 @@ impl Apply<'_, '_> {
         let System { limits, standing, .. } = &mut *self.system;
         let at = (standing.revision, now.entry);
         let executed = execute::execute(&mut self.batch, txn, at, limits, work, room)?;
-        if let Ok(response) = &executed.answer {
+        if let Ok(response) = &executed.answer
+            && response.revision > standing.revision
+        {
             standing.revision = response.revision;
+            let is_new = |noted: &LogTime| {
+                now.time.millis() >= noted.millis().saturating_add(self.time_spacing_millis.max(1))
+            };
+            if self.noted.as_ref().is_none_or(is_new) {
+                *self.noted = Some(now.time);
+                self.batch.stood((now.time, response.revision));
+            }
         }
         self.looked_at = self.looked_at.saturating_add(executed.looked_at);
         self.answer_bytes = self.answer_bytes.saturating_add(executed.answer_bytes);
@@ -820,7 +863,12 @@ impl Apply<'_, '_> {
         })
     }
 
-    fn open_session(&mut self, ttl_millis: u64, now: Use) -> Result<SessionOpened, TxnRefused> {
+    fn open_session(
+        &mut self,
+        id: SessionId,
+        ttl_millis: u64,
+        now: Use,
+    ) -> Result<SessionOpened, TxnRefused> {
         let limits = self.system.limits;
         while self.sessions.len() as u64 >= limits.sessions_max {
             let Some(idle) = self.sessions.idle(now, &limits) else {
@@ -833,26 +881,29 @@ impl Apply<'_, '_> {
             self.session_counts.evicted += 1;
             self.end_session(idle);
         }
-        self.system.standing.last_session += 1;
-        let session = SessionId::new(self.system.standing.last_session);
+        let session = self.sessions.free_from(id);
         let ttl_millis = ttl_millis.min(limits.session_ttl_millis_max);
         self.sessions.open(session, ttl_millis, now);
         Ok(SessionOpened { session, ttl_millis })
     }
 
-    fn set_limits(&mut self, version: u64, limits: ReplicatedLimits) -> LimitsSet {
+    fn set_limits(&mut self, expected: Option<u64>, changes: &[LimitChange]) -> LimitsSet {
         let System {
             limits: stand,
             standing,
             ..
         } = &mut *self.system;
-        let changed = version == standing.limits_version && limits.check().is_ok();
-        if changed {
+        let is_expected = expected.is_none_or(|version| version == standing.limits_version);
+        let changed = stand
+            .with(changes)
+            .ok()
+            .filter(|_| is_expected && !changes.is_empty());
+        if let Some(limits) = changed {
             *stand = limits;
             standing.limits_version += 1;
         }
         LimitsSet {
-            changed,
+            changed: changed.is_some(),
             version: standing.limits_version,
             limits: *stand,
         }

@@ -48,6 +48,17 @@ pub struct Pinned {
     pub state_hash: StateHash,
 }
 
+/// How much a state holds, where each version of a key counts its key, its value and 64 bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Holds {
+    /// Keys that exist.
+    pub records: u64,
+    /// What they count.
+    pub live_bytes: u64,
+    /// What the versions before, and deletions, count that this node still has.
+    pub history_bytes: u64,
+}
+
 /// One state, pinned until dropped. A view that lives long keeps memory and old pages of the file alive.
 #[derive(Debug)]
 pub struct View {
@@ -132,6 +143,29 @@ impl View {
     pub fn limits(&self) -> (u64, &ReplicatedLimits) {
         let Published { standing, limits, .. } = &*self.published;
         (standing.limits_version, limits)
+    }
+
+    /// The state's hash behind the agreed entries applied last, the oldest first: what two nodes compare. A node that has
+    /// started of late knows few or none.
+    pub fn hashes(&self) -> Vec<(LogPosition, StateHash)> {
+        self.published.hashes.iter().collect()
+    }
+
+    /// How much the state holds.
+    pub fn holds(&self) -> Holds {
+        let counters = self.published.standing.counters;
+        Holds {
+            records: counters.records,
+            live_bytes: counters.live_bytes,
+            history_bytes: counters.version_bytes.saturating_sub(counters.live_bytes),
+        }
+    }
+
+    /// The revision that stood at a time of the log, or, where several were made within a second, an earlier one of them: none
+    /// that is older was made later. `None` where history does not go back so far.
+    pub fn revision_at(&self, time: LogTime) -> Result<Option<Revision>, Fault> {
+        let stood = self.published.state.stood(time)?;
+        Ok(stood.map(|(_, revision)| revision.max(self.pinned.oldest)))
     }
 
     /// Answers a batch of reads in one go, on the state as it is or as it was at a revision: [`begin`](Self::begin) and

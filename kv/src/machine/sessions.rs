@@ -1,9 +1,9 @@
 //! Sessions, within which a retried write is recognised: the tables `sessions` and `answers`.
 //!
-//! `sessions`: key: the id, 8 bytes. Value: the time to live in milliseconds, the log's time and the index of the entry
+//! `sessions`: key: the id, 16 bytes. Value: the time to live in milliseconds, the log's time and the index of the entry
 //! at its last command, and the number below which every answer was forgotten, 8 bytes each. A row lives until the
 //! session is closed, expires, or makes room for another.
-//! `answers`: key: the session's id, then the write's number, 8 bytes each. Value: the encoded
+//! `answers`: key: the session's id, 16 bytes, then the write's number, 8 bytes. Value: the encoded
 //! [`Outcome`](crate::model::Outcome). A row lives until the client says that it has the answer, or the
 //! session ends. All numbers are big-endian.
 //!
@@ -65,27 +65,27 @@ pub(super) struct Sessions {
     changed: BTreeSet<SessionId>,
 }
 
-pub(super) fn session_key(id: SessionId) -> [u8; 8] {
+pub(super) fn session_key(id: SessionId) -> [u8; 16] {
     id.number().to_be_bytes()
 }
 
 pub(super) fn read_session_key(bytes: &[u8]) -> Result<SessionId, Malformed> {
     let mut row = Row::new(bytes);
-    let id = SessionId::new(row.u64()?);
+    let id = SessionId::new(row.u128()?);
     row.end()?;
     Ok(id)
 }
 
-pub(super) fn answer_key(id: SessionId, sequence: Sequence) -> [u8; 16] {
-    let mut key = [0; 16];
-    key[..8].copy_from_slice(&id.number().to_be_bytes());
-    key[8..].copy_from_slice(&sequence.number().to_be_bytes());
+pub(super) fn answer_key(id: SessionId, sequence: Sequence) -> [u8; 24] {
+    let mut key = [0; 24];
+    key[..16].copy_from_slice(&id.number().to_be_bytes());
+    key[16..].copy_from_slice(&sequence.number().to_be_bytes());
     key
 }
 
 pub(super) fn read_answer_key(bytes: &[u8]) -> Result<(SessionId, Sequence), Malformed> {
     let mut row = Row::new(bytes);
-    let key = (SessionId::new(row.u64()?), Sequence::new(row.u64()?));
+    let key = (SessionId::new(row.u128()?), Sequence::new(row.u64()?));
     row.end()?;
     Ok(key)
 }
@@ -137,6 +137,14 @@ impl Sessions {
         self.sessions.len()
     }
 
+    /// The first id from this one on that no session has.
+    pub(super) fn free_from(&self, mut id: SessionId) -> SessionId {
+        while self.sessions.contains_key(&id) {
+            id = id.next();
+        }
+        id
+    }
+
     pub(super) fn get_mut(&mut self, id: SessionId) -> Option<&mut Session> {
         self.sessions.get_mut(&id)
     }
@@ -186,7 +194,7 @@ impl Sessions {
 
     /// The sessions whose deadline lies before `now`, the earliest first.
     pub(super) fn due(&self, now: LogTime) -> Vec<SessionId> {
-        let due = self.deadlines.range(..(now, SessionId::new(0)));
+        let due = self.deadlines.range(..(now, SessionId::ZERO));
         due.map(|(_, id)| *id).collect()
     }
 
@@ -244,7 +252,7 @@ mod tests {
     proptest! {
         #[test]
         fn sessions_and_their_keys_read_back(
-            ttl: u64, time: u64, entry: u64, below: u64, id: u64, sequence: u64,
+            ttl: u64, time: u64, entry: u64, below: u64, id: u128, sequence: u64,
         ) {
             let session = Session {
                 ttl_millis: ttl,

@@ -40,6 +40,12 @@ pub struct Tuning {
     /// A step of forgetting looks at so many rows, fewer where they are large, and ends with the revision: 1 or more; 16,384 by
     /// default.
     pub forget_rows: usize,
+    /// The state's hash is kept behind each entry whose index is a multiple of this, for the comparison between nodes: 1 or more;
+    /// 1,024 by default. Nodes with different ones compare at common multiples.
+    pub hash_entries: u64,
+    /// The table of times has a row for each so many milliseconds of the log's time in which something was changed; 1,000 by
+    /// default.
+    pub time_spacing_millis: u64,
 }
 
 impl MachineSettings {
@@ -59,6 +65,8 @@ impl Default for Tuning {
             page_bytes_max: 1024 * 1024,
             snapshot_chunk_bytes: super::snapshot::CHUNK_BYTES,
             forget_rows: 16_384,
+            hash_entries: 1_024,
+            time_spacing_millis: 1_000,
         }
     }
 }

@@ -130,29 +130,28 @@ mod tests {
 
         #[test]
         fn any_bytes_are_the_one_form_of_a_head_or_refused(
-            mut bytes in prop::collection::vec(any::<u8>(), 0..300), position in 0u8..3, membership in 0u8..60,
+            bytes in prop::collection::vec(any::<u8>(), 0..400),
+            // Else hardly any would have the lengths of a head's parts.
+            mut standing in prop::collection::vec(any::<u8>(), Standing::EMPTY.encode().len() + 24),
+            has_position: bool, limits in 0u8..4, mut membership in prop::collection::vec(any::<u8>(), 0..60),
         ) {
-            // Else hardly any would have the lengths of a head's parts: 97 or 121 bytes, the limits', and a membership's.
-            let standing = if position == 1 { 121 } else { 97 };
-            let limits = system::encode_limits(&crate::model::ReplicatedLimits::default());
-            let limits_at = usize::from(standing) + 2;
-            if let Some(place) = bytes.get_mut(limits_at..limits_at + limits.len()) {
-                place.copy_from_slice(&limits);
-            }
-            let behind = standing + 2 + limits.len() as u8;
-            let bearings = [
-                (0, standing),
-                (1, position),
-                (1 + standing, limits.len() as u8),
-                (behind, membership),
-                (behind + 1, 1),
-            ];
-            for (at, value) in bearings {
-                if let Some(byte) = bytes.get_mut(usize::from(at)) {
-                    *byte = value;
-                }
-            }
             let _system = one_form(&bytes);
+            standing[0] = u8::from(has_position);
+            if !has_position {
+                standing.truncate(Standing::EMPTY.encode().len());
+            }
+            let mut limit_row = system::encode_limits(&crate::model::ReplicatedLimits::default());
+            limit_row[0] = limit_row[0].wrapping_sub(limits / 3);
+            if let Some(first) = membership.first_mut() {
+                *first = 1;
+            }
+            let mut head = Vec::new();
+            for part in [standing, limit_row, membership] {
+                put_varint(&mut head, part.len() as u64);
+                head.extend_from_slice(&part);
+            }
+            head.extend_from_slice(&bytes);
+            let _system = one_form(&head);
         }
     }
 }

@@ -10,10 +10,11 @@ use bytes::Bytes;
 use redb::ReadableTable;
 
 use super::chain::Chain;
+use super::counters::Counters;
 use super::error::{StateFile, storage};
 use super::wire::{Malformed, Row, put_u64};
 use crate::fault::Fault;
-use crate::model::{LogIndex, LogPosition, LogTime, NodeId, ReplicatedLimits, Revision, StateHash, Term};
+use crate::model::{Limit, LimitChange, LogIndex, LogPosition, LogTime, NodeId, ReplicatedLimits, Revision, StateHash, Term};
 
 pub(super) const FORMAT: &[u8] = b"format";
 pub(super) const LIMITS: &[u8] = b"limits";
@@ -21,7 +22,7 @@ pub(super) const STANDING: &[u8] = b"standing";
 pub(super) const MEMBERSHIP: &[u8] = b"membership";
 
 const MAGIC: &[u8; 8] = b"QRTSTATE";
-pub(super) const FORMAT_VERSION: u16 = 4;
+pub(super) const FORMAT_VERSION: u16 = 5;
 
 /// The value of the row `format`.
 pub(super) fn format_row() -> Vec<u8> {
@@ -50,8 +51,6 @@ pub(super) struct Standing {
     /// The oldest revision that can be read.
     pub(super) oldest: Revision,
     pub(super) log_time: LogTime,
-    /// The id of the session opened last; 0 before the first.
-    pub(super) last_session: u64,
     /// How often the limits were set.
     pub(super) limits_version: u64,
     /// Over all revisions.
@@ -60,6 +59,8 @@ pub(super) struct Standing {
     pub(super) rows_hash: u128,
     /// Where this node's history begins. No part of the replicated state.
     pub(super) history: History,
+    /// How much this node's state holds. No part of the replicated state either.
+    pub(super) counters: Counters,
 }
 
 /// From where on a node has all versions.
@@ -79,7 +80,6 @@ impl Standing {
         revision: Revision::FIRST,
         oldest: Revision::FIRST,
         log_time: LogTime::ZERO,
-        last_session: 0,
         limits_version: 0,
         chain: Chain::EMPTY,
         rows_hash: 0,
@@ -87,6 +87,7 @@ impl Standing {
             since: Revision::FIRST,
             chain: Chain::EMPTY,
         },
+        counters: Counters::ZERO,
     };
 
     pub(super) fn encode(&self) -> Vec<u8> {
@@ -96,6 +97,7 @@ impl Standing {
         out.extend_from_slice(&self.rows_hash.to_be_bytes());
         put_u64(&mut out, self.history.since.number());
         out.extend_from_slice(&self.history.chain.0.to_be_bytes());
+        self.counters.put(&mut out);
         out
     }
 
@@ -103,7 +105,6 @@ impl Standing {
         put_u64(out, self.revision.number());
         put_u64(out, self.oldest.number());
         put_u64(out, self.log_time.millis());
-        put_u64(out, self.last_session);
         put_u64(out, self.limits_version);
         out.extend_from_slice(&self.chain.0.to_be_bytes());
     }
@@ -115,7 +116,6 @@ impl Standing {
             revision: Revision::new(row.u64()?),
             oldest: Revision::new(row.u64()?),
             log_time: LogTime::from_millis(row.u64()?),
-            last_session: row.u64()?,
             limits_version: row.u64()?,
             chain: Chain(row.u128()?),
             rows_hash: row.u128()?,
@@ -123,6 +123,7 @@ impl Standing {
                 since: Revision::new(row.u64()?),
                 chain: Chain(row.u128()?),
             },
+            counters: Counters::read(&mut row)?,
         };
         row.end()?;
         if standing.history.since > standing.oldest || standing.oldest > standing.revision {
@@ -141,69 +142,13 @@ impl Standing {
     }
 }
 
-/// What stands before each limit, in the order of [`numbers_of`]. A tag is never given to another limit.
-const LIMIT_TAGS: [u8; 10] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10];
-
-fn numbers_of(limits: &ReplicatedLimits) -> [u64; LIMIT_TAGS.len()] {
-    let ReplicatedLimits {
-        sessions_max,
-        session_ttl_millis_max,
-        session_idle_millis,
-        session_idle_entries,
-        unanswered_max,
-        unanswered_bytes_max,
-        response_bytes_max,
-        keys_looked_at_max,
-        keys_changed_max,
-        entry_budget,
-    } = *limits;
-    [
-        sessions_max,
-        session_ttl_millis_max,
-        session_idle_millis,
-        session_idle_entries,
-        unanswered_max,
-        unanswered_bytes_max,
-        response_bytes_max,
-        keys_looked_at_max,
-        keys_changed_max,
-        entry_budget,
-    ]
-}
-
-fn limits_of(numbers: [u64; LIMIT_TAGS.len()]) -> ReplicatedLimits {
-    let [
-        sessions_max,
-        session_ttl_millis_max,
-        session_idle_millis,
-        session_idle_entries,
-        unanswered_max,
-        unanswered_bytes_max,
-        response_bytes_max,
-        keys_looked_at_max,
-        keys_changed_max,
-        entry_budget,
-    ] = numbers;
-    ReplicatedLimits {
-        sessions_max,
-        session_ttl_millis_max,
-        session_idle_millis,
-        session_idle_entries,
-        unanswered_max,
-        unanswered_bytes_max,
-        response_bytes_max,
-        keys_looked_at_max,
-        keys_changed_max,
-        entry_budget,
-    }
-}
-
 /// The value of the row `limits`.
 pub(super) fn encode_limits(limits: &ReplicatedLimits) -> Vec<u8> {
-    let mut out = Vec::with_capacity(9 * LIMIT_TAGS.len());
-    for (tag, number) in LIMIT_TAGS.into_iter().zip(numbers_of(limits)) {
+    let changes = limits.to_changes();
+    let mut out = Vec::with_capacity(9 * changes.len());
+    for LimitChange { tag, value } in changes {
         out.push(tag);
-        put_u64(&mut out, number);
+        put_u64(&mut out, value);
     }
     out
 }
@@ -211,15 +156,14 @@ pub(super) fn encode_limits(limits: &ReplicatedLimits) -> Vec<u8> {
 /// Reads the row back. A limit that is missing, and one that is not known, is of another release.
 pub(super) fn decode_limits(bytes: &[u8]) -> Result<ReplicatedLimits, Malformed> {
     let mut row = Row::new(bytes);
-    let mut numbers = [0; LIMIT_TAGS.len()];
-    for (tag, number) in LIMIT_TAGS.into_iter().zip(&mut numbers) {
-        if row.u8()? != tag {
-            return Err(Malformed("a limit is missing, or there is one that is not known"));
-        }
-        *number = row.u64()?;
+    let mut changes = Vec::new();
+    for _ in Limit::ALL {
+        let (tag, value) = (row.u8()?, row.u64()?);
+        changes.push(LimitChange { tag, value });
     }
     row.end()?;
-    Ok(limits_of(numbers))
+    ReplicatedLimits::of_changes(&changes)
+        .ok_or(Malformed("a limit is missing, or there is one that is not known"))
 }
 
 /// The last membership: where it stands in the log, and its bytes, which mean nothing to the machine.
@@ -329,7 +273,11 @@ pub(super) mod tests {
 
     /// All that the table can say.
     pub(in crate::machine) fn system() -> impl Strategy<Value = System> {
-        let limits = any::<[u64; LIMIT_TAGS.len()]>().prop_map(limits_of);
+        let limits = any::<[u64; Limit::ALL.len()]>().prop_map(|numbers| {
+            let change = |(limit, value)| LimitChange::new(limit, value);
+            let changes: Vec<_> = Limit::ALL.into_iter().zip(numbers).map(change).collect();
+            ReplicatedLimits::of_changes(&changes).expect("all of them, in order")
+        });
         let bytes = prop::collection::vec(any::<u8>(), 0..200).prop_map(Bytes::from);
         let membership = prop::option::of((position(), bytes));
         (limits, standing(), membership).prop_map(|(limits, standing, membership)| System {
@@ -353,12 +301,12 @@ pub(super) mod tests {
             1..=u64::MAX,
             any::<u64>(),
             any::<u64>(),
-            any::<u64>(),
             any::<[u128; 3]>(),
             1..=u64::MAX,
+            any::<[u64; 3]>(),
         );
         (prop::option::of(position()), numbers).prop_map(|(position, numbers)| {
-            let (revision, oldest, log_time, last_session, limits_version, digests, since) = numbers;
+            let (revision, oldest, log_time, limits_version, digests, since, counts) = numbers;
             let [chain, rows_hash, since_chain] = digests;
             let mut revisions = [revision, oldest, since];
             revisions.sort_unstable();
@@ -368,13 +316,17 @@ pub(super) mod tests {
                 revision: Revision::new(revision),
                 oldest: Revision::new(oldest),
                 log_time: LogTime::from_millis(log_time),
-                last_session,
                 limits_version,
                 chain: Chain(chain),
                 rows_hash,
                 history: History {
                     since: Revision::new(since),
                     chain: Chain(since_chain),
+                },
+                counters: Counters {
+                    records: counts[0],
+                    live_bytes: counts[1].min(counts[2]),
+                    version_bytes: counts[1].max(counts[2]),
                 },
             }
         })
@@ -404,7 +356,7 @@ pub(super) mod tests {
 
         #[test]
         fn any_bytes_are_the_one_form_of_a_row_or_refused(
-            mut bytes in prop::collection::vec(any::<u8>(), 0..130), first in 0u8..3,
+            mut bytes in prop::collection::vec(any::<u8>(), 0..150), first in 0u8..3,
         ) {
             // Else hardly any would have a position.
             if let Some(byte) = bytes.first_mut() {

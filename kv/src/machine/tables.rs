@@ -14,6 +14,7 @@ pub(super) enum Table {
     Sequences,
     Versions,
     Deleted,
+    Times,
 }
 
 /// Where this node stands: format, applied position, membership, revision, time, hash. Not a replicated
@@ -22,7 +23,7 @@ pub(super) const SYSTEM: Definition = TableDefinition::new("system");
 
 impl Table {
     /// All of them, in the order in which a snapshot carries them.
-    pub(super) const ALL: [Table; 7] = [
+    pub(super) const ALL: [Table; 8] = [
         Table::Current,
         Table::Leases,
         Table::Sessions,
@@ -30,11 +31,12 @@ impl Table {
         Table::Sequences,
         Table::Versions,
         Table::Deleted,
+        Table::Times,
     ];
 
     /// Whether its rows are the replicated state. The others lead to the past: each node has of that what it still has.
     pub(super) const fn is_logical(self) -> bool {
-        !matches!(self, Table::Versions | Table::Deleted)
+        !matches!(self, Table::Versions | Table::Deleted | Table::Times)
     }
 
     /// The byte that stands for the table in hashes and snapshots. Never reused for another: 2 and 3 were tables
@@ -48,6 +50,7 @@ impl Table {
             Table::Sequences => 7,
             Table::Versions => 8,
             Table::Deleted => 9,
+            Table::Times => 10,
         }
     }
 
@@ -64,6 +67,7 @@ impl Table {
             Table::Sequences => "sequences",
             Table::Versions => "versions",
             Table::Deleted => "deleted",
+            Table::Times => "times",
         })
     }
 }

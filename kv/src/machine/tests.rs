@@ -108,7 +108,11 @@ impl Store {
         };
         let mut limits = limits;
         change(&mut limits);
-        match self.one(0, Command::SetLimits { version, limits }) {
+        let command = Command::SetLimits {
+            expected: Some(version),
+            changes: limits.to_changes(),
+        };
+        match self.one(0, command) {
             Outcome::LimitsSet(set) => assert!(set.changed && set.limits == limits, "{set:?}"),
             other => panic!("setting limits answered {other:?}"),
         }

@@ -7,38 +7,43 @@ use redb::{ReadableTable, WriteTransaction};
 
 use super::base::Base;
 use super::chain::Fold;
+use super::counters::Counters;
 use super::database::for_each_row;
 use super::error::{StateFile, step, storage};
 use super::head::{Head, ValueDigest};
 use super::layered::Layered;
 use super::system::Standing;
 use super::tables::Table;
+use super::times::{self, Stood};
 use super::version::{self, Version};
-use super::wire::hash_of_logical_row;
+use super::wire::{Malformed, hash_of_logical_row};
 use crate::fault::Fault;
 use crate::model::Revision;
 
-/// Demands that the rows of the base have the digests that its standing says, and its values those that their heads say.
+/// Demands that the rows of the base have the digests and the counts that its standing says, and its values those that their
+/// heads say.
 pub(super) fn base(base: &Base) -> Result<(), Fault> {
-    let sum = sum_of_rows(base)?;
-    let standing = &base.standing;
-    demand(base, sum, standing.rows_hash)?;
-    demand_chain(base, fold_of_versions(base)?, standing)?;
+    let mut found = Found::in_rows_of(base)?;
+    found.demand(base.file(), &base.standing)?;
     values(base)
 }
 
-/// Demands that the rows, as a checkpoint would leave them now, have the digests that are kept. For the thread that applies.
+/// Demands that the rows, as a checkpoint would leave them now, have the digests and the counts that are kept. For the thread
+/// that applies.
 pub(super) fn layered(state: &Layered, kept: &Standing) -> Result<(), Fault> {
     let base = &*state.base;
     let malformed = |e| base.file().malformed(&e);
-    let mut sum = sum_of_rows(base)?;
-    let mut fold = fold_of_versions(base)?;
+    let mut found = Found::in_rows_of(base)?;
     let mut scratch = Vec::new();
     let oldest_first = state.frozen.iter().chain([&state.active]);
     let layers: Vec<_> = oldest_first.map(|layer| (layer, layer.order())).collect();
     for (layer, order) in &layers {
         layer.visit_rows(Table::Versions, order, |key, row| {
-            row.map_or(Ok(()), |row| fold.row(key, row)).map_err(malformed)
+            row.map_or(Ok(()), |row| found.version(key, row))
+                .map_err(malformed)
+        })?;
+        layer.visit_rows(Table::Times, order, |key, row| {
+            row.map_or(Ok(()), |row| found.time(key, row)).map_err(malformed)
         })?;
     }
     for table in Table::ALL.into_iter().filter(|table| table.is_logical()) {
@@ -54,39 +59,128 @@ pub(super) fn layered(state: &Layered, kept: &Standing) -> Result<(), Fault> {
             .open_table(table.definition())
             .map_err(step(base.file(), "opening a table of"))?;
         for (key, row) in changes {
-            let mut hash =
-                |row: &[u8]| hash_of_logical_row(&mut scratch, table, &key, row).map_err(malformed);
             if let Some(old) = rows.get(&key[..]).map_err(storage(base.file()))? {
-                sum = sum.wrapping_sub(hash(old.value())?);
+                found
+                    .no_row(&mut scratch, table, &key, old.value())
+                    .map_err(malformed)?;
             }
             if let Some(row) = row {
-                sum = sum.wrapping_add(hash(&row)?);
+                found.row(&mut scratch, table, &key, &row).map_err(malformed)?;
             }
         }
     }
-    demand(base, sum, kept.rows_hash)?;
-    demand_chain(base, fold, kept)
+    found.demand(base.file(), kept)
 }
 
-fn sum_of_rows(base: &Base) -> Result<u128, Fault> {
-    let mut scratch = Vec::new();
-    let mut sum = 0u128;
-    for table in Table::ALL.into_iter().filter(|table| table.is_logical()) {
-        for_each_row(base.file(), &base.txn, table, |key, row| {
-            sum = sum.wrapping_add(hash_of_logical_row(&mut scratch, table, key, row)?);
-            Ok(())
-        })?;
+/// What rows come to.
+struct Found {
+    rows_hash: u128,
+    fold: Option<Fold>,
+    counters: Counters,
+    /// The last row of `times`.
+    stood: Option<Stood>,
+}
+
+impl Found {
+    fn in_rows_of(base: &Base) -> Result<Self, Fault> {
+        let history = base.standing.history;
+        let mut found = Self {
+            rows_hash: 0,
+            fold: Some(Fold::after(history.since, history.chain)),
+            counters: Counters::ZERO,
+            stood: None,
+        };
+        let mut scratch = Vec::new();
+        for table in Table::ALL {
+            for_each_row(base.file(), &base.txn, table, |key, row| match table {
+                Table::Versions => found.version(key, row),
+                Table::Times => found.time(key, row),
+                Table::Deleted => Ok(()),
+                logical => found.row(&mut scratch, logical, key, row),
+            })?;
+        }
+        Ok(found)
     }
-    Ok(sum)
+
+    /// A row of a logical table.
+    fn row(&mut self, scratch: &mut Vec<u8>, table: Table, key: &[u8], row: &[u8]) -> Result<(), Malformed> {
+        let hash = hash_of_logical_row(scratch, table, key, row)?;
+        self.rows_hash = self.rows_hash.wrapping_add(hash);
+        match table {
+            Table::Current => count_head(&mut self.counters, key, row),
+            _ => Ok(()),
+        }
+    }
+
+    /// A row of a logical table is another one, or none.
+    fn no_row(
+        &mut self,
+        scratch: &mut Vec<u8>,
+        table: Table,
+        key: &[u8],
+        row: &[u8],
+    ) -> Result<(), Malformed> {
+        let hash = hash_of_logical_row(scratch, table, key, row)?;
+        self.rows_hash = self.rows_hash.wrapping_sub(hash);
+        if table == Table::Current
+            && let (_, Some((_, digest))) = Head::decode_newest(row)?
+        {
+            self.counters.ends(key.len(), digest.size());
+        }
+        Ok(())
+    }
+
+    fn version(&mut self, key: &[u8], row: &[u8]) -> Result<(), Malformed> {
+        count_version(&mut self.counters, key, row)?;
+        self.fold.as_mut().map_or(Ok(()), |fold| fold.row(key, row))
+    }
+
+    fn time(&mut self, key: &[u8], row: &[u8]) -> Result<(), Malformed> {
+        let stood = times::read(key, row)?;
+        times::follows(self.stood.replace(stood), stood)
+    }
+
+    /// Demands what a standing says.
+    fn demand(&mut self, file: &StateFile, kept: &Standing) -> Result<(), Fault> {
+        let (sum, said) = (self.rows_hash, kept.rows_hash);
+        if sum != said {
+            return Err(file.corrupt(format!("the rows hash to {sum:032x}, the state says {said:032x}")));
+        }
+        if let Some((revision, chain)) = self.fold.take().map(Fold::end)
+            && (revision, chain) != (kept.revision, kept.chain)
+        {
+            return Err(file.corrupt(format!(
+                "the versions up to revision {revision} have the chain {:032x}, the state says {:032x} at revision {}",
+                chain.0, kept.chain.0, kept.revision
+            )));
+        }
+        if self.counters != kept.counters {
+            let (found, said) = (self.counters, kept.counters);
+            return Err(file.corrupt(format!("there are {found}, the state says {said}")));
+        }
+        if let Some((_, revision)) = self.stood
+            && revision > kept.revision
+        {
+            return Err(file.corrupt(format!("a time has revision {revision}, the last is {}", kept.revision)));
+        }
+        Ok(())
+    }
 }
 
-fn fold_of_versions(base: &Base) -> Result<Fold, Fault> {
-    let history = base.standing.history;
-    let mut fold = Fold::after(history.since, history.chain);
-    for_each_row(base.file(), &base.txn, Table::Versions, |key, row| {
-        fold.row(key, row)
-    })?;
-    Ok(fold)
+/// Counts a row of `current`.
+pub(super) fn count_head(counters: &mut Counters, key: &[u8], row: &[u8]) -> Result<(), Malformed> {
+    let (_, record) = Head::decode_newest(row)?;
+    let (_, digest) = record.ok_or(Malformed("a deleted key has its head in current"))?;
+    counters.lives(key.len(), digest.size());
+    Ok(())
+}
+
+/// Counts a row of `versions`.
+pub(super) fn count_version(counters: &mut Counters, row_key: &[u8], row: &[u8]) -> Result<(), Malformed> {
+    let (_, key) = version::read_key(row_key)?;
+    let size = Version::decode(row)?.value.len() as u64;
+    counters.version_comes(key.len(), size);
+    Ok(())
 }
 
 /// Demands that each key that exists has the value that its head tells of.
@@ -150,25 +244,4 @@ fn wrong_value(
         }
     }
     Ok(None)
-}
-
-fn demand(base: &Base, sum: u128, kept: u128) -> Result<(), Fault> {
-    if sum == kept {
-        Ok(())
-    } else {
-        Err(base
-            .file()
-            .corrupt(format!("the rows hash to {sum:032x}, the state says {kept:032x}")))
-    }
-}
-
-fn demand_chain(base: &Base, fold: Fold, kept: &Standing) -> Result<(), Fault> {
-    let (revision, chain) = fold.end();
-    if (revision, chain) == (kept.revision, kept.chain) {
-        return Ok(());
-    }
-    Err(base.file().corrupt(format!(
-        "the versions up to revision {revision} have the chain {:032x}, the state says {:032x} at revision {}",
-        chain.0, kept.chain.0, kept.revision
-    )))
 }

@@ -98,6 +98,10 @@ impl<'e> Meter<'e> {
         self.looked_at = self.looked_at.saturating_add(keys);
         let limit = self.limits.keys_looked_at_max;
         within(self.looked_at, limit, place, Work::KeysLookedAt)?;
+        if of_entries == 0 {
+            // Nothing of the entry's is asked for, also where more is spent than may be: the limits were lowered within it.
+            return Ok(());
+        }
         let all = of_entry(limit, &self.limits);
         let spent = spend(&mut self.entry.looked_at, of_entries, all, Work::KeysLookedAt);
         if spent.is_err() {

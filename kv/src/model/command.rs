@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Key, LogTime, Place, ReplicatedLimits, Revision, Sequence, SessionId, Txn, TxnResponse};
+use super::{Key, LimitChange, LogTime, Place, ReplicatedLimits, Revision, Sequence, SessionId, Txn, TxnResponse};
 
 /// One entry's content: the commands that waited together, and the proposer's time.
 ///
@@ -27,6 +27,10 @@ pub enum Command {
     },
     /// Opens a session and answers its id.
     OpenSession {
+        /// The id that the session is to have, or, where a session has it, the first one behind it that none has. The node that
+        /// proposes the command draws it, whatever the caller said: an opening that comes twice is two sessions, so that no
+        /// session that ended is ever there again, without its answers.
+        id: SessionId,
         /// How long the session is to outlive its last command, in milliseconds of the log's time; no longer than
         /// [`ReplicatedLimits::session_ttl_millis_max`], which the answer says.
         ttl_millis: u64,
@@ -36,12 +40,12 @@ pub enum Command {
         /// The session.
         session: SessionId,
     },
-    /// Sets the limits that decide answers, if nobody has set them since `version`. They count from the next command on.
+    /// Changes limits of the cluster, and answers those that stand then. They count from the next command on.
     SetLimits {
-        /// The version that stands, as far as the caller knows: 0 before they were ever set.
-        version: u64,
-        /// All of them. With limits that [`ReplicatedLimits::check`] refuses nothing is changed.
-        limits: ReplicatedLimits,
+        /// Nothing is changed unless this version stands: 0 before they were ever set. Any, where it is `None`.
+        expected: Option<u64>,
+        /// What is to be changed; nothing, where one is not known or out of its range.
+        changes: Vec<LimitChange>,
     },
     /// Gives up the history before a revision: no read below it is served from here on. One that has not come yet, or that
     /// is not later than what was given up before, changes nothing.
@@ -49,6 +53,16 @@ pub enum Command {
         /// The oldest revision that is to stay readable.
         revision: Revision,
     },
+}
+
+impl Command {
+    /// Opens a session, as a client asks for it: the node that proposes the command draws the id.
+    pub fn open_session(ttl_millis: u64) -> Self {
+        Command::OpenSession {
+            id: SessionId::ZERO,
+            ttl_millis,
+        }
+    }
 }
 
 /// The place of a write within its session.
@@ -90,7 +104,7 @@ pub struct SessionOpened {
 /// What became of [`Command::SetLimits`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LimitsSet {
-    /// They were set. Otherwise others had been set before, and stand.
+    /// They were changed. Otherwise another version stood, or what was asked for is not known, out of its range, or nothing.
     pub changed: bool,
     /// The version that stands now.
     pub version: u64,

@@ -58,12 +58,41 @@ number! {
     LeaseId, ""
 }
 number! {
-    /// A client's session, within which a retried write is recognised.
-    SessionId, ""
-}
-number! {
     /// The number of a write within its session; the first is 1.
     Sequence, ""
+}
+
+/// A client's session, within which a retried write is recognised: 128 bits, drawn at random for each session, so that no
+/// session of one store is ever taken for one of another, nor for one of the same store as it was once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SessionId(u128);
+
+impl SessionId {
+    /// Before all others.
+    pub const ZERO: SessionId = SessionId(0);
+
+    /// Wraps a number that was drawn, or came from a file or a peer.
+    pub const fn new(number: u128) -> Self {
+        Self(number)
+    }
+
+    /// The bare number, for encoding.
+    pub const fn number(self) -> u128 {
+        self.0
+    }
+
+    /// The one that follows, the first one after the last.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0.wrapping_add(1))
+    }
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
 }
 
 impl Revision {

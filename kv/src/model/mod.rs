@@ -29,7 +29,7 @@ pub use ids::{
     LeaseId, LogIndex, LogPosition, LogTime, NodeId, Revision, Sequence, SessionId, StateHash, Term,
 };
 pub use key::{InvalidKey, Key, KeyRange, Value};
-pub use limits::{InvalidLimit, ReplicatedLimits};
+pub use limits::{Bounds, InvalidLimit, Limit, LimitChange, ReplicatedLimits, Unit, UnknownLimit};
 pub use op::{LeaseChange, Op, OpResult, PutMode, RangeExcess};
 pub use read::{Consistency, KeyValue, Order, RangeRead, ReadOp, ReadResponse, ReadResult};
 pub use record::Record;

@@ -151,7 +151,7 @@ proptest! {
             .or_else([Op::get(key("b")), Op::Range(RangeRead::new(KeyRange::prefix("p")))]);
         let proposal = Proposal {
             stamp: LogTime::from_millis(1_700_000_000_000),
-            commands: vec![Command::Txn { session: None, txn }, Command::OpenSession { ttl_millis: 5 }],
+            commands: vec![Command::Txn { session: None, txn }, Command::open_session(5)],
         };
         let bytes = encode(&proposal);
         prop_assert_eq!(decode_shared::<Proposal>(&bytes.clone().into()), Ok(proposal.clone()));

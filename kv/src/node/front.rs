@@ -20,7 +20,7 @@ use crate::fault::{Fault, Faults};
 use crate::identity::{ClusterUuid, MemberUuid};
 use crate::log::Log;
 use crate::machine::ReadClass;
-use crate::model::{CheckedTxn, Command, Consistency, LogIndex, NodeId, ReadOp, Revision, check_reads};
+use crate::model::{CheckedTxn, Command, Consistency, LogIndex, NodeId, ReadOp, ReplicatedLimits, Revision, SessionId, check_reads};
 use crate::planted::{self, Bug};
 use crate::protocol::{Admin, Failure, Request, Response};
 use crate::raft::{MemberState, MembershipError, Part, RaftNode, RaftState, ReadIndexError, address_text};
@@ -254,14 +254,16 @@ impl Front {
                     size,
                 ))
             }
-            Command::SetLimits { version, limits } => {
-                limits.check()?;
-                Ok((Command::SetLimits { version, limits }, 2 * SMALL))
+            Command::SetLimits { expected, changes } => {
+                ReplicatedLimits::default().with(&changes)?;
+                let size = SMALL + 10 * changes.len();
+                Ok((Command::SetLimits { expected, changes }, size))
             }
-            other
-            @ (Command::OpenSession { .. } | Command::CloseSession { .. } | Command::Compact { .. }) => {
-                Ok((other, SMALL))
+            Command::OpenSession { ttl_millis, .. } => {
+                let id = SessionId::new(env::random_u128());
+                Ok((Command::OpenSession { id, ttl_millis }, SMALL))
             }
+            other @ (Command::CloseSession { .. } | Command::Compact { .. }) => Ok((other, SMALL)),
         }
     }
 

@@ -1,7 +1,7 @@
-//! Sets the limits that decide answers, once, when the cluster is new.
+//! Sets the limits of the cluster, once, when it is new.
 //!
 //! They belong to the replicated state, so that a command sets them: the first leader proposes those of its settings, and
-//! lets no other command go before. Afterwards no node's settings matter.
+//! lets no other command go before. Afterwards no node's settings matter: they are changed by a command.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -60,8 +60,8 @@ pub(super) async fn set_first(front: Arc<Front>) {
             return;
         }
         let command = Command::SetLimits {
-            version: 0,
-            limits: front.settings.replicated(),
+            expected: Some(0),
+            changes: front.settings.replicated().to_changes(),
         };
         let until = env::now() + ROOM_WAIT_MAX;
         match front.call(Request::Write(command), until).await {

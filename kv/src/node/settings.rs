@@ -66,13 +66,18 @@ pub struct Settings {
     /// slices of a long one together; 10 ms to 1 hour; 60 s by default. A read under way keeps memory.
     pub read_time_max: Duration,
     /// For how long history is kept: a leader gives up by itself what is older; 1 s to 365 days, or 0 for ever; 10 minutes by
-    /// default. A read at a revision before that is refused with the oldest that there is.
+    /// default. A read at a revision before that is refused with the oldest that there is. Like all that follow it belongs to
+    /// the replicated state: what the first leader of a new cluster was given counts, on every node, until it is changed by
+    /// [`Client::set_limits`](crate::client::Client::set_limits).
     pub history_kept: Duration,
     /// So many of the newest revisions are kept all the same, however old they are; 10,000 by default.
     pub history_revisions_kept: u64,
+    /// The most bytes that keys and values may have, history included, where each version of a key counts its key, its value
+    /// and 64 bytes: 1 MiB to 1 PiB, or 0 for no limit; 8 GiB by default. At 95 % of it what would grow is refused, until less
+    /// than 80 % is used.
+    pub store_bytes_max: u64,
     /// How long a client's session outlives its last write, by the log's time: 1 s to 30 days; 1 hour by default. Who
-    /// asks for longer gets this. Like all that follow it belongs to the replicated state: what the first leader of a new
-    /// cluster was given counts, on every node.
+    /// asks for longer gets this.
     pub session_ttl: Duration,
     /// The most sessions of the cluster at once: 1 to 1,000,000; 10,000 by default.
     pub sessions_max: u64,
@@ -121,8 +126,9 @@ impl Default for Settings {
             calls_bytes_max: 128 * MIB,
             answers_bytes_max: 256 * MIB,
             read_time_max: Duration::from_secs(60),
-            history_kept: Duration::from_secs(600),
-            history_revisions_kept: 10_000,
+            history_kept: Duration::from_millis(limits.history_kept_millis),
+            history_revisions_kept: limits.history_revisions_kept,
+            store_bytes_max: limits.store_bytes_max,
             session_ttl: Duration::from_millis(limits.session_ttl_millis_max),
             sessions_max: limits.sessions_max,
             session_idle: Duration::from_millis(limits.session_idle_millis),
@@ -229,6 +235,14 @@ impl Settings {
                 range(setting, millis(time), 1_000..=365 * 86_400_000, bounds);
             }
         }
+        if self.store_bytes_max > 0 {
+            range(
+                "store_bytes_max",
+                self.store_bytes_max,
+                1 << 20..=1 << 50,
+                "0 for no limit, or 1 MiB to 1 PiB",
+            );
+        }
         range("sessions_max", self.sessions_max, 1..=1_000_000, "1 to 1,000,000");
         range(
             "session_ttl",
@@ -317,6 +331,9 @@ impl Settings {
             response_bytes_max: self.response_bytes_max,
             keys_looked_at_max: self.keys_looked_at_max,
             keys_changed_max: self.keys_changed_max,
+            history_kept_millis: millis(self.history_kept),
+            history_revisions_kept: self.history_revisions_kept,
+            store_bytes_max: self.store_bytes_max,
             ..self.other_limits
         }
     }

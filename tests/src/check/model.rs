@@ -19,7 +19,7 @@ use bytes::Bytes;
 use quorate_kv::machine::{Entry, EntryOutcome, Payload};
 use quorate_kv::model::{
     self, Command, Compacted, Compare, Condition, FailedCondition, Found, Guard, GuardNode, Key, KeyRange,
-    KeyTest, KeyValue, LeaseChange, LimitsSet, LogIndex, LogPosition, LogTime, Op, OpResult, Order, Outcome,
+    KeyTest, KeyValue, LeaseChange, LimitChange, LimitsSet, LogIndex, LogPosition, LogTime, Op, OpResult, Order, Outcome,
     Place, Proposal, PutMode, RangeExcess, RangeRead, RangeTest, ReadOp, ReadResult, Record,
     ReplicatedLimits, Revision, Sequence, SessionId, SessionOpened, SessionRef, TooManyOf, Txn, TxnRefused,
     TxnResponse, Work,
@@ -55,7 +55,6 @@ pub struct Model {
     changes: BTreeMap<Revision, Vec<Key>>,
     sequences: BTreeMap<Bytes, u64>,
     sessions: BTreeMap<SessionId, Session>,
-    sessions_opened: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -141,7 +140,6 @@ impl Model {
             changes: BTreeMap::new(),
             sequences: BTreeMap::new(),
             sessions: BTreeMap::new(),
-            sessions_opened: 0,
         }
     }
 
@@ -266,11 +264,11 @@ impl Model {
                     outcomes.push(Outcome::Txn(step.outcome.clone()));
                     steps.push(step);
                 }
-                Command::OpenSession { ttl_millis } => {
-                    outcomes.push(Outcome::SessionOpened(self.open(ttl_millis, index)))
+                Command::OpenSession { id, ttl_millis } => {
+                    outcomes.push(Outcome::SessionOpened(self.open(id, ttl_millis, index)))
                 }
-                Command::SetLimits { version, limits } => {
-                    outcomes.push(Outcome::LimitsSet(self.set_limits(version, limits)));
+                Command::SetLimits { expected, changes } => {
+                    outcomes.push(Outcome::LimitsSet(self.set_limits(expected, &changes)));
                 }
                 Command::Compact { revision } => {
                     if revision <= self.revision() {
@@ -290,11 +288,15 @@ impl Model {
         Ok((EntryOutcome::Proposal(outcomes), steps))
     }
 
-    fn set_limits(&mut self, version: u64, limits: ReplicatedLimits) -> LimitsSet {
-        let changed = version == self.limits_version && limits.check().is_ok();
-        if changed {
+    fn set_limits(&mut self, expected: Option<u64>, changes: &[LimitChange]) -> LimitsSet {
+        let mut changed = false;
+        if !changes.is_empty()
+            && expected.unwrap_or(self.limits_version) == self.limits_version
+            && let Ok(limits) = self.limits.with(changes)
+        {
             self.limits = limits;
             self.limits_version += 1;
+            changed = true;
         }
         LimitsSet {
             changed,
@@ -303,7 +305,7 @@ impl Model {
         }
     }
 
-    fn open(&mut self, ttl_millis: u64, index: LogIndex) -> Result<SessionOpened, TxnRefused> {
+    fn open(&mut self, mut id: SessionId, ttl_millis: u64, index: LogIndex) -> Result<SessionOpened, TxnRefused> {
         let limit = self.limits.sessions_max;
         while self.sessions.len() as u64 >= limit {
             let used = |(id, session): &(&SessionId, &Session)| (session.used_by, **id);
@@ -316,8 +318,9 @@ impl Model {
             let id = *id;
             self.sessions.remove(&id);
         }
-        self.sessions_opened += 1;
-        let id = SessionId::new(self.sessions_opened);
+        while self.sessions.contains_key(&id) {
+            id = SessionId::new(id.number().wrapping_add(1));
+        }
         let ttl_millis = ttl_millis.min(self.limits.session_ttl_millis_max);
         let session = Session {
             ttl_millis,

@@ -14,12 +14,14 @@ use crate::env::Disk;
 use crate::fault::Fault;
 use crate::machine::backend::Backend;
 use crate::machine::chain::Fold;
+use crate::machine::counters::Counters;
 use crate::machine::database::{
     RECEIVING_CACHE_BYTES, UNFINISHED_PREFIX, open_database, write_frame, write_system,
 };
 use crate::machine::error::{StateFile, step, storage};
 use crate::machine::system::System;
 use crate::machine::tables::Table;
+use crate::machine::times::{self, Stood};
 use crate::machine::verify;
 use crate::machine::wire::{Malformed, Row, hash_of_logical_row};
 
@@ -91,6 +93,9 @@ pub struct SnapshotSink {
     rows_hash: u128,
     /// The chain of the versions so far, once the head has come.
     fold: Option<Fold>,
+    counters: Counters,
+    /// The last row of `times`.
+    stood: Option<Stood>,
     state: Receiving,
 }
 
@@ -200,6 +205,8 @@ impl SnapshotSink {
             rows: 0,
             rows_hash: 0,
             fold: None,
+            counters: Counters::ZERO,
+            stood: None,
             state: Receiving::Rows,
         })
     }
@@ -322,10 +329,19 @@ impl SnapshotSink {
                 let hash = hash_of_logical_row(&mut scratch, table, key, value).map_err(corrupt)?;
                 self.rows_hash = self.rows_hash.wrapping_add(hash);
             }
-            if table == Table::Versions
-                && let Some(fold) = &mut self.fold
-            {
-                fold.row(key, value).map_err(corrupt)?;
+            match table {
+                Table::Current => verify::count_head(&mut self.counters, key, value).map_err(corrupt)?,
+                Table::Versions => {
+                    verify::count_version(&mut self.counters, key, value).map_err(corrupt)?;
+                    if let Some(fold) = &mut self.fold {
+                        fold.row(key, value).map_err(corrupt)?;
+                    }
+                }
+                Table::Times => {
+                    let stood = times::read(key, value).map_err(corrupt)?;
+                    times::follows(self.stood.replace(stood), stood).map_err(corrupt)?;
+                }
+                _ => {}
             }
             self.rows += 1;
             rest = after;
@@ -353,6 +369,13 @@ impl SnapshotSink {
                 expected: expected.to_string(),
                 found: found.to_string(),
             });
+        }
+        if self.counters != system.standing.counters {
+            let (found, expected) = (self.counters, system.standing.counters);
+            return Err(self.corrupt(format!("its rows are {found}, its head says {expected}")));
+        }
+        if self.stood.is_some_and(|(_, revision)| revision > system.standing.revision) {
+            return Err(self.corrupt("a time has a revision that is not there yet"));
         }
         self.state = Receiving::Complete;
         Ok(())

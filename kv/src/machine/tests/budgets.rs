@@ -256,7 +256,7 @@ fn what_does_not_fit_into_an_entry_is_not_remembered_by_its_session() {
         limits.keys_looked_at_max = 20;
         limits.entry_budget = 1;
     });
-    let Outcome::SessionOpened(Ok(opened)) = store.one(0, Command::OpenSession { ttl_millis: 9 }) else {
+    let Outcome::SessionOpened(Ok(opened)) = store.one(0, Command::open_session(9)) else {
         panic!("no session");
     };
     let command = |sequence| Command::Txn {

@@ -4,7 +4,8 @@ use super::*;
 use crate::model::{LimitsSet, Op, OpResult, Revision, Sequence, SessionId, SessionRef, TooManyOf, Work};
 
 fn open_session(store: &mut Store, millis: u64, ttl_millis: u64) -> SessionId {
-    match store.one(millis, Command::OpenSession { ttl_millis }) {
+    let id = SessionId::new(u128::from(store.index) << 64);
+    match store.one(millis, Command::OpenSession { id, ttl_millis }) {
         Outcome::SessionOpened(Ok(opened)) => opened.session,
         other => panic!("opening a session answered {other:?}"),
     }
@@ -175,7 +176,7 @@ fn a_session_expires_by_the_logs_time_after_its_last_command_and_never_early() {
 }
 
 #[test]
-fn a_closed_session_is_gone_and_its_id_is_not_given_again() {
+fn a_closed_session_is_gone() {
     let mut store = Store::new();
     let id = open_session(&mut store, 0, 50);
     store.one(0, add(id, 1, 1));
@@ -184,7 +185,27 @@ fn a_closed_session_is_gone_and_its_id_is_not_given_again() {
         refusal(before_open[1].clone()),
         TxnRefused::SessionExpired { session: id }
     );
-    assert_ne!(open_session(&mut store, 0, 50), id);
+    store.verify();
+}
+
+#[test]
+fn a_session_has_the_id_that_was_drawn_or_the_first_behind_it_that_is_free() {
+    let mut store = Store::new();
+    let mut open = |id| match store.one(
+        0,
+        Command::OpenSession {
+            id: SessionId::new(id),
+            ttl_millis: 50,
+        },
+    ) {
+        Outcome::SessionOpened(Ok(opened)) => opened.session.number(),
+        other => panic!("opening a session answered {other:?}"),
+    };
+    assert_eq!(open(u128::MAX), u128::MAX);
+    assert_eq!(open(7), 7);
+    assert_eq!(open(u128::MAX), 0, "behind the last comes the first");
+    assert_eq!(open(7), 8);
+    assert_eq!(open(7), 9);
     store.verify();
 }
 
@@ -192,7 +213,7 @@ fn a_closed_session_is_gone_and_its_id_is_not_given_again() {
 fn a_session_lives_no_longer_than_the_cluster_allows_and_the_answer_says_so() {
     let mut store = Store::new();
     store.limit(|limits| limits.session_ttl_millis_max = 50);
-    let opened = |store: &mut Store, ttl_millis| match store.one(0, Command::OpenSession { ttl_millis }) {
+    let opened = |store: &mut Store, ttl_millis| match store.one(0, Command::open_session(ttl_millis)) {
         Outcome::SessionOpened(Ok(opened)) => opened,
         other => panic!("opening a session answered {other:?}"),
     };
@@ -222,7 +243,11 @@ fn the_session_that_was_idle_longest_makes_room_for_a_new_one() {
     let second = open_session(&mut store, 10, 1_000);
     store.one(20, add(first, 1, 1));
     let refused = Outcome::SessionOpened(Err(too_many(TooManyOf::Sessions, 2)));
-    let open = || Command::OpenSession { ttl_millis: 1_000 };
+    let mut ids = 1..;
+    let mut open = || Command::OpenSession {
+        id: SessionId::new(ids.next().unwrap()),
+        ttl_millis: 1_000,
+    };
     assert_eq!(store.one(109, open()), refused, "none is idle");
     assert!(too_many(TooManyOf::Sessions, 2).is_retryable());
     // The second one wrote last, or was opened, at 10.
@@ -250,7 +275,11 @@ fn while_the_logs_time_stands_still_sessions_make_room_by_the_order_of_their_use
     let second = open_session(&mut store, 1_000, 3_600_000);
     store.one(1_001, add(first, 1, 1));
     let refused = Outcome::SessionOpened(Err(too_many(TooManyOf::Sessions, 2)));
-    let open = || Command::OpenSession { ttl_millis: 1_000 };
+    let mut ids = 1..;
+    let mut open = || Command::OpenSession {
+        id: SessionId::new(ids.next().unwrap()),
+        ttl_millis: 1_000,
+    };
     assert_eq!(
         store.one(1_002, open()),
         refused,
@@ -389,7 +418,10 @@ fn limits_are_set_by_a_command_once_for_each_version_and_belong_to_the_state() {
         sessions_max: 1,
         ..ReplicatedLimits::default()
     };
-    let set = |version, limits| Command::SetLimits { version, limits };
+    let set = |version, limits: ReplicatedLimits| Command::SetLimits {
+        expected: Some(version),
+        changes: limits.to_changes(),
+    };
     let stand = |changed, version, limits| {
         Outcome::LimitsSet(LimitsSet {
             changed,
@@ -410,7 +442,11 @@ fn limits_are_set_by_a_command_once_for_each_version_and_belong_to_the_state() {
     useless.keys_changed_max = 0;
     assert_eq!(store.one(0, set(1, useless)), stand(false, 1, limits));
     // They count from the next command on.
-    let open = || Command::OpenSession { ttl_millis: 9 };
+    let mut ids = 1..;
+    let mut open = || Command::OpenSession {
+        id: SessionId::new(ids.next().unwrap()),
+        ttl_millis: 9,
+    };
     let outcomes = store.apply(0, vec![open(), open(), set(1, others), open()]);
     let is_open: Vec<bool> = outcomes
         .iter()

@@ -1,4 +1,4 @@
-//! The bytes of format version 4, as they are on the disks and networks of those who use it. A release that
+//! The bytes of format version 5, as they are on the disks and networks of those who use it. A release that
 //! writes others has another format version, and adds its bytes beside these.
 
 use super::*;
@@ -29,9 +29,10 @@ fn is_golden(name: &str, found: &str) {
 /// A store with a row of each kind.
 fn store() -> Store {
     let mut store = Store::new();
-    store.one(1_000, Command::OpenSession { ttl_millis: 60_000 });
+    let id = SessionId::new(1);
+    store.one(1_000, Command::OpenSession { id, ttl_millis: 60_000 });
     let session = SessionRef {
-        id: SessionId::new(1),
+        id,
         sequence: Sequence::new(2),
         answered_below: Sequence::new(2),
     };
@@ -63,7 +64,7 @@ fn store() -> Store {
 }
 
 #[test]
-fn the_rows_of_format_version_4() {
+fn the_rows_of_format_version_5() {
     let store = store();
     let published = store.reader.shared.get();
     let base = &published.state.base;
@@ -80,13 +81,13 @@ fn the_rows_of_format_version_4() {
         let (key, value) = row.unwrap();
         rows.push(format!("{} {}", key.value().escape_ascii(), hex(value.value())));
     }
-    is_golden("rows-4.txt", &rows.join("\n"));
+    is_golden("rows-5.txt", &rows.join("\n"));
 }
 
 #[test]
-fn the_snapshot_stream_of_format_version_4() {
+fn the_snapshot_stream_of_format_version_5() {
     let mut source = store().reader.snapshot().unwrap();
     let chunk = source.next_chunk().unwrap().unwrap();
     assert_eq!(source.next_chunk().unwrap(), None);
-    is_golden("snapshot-4.txt", &hex(&chunk));
+    is_golden("snapshot-5.txt", &hex(&chunk));
 }

@@ -29,6 +29,8 @@ fn tight() -> MachineSettings {
             page_bytes_max: 200,
             snapshot_chunk_bytes: 40,
             forget_rows: 2,
+            hash_entries: 3,
+            time_spacing_millis: 2,
         },
         ..MachineSettings::default()
     }
@@ -50,6 +52,7 @@ fn any_limits() -> impl Strategy<Value = ReplicatedLimits> {
         keys_looked_at_max: work.0,
         keys_changed_max: work.1,
         entry_budget: work.2,
+        ..ReplicatedLimits::default()
     })
 }
 
@@ -189,8 +192,15 @@ fn any_txn() -> impl Strategy<Value = Txn> {
     })
 }
 
+fn set_limits(version: u64, limits: &ReplicatedLimits) -> Command {
+    Command::SetLimits {
+        expected: Some(version),
+        changes: limits.to_changes(),
+    }
+}
+
 fn any_command() -> impl Strategy<Value = Command> {
-    let session = (1u64..5, 1u64..7, 0u64..6).prop_map(|(id, sequence, answered_below)| SessionRef {
+    let session = (0u128..5, 1u64..7, 0u64..6).prop_map(|(id, sequence, answered_below)| SessionRef {
         id: SessionId::new(id),
         sequence: Sequence::new(sequence),
         answered_below: Sequence::new(answered_below),
@@ -198,9 +208,9 @@ fn any_command() -> impl Strategy<Value = Command> {
     prop_oneof![
         6 => any_txn().prop_map(|txn| Command::Txn { session: None, txn }),
         6 => (session, any_txn()).prop_map(|(session, txn)| Command::Txn { session: Some(session), txn }),
-        2 => (0u64..30).prop_map(|ttl_millis| Command::OpenSession { ttl_millis }),
-        1 => (1u64..5).prop_map(|id| Command::CloseSession { session: SessionId::new(id) }),
-        1 => (0u64..3, any_limits()).prop_map(|(version, limits)| Command::SetLimits { version, limits }),
+        2 => (0u128..4, 0u64..30).prop_map(|(id, ttl_millis)| Command::OpenSession { id: SessionId::new(id), ttl_millis }),
+        1 => (0u128..5).prop_map(|id| Command::CloseSession { session: SessionId::new(id) }),
+        1 => (0u64..3, any_limits()).prop_map(|(version, limits)| set_limits(version, &limits)),
         2 => (0u64..12).prop_map(|revision| Command::Compact { revision: Revision::new(revision) }),
     ]
 }
@@ -215,7 +225,7 @@ fn script(entries: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Entry>> 
     let limits = prop::option::weighted(0.8, any_limits());
     (limits, vec(payload, entries)).prop_map(|(limits, payloads)| {
         let mut time = 0;
-        let limits = limits.map(|limits| Some((0, vec![Command::SetLimits { version: 0, limits }])));
+        let limits = limits.map(|limits| Some((0, vec![set_limits(0, &limits)])));
         let payloads = limits.into_iter().chain(payloads).zip(1..);
         payloads
             .map(|(payload, index)| match payload {

@@ -136,7 +136,6 @@ pub(super) struct Slow {
     pub(super) states: Vec<State>,
     sequences: BTreeMap<Key, u64>,
     sessions: BTreeMap<SessionId, Session>,
-    last_session: u64,
     pub(super) time: u64,
     /// The oldest revision that can be read.
     pub(super) oldest: u64,
@@ -152,7 +151,6 @@ impl Slow {
             states: vec![State::new()],
             sequences: BTreeMap::new(),
             sessions: BTreeMap::new(),
-            last_session: 0,
             time: 0,
             oldest: 1,
         }
@@ -183,12 +181,15 @@ impl Slow {
 
     fn command(&mut self, index: LogIndex, command: &Command) -> Outcome {
         match command {
-            Command::OpenSession { ttl_millis } => Outcome::SessionOpened(self.open(*ttl_millis)),
-            Command::SetLimits { version, limits } => {
-                let changed = *version == self.limits_version && limits.check().is_ok();
-                if changed {
-                    self.limits = *limits;
+            Command::OpenSession { id, ttl_millis } => Outcome::SessionOpened(self.open(*id, *ttl_millis)),
+            Command::SetLimits { expected, changes } => {
+                let mut changed = false;
+                if *expected == Some(self.limits_version)
+                    && let Ok(limits) = self.limits.with(changes)
+                {
+                    self.limits = limits;
                     self.limits_version += 1;
+                    changed = true;
                 }
                 Outcome::LimitsSet(LimitsSet {
                     changed,
@@ -217,7 +218,7 @@ impl Slow {
         }
     }
 
-    fn open(&mut self, ttl_millis: u64) -> Result<SessionOpened, TxnRefused> {
+    fn open(&mut self, mut id: SessionId, ttl_millis: u64) -> Result<SessionOpened, TxnRefused> {
         let limits = self.limits;
         while self.sessions.len() as u64 >= limits.sessions_max {
             let by_use = |(id, session): &(&SessionId, &Session)| (session.last_entry, **id);
@@ -233,8 +234,9 @@ impl Slow {
             }
             self.sessions.remove(&oldest);
         }
-        self.last_session += 1;
-        let id = SessionId::new(self.last_session);
+        while self.sessions.contains_key(&id) {
+            id = id.next();
+        }
         let ttl = ttl_millis.min(limits.session_ttl_millis_max);
         let session = Session {
             ttl,

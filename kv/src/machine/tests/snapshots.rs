@@ -11,10 +11,10 @@ use crate::model::{
 /// A store with something in every table, rows larger than a chunk among them.
 fn filled() -> Store {
     let mut store = Store::new();
-    store.one(5, Command::OpenSession { ttl_millis: 1_000 });
+    store.one(5, Command::open_session(1_000));
     for i in 0..30u64 {
         let session = SessionRef {
-            id: SessionId::new(1),
+            id: SessionId::ZERO,
             sequence: Sequence::new(i + 1),
             answered_below: Sequence::new(i.saturating_sub(5)),
         };
@@ -113,7 +113,7 @@ fn an_installed_snapshot_reads_as_its_source_at_every_revision() {
     target.index = source.index;
     let retry = |index| {
         let session = SessionRef {
-            id: SessionId::new(1),
+            id: SessionId::ZERO,
             sequence: Sequence::new(30),
             answered_below: Sequence::new(1),
         };
@@ -131,7 +131,7 @@ fn an_installed_snapshot_reads_as_its_source_at_every_revision() {
                 session: None,
                 txn: fresh,
             },
-            Command::OpenSession { ttl_millis: index },
+            Command::open_session(index),
         ]
     };
     assert_eq!(source.apply(40, retry(1)), target.apply(40, retry(1)));

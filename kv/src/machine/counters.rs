@@ -1,0 +1,86 @@
+//! How much a state holds, counted as it changes, so that nobody needs a scan to know.
+//!
+//! Each version of a key counts its key, its value and [`RECORD_BYTES`]. What a live key's newest version counts is live; the
+//! rest is history, which is each node's own.
+
+use super::range::RECORD_BYTES;
+use super::wire::{Malformed, Row, put_u64};
+
+/// See the module.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counters {
+    /// Keys that exist.
+    pub(super) records: u64,
+    /// What their records count.
+    pub(super) live_bytes: u64,
+    /// What all versions count, the live ones included.
+    pub(super) version_bytes: u64,
+}
+
+/// What a version of a key counts whose value has so many bytes.
+pub(super) fn version_bytes(key: usize, value: u64) -> u64 {
+    (key as u64).saturating_add(value).saturating_add(RECORD_BYTES)
+}
+
+impl Counters {
+    /// Of the empty store.
+    pub(super) const ZERO: Counters = Counters {
+        records: 0,
+        live_bytes: 0,
+        version_bytes: 0,
+    };
+
+    /// A key exists from here on, whose value has so many bytes.
+    pub(super) fn lives(&mut self, key: usize, value: u64) {
+        self.records = self.records.saturating_add(1);
+        self.live_bytes = self.live_bytes.saturating_add(version_bytes(key, value));
+    }
+
+    /// It exists no more.
+    pub(super) fn ends(&mut self, key: usize, value: u64) {
+        self.records = self.records.saturating_sub(1);
+        self.live_bytes = self.live_bytes.saturating_sub(version_bytes(key, value));
+    }
+
+    /// A version is there from here on, a deletion with no bytes for its value.
+    pub(super) fn version_comes(&mut self, key: usize, value: u64) {
+        self.version_bytes = self.version_bytes.saturating_add(version_bytes(key, value));
+    }
+
+    /// It is there no more.
+    pub(super) fn version_goes(&mut self, key: usize, value: u64) {
+        self.version_bytes = self.version_bytes.saturating_sub(version_bytes(key, value));
+    }
+
+    pub(super) fn put(self, out: &mut Vec<u8>) {
+        put_u64(out, self.records);
+        put_u64(out, self.live_bytes);
+        put_u64(out, self.version_bytes);
+    }
+
+    pub(super) fn read(row: &mut Row<'_>) -> Result<Self, Malformed> {
+        let counters = Self {
+            records: row.u64()?,
+            live_bytes: row.u64()?,
+            version_bytes: row.u64()?,
+        };
+        match counters.live_bytes > counters.version_bytes {
+            true => Err(Malformed("live records are not among the versions")),
+            false => Ok(counters),
+        }
+    }
+}
+
+impl std::fmt::Display for Counters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            records,
+            live_bytes,
+            version_bytes,
+        } = self;
+        write!(
+            f,
+            "{records} records of {live_bytes} bytes among versions of {version_bytes} bytes"
+        )
+    }
+}

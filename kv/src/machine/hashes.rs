@@ -1,0 +1,34 @@
+//! The state's hash at agreed positions: what nodes compare with each other.
+//!
+//! Each entry whose index is a multiple of [`Tuning::hash_entries`](super::Tuning::hash_entries) ends a call of `apply`, and the hash
+//! that the state has there is kept, for the last [`KEPT`] of them. In memory alone: a node that starts anew knows the next
+//! ones.
+
+use std::collections::VecDeque;
+
+use crate::model::{LogIndex, LogPosition, StateHash};
+
+/// So many hashes are kept: nodes that are further apart than these tell each other nothing.
+pub(super) const KEPT: usize = 64;
+
+/// What the state hashed to, the oldest first.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Hashes(VecDeque<(LogPosition, StateHash)>);
+
+/// Whether an entry ends a call of `apply`, so that the hash behind it is known.
+pub(super) fn is_agreed(index: LogIndex, every: u64) -> bool {
+    index.number().is_multiple_of(every.max(1))
+}
+
+impl Hashes {
+    pub(super) fn note(&mut self, position: LogPosition, hash: StateHash) {
+        if self.0.len() == KEPT {
+            self.0.pop_front();
+        }
+        self.0.push_back((position, hash));
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (LogPosition, StateHash)> {
+        self.0.iter().copied()
+    }
+}
