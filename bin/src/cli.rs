@@ -56,6 +56,8 @@ pub enum Command {
     Meta(MetaArgs),
     /// The nodes of the cluster: list, add, promote, remove, move the leadership
     Member(MemberArgs),
+    /// The limits of the cluster, the same on every node: show them, change them
+    Config(ConfigArgs),
     /// Make a cluster's authority and the certificates of its nodes and clients
     Certs(CertsArgs),
     /// Start a cluster in this process, run a broker's metadata through it, kill the leader
@@ -318,6 +320,46 @@ pub enum KvCommand {
         /// The transaction's file; standard input by default
         #[arg(default_value = "-")]
         file: PathBuf,
+    },
+}
+
+const CONFIG_HELP: &str = "\
+Examples:
+  quorate config get                       all of them
+  quorate config get history_kept          one, with its range
+  quorate config set history_kept 1h
+  quorate config set store_bytes_max 16GiB
+
+They are part of the replicated state: what was set counts on every node from
+one entry of the log on, whatever the nodes' files say, which count for the
+first leader of a new cluster alone.";
+
+/// `quorate config`.
+#[derive(Debug, Args)]
+#[command(after_help = CONFIG_HELP)]
+pub struct ConfigArgs {
+    /// How the cluster is found.
+    #[command(flatten)]
+    pub reach: Reach,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: ConfigCommand,
+}
+
+/// What to do with limits.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Show a limit, or all
+    Get {
+        /// Which one
+        name: Option<String>,
+    },
+    /// Change a limit
+    Set {
+        /// Which one
+        name: String,
+        /// What it is to be: a number, a size (64MiB), a time (10m), or none
+        value: String,
     },
 }
 

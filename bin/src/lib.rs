@@ -25,6 +25,7 @@ pub mod serve;
 
 pub mod bench;
 pub mod certs;
+pub mod config;
 pub mod demo;
 pub mod kv;
 pub mod member;
@@ -90,6 +91,7 @@ fn run(command: Command, matches: &clap::ArgMatches, failures: &mut Output) -> R
         Command::Kv(args) => ask()?.block_on(kv::run(args, output)),
         Command::Meta(args) => ask()?.block_on(meta::run(args, output)),
         Command::Member(args) => ask()?.block_on(member::run(args, output)),
+        Command::Config(args) => ask()?.block_on(config::run(args, output)),
         Command::Certs(args) => certs::run(args, output),
         Command::Demo(args) => runtime(None)?.block_on(demo::run(args, output)),
         Command::Bench(args) => {

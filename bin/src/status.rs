@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use comfy_table::{Cell, Color};
 use quorate_kv::client::Error;
-use quorate_kv::model::NodeId;
+use quorate_kv::model::{LogPosition, NodeId, StateHash};
 use quorate_kv::node::{NodeRole, Status};
 use serde::Serialize;
 use uuid::Uuid;
@@ -14,7 +14,7 @@ use crate::cli::Reach;
 use crate::failure::Failure;
 use crate::output::{Output, Report, maybe, number, table};
 use crate::reach::Reached;
-use crate::text::{duration, short};
+use crate::text::{duration, short, size};
 
 /// Runs the command.
 pub async fn run(reach: Reach, output: Output) -> Result<(), Failure> {
@@ -170,6 +170,18 @@ struct NodeState {
     /// The oldest revision that can be read there.
     oldest_revision: u64,
     state_hash: String,
+    /// Keys that exist.
+    records: u64,
+    /// What they count, each with 64 bytes.
+    live_bytes: u64,
+    /// What the versions before them count that the node still has.
+    history_bytes: u64,
+    /// What both may count together; null for any.
+    store_bytes_max: Option<u64>,
+    /// What would grow is refused.
+    full: bool,
+    /// What the state hashed to at the entries at which nodes compare, the oldest first.
+    state_hashes: Vec<HashAt>,
     last_log: Option<u64>,
     committed: Option<u64>,
     applied: Option<u64>,
@@ -180,6 +192,24 @@ struct NodeState {
     lag_micros: Option<u64>,
     fsync_p50_micros: Option<u64>,
     fault: Option<String>,
+}
+
+/// What a state hashed to behind an entry.
+#[derive(Debug, Serialize)]
+struct HashAt {
+    term: u64,
+    index: u64,
+    hash: String,
+}
+
+impl HashAt {
+    fn of((position, hash): &(LogPosition, StateHash)) -> Self {
+        Self {
+            term: position.term.number(),
+            index: position.index.number(),
+            hash: hash.to_string(),
+        }
+    }
 }
 
 impl ClusterReport {
@@ -281,6 +311,12 @@ impl NodeReport {
                 revision: status.revision.number(),
                 oldest_revision: status.oldest.number(),
                 state_hash: status.state_hash.to_string(),
+                records: status.holds.records,
+                live_bytes: status.holds.live_bytes,
+                history_bytes: status.holds.history_bytes,
+                store_bytes_max: status.store_bytes_max,
+                full: status.is_full,
+                state_hashes: status.hashes.iter().map(HashAt::of).collect(),
                 last_log: index(status.last_log),
                 committed: index(status.committed),
                 applied: index(status.applied),
@@ -368,6 +404,15 @@ impl Report for ClusterReport {
                     .map(|reason| format!("\n{}: {reason}", node.address))
             })
             .collect();
+        let full = self.leader.and_then(|leader| {
+            let node = self.nodes.iter().find(|node| node.id == Some(leader))?;
+            let state = node.state.as_ref().filter(|state| state.full)?;
+            Some(format!(
+                "\nthe store is nearly full: {} of {} are used; what grows is refused until there is room",
+                size(state.live_bytes + state.history_bytes),
+                size(state.store_bytes_max?)
+            ))
+        });
         let leader = match self.leader {
             Some(leader) => format!("node {leader} leads"),
             None => "nobody leads".to_owned(),
@@ -389,9 +434,10 @@ impl Report for ClusterReport {
             .collect();
         let uuid = self.cluster_uuid.map(|uuid| format!(", uuid {}", short(uuid)));
         format!(
-            "cluster {}: {leader}, {standing}{}\n{table}{silent}{strangers}{faults}",
+            "cluster {}: {leader}, {standing}{}\n{table}{full}{silent}{strangers}{faults}",
             self.cluster,
-            uuid.unwrap_or_default()
+            uuid.unwrap_or_default(),
+            full = full.unwrap_or_default()
         )
     }
 }
@@ -399,7 +445,7 @@ impl Report for ClusterReport {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quorate_kv::model::{Revision, StateHash, Term};
+    use quorate_kv::model::{Revision, Term};
     use quorate_kv::node::MemberStatus;
 
     fn directory(node: u64) -> Uuid {
@@ -431,6 +477,10 @@ mod tests {
             revision: Revision::FIRST,
             oldest: Revision::FIRST,
             state_hash: StateHash(0),
+            holds: Default::default(),
+            store_bytes_max: None,
+            is_full: false,
+            hashes: Vec::new(),
             last_log: None,
             committed: None,
             applied: None,

@@ -27,6 +27,7 @@ impl Command {
             | Command::Kv(_)
             | Command::Meta(_)
             | Command::Member(_)
+            | Command::Config(_)
             | Command::Bench(_) => true,
             Command::Certs(_) | Command::Demo(_) | Command::Completions { .. } => false,
         }

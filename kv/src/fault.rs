@@ -56,6 +56,18 @@ pub enum Fault {
         /// What was to be replaced, and by what.
         detail: String,
     },
+    /// The state is not that of the other nodes, though all have applied the same entries: memory or a disk failed unseen, or
+    /// there is a bug.
+    #[error(
+        "the state at entry {at} is not what it is on other nodes: {detail}. Replace the node by an empty one under a new id; \
+         where no quorum says who is right, keep the files and run `quorate check` on each node first"
+    )]
+    StateDiffers {
+        /// Behind which entry.
+        at: crate::model::LogPosition,
+        /// From whom it differs.
+        detail: String,
+    },
     /// An invariant of ours does not hold: a bug.
     #[error("broken invariant: {invariant}: {detail}")]
     Invariant {
@@ -117,7 +129,10 @@ impl Fault {
     pub fn is_retryable(&self) -> bool {
         match self {
             Fault::Disk { error, .. } => may_pass(error),
-            Fault::Corrupt { .. } | Fault::Refused { .. } | Fault::AnotherHistory { .. } => false,
+            Fault::Corrupt { .. }
+            | Fault::Refused { .. }
+            | Fault::AnotherHistory { .. }
+            | Fault::StateDiffers { .. } => false,
             // What the database says may be of the disk; a bug may need a rare order of events.
             Fault::State { .. }
             | Fault::Invariant { .. }

@@ -14,10 +14,10 @@ use uuid::Uuid;
 
 use crate::model::{
     self, CheckedTxn, Command, Compacted, Compare, Consistency, FailedCondition, Found, Guard, Key, KeyRange,
-    KeyTest, KeyValue, LeaseChange, LeaseId, Limit, LimitChange, Limits, LimitsSet, LogIndex, LogPosition, LogTime, NodeId, Op,
-    OpResult, Outcome, Place, Proposal, PutMode, RangeRead, RangeTest, ReadOp, ReadResponse, ReadResult,
-    Record, ReplicatedLimits, Revision, Sequence, SessionId, SessionOpened, SessionRef, StateHash, Term, Txn,
-    TxnRefused, TxnResponse, Work, decode, encode,
+    KeyTest, KeyValue, LeaseChange, LeaseId, Limit, LimitChange, Limits, LimitsSet, LogIndex, LogPosition,
+    LogTime, NodeId, Op, OpResult, Outcome, Place, Proposal, PutMode, RangeRead, RangeTest, ReadOp,
+    ReadResponse, ReadResult, Record, ReplicatedLimits, Revision, Sequence, SessionId, SessionOpened,
+    SessionRef, StateHash, Term, Txn, TxnRefused, TxnResponse, Work, decode, encode,
 };
 use crate::node::{MemberStatus, NodeRole, Status};
 use crate::protocol::{Admin, Call, Failure, Reply, Request, Response};
@@ -354,6 +354,21 @@ fn status() -> Status {
         revision: Revision::new(12),
         oldest: Revision::new(3),
         state_hash: StateHash(1 << 100),
+        holds: crate::machine::Holds {
+            records: 9,
+            live_bytes: 900,
+            history_bytes: 70_000,
+        },
+        store_bytes_max: Some(1 << 33),
+        is_full: false,
+        hashes: vec![(
+            LogPosition {
+                term: Term::new(3),
+                leader: NodeId::new(1),
+                index: LogIndex::new(1_024),
+            },
+            StateHash(1 << 90),
+        )],
         last_log: Some(LogIndex::new(30)),
         committed: Some(LogIndex::new(30)),
         applied: Some(LogIndex::new(29)),

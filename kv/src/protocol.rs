@@ -130,6 +130,8 @@ pub(crate) enum Failure {
     AnswerTooLarge { size: u64, limit: u64 },
     /// The read took longer than one may, and was given up.
     ReadTooLong { limit: Duration },
+    /// The store is nearly full, and the transaction may grow it; nothing was proposed.
+    NoSpace { used: u64, limit: u64 },
 }
 
 impl Failure {

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use quorate_kv::env::RealDisk;
 use quorate_kv::machine::{Entry, Machine, MachineSettings, OpenMode, Payload};
 use quorate_kv::model::{
-    Command, KeyRange, LimitChange, LogIndex, LogPosition, LogTime, NodeId, Proposal, RangeRead, ReadOp, ReplicatedLimits,
-    Revision, Sequence, SessionId, SessionRef, Term, encode,
+    Command, KeyRange, LimitChange, LogIndex, LogPosition, LogTime, NodeId, Proposal, RangeRead, ReadOp,
+    ReplicatedLimits, Revision, Sequence, SessionId, SessionRef, Term, encode,
 };
 use quorate_tests::check::history::CallId;
 use quorate_tests::check::model::Model;

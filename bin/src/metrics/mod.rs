@@ -351,6 +351,32 @@ fn describe() {
         Unit::Count,
         "the oldest revision that can be read here: what was before is given up"
     );
+    describe_gauge!("quorate_records", Unit::Count, "keys that exist");
+    describe_gauge!(
+        "quorate_live_bytes",
+        Unit::Bytes,
+        "what the keys that exist count: key, value and 64 bytes each"
+    );
+    describe_gauge!(
+        "quorate_history_bytes",
+        Unit::Bytes,
+        "what the versions before them, and deletions, count that this node still has"
+    );
+    describe_gauge!(
+        "quorate_store_bytes_max",
+        Unit::Bytes,
+        "what both may count together; 0 for any"
+    );
+    describe_gauge!(
+        "quorate_full",
+        Unit::Count,
+        "1 from 95 % of that limit until less than 80 % are used: a leader refuses what would grow"
+    );
+    describe_gauge!(
+        "quorate_states_that_differ",
+        Unit::Count,
+        "other nodes whose state differs from this node's, which most voters share"
+    );
     describe_gauge!(
         "quorate_log_last_index",
         Unit::Count,
@@ -445,6 +471,11 @@ impl Last {
         gauge!("quorate_term").set(number(status.term.number()));
         gauge!("quorate_revision").set(number(status.revision.number()));
         gauge!("quorate_oldest_revision").set(number(status.oldest.number()));
+        gauge!("quorate_records").set(number(status.holds.records));
+        gauge!("quorate_live_bytes").set(number(status.holds.live_bytes));
+        gauge!("quorate_history_bytes").set(number(status.holds.history_bytes));
+        gauge!("quorate_store_bytes_max").set(number(status.store_bytes_max.unwrap_or(0)));
+        gauge!("quorate_full").set(flag(status.is_full));
         gauge!("quorate_log_last_index").set(index(status.last_log));
         gauge!("quorate_log_committed_index").set(index(status.committed));
         gauge!("quorate_log_applied_index").set(index(status.applied));

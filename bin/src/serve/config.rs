@@ -595,6 +595,11 @@ fn settings(keys: &mut Keys) -> Settings {
         &mut settings.history_revisions_kept,
         keys.number("store.history_revisions_kept"),
     );
+    set(&mut settings.store_bytes_max, keys.size("store.store_bytes_max"));
+    set(
+        &mut settings.compare_interval,
+        keys.duration("store.compare_interval"),
+    );
     set(&mut settings.session_ttl, keys.duration("store.session_ttl"));
     set(&mut settings.sessions_max, keys.number("store.sessions_max"));
     set(&mut settings.session_idle, keys.duration("store.session_idle"));

@@ -89,6 +89,18 @@ pub enum Error {
         /// The longest that a read may take there.
         limit: Duration,
     },
+    /// The store uses nearly as many bytes as it may, and the transaction may write; nothing was changed. Deletes, reads and
+    /// whatever gives history up go on: they make room.
+    #[error(
+        "the store is nearly full: {used} of {limit} bytes are used; delete keys and give up history \
+         (quorate kv compact), or raise store_bytes_max (quorate config set)"
+    )]
+    NoSpace {
+        /// What keys and values count, history included, in bytes.
+        used: u64,
+        /// The limit of the cluster, `store_bytes_max`.
+        limit: u64,
+    },
     /// Leadership was to go to one node, and an election gave it to another.
     #[error("node {asked} was to lead, but node {leader} took over")]
     LedByAnother {
@@ -97,6 +109,9 @@ pub enum Error {
         /// The node that leads.
         leader: NodeId,
     },
+    /// The limit cannot be this; nothing was changed.
+    #[error(transparent)]
+    InvalidLimit(#[from] crate::model::InvalidLimit),
     /// A [`Transaction`](super::Transaction) was used after its closure had returned; nothing was read or written.
     #[error("the transaction's closure has returned: its handle can neither read nor write any more")]
     TransactionEnded,
@@ -116,12 +131,16 @@ impl Error {
     /// The same call may succeed later. After [`OutcomeUnknown`] a repeated write may be a second one.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Error::Unavailable { .. } | Error::NotYet { .. } | Error::TooStale { .. } => true,
+            Error::Unavailable { .. }
+            | Error::NotYet { .. }
+            | Error::TooStale { .. }
+            | Error::NoSpace { .. } => true,
             Error::OutcomeUnknown(_) | Error::LedByAnother { .. } => true,
             Error::Refused(refused) => refused.is_retryable(),
             Error::InvalidKey(_)
             | Error::InvalidTxn(_)
             | Error::InvalidRead(_)
+            | Error::InvalidLimit(_)
             | Error::Rejected { .. }
             | Error::AnswerTooLarge { .. }
             | Error::NotAdmitted { .. }
@@ -138,6 +157,7 @@ impl Error {
             Error::InvalidKey(_)
             | Error::InvalidTxn(_)
             | Error::InvalidRead(_)
+            | Error::InvalidLimit(_)
             | Error::Refused(_)
             | Error::Rejected { .. }
             | Error::Unavailable { .. }
@@ -146,6 +166,7 @@ impl Error {
             | Error::NotYet { .. }
             | Error::TooStale { .. }
             | Error::ReadTooLong { .. }
+            | Error::NoSpace { .. }
             | Error::LedByAnother { .. }
             | Error::TransactionEnded => false,
         }

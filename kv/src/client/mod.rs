@@ -29,9 +29,9 @@ use quorate_transport::{Address, InvalidAddress, Peer, Transport};
 
 use crate::env::{self, Instant};
 use crate::model::{
-    CheckedTxn, Command, Consistency, Key, KeyRange, Limits, NodeId, Op, OpResult, Outcome, RangeRead,
-    ReadOp, ReadResponse, ReadResult, Record, Revision, SessionId, Txn, TxnRefused, TxnResponse, Value,
-    check_reads,
+    CheckedTxn, Command, Consistency, Key, KeyRange, Limit, LimitChange, Limits, LimitsSet, NodeId, Op,
+    OpResult, Outcome, RangeRead, ReadOp, ReadResponse, ReadResult, Record, ReplicatedLimits, Revision,
+    SessionId, Txn, TxnRefused, TxnResponse, Value, check_reads,
 };
 use crate::node::{Front, Status};
 use crate::protocol::{Admin, Request, Response};
@@ -374,6 +374,58 @@ impl Client {
                 asked: revision,
                 current: compacted.revision,
             })),
+            other => Err(outcome::unexpected(&other, REPEATABLE)),
+        }
+    }
+
+    /// The limits of the cluster that stand, all of them. Asks through the log, so that they are those of this moment.
+    ///
+    /// Cancel safe.
+    pub async fn limits(&self) -> Result<ReplicatedLimits, Error> {
+        Ok(self.change_limits(Vec::new()).await?.limits)
+    }
+
+    /// Changes limits of the cluster, all or none, and answers all that stand then. They count on every node from the same
+    /// entry on. Durable when it returns; carried out twice it does no more than once, unless somebody else changes the same ones
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::InvalidLimit`] for a value outside [`Limit::bounds`]: nothing was changed.
+    ///
+    /// Cancel safe: dropped, it may take effect all the same.
+    pub async fn set_limits(
+        &self,
+        changes: impl IntoIterator<Item = (Limit, u64)>,
+    ) -> Result<ReplicatedLimits, Error> {
+        let mut list = Vec::new();
+        for (limit, value) in changes {
+            limit.check(value)?;
+            list.push(LimitChange::new(limit, value));
+        }
+        let is_change = !list.is_empty();
+        let set = self.change_limits(list).await?;
+        match set.changed || !is_change {
+            true => Ok(set.limits),
+            false => Err(Error::Rejected {
+                reason: "the leader does not know these limits, or allows less: it is of another release"
+                    .to_owned(),
+            }),
+        }
+    }
+
+    async fn change_limits(&self, changes: Vec<LimitChange>) -> Result<LimitsSet, Error> {
+        let request = || {
+            Request::Write(Command::SetLimits {
+                expected: None,
+                changes: changes.clone(),
+            })
+        };
+        let mut progress = Progress::default();
+        let asked = self
+            .inner
+            .ask(To::Leader, REPEATABLE, self.time(), &mut progress, request);
+        match asked.await? {
+            Response::Written(Outcome::LimitsSet(set)) => Ok(set),
             other => Err(outcome::unexpected(&other, REPEATABLE)),
         }
     }

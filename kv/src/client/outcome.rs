@@ -315,6 +315,9 @@ fn of_failure(failure: Failure, node: &str) -> Attempt {
         Failure::Compacted { oldest } => (Next::Failed(Error::Compacted { oldest }), Effect::Impossible),
         Failure::TooStale { lag } => (Next::Failed(Error::TooStale { lag }), Effect::Impossible),
         Failure::ReadTooLong { limit } => (Next::Failed(Error::ReadTooLong { limit }), Effect::Impossible),
+        Failure::NoSpace { used, limit } => {
+            (Next::Failed(Error::NoSpace { used, limit }), Effect::Impossible)
+        }
         Failure::Invalid(reason) | Failure::Refused(reason) => {
             (Next::Failed(Error::Rejected { reason }), Effect::Impossible)
         }

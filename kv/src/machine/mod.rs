@@ -85,8 +85,8 @@ use self::work::EntryWork;
 use crate::env::{self, Disk};
 use crate::fault::Fault;
 use crate::model::{
-    self, Command, Compacted, LimitChange, LimitsSet, LogPosition, LogTime, Outcome, Proposal, ReplicatedLimits, Revision,
-    SessionId, SessionOpened, SessionRef, StateHash, TooManyOf, Txn, TxnRefused,
+    self, Command, Compacted, LimitChange, LimitsSet, LogPosition, LogTime, Outcome, Proposal,
+    ReplicatedLimits, Revision, SessionId, SessionOpened, SessionRef, StateHash, TooManyOf, Txn, TxnRefused,
 };
 use crate::planted::{self, Bug};
 

@@ -14,7 +14,9 @@ use super::counters::Counters;
 use super::error::{StateFile, storage};
 use super::wire::{Malformed, Row, put_u64};
 use crate::fault::Fault;
-use crate::model::{Limit, LimitChange, LogIndex, LogPosition, LogTime, NodeId, ReplicatedLimits, Revision, StateHash, Term};
+use crate::model::{
+    Limit, LimitChange, LogIndex, LogPosition, LogTime, NodeId, ReplicatedLimits, Revision, StateHash, Term,
+};
 
 pub(super) const FORMAT: &[u8] = b"format";
 pub(super) const LIMITS: &[u8] = b"limits";

@@ -161,7 +161,10 @@ impl Found {
         if let Some((_, revision)) = self.stood
             && revision > kept.revision
         {
-            return Err(file.corrupt(format!("a time has revision {revision}, the last is {}", kept.revision)));
+            return Err(file.corrupt(format!(
+                "a time has revision {revision}, the last is {}",
+                kept.revision
+            )));
         }
         Ok(())
     }

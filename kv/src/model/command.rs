@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Key, LimitChange, LogTime, Place, ReplicatedLimits, Revision, Sequence, SessionId, Txn, TxnResponse};
+use super::{
+    Key, LimitChange, LogTime, Place, ReplicatedLimits, Revision, Sequence, SessionId, Txn, TxnResponse,
+};
 
 /// One entry's content: the commands that waited together, and the proposer's time.
 ///

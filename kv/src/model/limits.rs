@@ -219,7 +219,7 @@ limits! {
     /// So many of the newest revisions are kept all the same, however old they are.
 
     store_bytes_max: "store_bytes_max", StoreBytesMax = 13, Bytes,
-    default 8 * GIB, works ANY, sets none_or(MIB, 1 << 50),
+    default 8 * GIB, works ANY, sets none_or(4 * KIB, 1 << 50),
     /// The most bytes that keys and values may have, history included, where each version of a key counts its key, its
     /// value and 64 bytes; 0 is no limit. At 95 % of it the leader refuses what would grow, until less than 80 % is used.
 }
@@ -391,13 +391,20 @@ mod tests {
         let defaults = ReplicatedLimits::default();
         assert_eq!(defaults.check(), Ok(()));
         for (place, limit) in Limit::ALL.into_iter().enumerate() {
-            assert_eq!(usize::from(limit.tag()), place + 1, "{limit}: in order, none left out");
+            assert_eq!(
+                usize::from(limit.tag()),
+                place + 1,
+                "{limit}: in order, none left out"
+            );
             assert_eq!(Limit::of_tag(limit.tag()), Ok(limit));
             assert_eq!(limit.name().parse(), Ok(limit));
             assert_eq!(limit.check(defaults.get(limit)), Ok(()));
             assert!(limit.meaning().ends_with('.'), "{limit}");
             let (may, works) = (limit.bounds(), limit.works());
-            assert!(works.allow(may.min) && works.allow(may.max), "{limit}: what may be set works");
+            assert!(
+                works.allow(may.min) && works.allow(may.max),
+                "{limit}: what may be set works"
+            );
         }
         assert_eq!(Limit::of_tag(99), Err(InvalidLimit::Unknown { tag: 99 }));
         assert!("session".parse::<Limit>().is_err());

@@ -17,6 +17,13 @@ use crate::raft::Part;
 
 /// History is looked at so many times within the time for which it is kept: what is kept is older by such a part at most.
 const LOOKS: u32 = 20;
+/// How often it is looked at, at least and at most: limits are changed meanwhile.
+const LOOK_MAX: Duration = Duration::from_secs(5);
+const LOOK_MIN: Duration = Duration::from_millis(50);
+
+/// So many are noted at most: more than are needed, and a bound where history is kept for ever.
+const NOTED_MAX: usize = 1_000;
+
 /// Which revision stood when.
 #[derive(Debug, Default)]
 struct Past {
@@ -25,9 +32,14 @@ struct Past {
 }
 
 impl Past {
-    fn note(&mut self, now: Instant, revision: Revision) {
-        if self.seen.back().is_none_or(|(_, last)| *last < revision) {
+    /// Notes what stands now, unless something was noted within this time: so few are noted, however long history is kept.
+    fn note(&mut self, now: Instant, revision: Revision, apart: Duration) {
+        let is_new = |(at, last): &(Instant, Revision)| *last < revision && now.since(*at) >= apart;
+        if self.seen.back().is_none_or(is_new) {
             self.seen.push_back((now, revision));
+            if self.seen.len() > NOTED_MAX {
+                self.seen.pop_front();
+            }
         }
     }
 
@@ -44,29 +56,33 @@ impl Past {
     }
 }
 
-/// Runs until it is dropped, with the node's tasks. Does nothing where history is kept for ever.
+/// Runs until it is dropped, with the node's tasks.
 pub(super) async fn run(front: Arc<Front>) {
-    let kept = front.settings.history_kept;
-    if kept.is_zero() {
-        return;
-    }
-    let period = kept / LOOKS;
     let mut past = Past::default();
+    let mut pause = LOOK_MIN;
     loop {
-        env::sleep(period).await;
+        env::sleep(pause).await;
         // A state that cannot be looked at has stopped the node.
         let Ok(view) = front.raft.machine().reader().view() else {
             return;
         };
         let (revision, oldest) = (view.applied().revision, view.applied().oldest);
+        let limits = *view.limits().1;
         drop(view);
         let now = env::now();
-        past.note(now, revision);
+        let kept = Duration::from_millis(limits.history_kept_millis);
+        if kept.is_zero() {
+            pause = LOOK_MAX;
+            past.note(now, revision, pause);
+            continue;
+        }
+        pause = (kept / LOOKS).clamp(LOOK_MIN, LOOK_MAX);
+        past.note(now, revision, kept / LOOKS);
         let Some(old) = past.before(now, kept) else {
             continue;
         };
         // The present is one of those that are kept, and always is.
-        let before_it = front.settings.history_revisions_kept.saturating_sub(1);
+        let before_it = limits.history_revisions_kept.saturating_sub(1);
         let newest = revision.number().saturating_sub(before_it);
         let target = old.min(Revision::new(newest));
         if target <= oldest || front.raft.state().role != Part::Leader {
@@ -97,7 +113,11 @@ mod tests {
         let kept = Duration::from_secs(10);
         let mut past = Past::default();
         for second in 0..10 {
-            past.note(at(second), Revision::new(100 + second / 2));
+            past.note(
+                at(second),
+                Revision::new(100 + second / 2),
+                Duration::from_millis(500),
+            );
             assert_eq!(
                 past.before(at(second), kept),
                 None,
@@ -113,5 +133,9 @@ mod tests {
             "nothing came since"
         );
         assert_eq!(past.seen.len(), 1);
+        past.note(at(1_001), Revision::new(105), Duration::from_secs(5));
+        past.note(at(1_002), Revision::new(106), Duration::from_secs(5));
+        past.note(at(1_006), Revision::new(107), Duration::from_secs(5));
+        assert_eq!(past.seen.len(), 3, "two within five seconds are one");
     }
 }

@@ -14,13 +14,17 @@ use super::reply::{NO_ANSWER, ReplyTo};
 use super::room::{Guest, Rooms};
 use super::service::Service;
 use super::settings::Settings;
+use super::space::{Space, Used};
 use super::status::{MemberStatus, NodeRole, Status};
 use crate::env::{self, Instant};
 use crate::fault::{Fault, Faults};
 use crate::identity::{ClusterUuid, MemberUuid};
 use crate::log::Log;
-use crate::machine::ReadClass;
-use crate::model::{CheckedTxn, Command, Consistency, LogIndex, NodeId, ReadOp, ReplicatedLimits, Revision, SessionId, check_reads};
+use crate::machine::{ReadClass, View};
+use crate::model::{
+    CheckedTxn, Command, Consistency, LogIndex, NodeId, ReadOp, ReplicatedLimits, Revision, SessionId,
+    check_reads,
+};
 use crate::planted::{self, Bug};
 use crate::protocol::{Admin, Failure, Request, Response};
 use crate::raft::{MemberState, MembershipError, Part, RaftNode, RaftState, ReadIndexError, address_text};
@@ -41,6 +45,7 @@ pub(crate) struct Front {
     /// The callers in this process.
     here: Arc<Guest>,
     limits_set: LimitsSet,
+    space: Space,
     tasks: Tasks,
 }
 
@@ -119,6 +124,7 @@ impl Front {
             proposals,
             lanes,
             limits_set: LimitsSet::default(),
+            space: Space::default(),
             tasks: tasks.clone(),
         })
     }
@@ -242,6 +248,11 @@ impl Front {
     }
 
     fn check(&self, command: Command) -> Result<Checked, Failure> {
+        // A state that cannot be looked at has stopped the node, which says so itself.
+        let used = || Some(Used::of(&self.raft.machine().reader().view().ok()?));
+        if let Some(full) = self.space.refusal(&command, used) {
+            return Err(full);
+        }
         match command {
             Command::Txn { session, txn } => {
                 let checked = CheckedTxn::check(txn, &self.settings.limits)?;
@@ -565,6 +576,8 @@ impl Front {
     pub(crate) fn status(&self) -> Status {
         let state = self.raft.state();
         let applied = Arc::clone(&self.raft.machine().applied().borrow());
+        let view = self.raft.machine().reader().view().ok();
+        let used = view.as_ref().map(Used::of);
         let leading = state.role == Part::Leader;
         let members = state.members.iter().map(|m| MemberStatus {
             id: m.id,
@@ -600,6 +613,11 @@ impl Front {
             revision: applied.revision,
             oldest: applied.oldest,
             state_hash: applied.state_hash,
+            holds: view.as_ref().map(View::holds).unwrap_or_default(),
+            store_bytes_max: used.and_then(|used| used.max),
+            // What a leader would refuse: one that does not lead has refused nothing, and looks anew.
+            is_full: used.is_some_and(|used| self.space.is_full(used)),
+            hashes: view.map(|view| view.hashes()).unwrap_or_default(),
             last_log: state.last_log,
             committed: state.committed,
             applied: applied.position.map(|p| p.index),

@@ -45,6 +45,9 @@ pub struct Settings {
     /// node's part. It costs the disk's reads, evenly over this time, at most 25 MiB a second and half of the disk's time: more than
     /// that takes longer.
     pub scrub_interval: Duration,
+    /// How often the node compares the hash of its state with the others': 100 ms to 1 day; 10 s by default. A node whose state
+    /// differs from that of most voters leaves service.
+    pub compare_interval: Duration,
     /// How many entries a learner may be behind to get a vote: any number; 1,000 by default. It catches up while others
     /// are voted on, so that a large one makes the cluster lean on a node that is not there yet.
     pub promote_lag_max: u64,
@@ -73,7 +76,7 @@ pub struct Settings {
     /// So many of the newest revisions are kept all the same, however old they are; 10,000 by default.
     pub history_revisions_kept: u64,
     /// The most bytes that keys and values may have, history included, where each version of a key counts its key, its value
-    /// and 64 bytes: 1 MiB to 1 PiB, or 0 for no limit; 8 GiB by default. At 95 % of it what would grow is refused, until less
+    /// and 64 bytes: 4 KiB to 1 PiB, or 0 for no limit; 8 GiB by default. At 95 % of it what would grow is refused, until less
     /// than 80 % is used.
     pub store_bytes_max: u64,
     /// How long a client's session outlives its last write, by the log's time: 1 s to 30 days; 1 hour by default. Who
@@ -120,6 +123,7 @@ impl Default for Settings {
             state_cache_bytes: MachineSettings::default().cache_bytes,
             durable_interval: Duration::from_secs(5),
             scrub_interval: Duration::from_secs(86_400),
+            compare_interval: Duration::from_secs(10),
             promote_lag_max: 1_000,
             proposals_in_flight: 4,
             proposals_bytes_max: 64 * MIB,
@@ -214,6 +218,12 @@ impl Settings {
             range(setting, bytes as u64, min as u64..=4 * GIB, bounds);
         }
         range(
+            "compare_interval",
+            millis(self.compare_interval),
+            100..=86_400_000,
+            "100 ms to 1 day",
+        );
+        range(
             "read_time_max",
             u64::try_from(self.read_time_max.as_millis()).unwrap_or(u64::MAX),
             10..=3_600_000,
@@ -239,8 +249,8 @@ impl Settings {
             range(
                 "store_bytes_max",
                 self.store_bytes_max,
-                1 << 20..=1 << 50,
-                "0 for no limit, or 1 MiB to 1 PiB",
+                4 << 10..=1 << 50,
+                "0 for no limit, or 4 KiB to 1 PiB",
             );
         }
         range("sessions_max", self.sessions_max, 1..=1_000_000, "1 to 1,000,000");
@@ -346,6 +356,7 @@ impl Settings {
             durability: DurabilityBounds::default(),
             durable_interval: self.durable_interval,
             promote_lag_max: self.promote_lag_max,
+            compare_interval: self.compare_interval,
         }
     }
 }
@@ -363,6 +374,7 @@ pub(crate) struct RaftSettings {
     pub durability: DurabilityBounds,
     pub durable_interval: Duration,
     pub promote_lag_max: u64,
+    pub compare_interval: Duration,
 }
 
 #[cfg(test)]

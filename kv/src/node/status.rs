@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::model::{LogIndex, NodeId, Revision, StateHash, Term};
+use crate::machine::Holds;
+use crate::model::{LogIndex, LogPosition, NodeId, Revision, StateHash, Term};
 
 /// A node's part in the group at this moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +86,15 @@ pub struct Status {
     pub oldest: Revision,
     /// The hash of its state at that revision and applied index.
     pub state_hash: StateHash,
+    /// How much its state holds.
+    pub holds: Holds,
+    /// The most bytes that it may hold, history included; `None` for any.
+    pub store_bytes_max: Option<u64>,
+    /// It holds so many that what would grow is refused, until there is room.
+    pub is_full: bool,
+    /// What its state hashed to behind the agreed entries applied last, the oldest first: all nodes have the same at the same
+    /// position. A node that has started of late knows few or none.
+    pub hashes: Vec<(LogPosition, StateHash)>,
     /// The last entry in its log.
     pub last_log: Option<LogIndex>,
     /// The last entry that it knows to be committed.

@@ -45,6 +45,7 @@ pub(crate) fn decoders() -> Vec<Decoder> {
                 ControlRequest::TransferLeader(TransferLeaderRequest::new(vote(), 3, Some(log_id(7)))),
                 ControlRequest::ReadIndex,
                 ControlRequest::LeaderEnded { vote: vote() },
+                ControlRequest::StateHashes,
             ],
         ),
         decoder_of(

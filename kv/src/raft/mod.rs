@@ -5,6 +5,7 @@
 
 mod acquaintance;
 mod checkpoints;
+mod comparison;
 #[cfg(any(test, feature = "fuzzing"))]
 mod decoders;
 mod forming;
@@ -64,6 +65,7 @@ use crate::node::{RaftSettings, Timing};
 use crate::planted::{self, Bug};
 use crate::tasks::Tasks;
 use acquaintance::{Acquaintance, Own};
+use comparison::Comparison;
 use freshness::{Freshness, confirmed_by_quorum};
 use intake::Intakes;
 use log_store::LogStore;
@@ -314,6 +316,15 @@ impl RaftNode {
             patience: parts.timing.election_timeout_min(),
         };
         tasks.spawn("step-down", step_down.run());
+        let comparison = Comparison {
+            raft: raft.clone(),
+            own_id: parts.id.number(),
+            acquaintance: acquaintance.clone(),
+            reader: machine.reader().clone(),
+            interval: parts.settings.compare_interval,
+            faults: parts.faults.clone(),
+        };
+        tasks.spawn("comparison", comparison.run());
         tasks.spawn(
             "heartbeats",
             heartbeat::send(raft.clone(), parts.timing.heartbeat),

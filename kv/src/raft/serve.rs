@@ -92,6 +92,10 @@ async fn answer_control(
             Ok(index) => ControlResponse::ReadIndex(index),
             Err(_) => ControlResponse::NotLeader,
         },
+        ControlRequest::StateHashes => match node.machine.reader().view() {
+            Ok(view) => ControlResponse::StateHashes(view.hashes()),
+            Err(fault) => stopped(&fault),
+        },
     }
 }
 

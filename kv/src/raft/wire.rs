@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::log_store::{decode_entry, encode_entry};
 use super::types::{LogId, SnapshotMeta, TypeConfig, Vote};
 use crate::log::LogEntry;
-use crate::model::{self, DecodeError, LogIndex, LogPosition};
+use crate::model::{self, DecodeError, LogIndex, LogPosition, StateHash};
 
 /// A request on a control stream; each gets one [`ControlResponse`], in order.
 #[derive(Debug, Serialize, Deserialize)]
@@ -28,6 +28,8 @@ pub(crate) enum ControlRequest {
     LeaderEnded {
         vote: Vote,
     },
+    /// What the receiver's state hashed to behind the agreed entries applied last.
+    StateHashes,
 }
 
 /// An append message without entries.
@@ -66,6 +68,7 @@ pub(crate) enum ControlResponse {
         ended: bool,
         last: Option<LogId>,
     },
+    StateHashes(Vec<(LogPosition, StateHash)>),
 }
 
 /// The first message of a bulk stream. It is answered by [`SnapshotAnswer::From`]; the chunks from there on follow, then

@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_kv::client::Error;
 use quorate_kv::model::{
-    Condition, Consistency, Guard, Key, KeyRange, KeyValue, Op, ReadOp, ReadResponse, ReadResult, Record,
-    Revision, Txn, TxnRefused, TxnResponse,
+    Condition, Consistency, Guard, Key, KeyRange, KeyValue, Limit, Op, ReadOp, ReadResponse, ReadResult,
+    Record, ReplicatedLimits, Revision, Txn, TxnRefused, TxnResponse,
 };
 use quorate_meta::{
     Broker, CreateTopic, GrowTopic, IsrUpdate, LeaderUpdate, NewPartition, Partition, Topic, TopicId,
@@ -157,6 +157,8 @@ pub enum Request {
     Range(KeyRange),
     /// `Client::compact`.
     Compact(Revision),
+    /// `Client::set_limits`, and `Client::limits` where nothing is to change.
+    SetLimits(Vec<(Limit, u64)>),
 }
 
 impl Request {
@@ -164,7 +166,11 @@ impl Request {
     pub fn writes(&self) -> bool {
         match self {
             Request::Txn(_) | Request::Put { .. } | Request::Delete { .. } | Request::Transact { .. } => true,
-            Request::Read { .. } | Request::Get { .. } | Request::Range(_) | Request::Compact(_) => false,
+            Request::Read { .. }
+            | Request::Get { .. }
+            | Request::Range(_)
+            | Request::Compact(_)
+            | Request::SetLimits(_) => false,
         }
     }
 }
@@ -186,6 +192,8 @@ pub enum Answer {
     Records(ReadResult),
     /// To a compaction: the oldest revision that can be read.
     Compacted(Revision),
+    /// To a change of limits: those that stand.
+    Limits(Box<ReplicatedLimits>),
     /// The state machine refused it.
     Refused(TxnRefused),
     /// It failed for certain, and changed nothing.

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use quorate_kv::client::Error;
-use quorate_kv::model::{Consistency, Key, ReadOp, ReadResult, Record, Revision, TxnRefused};
+use quorate_kv::model::{Consistency, Key, Op, ReadOp, ReadResult, Record, Revision, TxnRefused};
 
 use super::ground::{Ground, Run};
 use super::history::{Answer, Call, CallId, Request};
@@ -191,6 +191,10 @@ impl Judge<'_> {
             | Error::InvalidTxn(_)
             | Error::Rejected { .. }
             | Error::Unavailable { .. } => true,
+            // Whatever frees room goes on, and what grows until there is little.
+            Error::NoSpace { used, limit } => {
+                grows(&call.request) && u128::from(*used) * 100 >= u128::from(*limit) * 80
+            }
             // What only reads are answered with, or what is no failure at all. A transact reads.
             Error::Compacted { .. } | Error::NotYet { .. } => {
                 matches!(call.request, Request::Transact { .. })
@@ -266,8 +270,13 @@ impl Judge<'_> {
                     self.broken(Rule::PlainAnswer, told(call));
                 }
             }
+            (Request::SetLimits(changes), Answer::Limits(stand)) => {
+                if changes.iter().any(|(limit, value)| stand.get(*limit) != *value) {
+                    self.broken(Rule::PlainAnswer, told(call));
+                }
+            }
             // Asked for again it does no harm, and reads tell.
-            (Request::Compact(_), Answer::Unknown(_)) => {}
+            (Request::Compact(_) | Request::SetLimits(_), Answer::Unknown(_)) => {}
             (request, Answer::Failed(error)) => {
                 let possible = match (request, error) {
                     (_, Error::Unavailable { .. } | Error::InvalidKey(_) | Error::InvalidRead(_)) => true,
@@ -463,6 +472,7 @@ impl Judge<'_> {
             | Answer::Record(_)
             | Answer::Records(_)
             | Answer::Compacted(_)
+            | Answer::Limits(_)
             | Answer::Refused(_)
             | Answer::Failed(_)
             | Answer::Unknown(_) => None,
@@ -536,6 +546,22 @@ impl Judge<'_> {
     }
 }
 
+/// Whether what a call asks for may add to what is stored.
+fn grows(request: &Request) -> bool {
+    let is_growth = |op: &Op| {
+        !matches!(
+            op,
+            Op::Delete { .. } | Op::DeleteRange { .. } | Op::Get { .. } | Op::Range(_)
+        )
+    };
+    match request {
+        Request::Txn(txn) => txn.then.iter().chain(&txn.otherwise).any(is_growth),
+        Request::Transact { ops, .. } => ops.iter().any(is_growth),
+        Request::Put { .. } => true,
+        _ => false,
+    }
+}
+
 fn is_linearizable(request: &Request) -> bool {
     request.writes() || consistency_of(request) == Consistency::Linearizable
 }
@@ -548,7 +574,8 @@ fn consistency_of(request: &Request) -> Consistency {
         | Request::Delete { .. }
         | Request::Transact { .. }
         | Request::Range(_)
-        | Request::Compact(_) => Consistency::Linearizable,
+        | Request::Compact(_)
+        | Request::SetLimits(_) => Consistency::Linearizable,
     }
 }
 

@@ -19,8 +19,8 @@ use bytes::Bytes;
 use quorate_kv::machine::{Entry, EntryOutcome, Payload};
 use quorate_kv::model::{
     self, Command, Compacted, Compare, Condition, FailedCondition, Found, Guard, GuardNode, Key, KeyRange,
-    KeyTest, KeyValue, LeaseChange, LimitChange, LimitsSet, LogIndex, LogPosition, LogTime, Op, OpResult, Order, Outcome,
-    Place, Proposal, PutMode, RangeExcess, RangeRead, RangeTest, ReadOp, ReadResult, Record,
+    KeyTest, KeyValue, LeaseChange, LimitChange, LimitsSet, LogIndex, LogPosition, LogTime, Op, OpResult,
+    Order, Outcome, Place, Proposal, PutMode, RangeExcess, RangeRead, RangeTest, ReadOp, ReadResult, Record,
     ReplicatedLimits, Revision, Sequence, SessionId, SessionOpened, SessionRef, TooManyOf, Txn, TxnRefused,
     TxnResponse, Work,
 };
@@ -305,7 +305,12 @@ impl Model {
         }
     }
 
-    fn open(&mut self, mut id: SessionId, ttl_millis: u64, index: LogIndex) -> Result<SessionOpened, TxnRefused> {
+    fn open(
+        &mut self,
+        mut id: SessionId,
+        ttl_millis: u64,
+        index: LogIndex,
+    ) -> Result<SessionOpened, TxnRefused> {
         let limit = self.limits.sessions_max;
         while self.sessions.len() as u64 >= limit {
             let used = |(id, session): &(&SessionId, &Session)| (session.used_by, **id);

@@ -103,6 +103,7 @@ pub async fn rebuild(
             | Answer::Record(_)
             | Answer::Records(_)
             | Answer::Compacted(_)
+            | Answer::Limits(_)
             | Answer::Refused(_)
             | Answer::Failed(_) => {}
         }

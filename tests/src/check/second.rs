@@ -146,7 +146,7 @@ fn keys_of(call: &Call) -> Vec<Key> {
             });
             gets.collect()
         }
-        Request::Range(_) | Request::Compact(_) => Vec::new(),
+        Request::Range(_) | Request::Compact(_) | Request::SetLimits(_) => Vec::new(),
     }
 }
 

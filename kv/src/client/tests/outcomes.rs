@@ -50,6 +50,7 @@ fn failures() -> Vec<(Failure, Says)> {
         | Failure::Stopped(_)
         | Failure::Busy(_)
         | Failure::ReadTooLong { .. }
+        | Failure::NoSpace { .. }
         | Failure::LedByAnother { .. } => Nothing,
         Failure::Unknown { .. } => Maybe,
         Failure::AnswerTooLarge { .. } => Done,
@@ -74,6 +75,7 @@ fn failures() -> Vec<(Failure, Says)> {
         Failure::Stopped("a fault".to_owned()),
         Failure::Busy("no room".to_owned()),
         Failure::ReadTooLong { limit: DEADLINE },
+        Failure::NoSpace { used: 9, limit: 8 },
         Failure::LedByAnother {
             asked: NodeId::new(1),
             leader: NodeId::new(2),

@@ -374,7 +374,10 @@ impl SnapshotSink {
             let (found, expected) = (self.counters, system.standing.counters);
             return Err(self.corrupt(format!("its rows are {found}, its head says {expected}")));
         }
-        if self.stood.is_some_and(|(_, revision)| revision > system.standing.revision) {
+        if self
+            .stood
+            .is_some_and(|(_, revision)| revision > system.standing.revision)
+        {
             return Err(self.corrupt("a time has a revision that is not there yet"));
         }
         self.state = Receiving::Complete;

@@ -30,7 +30,13 @@ fn is_golden(name: &str, found: &str) {
 fn store() -> Store {
     let mut store = Store::new();
     let id = SessionId::new(1);
-    store.one(1_000, Command::OpenSession { id, ttl_millis: 60_000 });
+    store.one(
+        1_000,
+        Command::OpenSession {
+            id,
+            ttl_millis: 60_000,
+        },
+    );
     let session = SessionRef {
         id,
         sequence: Sequence::new(2),

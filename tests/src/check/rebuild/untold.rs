@@ -29,7 +29,11 @@ impl<'h> Known<'h> {
             Request::Delete { key } => Txn::new([Op::delete(key.clone())]),
             // That its guard held is what the rule of isolation looks at.
             Request::Transact { ops, .. } => Txn::new(ops.clone()),
-            Request::Read { .. } | Request::Get { .. } | Request::Range(_) | Request::Compact(_) => {
+            Request::Read { .. }
+            | Request::Get { .. }
+            | Request::Range(_)
+            | Request::Compact(_)
+            | Request::SetLimits(_) => {
                 return None;
             }
         };

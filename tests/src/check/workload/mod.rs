@@ -16,7 +16,7 @@ use quorate_kv::Client;
 use quorate_kv::client::{Error, TransactError, Transaction};
 use quorate_kv::env;
 use quorate_kv::model::{
-    Consistency, Key, KeyRange, KeyValue, Limits, Op, OpResult, RangeRead, ReadOp, ReadResult, Record,
+    Consistency, Key, KeyRange, KeyValue, Limit, Limits, Op, OpResult, RangeRead, ReadOp, ReadResult, Record,
     Revision, Txn,
 };
 
@@ -110,6 +110,7 @@ impl Worker {
         }
         match self.draw.random().below(44) {
             39 if self.style.compacts && self.draw.random().one_in(2) => self.compact(&client).await,
+            38 if self.style.compacts && self.draw.random().one_in(4) => self.limits(&client).await,
             40..=42 if self.style.hurried => self.give_up(&client).await,
             // Whose calls are under way loses what makes them exactly-once, and must be told so.
             43 if self.style.hurried => {
@@ -276,6 +277,26 @@ impl Worker {
         self.end("compact", id, called, Request::Compact(revision), answer);
     }
 
+    /// Looks at the limits, or changes those of history.
+    async fn limits(&mut self, client: &Client) {
+        let (id, called) = (self.scribe.number(), self.scribe.now());
+        let random = self.draw.random();
+        let changes = match random.below(3) {
+            0 => vec![(Limit::HistoryKept, *random.pick(&[1_000, 2_000, 20_000]))],
+            1 => vec![
+                (Limit::HistoryRevisionsKept, *random.pick(&[0, 5, 50, 10_000])),
+                (Limit::HistoryKept, *random.pick(&[0, 1_000, 3_000])),
+            ],
+            _ => Vec::new(),
+        };
+        let (method, result) = match changes.is_empty() {
+            true => ("limits", client.limits().await),
+            false => ("set_limits", client.set_limits(changes.clone()).await),
+        };
+        let answer = result.map_or_else(Answer::of_error, |stand| Answer::Limits(Box::new(stand)));
+        self.end(method, id, called, Request::SetLimits(changes), answer);
+    }
+
     async fn get(&mut self, client: &Client) {
         let (id, key, called) = (self.scribe.number(), self.draw.shared(), self.scribe.now());
         let result = client.get(key.clone()).await;
@@ -427,8 +448,9 @@ impl Worker {
             client.txn(tag(txn, id)).await
         };
         let answer = result.map_or_else(Answer::of_error, Answer::Txn);
-        // Only its number matters, and that it never ran.
-        let request = Request::Txn(tag(Txn::default(), id));
+        // Only its number matters, that it would have grown the store, and that it never ran.
+        let small = Txn::new([Op::put(key("too-large"), id.value(0))]);
+        let request = Request::Txn(tag(small, id));
         self.end(
             if lax {
                 "txn beyond the node's limits"

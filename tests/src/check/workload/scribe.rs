@@ -188,7 +188,8 @@ pub fn ended(answer: &Answer) -> Ended {
         | Answer::Read(_)
         | Answer::Record(_)
         | Answer::Records(_)
-        | Answer::Compacted(_) => Ended::Done,
+        | Answer::Compacted(_)
+        | Answer::Limits(_) => Ended::Done,
         Answer::Refused(_)
         | Answer::Failed(E::InvalidKey(_) | E::InvalidTxn(_) | E::InvalidRead(_) | E::Rejected { .. }) => {
             Ended::Refused

@@ -4,8 +4,18 @@
 //! lists, and the lists against what a run has really called: a new operation fails it until it is exercised.
 
 /// Methods of `quorate_kv::Client` that the workload calls.
-pub const CLIENT: [&str; 9] = [
-    "compact", "connect", "delete", "get", "get_with", "put", "range", "read", "txn",
+pub const CLIENT: [&str; 11] = [
+    "compact",
+    "connect",
+    "delete",
+    "get",
+    "get_with",
+    "limits",
+    "put",
+    "range",
+    "read",
+    "set_limits",
+    "txn",
 ];
 
 /// Methods of `quorate_kv::Client` that it calls under another kind than their name, or that others call.

@@ -5,8 +5,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use quorate_kv::client::Error;
 use quorate_kv::env;
-use quorate_kv::model::{Key, KeyRange, LogIndex, NodeId, Op, Txn};
+use quorate_kv::model::{Key, KeyRange, Limit, LogIndex, NodeId, Op, Txn};
 use quorate_kv::node::{Status, Tap};
 
 use super::Cluster;
@@ -98,7 +99,14 @@ pub(super) async fn wait_until_healthy(cluster: &Cluster) -> Result<(), String> 
     let client = cluster.client("auditor").with_deadline(RECOVERY_MAX);
     let key = Key::new("audit").expect("a legal key");
     let txn = Txn::new([Op::put(key, "served again")]);
-    let served = client.txn(txn).await;
+    let mut served = client.txn(txn.clone()).await;
+    if let Err(Error::NoSpace { .. }) = served {
+        // As the manual says.
+        let raised = client.set_limits([(Limit::StoreBytesMax, 0)]).await;
+        raised
+            .map_err(|error| format!("liveness: the store is full and cannot be given more room: {error}"))?;
+        served = client.txn(txn).await;
+    }
     if let Some(broken) = cluster.broken() {
         return Err(broken);
     }

@@ -129,6 +129,9 @@ fn small_of_all(random: &mut Rng) -> Small {
         forget_rows: *random.pick(&[1, 7, 100, usual.forget_rows]),
         history_kept: Duration::from_secs(*random.pick(&[0, 1, 3, 20])),
         history_revisions_kept: *random.pick(&[0, 5, 50, usual.history_revisions_kept]),
+        hash_entries: *random.pick(&[1, 5, 50, usual.hash_entries]),
+        time_spacing_millis: *random.pick(&[1, 100, usual.time_spacing_millis]),
+        compare_interval: Duration::from_secs(*random.pick(&[1, 4])),
         ..usual
     }
 }
@@ -145,6 +148,8 @@ fn small_of_the_faulty(random: &mut Rng, sessions: u64, small: &mut Small) {
     small.response_bytes_max = *random.pick(&[1_024, usual.response_bytes_max]);
     small.calls_bytes_max = *random.pick(&[64 << 10, usual.calls_bytes_max]);
     small.answers_bytes_max = *random.pick(&[64 << 10, 256 << 10, usual.answers_bytes_max]);
+    let usual_bytes = usual.store_bytes_max;
+    small.store_bytes_max = *random.pick(&[40_000, usual_bytes, usual_bytes, usual_bytes, usual_bytes]);
 }
 
 /// How densely clients work.

@@ -145,6 +145,15 @@ pub struct Small {
     pub history_kept: Duration,
     /// See [`Settings::history_revisions_kept`].
     pub history_revisions_kept: u64,
+    /// See [`Settings::store_bytes_max`]; plans that were written before there was a limit have the usual one.
+    pub store_bytes_max: u64,
+    /// See `Tuning::hash_entries` of the machine.
+    pub hash_entries: u64,
+    /// See `Tuning::time_spacing_millis` of the machine.
+    pub time_spacing_millis: u64,
+    /// See [`Settings::compare_interval`].
+    #[serde(rename = "compare_interval_micros", with = "micros")]
+    pub compare_interval: Duration,
 }
 
 impl Default for Small {
@@ -168,6 +177,10 @@ impl Default for Small {
             forget_rows: settings.tuning.forget_rows,
             history_kept: Duration::ZERO,
             history_revisions_kept: settings.history_revisions_kept,
+            store_bytes_max: settings.store_bytes_max,
+            hash_entries: settings.tuning.hash_entries,
+            time_spacing_millis: settings.tuning.time_spacing_millis,
+            compare_interval: settings.compare_interval,
         }
     }
 }
@@ -383,6 +396,10 @@ impl Plan {
         settings.tuning.forget_rows = small.forget_rows;
         settings.history_kept = small.history_kept;
         settings.history_revisions_kept = small.history_revisions_kept;
+        settings.store_bytes_max = small.store_bytes_max;
+        settings.tuning.hash_entries = small.hash_entries;
+        settings.tuning.time_spacing_millis = small.time_spacing_millis;
+        settings.compare_interval = small.compare_interval;
         settings
     }
 
