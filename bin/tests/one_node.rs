@@ -322,6 +322,60 @@ fn history_is_given_up_by_hand() {
 }
 
 #[test]
+fn limits_of_the_cluster_are_shown_and_changed() {
+    let home = Home::new();
+    let _server = home.serve_alone();
+    let all = home.line("config get --json").json();
+    let names: Vec<&str> = all["limits"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|limit| limit["name"].as_str())
+        .collect();
+    assert!(
+        names.contains(&"history_kept") && names.contains(&"store_bytes_max"),
+        "{all}"
+    );
+    let told = home.line("config set history_kept 1h").ok().text();
+    assert!(told.starts_with("history_kept = 1h\n"), "{told}");
+    let one = home.line("config get history_kept --json").json();
+    assert_eq!(
+        (&one["value"], &one["unit"]),
+        (&json!(3_600_000), &json!("milliseconds"))
+    );
+    home.line("config set history_kept 1ms")
+        .fails(2, &["out of range", "or none"]);
+    home.line("config set history_keep 1h")
+        .fails(2, &["did you mean history_kept?"]);
+    let table = home.line("config get").ok().text();
+    assert!(table.contains("1h") && table.contains("8 GiB"), "{table}");
+}
+
+#[test]
+fn who_fills_the_store_gets_out_as_the_manual_says() {
+    let home = Home::new();
+    let _server = home.serve_alone();
+    home.line("config set store_bytes_max 64KiB").ok();
+    let value = "v".repeat(8_000);
+    let full = (0..20).find(|number| {
+        let put = home.run(["kv", "put", &format!("k{number}"), &value]);
+        put.code != 0
+    });
+    assert_eq!(full, Some(8), "eight of some 8 KiB are more than 95 % of 64 KiB");
+    home.run(["kv", "put", "more", "1"])
+        .fails(4, &["the store is nearly full", "quorate kv compact"]);
+    let status = home.line("status").ok().text();
+    assert!(status.contains("the store is nearly full"), "{status}");
+    home.line("kv del k --prefix").ok();
+    home.line("kv compact --keep 1").ok();
+    until("there is room again", || {
+        (home.run(["kv", "put", "more", "1"]).code == 0).then_some(())
+    });
+    let status = home.line("status --json").json();
+    assert_eq!(status["nodes"][0]["full"], false, "{status}");
+}
+
+#[test]
 fn counters_are_numbers() {
     let home = Home::new();
     let _server = home.serve_alone();

@@ -116,6 +116,9 @@ impl Comparison {
                 return;
             };
             let others = self.others(&members, &mut streams).await;
+            if !others.is_empty() {
+                env::mark("raft.states_compared");
+            }
             match judge(self.own_id, &own, &others, &configs) {
                 Verdict::Alike => metrics::gauge!("quorate_states_that_differ").set(0.0),
                 Verdict::OthersDiffer { at, nodes } => {

@@ -155,6 +155,10 @@ pub(super) async fn watch(cluster: Cluster, over: Rc<Cell<bool>>) {
                 lock(&cluster.seen).unled.get_or_insert(told);
                 return;
             }
+            if last_led.is_none() {
+                // The cluster is formed, and what is promised of one that is counts from here on.
+                calm = None;
+            }
             last_led = led_last;
         }
         // Forming takes longer, while one of the nodes is not there.
