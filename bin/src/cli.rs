@@ -58,6 +58,8 @@ pub enum Command {
     Member(MemberArgs),
     /// The limits of the cluster, the same on every node: show them, change them
     Config(ConfigArgs),
+    /// Have every node copy its state file into a smaller one, while it serves
+    Shrink(Reach),
     /// Make a cluster's authority and the certificates of its nodes and clients
     Certs(CertsArgs),
     /// Start a cluster in this process, run a broker's metadata through it, kill the leader

@@ -20,7 +20,7 @@ mod tests {
 
     /// Keys that there are and keys that there are not, with values of every kind, in and out of their bounds.
     fn line() -> impl Strategy<Value = String> {
-        const KEYS: [&str; 34] = [
+        const KEYS: [&str; 35] = [
             "data_dir",
             "cluster",
             "node_id",
@@ -49,6 +49,7 @@ mod tests {
             "store.history_kept",
             "store.store_bytes_max",
             "store.compare_interval",
+            "store.shrink_at",
             "store.session_ttl",
             "store.sessions_max",
             "store.session_idle",

@@ -30,6 +30,7 @@ pub mod demo;
 pub mod kv;
 pub mod member;
 pub mod meta;
+pub mod shrink;
 pub mod status;
 
 #[cfg(any(test, feature = "fuzzing"))]
@@ -92,6 +93,7 @@ fn run(command: Command, matches: &clap::ArgMatches, failures: &mut Output) -> R
         Command::Meta(args) => ask()?.block_on(meta::run(args, output)),
         Command::Member(args) => ask()?.block_on(member::run(args, output)),
         Command::Config(args) => ask()?.block_on(config::run(args, output)),
+        Command::Shrink(args) => ask()?.block_on(shrink::run(args, output)),
         Command::Certs(args) => certs::run(args, output),
         Command::Demo(args) => runtime(None)?.block_on(demo::run(args, output)),
         Command::Bench(args) => {

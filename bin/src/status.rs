@@ -170,6 +170,8 @@ struct NodeState {
     /// The oldest revision that can be read there.
     oldest_revision: u64,
     state_hash: String,
+    /// The length of the state file.
+    state_file_bytes: u64,
     /// Keys that exist.
     records: u64,
     /// What they count, each with 64 bytes.
@@ -311,6 +313,7 @@ impl NodeReport {
                 revision: status.revision.number(),
                 oldest_revision: status.oldest.number(),
                 state_hash: status.state_hash.to_string(),
+                state_file_bytes: status.file_bytes,
                 records: status.holds.records,
                 live_bytes: status.holds.live_bytes,
                 history_bytes: status.holds.history_bytes,
@@ -477,6 +480,7 @@ mod tests {
             revision: Revision::FIRST,
             oldest: Revision::FIRST,
             state_hash: StateHash(0),
+            file_bytes: 0,
             holds: Default::default(),
             store_bytes_max: None,
             is_full: false,

@@ -28,6 +28,7 @@ impl Command {
             | Command::Meta(_)
             | Command::Member(_)
             | Command::Config(_)
+            | Command::Shrink(_)
             | Command::Bench(_) => true,
             Command::Certs(_) | Command::Demo(_) | Command::Completions { .. } => false,
         }

@@ -376,6 +376,23 @@ fn who_fills_the_store_gets_out_as_the_manual_says() {
 }
 
 #[test]
+fn a_state_file_is_shrunk_by_hand() {
+    let home = Home::new();
+    let _server = home.serve_alone();
+    home.run(["kv", "put", "k", "v"]).ok();
+    let told = home.line("shrink --json").json();
+    let node = &told["nodes"][0];
+    assert!(
+        node["after_bytes"].as_u64() <= node["before_bytes"].as_u64(),
+        "{told}"
+    );
+    assert_eq!(node["error"], serde_json::Value::Null);
+    assert_eq!(home.line("kv get k --raw").ok().text(), "v");
+    let table = home.line("shrink").ok().text();
+    assert!(table.contains("before") && table.contains("MiB"), "{table}");
+}
+
+#[test]
 fn counters_are_numbers() {
     let home = Home::new();
     let _server = home.serve_alone();

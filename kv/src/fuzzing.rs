@@ -155,6 +155,7 @@ fn protocol_decoders() -> Vec<Decoder> {
             time: Duration::from_secs(9),
         },
         Request::Status,
+        Request::Shrink,
         Request::Admin(Admin::AddLearner {
             id: NodeId::new(4),
             address: "node-4:7000".to_owned(),
@@ -354,6 +355,7 @@ fn status() -> Status {
         revision: Revision::new(12),
         oldest: Revision::new(3),
         state_hash: StateHash(1 << 100),
+        file_bytes: 1 << 20,
         holds: crate::machine::Holds {
             records: 9,
             live_bytes: 900,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::machine::ReadClass;
+use crate::machine::{ReadClass, Shrunk};
 use crate::model::{
     self, Command, Consistency, InvalidLimit, InvalidRead, InvalidTxn, NodeId, Outcome, ReadOp, ReadResponse,
     Revision,
@@ -45,6 +45,8 @@ pub(crate) enum Request {
     },
     /// Tell about yourself.
     Status,
+    /// Copy your state file into one without free pages.
+    Shrink,
     /// Change the membership or the leadership.
     Admin(Admin),
     /// Nobody waits any more for the answer to the read of this number, on the same stream. Not answered.
@@ -58,7 +60,11 @@ impl Request {
             Request::Read {
                 reads, consistency, ..
             } => *consistency != Consistency::Linearizable || ReadClass::of(reads) == ReadClass::Scan,
-            Request::Write(_) | Request::Status | Request::Admin(_) | Request::GiveUp { .. } => false,
+            Request::Write(_)
+            | Request::Status
+            | Request::Shrink
+            | Request::Admin(_)
+            | Request::GiveUp { .. } => false,
         }
     }
 }
@@ -82,6 +88,7 @@ pub(crate) enum Response {
     Written(Outcome),
     Read(ReadResponse),
     Status(Box<Status>),
+    Shrunk(Shrunk),
     Done,
     Failed(Failure),
     /// No answer yet: a sign of life, while the call goes on or waits for its turn.

@@ -8,7 +8,7 @@ use futures_util::future::{self, Either};
 use quorate_kv::Node;
 use quorate_kv::client::Error;
 use quorate_kv::env;
-use quorate_kv::model::{Consistency, Key, Limit, Op, Revision, Txn};
+use quorate_kv::model::{Consistency, Key, KeyRange, Limit, Op, Revision, Txn};
 use quorate_kv::node::Settings;
 use quorate_kv::planted::{self, Bug};
 use quorate_tests::sim::Simulation;
@@ -177,7 +177,7 @@ fn a_store_that_is_full_takes_what_frees_room_and_writes_again_once_there_is() {
         assert_eq!(holds.records, u64::from(count));
         assert_eq!(holds.history_bytes, 0, "all of it is live");
         assert!(client.get(key()).await.is_ok(), "reads go on");
-        let all = Txn::new([Op::delete_range(quorate_kv::model::KeyRange::all(), 1_000)]);
+        let all = Txn::new([Op::delete_range(KeyRange::all(), 1_000)]);
         let revision = client.txn(all).await.expect("deletes go on").revision;
         let still = client.put(key(), "1").await;
         assert!(
@@ -204,6 +204,45 @@ fn a_store_that_is_full_takes_what_frees_room_and_writes_again_once_there_is() {
             .await
             .expect("limits can be changed");
         client.put(key(), "2").await.expect("there is room at once");
+        assert!(node.shutdown().await.closed);
+    });
+}
+
+#[test]
+fn a_state_file_that_gave_much_up_is_made_small_while_the_node_serves() {
+    run(Settings::default(), |node| async move {
+        let client = node.client();
+        for number in 0..300 {
+            let key = Key::new(format!("much/{number}")).expect("a legal key");
+            client.put(key, vec![1; 20_000]).await.expect("it is written");
+        }
+        let all = Txn::new([Op::delete_range(KeyRange::all(), 1_000)]);
+        let revision = client.txn(all).await.expect("it is written").revision;
+        client.compact(revision).await.expect("it is given up");
+        let forgotten = env::timeout(Duration::from_secs(120), async {
+            while client.status().await.expect("it answers").holds.history_bytes > 0 {
+                env::sleep(Duration::from_millis(100)).await;
+            }
+        });
+        forgotten.await.expect("the rows go");
+        put(&node, "kept").await;
+        let before = client.status().await.expect("it answers").file_bytes;
+        let told = client.shrink().await;
+        let shrunk = told
+            .values()
+            .next()
+            .expect("one node")
+            .clone()
+            .expect("it shrinks");
+        assert_eq!(shrunk.before, before);
+        assert!(before > 6_000_000 && shrunk.after < 1_500_000, "{shrunk:?}");
+        assert_eq!(
+            client.status().await.expect("it answers").file_bytes,
+            shrunk.after
+        );
+        let record = client.get(key()).await.expect("it answers").expect("a record");
+        assert_eq!(record.value, "kept");
+        put(&node, "goes on").await;
         assert!(node.shutdown().await.closed);
     });
 }
@@ -255,9 +294,7 @@ fn a_node_whose_state_differs_from_the_others_leaves_service() {
             }
         };
         let first = future::select(future::select_all(stops), Box::pin(writing));
-        let Either::Left(((reason, _, _), _)) = first.await else {
-            unreachable!("writing does not end")
-        };
+        let Either::Left(((reason, _, _), _)) = first.await;
         reason.expect("it stopped by itself")
     });
     planted::plant(None);

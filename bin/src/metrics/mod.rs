@@ -471,6 +471,7 @@ impl Last {
         gauge!("quorate_term").set(number(status.term.number()));
         gauge!("quorate_revision").set(number(status.revision.number()));
         gauge!("quorate_oldest_revision").set(number(status.oldest.number()));
+        gauge!("quorate_state_file_bytes").set(number(status.file_bytes));
         gauge!("quorate_records").set(number(status.holds.records));
         gauge!("quorate_live_bytes").set(number(status.holds.live_bytes));
         gauge!("quorate_history_bytes").set(number(status.holds.history_bytes));

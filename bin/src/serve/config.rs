@@ -597,6 +597,11 @@ fn settings(keys: &mut Keys) -> Settings {
     );
     set(&mut settings.store_bytes_max, keys.size("store.store_bytes_max"));
     set(
+        &mut settings.shrink_at,
+        keys.number("store.shrink_at")
+            .map(|times| u32::try_from(times).unwrap_or(u32::MAX)),
+    );
+    set(
         &mut settings.compare_interval,
         keys.duration("store.compare_interval"),
     );

@@ -176,7 +176,7 @@ impl Endpoint {
         end: Instant,
     ) -> Result<Response, CallError> {
         let until = match &request {
-            Request::Read { .. } => end,
+            Request::Read { .. } | Request::Shrink => end,
             Request::Write(_) | Request::Status | Request::Admin(_) | Request::GiveUp { .. } => {
                 end.min(env::now() + silence_max)
             }

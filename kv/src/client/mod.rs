@@ -28,13 +28,14 @@ use std::time::Duration;
 use quorate_transport::{Address, InvalidAddress, Peer, Transport};
 
 use crate::env::{self, Instant};
+use crate::machine::Shrunk;
 use crate::model::{
     CheckedTxn, Command, Consistency, Key, KeyRange, Limit, LimitChange, Limits, LimitsSet, NodeId, Op,
     OpResult, Outcome, RangeRead, ReadOp, ReadResponse, ReadResult, Record, ReplicatedLimits, Revision,
     SessionId, Txn, TxnRefused, TxnResponse, Value, check_reads,
 };
 use crate::node::{Front, Status};
-use crate::protocol::{Admin, Request, Response};
+use crate::protocol::{Admin, Failure, Request, Response};
 use backoff::Backoff;
 use endpoint::Endpoint;
 use outcome::{Effect, Kind, Progress, Step, Way};
@@ -280,6 +281,23 @@ impl Client {
     /// What every node that is known tells of itself, by address; an unreachable one tells why. Cancel safe.
     pub async fn statuses(&self) -> BTreeMap<String, Result<Status, String>> {
         let time = self.time();
+        let asks = self
+            .known(time)
+            .await
+            .into_iter()
+            .map(|(address, endpoint)| async move {
+                let status = match endpoint.call(Request::Status, SILENCE_MAX, time.end).await {
+                    Ok(Response::Status(status)) => Ok(*status),
+                    Ok(other) => Err(format!("{other:?}")),
+                    Err(error) => Err(error.reason),
+                };
+                (address, status)
+            });
+        futures_util::future::join_all(asks).await.into_iter().collect()
+    }
+
+    /// The nodes that are known, and those that one of them knows, by address.
+    async fn known(&self, time: Time) -> Vec<(String, Arc<Endpoint>)> {
         let named = |endpoint: Arc<Endpoint>| (endpoint.address().to_owned(), endpoint);
         let mut addresses: Vec<(String, Arc<Endpoint>)> =
             self.inner.routes.all().into_iter().map(named).collect();
@@ -298,15 +316,28 @@ impl Client {
                 }
             }
         }
-        let asks = addresses.into_iter().map(|(address, endpoint)| async move {
-            let status = match endpoint.call(Request::Status, SILENCE_MAX, time.end).await {
-                Ok(Response::Status(status)) => Ok(*status),
+        addresses
+    }
+
+    /// Has every node that is known copy its state file into one without free pages, one after the other, and answers by address
+    /// what each came to, or why not. A node serves meanwhile; it needs room for a second file, and gives the copy up where much is
+    /// written meanwhile.
+    ///
+    /// A node does this by itself ([`Settings::shrink_at`](crate::node::Settings::shrink_at)). Cancel safe: a copy under way goes on.
+    pub async fn shrink(&self) -> BTreeMap<String, Result<Shrunk, String>> {
+        let time = self.time();
+        let mut told = BTreeMap::new();
+        for (address, endpoint) in self.known(time).await {
+            let left = time.left();
+            let shrunk = match endpoint.call(Request::Shrink, left, time.end).await {
+                Ok(Response::Shrunk(shrunk)) => Ok(shrunk),
+                Ok(Response::Failed(Failure::Refused(reason) | Failure::Stopped(reason))) => Err(reason),
                 Ok(other) => Err(format!("{other:?}")),
                 Err(error) => Err(error.reason),
             };
-            (address, status)
-        });
-        futures_util::future::join_all(asks).await.into_iter().collect()
+            told.insert(address, shrunk);
+        }
+        told
     }
 
     /// Adds a node without a vote; it receives the log from then on. No member may have the id; one

@@ -19,6 +19,8 @@ use super::database::{OpenState, write_system};
 use super::error::{step, storage};
 use super::forget;
 use super::layer::Layer;
+use super::shrink;
+use super::snapshot::ReceivedSnapshot;
 use super::system::System;
 use super::tables::{SYSTEM, Table};
 use crate::env;
@@ -38,6 +40,8 @@ pub(super) enum What {
     Layer { layer: Arc<Layer>, system: Box<System> },
     /// Nothing: history that no read can ask for any more goes, over so many rows.
     Forget { rows: usize },
+    /// Nothing: the file is copied into a smaller one.
+    Copy(shrink::Copy),
 }
 
 /// How a checkpoint ended, for [`Machine::end_checkpoint`](super::Machine::end_checkpoint).
@@ -45,6 +49,8 @@ pub(super) enum What {
 pub struct CheckpointEnd {
     pub(super) state: Arc<OpenState>,
     pub(super) result: Result<Base, Fault>,
+    /// Of a copy that was made whole.
+    pub(super) copy: Option<ReceivedSnapshot>,
 }
 
 impl Checkpoint {
@@ -52,10 +58,12 @@ impl Checkpoint {
     /// says so.
     pub fn write(self) -> CheckpointEnd {
         // Whoever waits for the end must hear of it, whatever the database does.
+        let mut copy = None;
         let result = std::panic::catch_unwind(AssertUnwindSafe(|| {
             match &self.what {
                 What::Layer { layer, system } => self.commit(layer, system)?,
                 What::Forget { rows } => self.forget(*rows)?,
+                What::Copy(what) => copy = what.make(&self.state)?,
             }
             Base::pin(Arc::clone(&self.state))
         }))
@@ -69,6 +77,7 @@ impl Checkpoint {
         CheckpointEnd {
             state: self.state,
             result,
+            copy,
         }
     }
 

@@ -8,7 +8,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use redb::{Database, Durability, ReadableDatabase, WriteTransaction};
+use redb::{Database, Durability, ReadableDatabase, StorageBackend as _, WriteTransaction};
 
 use super::backend::{Backend, Opened};
 use super::base::Base;
@@ -88,6 +88,8 @@ pub(super) struct Published {
     pub(super) standing: Standing,
     pub(super) limits: ReplicatedLimits,
     pub(super) hashes: Arc<Hashes>,
+    /// The file's length after the last checkpoint.
+    pub(super) file_bytes: u64,
 }
 
 /// The state that was published last. The lock is held for the few lines that clone or replace the `Arc`.
@@ -128,6 +130,11 @@ impl OpenState {
             read_bytes_max: settings.read_bytes_max,
             tuning: settings.tuning,
         }
+    }
+
+    /// The file's length, in bytes; 0 where it cannot be told.
+    pub(super) fn file_bytes(&self) -> u64 {
+        self.backend.len().unwrap_or(0)
     }
 
     /// Closes the database. What it wrote is durable already.

@@ -45,6 +45,7 @@ mod scrub;
 mod sequences;
 mod sessions;
 mod settings;
+mod shrink;
 mod snapshot;
 mod system;
 mod tables;
@@ -61,9 +62,11 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 
+use self::base::Base;
 use self::batch::Batch;
 pub use self::checkpoint::{Checkpoint, CheckpointEnd};
 use self::database::{FILE_NAME, Loaded, Published, Shared};
@@ -77,6 +80,7 @@ use self::sessions::{Sessions, Use};
 pub use self::settings::MachineSettings;
 #[doc(hidden)]
 pub use self::settings::Tuning;
+pub use self::shrink::{NotShrunk, Shrunk};
 pub use self::snapshot::{
     PinnedState, ReceivedSnapshot, SnapshotError, SnapshotMeta, SnapshotSink, SnapshotSource,
 };
@@ -275,7 +279,12 @@ pub struct Machine {
     entries_since_checkpoint: u64,
     /// A step of forgetting is under way.
     is_forgetting: bool,
+    shrinking: Option<Shrinking>,
+    /// What the last shrinking came to, until it is asked for.
+    shrunk: Option<Result<Shrunk, NotShrunk>>,
     hashes: Arc<Hashes>,
+    /// The file's length after the last checkpoint.
+    file_bytes: u64,
     /// The time of the last row of `times`.
     noted: Option<LogTime>,
     /// The fault that ended this machine.
@@ -334,11 +343,13 @@ impl Machine {
             return Err(MachineOpenError::Exists { path });
         }
         let state = Layered::of(Arc::new(base));
+        let file_bytes = state.base.state.file_bytes();
         let shared = Shared::new(Published {
             state: state.clone(),
             standing: system.standing,
             limits: system.limits,
             hashes: Arc::default(),
+            file_bytes,
         });
         let machine = Machine {
             disk,
@@ -354,7 +365,10 @@ impl Machine {
             keys_visited: 0,
             entries_since_checkpoint: 0,
             is_forgetting: false,
+            shrinking: None,
+            shrunk: None,
             hashes: Arc::default(),
+            file_bytes,
             noted,
             poison: None,
         };
@@ -400,9 +414,14 @@ impl Machine {
         self.entries_since_checkpoint
     }
 
-    /// Whether a checkpoint, or a step of forgetting, has begun and not ended.
+    /// Whether a checkpoint, a step of forgetting or a shrinking has begun and not ended.
     pub fn checkpoint_under_way(&self) -> bool {
-        self.state.frozen.is_some() || self.is_forgetting
+        self.state.frozen.is_some() || self.is_forgetting || self.shrinking.is_some()
+    }
+
+    /// Whether the state is being copied into a smaller file: then no second layer is in memory either.
+    pub fn is_shrinking(&self) -> bool {
+        self.shrinking.is_some()
     }
 
     /// Whether a step of forgetting has begun and not ended: then no second layer is in memory.
@@ -477,6 +496,51 @@ impl Machine {
         })
     }
 
+    /// Begins to copy the state file into one without free pages, in the place of a checkpoint; none begins until that has
+    /// ended, and [`cancel_shrinking`](Self::cancel_shrinking) ends it soon. What it came to tells
+    /// [`take_shrunk`](Self::take_shrunk) afterwards. A crash costs nothing but the copy.
+    ///
+    /// `None` where a checkpoint is under way. Refused where the disk has no room for a second file.
+    pub fn begin_shrinking(&mut self) -> Result<Option<Checkpoint>, NotShrunk> {
+        if self.poison.is_some() || self.checkpoint_under_way() {
+            return Ok(None);
+        }
+        let before = self.file_bytes();
+        shrink::check_room(&*self.disk, &self.dir, before)?;
+        let is_cancelled = Arc::new(AtomicBool::new(false));
+        self.shrinking = Some(Shrinking {
+            before,
+            is_cancelled: Arc::clone(&is_cancelled),
+        });
+        Ok(Some(Checkpoint {
+            state: Arc::clone(&self.state.base.state),
+            what: checkpoint::What::Copy(shrink::Copy {
+                disk: Arc::clone(&self.disk),
+                dir: self.dir.clone(),
+                is_cancelled,
+            }),
+        }))
+    }
+
+    /// Has a shrinking that is under way end soon, without a result.
+    pub fn cancel_shrinking(&self) {
+        if let Some(shrinking) = &self.shrinking {
+            shrinking
+                .is_cancelled
+                .store(true, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    /// What the last shrinking came to, once.
+    pub fn take_shrunk(&mut self) -> Option<Result<Shrunk, NotShrunk>> {
+        self.shrunk.take()
+    }
+
+    /// The length of the state file, in bytes; 0 where it cannot be told.
+    pub fn file_bytes(&self) -> u64 {
+        self.state.base.state.file_bytes()
+    }
+
     /// Takes the end of a checkpoint. One of a state that a snapshot has replaced meanwhile does not matter, nor
     /// how it ended.
     pub fn end_checkpoint(&mut self, end: CheckpointEnd) -> Result<(), Fault> {
@@ -485,7 +549,16 @@ impl Machine {
             return Ok(());
         }
         let has_forgotten = std::mem::take(&mut self.is_forgetting);
-        let base = self.remember_fault(end.result)?;
+        let shrinking = self.shrinking.take();
+        let mut base = self.remember_fault(end.result)?;
+        if let Some(shrinking) = shrinking {
+            let placed = self.put_copy_in_place(shrinking, end.copy);
+            if let Some(smaller) = self.remember_fault(placed)? {
+                // Views that were pinned before keep the old file; nothing more is written to it.
+                self.state.base.state.backend.retire();
+                base = smaller;
+            }
+        }
         let standing = &mut self.system.standing;
         standing.history = base.standing.history;
         if has_forgotten {
@@ -493,10 +566,28 @@ impl Machine {
             let gone = before.saturating_sub(base.standing.counters.version_bytes);
             standing.counters.version_bytes = standing.counters.version_bytes.saturating_sub(gone);
         }
+        self.file_bytes = base.state.file_bytes();
         self.state.base = Arc::new(base);
         self.state.frozen = None;
         self.publish();
         Ok(())
+    }
+
+    fn put_copy_in_place(
+        &mut self,
+        shrinking: Shrinking,
+        copy: Option<ReceivedSnapshot>,
+    ) -> Result<Option<Base>, Fault> {
+        let Some(copy) = copy.filter(|copy| copy.meta.position == self.durable()) else {
+            self.shrunk = Some(Err(NotShrunk::Interrupted));
+            return Ok(None);
+        };
+        let base = shrink::take_place(&self.disk, &self.dir, &self.settings, copy)?;
+        self.shrunk = Some(Ok(Shrunk {
+            before: shrinking.before,
+            after: base.state.file_bytes(),
+        }));
+        Ok(Some(base))
     }
 
     /// Makes everything applied so far durable, by a checkpoint here and now. Not while another is under way.
@@ -564,6 +655,7 @@ impl Machine {
             standing: self.system.standing,
             limits: self.system.limits,
             hashes: Arc::clone(&self.hashes),
+            file_bytes: self.file_bytes,
         });
     }
 
@@ -652,12 +744,24 @@ impl Machine {
         }
         // A checkpoint of the old file that is under way comes to nothing from here on, and its end is thrown away.
         self.state.base.state.backend.retire();
+        self.file_bytes = base.state.file_bytes();
         self.state = Layered::of(Arc::new(base));
         self.is_forgetting = false;
+        if self.shrinking.take().is_some() {
+            self.shrunk = Some(Err(NotShrunk::Interrupted));
+        }
         self.entries_since_checkpoint = 0;
         self.publish();
         Ok(())
     }
+}
+
+/// A shrinking that is under way.
+#[derive(Debug)]
+struct Shrinking {
+    /// The file's length when it began.
+    before: u64,
+    is_cancelled: Arc<AtomicBool>,
 }
 
 /// Whether two entries can both be committed in one history: the later one is of no earlier term, and one index has one

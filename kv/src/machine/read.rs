@@ -151,6 +151,11 @@ impl View {
         self.published.hashes.iter().collect()
     }
 
+    /// The length of the state file after the last checkpoint, in bytes.
+    pub fn file_bytes(&self) -> u64 {
+        self.published.file_bytes
+    }
+
     /// How much the state holds.
     pub fn holds(&self) -> Holds {
         let counters = self.published.standing.counters;

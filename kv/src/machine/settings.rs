@@ -46,6 +46,10 @@ pub struct Tuning {
     /// The table of times has a row for each so many milliseconds of the log's time in which something was changed; 1,000 by
     /// default.
     pub time_spacing_millis: u64,
+    /// Whether the state file is to shrink is looked at every so many milliseconds; 60,000 by default.
+    pub shrink_look_millis: u64,
+    /// A file that is larger than it may be by fewer bytes stays as it is; 64 MiB by default.
+    pub shrink_worth_bytes: u64,
 }
 
 impl MachineSettings {
@@ -67,6 +71,8 @@ impl Default for Tuning {
             forget_rows: 16_384,
             hash_entries: 1_024,
             time_spacing_millis: 1_000,
+            shrink_look_millis: 60_000,
+            shrink_worth_bytes: 64 << 20,
         }
     }
 }

@@ -9,6 +9,7 @@ mod laws;
 mod opening;
 mod rot;
 mod semantics;
+mod shrinking;
 mod slow;
 mod snapshots;
 

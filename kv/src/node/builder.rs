@@ -447,6 +447,8 @@ impl Node {
         self.inner.tasks.spawn("hung-disk", hung);
         let compactor = super::compactor::run(self.inner.front.clone());
         self.inner.tasks.spawn("compactor", compactor);
+        let shrinker = super::shrinker::run(self.inner.front.clone());
+        self.inner.tasks.spawn("shrinker", shrinker);
         if voters == [self.id()] && !join {
             if formed {
                 raft.elect().await;

@@ -284,6 +284,14 @@ impl Serving {
                 let reply = self.reply_to(id, held);
                 reply.send(Response::Status(Box::new(front.status())));
             }
+            Request::Shrink => {
+                let (reply, front) = (self.reply_to(id, held), Arc::clone(&self.front));
+                // A copy that has begun goes on when its caller goes.
+                self.front.tasks().spawn("shrink", async move {
+                    let response = front.shrink().await;
+                    reply.send(response);
+                });
+            }
             Request::Admin(admin) => {
                 let reply = self.reply_to(id, held);
                 // A change that has begun goes on when its caller goes.

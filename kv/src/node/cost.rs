@@ -45,6 +45,7 @@ pub(super) fn of_call(bytes: usize, request: &Request, limits: &Limits, returned
             | Command::Compact { .. },
         )
         | Request::Status
+        | Request::Shrink
         | Request::Admin(_)
         | Request::GiveUp { .. } => (0, 0),
     };

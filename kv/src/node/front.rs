@@ -20,7 +20,7 @@ use crate::env::{self, Instant};
 use crate::fault::{Fault, Faults};
 use crate::identity::{ClusterUuid, MemberUuid};
 use crate::log::Log;
-use crate::machine::{ReadClass, View};
+use crate::machine::{NotShrunk, ReadClass, View};
 use crate::model::{
     CheckedTxn, Command, Consistency, LogIndex, NodeId, ReadOp, ReplicatedLimits, Revision, SessionId,
     check_reads,
@@ -191,6 +191,14 @@ impl Front {
                 self.read(&self.here, read).await;
             }
             Request::Status => reply.send(Response::Status(Box::new(self.status()))),
+            Request::Shrink => {
+                // A copy that has begun goes on when its caller goes.
+                let front = Arc::clone(self);
+                self.tasks.spawn("shrink", async move {
+                    let response = front.shrink().await;
+                    reply.send(response);
+                });
+            }
             Request::Admin(admin) => {
                 // A change that has begun goes on when its caller goes.
                 let front = Arc::clone(self);
@@ -573,6 +581,15 @@ impl Front {
     }
 
     /// What this node knows of itself and the group.
+    /// Shrinks the state file of this node.
+    pub(super) async fn shrink(&self) -> Response {
+        match self.raft.machine().shrink().await {
+            Ok(shrunk) => Response::Shrunk(shrunk),
+            Err(reason @ NotShrunk::Stopped) => Response::Failed(Failure::Stopped(reason.to_string())),
+            Err(reason) => Response::Failed(Failure::Refused(reason.to_string())),
+        }
+    }
+
     pub(crate) fn status(&self) -> Status {
         let state = self.raft.state();
         let applied = Arc::clone(&self.raft.machine().applied().borrow());
@@ -613,6 +630,7 @@ impl Front {
             revision: applied.revision,
             oldest: applied.oldest,
             state_hash: applied.state_hash,
+            file_bytes: view.as_ref().map(View::file_bytes).unwrap_or_default(),
             holds: view.as_ref().map(View::holds).unwrap_or_default(),
             store_bytes_max: used.and_then(|used| used.max),
             // What a leader would refuse: one that does not lead has refused nothing, and looks anew.

@@ -20,6 +20,7 @@ mod room;
 mod scrub;
 mod service;
 mod settings;
+mod shrinker;
 mod space;
 mod status;
 mod storage;

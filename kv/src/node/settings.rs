@@ -48,6 +48,10 @@ pub struct Settings {
     /// How often the node compares the hash of its state with the others': 100 ms to 1 day; 10 s by default. A node whose state
     /// differs from that of most voters leaves service.
     pub compare_interval: Duration,
+    /// The state file is copied into a smaller one by itself where it is longer than so many times what its keys and values count,
+    /// history included (64 bytes more for each version), and by 64 MiB at least: 2 to 100, or 0 for never; 3 by default. It takes
+    /// the disk's room for a second file meanwhile.
+    pub shrink_at: u32,
     /// How many entries a learner may be behind to get a vote: any number; 1,000 by default. It catches up while others
     /// are voted on, so that a large one makes the cluster lean on a node that is not there yet.
     pub promote_lag_max: u64,
@@ -124,6 +128,7 @@ impl Default for Settings {
             durable_interval: Duration::from_secs(5),
             scrub_interval: Duration::from_secs(86_400),
             compare_interval: Duration::from_secs(10),
+            shrink_at: 3,
             promote_lag_max: 1_000,
             proposals_in_flight: 4,
             proposals_bytes_max: 64 * MIB,
@@ -216,6 +221,14 @@ impl Settings {
             ),
         ] {
             range(setting, bytes as u64, min as u64..=4 * GIB, bounds);
+        }
+        if self.shrink_at > 0 {
+            range(
+                "shrink_at",
+                self.shrink_at.into(),
+                2..=100,
+                "0 for never, or 2 to 100",
+            );
         }
         range(
             "compare_interval",

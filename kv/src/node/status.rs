@@ -86,6 +86,8 @@ pub struct Status {
     pub oldest: Revision,
     /// The hash of its state at that revision and applied index.
     pub state_hash: StateHash,
+    /// The length of its state file, in bytes.
+    pub file_bytes: u64,
     /// How much its state holds.
     pub holds: Holds,
     /// The most bytes that it may hold, history included; `None` for any.

@@ -29,8 +29,8 @@ use crate::env::{self, Disk, Owner, OwnerHandle, WeakOwnerHandle, oneshot, watch
 use crate::fault::{Fault, Faults};
 use crate::log::CrashPoint;
 use crate::machine::{
-    Applied, Checkpoint, Entry, EntryOutcome, Machine, Payload, Reader, ReceivedSnapshot, SessionCounts,
-    SnapshotError, SnapshotSink, SnapshotSource,
+    Applied, Checkpoint, Entry, EntryOutcome, Machine, NotShrunk, Payload, Reader, ReceivedSnapshot,
+    SessionCounts, Shrunk, SnapshotError, SnapshotSink, SnapshotSource,
 };
 use crate::model::{self, LogPosition};
 use crate::planted::{self, Bug};
@@ -127,6 +127,10 @@ enum Job {
         source: Box<SnapshotSource>,
         done: Done<()>,
     },
+    /// Copies the state file into one without free pages, when there is time.
+    Shrink {
+        done: oneshot::Sender<Result<Shrunk, NotShrunk>>,
+    },
     Close {
         done: Done<()>,
     },
@@ -169,6 +173,8 @@ struct MachineOwner {
     being_written: usize,
     /// Who waits until what was applied is durable.
     waiting: Vec<Waiting>,
+    /// Who waits until the state is shrunk: it is to be, as soon as nothing else is due.
+    shrinking: Option<oneshot::Sender<Result<Shrunk, NotShrunk>>>,
     /// Who waits until nothing touches the state file any more.
     closing: Vec<Done<()>>,
 }
@@ -235,6 +241,7 @@ impl StateMachine {
             steps_left: 0,
             being_written: 0,
             waiting: Vec::new(),
+            shrinking: None,
             closing: Vec::new(),
         };
         let jobs = env::spawn_owner(
@@ -284,6 +291,14 @@ impl StateMachine {
     /// Makes all that was applied durable. Cancel safe: the work goes on.
     pub(crate) async fn make_durable(&self) -> Result<(), Fault> {
         self.ask(|done| Job::MakeDurable { done }).await
+    }
+
+    /// Copies the state file into one without free pages, which takes its place. Waits for that; dropped, it goes on.
+    pub(crate) async fn shrink(&self) -> Result<Shrunk, NotShrunk> {
+        let (done, answer) = oneshot::channel();
+        let sent = self.jobs.send(Job::Shrink { done }).await;
+        sent.map_err(|_| NotShrunk::Stopped)?;
+        answer.await.unwrap_or(Err(NotShrunk::Stopped))
     }
 
     /// Ends all writing to the state file. Afterwards every call answers that the machine has stopped, and
@@ -356,6 +371,16 @@ impl MachineOwner {
             self.being_written = self.being_written.saturating_sub(1);
             let result = self.machine.as_mut().map_or(Ok(()), |m| m.end_checkpoint(end));
             let _ = self.keep(result);
+            if let Some(shrunk) = self.machine.as_mut().and_then(Machine::take_shrunk) {
+                self.end_shrinking(shrunk);
+            }
+        }
+    }
+
+    /// Tells who waits for it.
+    fn end_shrinking(&mut self, shrunk: Result<Shrunk, NotShrunk>) {
+        if let Some(done) = self.shrinking.take() {
+            let _ = done.send(shrunk);
         }
     }
 
@@ -383,7 +408,12 @@ impl MachineOwner {
             machine.bytes_since_checkpoint(),
         );
         let is_awaited = !self.waiting.is_empty();
-        let is_due = is_awaited || entries >= self.bounds.entries || bytes >= self.bounds.bytes;
+        let is_full = entries >= self.bounds.entries || bytes >= self.bounds.bytes;
+        if is_full {
+            // What comes must not wait for a copy of everything.
+            machine.cancel_shrinking();
+        }
+        let is_due = is_awaited || is_full;
         // Writers that fill one layer after the other must not keep history from going for as long as they write.
         let has_turn = self.steps_left > 0 && !is_awaited;
         // A layer that fills up meanwhile would have to wait for the step.
@@ -394,6 +424,14 @@ impl MachineOwner {
             self.steps_left = self.steps_left.saturating_sub(1);
             return Some(step);
         }
+        if self.shrinking.is_some() && is_calm && !machine.checkpoint_under_way() {
+            match machine.begin_shrinking() {
+                Ok(Some(copy)) => return Some(copy),
+                Ok(None) => {}
+                Err(refused) => self.end_shrinking(Err(refused)),
+            }
+        }
+        let machine = self.machine.as_mut()?;
         let begun = is_due.then(|| machine.begin_checkpoint()).flatten()?;
         self.steps_left = STEPS_BETWEEN;
         Some(begun)
@@ -404,7 +442,7 @@ impl MachineOwner {
     fn has_room(&self) -> bool {
         let bounds = self.bounds;
         let is_full = self.machine.as_ref().is_some_and(|machine| {
-            let more = |bound: u64| match machine.is_forgetting() {
+            let more = |bound: u64| match machine.is_forgetting() || machine.is_shrinking() {
                 true => bound + bound / 2,
                 false => bound,
             };
@@ -594,7 +632,18 @@ impl MachineOwner {
                     done,
                 }
             }
+            Job::Shrink { done } => {
+                match self.shrinking.is_some() {
+                    true => drop(done.send(Err(NotShrunk::UnderWay))),
+                    false => self.shrinking = Some(done),
+                }
+                return None;
+            }
             Job::Close { done } => {
+                self.end_shrinking(Err(NotShrunk::Stopped));
+                if let Some(machine) = &self.machine {
+                    machine.cancel_shrinking();
+                }
                 // A checkpoint under way fails from here on; the answer waits until it has.
                 self.machine = None;
                 self.closing.push(done);

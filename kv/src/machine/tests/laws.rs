@@ -31,6 +31,7 @@ fn tight() -> MachineSettings {
             forget_rows: 2,
             hash_entries: 3,
             time_spacing_millis: 2,
+            ..Tuning::default()
         },
         ..MachineSettings::default()
     }
@@ -258,6 +259,8 @@ enum Step {
     Whole,
     /// A step of forgetting, if nothing is under way.
     Forget,
+    /// The file begins to be copied into a smaller one, if nothing is under way.
+    Shrink,
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -268,6 +271,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         Step::End,
         Step::Whole,
         Step::Forget,
+        Step::Shrink,
     ])
 }
 
@@ -296,6 +300,12 @@ fn take(step: Step, machine: &mut Machine, under_way: &mut Option<Checkpoint>) {
                     "one at a time"
                 );
                 machine.end_checkpoint(step.write()).unwrap();
+            }
+        }
+        Step::Shrink => {
+            if let Some(copy) = machine.begin_shrinking().unwrap() {
+                assert!(under_way.is_none(), "one at a time");
+                *under_way = Some(copy);
             }
         }
     }
@@ -536,7 +546,7 @@ proptest! {
     #[test]
     fn after_any_crash_the_state_is_that_of_some_entry_not_before_the_durable_one_and_replay_leads_to_the_same(
         entries in script(1..24),
-        steps in vec((1usize..6, 0u8..6, any::<u64>()), 24),
+        steps in vec((1usize..6, 0u8..8, any::<u64>()), 24),
     ) {
         let (_, standings, ..) = one_by_one(&entries, &[]);
         let disk = MemoryDisk::default();
@@ -572,10 +582,24 @@ proptest! {
                     prop_assert!(machine.applied().position >= durable);
                     at = machine.applied().position.map_or(0, |p| p.index.number() as usize);
                 }
-                _ => {
+                5 => {
                     if let Some(step) = machine.begin_forgetting() {
                         machine.end_checkpoint(step.write()).unwrap();
                     }
+                }
+                6 => {
+                    let copy = machine.begin_shrinking().unwrap().expect("nothing is under way");
+                    machine.end_checkpoint(copy.write()).unwrap();
+                    prop_assert!(machine.take_shrunk().unwrap().is_ok());
+                }
+                _ => {
+                    // A copy that was made, and whose place nobody came to give it.
+                    let copy = machine.begin_shrinking().unwrap().expect("nothing is under way");
+                    let end = copy.write();
+                    drop(machine);
+                    drop(end);
+                    (machine, _) = open(&disk, OpenMode::Existing);
+                    at = machine.applied().position.map_or(0, |p| p.index.number() as usize);
                 }
             }
             if at > 0 {

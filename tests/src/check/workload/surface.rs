@@ -19,7 +19,7 @@ pub const CLIENT: [&str; 11] = [
 ];
 
 /// Methods of `quorate_kv::Client` that it calls under another kind than their name, or that others call.
-pub const CLIENT_ELSEWHERE: [(&str, &str); 11] = [
+pub const CLIENT_ELSEWHERE: [(&str, &str); 12] = [
     (
         "for_one_operation",
         "a setting: the metadata's client, for every operation of the workload",
@@ -33,6 +33,10 @@ pub const CLIENT_ELSEWHERE: [(&str, &str); 11] = [
     ("promote", "the simulator's nemesis, and tests/cluster.rs"),
     ("remove", "the simulator's nemesis, and tests/cluster.rs"),
     ("retries", "a counter"),
+    (
+        "shrink",
+        "changes nothing that is told; the simulator shrinks by itself, and tests/state.rs",
+    ),
     ("status", "reads no state; the simulator reads each node's own"),
     ("statuses", "reads no state; the simulator reads each node's own"),
     ("transact", "the workload: a method of its own file"),

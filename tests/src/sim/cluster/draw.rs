@@ -132,6 +132,7 @@ fn small_of_all(random: &mut Rng) -> Small {
         hash_entries: *random.pick(&[1, 5, 50, usual.hash_entries]),
         time_spacing_millis: *random.pick(&[1, 100, usual.time_spacing_millis]),
         compare_interval: Duration::from_secs(*random.pick(&[1, 4])),
+        shrink_every: Duration::from_millis(*random.pick(&[0, 0, 700, 4_000])),
         ..usual
     }
 }

@@ -154,6 +154,9 @@ pub struct Small {
     /// See [`Settings::compare_interval`].
     #[serde(rename = "compare_interval_micros", with = "micros")]
     pub compare_interval: Duration,
+    /// Every so often the state file is shrunk, if it can be; never, in plans that were written before it could.
+    #[serde(rename = "shrink_every_micros", with = "micros")]
+    pub shrink_every: Duration,
 }
 
 impl Default for Small {
@@ -181,6 +184,7 @@ impl Default for Small {
             hash_entries: settings.tuning.hash_entries,
             time_spacing_millis: settings.tuning.time_spacing_millis,
             compare_interval: settings.compare_interval,
+            shrink_every: Duration::ZERO,
         }
     }
 }
@@ -400,6 +404,14 @@ impl Plan {
         settings.tuning.hash_entries = small.hash_entries;
         settings.tuning.time_spacing_millis = small.time_spacing_millis;
         settings.compare_interval = small.compare_interval;
+        // However little is worth it: the smallest file is many times larger than what it holds here.
+        settings.tuning.shrink_look_millis =
+            u64::try_from(small.shrink_every.as_millis()).unwrap_or(u64::MAX);
+        settings.tuning.shrink_worth_bytes = 0;
+        settings.shrink_at = if small.shrink_every.is_zero() { 0 } else { 2 };
+        if small.shrink_every.is_zero() {
+            settings.tuning.shrink_look_millis = 60_000;
+        }
         settings
     }
 
