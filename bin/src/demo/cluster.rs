@@ -177,7 +177,7 @@ pub fn profile(round_trip: Duration) -> Profile {
 fn settings(round_trip: Duration) -> Settings {
     let mut settings = Settings::default();
     settings.timing = profile(round_trip).timing();
-    // Segments are zeroed when they are made: a small one is enough for what is shown, and there at once.
+    // Segments are zeroed when they are made: small ones are enough for what is shown, however long it runs.
     settings.log_segment_bytes = 4 << 20;
     settings.log_cache_bytes = 4 << 20;
     settings.state_cache_bytes = 16 << 20;

@@ -339,7 +339,11 @@ impl Appender {
             return Ok(ready);
         }
         self.written.segments_made_late += 1;
-        let (material, header) = self.material(bytes_min.max(self.segment_bytes));
+        let mut bytes = self.next_bytes();
+        while bytes < bytes_min.min(self.segment_bytes) {
+            bytes = segment::next_bytes(bytes, self.segment_bytes);
+        }
+        let (material, header) = self.material(bytes.max(bytes_min));
         prepare(&*self.disk, &self.dir, material, header)
     }
 
@@ -348,12 +352,17 @@ impl Appender {
         let Some(maker) = self.maker.clone() else {
             return;
         };
+        let next = self.next_bytes();
+        // A long entry made the log grow past the segment that was ready. Nothing refers to that yet.
+        let passed = maker.take_shorter(next);
+        self.pool.extend(passed.map(|segment| segment.raw()));
         if !maker.is_provided() {
-            let (material, header) = self.material(self.segment_bytes);
+            let (material, header) = self.material(next);
             if let Err(Some(Material::Recycled(raw))) = maker.ask(material, header) {
                 self.pool.push_back(raw);
             }
         }
+        // Segments grow: a shorter one than the next is of no use any more.
         let usable = |raw: &RawFile| raw.bytes == self.segment_bytes;
         let mut kept = VecDeque::new();
         for raw in self.pool.drain(..) {
@@ -362,6 +371,11 @@ impl Appender {
             }
         }
         self.pool = kept;
+    }
+
+    /// The length of the segment behind the tail.
+    fn next_bytes(&self) -> u64 {
+        segment::next_bytes(self.tail.segment.header.bytes, self.segment_bytes)
     }
 
     /// What to make a segment of, under a generation of its own.

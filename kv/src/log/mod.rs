@@ -78,9 +78,10 @@ pub enum OpenMode {
 pub struct LogSettings {
     /// Whether a log should be there already. Default: it must.
     pub mode: OpenMode,
-    /// The length of a segment file in bytes, from 16 KiB to 1 GiB; 64 MiB by default.
+    /// The full length of a segment file in bytes, from 16 KiB to 1 GiB; 64 MiB by default.
     ///
-    /// Disk space is freed by whole segments, and two of them are there besides what the log holds: the one
+    /// A new log begins with a segment of a 512th part of it (8 KiB at least), and each later one is twice as long as the one
+    /// before, up to this. Disk space is freed by whole segments, and two of them are there besides what the log holds: the one
     /// being written and the one made ready. An entry that is longer gets a longer segment of its own.
     pub segment_bytes: u64,
     /// How many bytes of the newest entries stay in memory once durable; 64 MiB by default, 0 for none.

@@ -24,15 +24,11 @@ pub(super) use self::scan::{Verified, verify};
 use super::appender::{Appender, Continue, Tail};
 use super::crash_points::CrashPoint;
 use super::format::{self, Anchor, BadHeader, FIRST_BATCH, SECTOR, SegmentHeader};
-use super::segment::{Named, RawFile, Segment, Unnamed, classify};
+use super::segment::{self, Named, RawFile, Segment, Unnamed, classify};
 use super::view::{Index, Recovered, Runs};
 use super::{LogOpenError, LogSettings, OpenMode};
 use crate::env::{Disk, random_u64};
 use crate::planted::{self, Bug};
-
-/// The longest first segment of a new log: short, so that a new node serves at once. The next ones are made
-/// in the background and have their full length.
-const FIRST_SEGMENT_BYTES_MAX: u64 = 1 << 20;
 
 /// An opened log.
 pub(super) struct Opened {
@@ -98,7 +94,7 @@ fn create(disk: &dyn Disk, dir: &Path, settings: &LogSettings) -> Result<(), Log
     let header = SegmentHeader {
         log_id: random_u64(),
         generation: 1,
-        bytes: settings.segment_bytes.min(FIRST_SEGMENT_BYTES_MAX),
+        bytes: segment::first_bytes(settings.segment_bytes),
     };
     let first = Unnamed::create(disk, dir, 1, header)?;
     write_first_head(first.segment())?;

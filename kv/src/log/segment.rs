@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::crash_points::CrashPoint;
-use super::format::{FIRST_BATCH, SECTOR, SegmentHeader};
+use super::format::{FIRST_BATCH, PAGE, SECTOR, SegmentHeader};
 use crate::env::{Disk, File, Owner, OwnerHandle, oneshot, spawn_owner};
 use crate::fault::{Fault, Faults};
 
@@ -201,6 +201,25 @@ pub(super) enum Material {
     Recycled(RawFile),
 }
 
+/// A log's first segment has this part of the full length: a new node takes little disk, and serves at once.
+const FIRST_PART: u64 = 512;
+/// And no less than this: its header's page, and some batches.
+const FIRST_BYTES_MIN: u64 = 2 * PAGE;
+
+/// The length of a new log's first segment.
+pub(super) fn first_bytes(segment_bytes: u64) -> u64 {
+    (segment_bytes / FIRST_PART)
+        .next_multiple_of(PAGE)
+        .max(FIRST_BYTES_MIN)
+        .min(segment_bytes)
+}
+
+/// The length of the segment behind one of `bytes`: each is twice as long as the one before, until they have their full
+/// length. So an idle log takes little, and one under load has full segments when it has filled as much as one of them.
+pub(super) fn next_bytes(bytes: u64, segment_bytes: u64) -> u64 {
+    bytes.saturating_mul(2).min(segment_bytes)
+}
+
 /// The least length of a segment that has room for one batch of `batch_bytes` and its end.
 pub(super) fn bytes_for(batch_bytes: u64) -> u64 {
     FIRST_BATCH + super::format::sector_up(batch_bytes) + SECTOR
@@ -273,6 +292,12 @@ impl Maker {
     pub fn take(&self, bytes_min: u64) -> Option<Segment> {
         let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
         slot.ready.take_if(|segment| segment.header.bytes >= bytes_min)
+    }
+
+    /// Takes the segment that is ready, if it is shorter than that: the log has grown past it.
+    pub fn take_shorter(&self, bytes: u64) -> Option<Segment> {
+        let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+        slot.ready.take_if(|segment| segment.header.bytes < bytes)
     }
 
     /// Removes a file that nobody needs. `false` when the queue is full: try later.

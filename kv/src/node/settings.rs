@@ -33,7 +33,8 @@ pub struct Settings {
     pub log_bytes_kept: u64,
     /// Memory for recent entries, in bytes; 64 MiB by default.
     pub log_cache_bytes: u64,
-    /// The size of a log segment in bytes; 64 MiB by default. Two at least stand on disk.
+    /// The full size of a log segment in bytes; 64 MiB by default. Two segments at least stand on disk. A new log's first has a
+    /// 512th part of it, and each later one is twice as long as the one before.
     pub log_segment_bytes: u64,
     /// Memory for pages of the state file, in bytes; 256 MiB by default.
     pub state_cache_bytes: usize,

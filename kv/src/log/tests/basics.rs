@@ -213,3 +213,103 @@ async fn a_page_is_written_whole_by_the_write_that_enters_it() -> anyhow::Result
     );
     Ok(())
 }
+
+/// The lengths of a log's files.
+fn lengths(dir: &Path) -> anyhow::Result<Vec<u64>> {
+    let mut lengths = Vec::new();
+    for file in std::fs::read_dir(dir)? {
+        lengths.push(file?.metadata()?.len());
+    }
+    lengths.sort_unstable();
+    Ok(lengths)
+}
+
+#[tokio::test]
+async fn an_empty_log_takes_little_disk() -> anyhow::Result<()> {
+    for (full, expected) in [
+        (LogSettings::default().segment_bytes, [128 << 10, 256 << 10]),
+        (1 << 30, [2 << 20, 4 << 20]),
+        (1 << 20, [8 << 10, 16 << 10]),
+        (SMALL, [8 << 10, SMALL]),
+    ] {
+        let dir = tempfile::tempdir()?;
+        let settings = LogSettings {
+            segment_bytes: full,
+            ..LogSettings::default()
+        };
+        for settings in [settings.clone().create(), settings.clone(), settings] {
+            let log = Log::open(Arc::new(RealDisk), dir.path(), settings)?;
+            log.maker.idle().await;
+            log.close().await?;
+            assert_eq!(lengths(dir.path())?, expected, "segments of {full}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn segments_grow_with_use_to_their_full_length_and_stay_there() -> anyhow::Result<()> {
+    const FULL: u64 = 128 << 10;
+    let dir = tempfile::tempdir()?;
+    let settings = LogSettings {
+        segment_bytes: FULL,
+        ..LogSettings::default()
+    };
+    let mut log = Log::open(Arc::new(RealDisk), dir.path(), settings.clone().create())?;
+    let (mut used, mut late) = (std::collections::BTreeMap::new(), 0);
+    for number in 0..1000 {
+        log.maker.idle().await;
+        append(&log, vec![entry_of(1, number, 1000)]).await?;
+        let view = log.shared.view();
+        let segments = view
+            .ended()
+            .map(|segment| (segment.header.generation, segment.header.bytes));
+        used.extend(segments);
+        drop(view);
+        if number > 100 {
+            purge(&log, position(1, number - 100)).await?;
+        }
+        // They grow on where they were, and what was made ready is not made anew.
+        if number % 50 == 0 {
+            log.maker.idle().await;
+            late += log.statistics().segments_made_late;
+            log.close().await?;
+            log = Log::open(Arc::new(RealDisk), dir.path(), settings.clone())?;
+        }
+    }
+    let used: Vec<u64> = used.into_values().collect();
+    let growth: Vec<u64> = (13..17).map(|power| 1 << power).collect();
+    assert_eq!(used[..4], growth, "{used:?}");
+    assert!(
+        used.len() > 8 && used[4..].iter().all(|bytes| *bytes == FULL),
+        "{used:?}"
+    );
+    assert_eq!(late + log.statistics().segments_made_late, 0);
+    log.close().await?;
+    let left = lengths(dir.path())?;
+    assert!(
+        left.iter().all(|bytes| *bytes == FULL),
+        "the outgrown are gone: {left:?}"
+    );
+    Ok(())
+}
+
+/// Entries that do not fit into what is ready would each wait until a segment is made, were the ready one kept for later.
+#[tokio::test]
+async fn a_ready_segment_that_a_long_entry_outgrew_makes_room_for_one_that_is_long_enough()
+-> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let settings = LogSettings {
+        segment_bytes: 256 << 10,
+        ..LogSettings::default()
+    };
+    let log = Log::open(Arc::new(RealDisk), dir.path(), settings.create())?;
+    for number in 0..20 {
+        log.maker.idle().await;
+        append(&log, vec![entry_of(1, number, 40_000)]).await?;
+    }
+    let statistics = log.statistics();
+    assert_eq!(statistics.segments_made_late, 1, "{statistics:?}");
+    assert!(statistics.rolls > 3, "{statistics:?}");
+    Ok(())
+}

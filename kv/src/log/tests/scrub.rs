@@ -55,7 +55,12 @@ async fn rot_in_a_segment_that_was_ended_is_found_with_file_and_place() -> anyho
     }
     let mut found = 0;
     for path in &ended {
+        let bytes = path.metadata()?.len() as usize;
         for at in [9, 4096, 4100, 4096 + 60, 6000, 8192, 12_000] {
+            // The first segment is shorter than the others.
+            if at >= bytes {
+                continue;
+            }
             flip(path, at);
             match scrub(&mut log.scrubber()) {
                 Err(Fault::Corrupt {
