@@ -13,9 +13,11 @@ const EXIT_CODES: &str = r#"Exit codes:
   4  unavailable: nobody answered in time, or what is in the way may pass by
      itself; nothing was changed, try again later
   5  unknown outcome: the write may have taken effect; read before you repeat it
+  6  damaged: quorate check found files that are not whole
 With --json a failure is, on standard error, one object
   {"error": {"kind": ..., "message": ..., "details": [...], "hint": ...}}
-whose kind is failed, refused, not_found, unavailable or unknown_outcome.
+whose kind is failed, refused, not_found, unavailable, unknown_outcome
+or damaged.
 
 Start here:
   quorate demo                      a cluster of three in this process
@@ -62,6 +64,9 @@ pub enum Command {
     Shrink(Reach),
     /// Make a cluster's authority and the certificates of its nodes and clients
     Certs(CertsArgs),
+    /// Verify the files of a node that does not run, whole, and change nothing
+    #[command(after_help = CHECK_HELP)]
+    Check(CheckArgs),
     /// Start a cluster in this process, run a broker's metadata through it, kill the leader
     Demo(DemoArgs),
     /// Measure a cluster under load; its keys, under bench/, stay in a cluster that ran before
@@ -725,6 +730,27 @@ pub enum CertsCommand {
         #[arg(long, value_name = "TIME", default_value = "1year", value_parser = humantime::parse_duration)]
         validity: Duration,
     },
+}
+
+const CHECK_HELP: &str = "\
+Reads identity, log, vote and state file, each byte that counts, and tells all
+that is wrong by file, byte or key. While it runs, the node cannot start. The
+files need not be this machine's: a copy of a data directory will do.
+
+Exit codes: 0 whole, 6 damaged, 3 no node's directory, 4 a node runs on it.";
+
+/// `quorate check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The node's data directory
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Also demand that it is of this cluster
+    #[arg(long, value_name = "NAME")]
+    pub cluster: Option<String>,
+    /// Also demand that it is this node's
+    #[arg(long, value_name = "ID")]
+    pub node_id: Option<u64>,
 }
 
 /// `quorate demo`.

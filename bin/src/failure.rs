@@ -1,4 +1,4 @@
-//! How a command fails: one of five ways, each with its exit code.
+//! How a command fails: one of six ways, each with its exit code.
 
 use std::fmt;
 use std::process::ExitCode;
@@ -20,6 +20,8 @@ pub enum Kind {
     Unavailable = 4,
     /// Whether the write took effect is not known.
     UnknownOutcome = 5,
+    /// The files that were looked at are not whole. Nothing was changed.
+    Damaged = 6,
 }
 
 impl Kind {
@@ -89,7 +91,7 @@ impl Failure {
         self
     }
 
-    /// Which of the five it is.
+    /// Which of the six it is.
     pub fn kind(&self) -> Kind {
         self.kind
     }

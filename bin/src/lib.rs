@@ -1,6 +1,7 @@
 //! The server and the command line. Wires what the crates below offer and decides nothing for the store.
 //!
-//! A module for each command: [`serve`], [`status`], [`kv`], [`meta`], [`member`], [`certs`], [`demo`], [`mod@bench`].
+//! A module for each command: [`serve`], [`status`], [`kv`], [`meta`], [`member`], [`certs`], [`check`],
+//! [`demo`], [`mod@bench`].
 //! They share how arguments and variables are read ([`cli`]), how a cluster is found ([`reach`], [`run_file`]), how results are shown ([`output`], [`text`]) and
 //! how a run ends ([`failure`]).
 //!
@@ -26,6 +27,7 @@ pub mod serve;
 pub mod bench;
 pub mod certs;
 pub mod config;
+pub mod check;
 pub mod demo;
 pub mod kv;
 pub mod member;
@@ -95,6 +97,7 @@ fn run(command: Command, matches: &clap::ArgMatches, failures: &mut Output) -> R
         Command::Config(args) => ask()?.block_on(config::run(args, output)),
         Command::Shrink(args) => ask()?.block_on(shrink::run(args, output)),
         Command::Certs(args) => certs::run(args, output),
+        Command::Check(args) => check::run(&args, output),
         Command::Demo(args) => runtime(None)?.block_on(demo::run(args, output)),
         Command::Bench(args) => {
             let variables = variables::given_to(matches, "bench");

@@ -30,7 +30,7 @@ impl Command {
             | Command::Config(_)
             | Command::Shrink(_)
             | Command::Bench(_) => true,
-            Command::Certs(_) | Command::Demo(_) | Command::Completions { .. } => false,
+            Command::Certs(_) | Command::Check(_) | Command::Demo(_) | Command::Completions { .. } => false,
         }
     }
 }

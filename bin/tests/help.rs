@@ -14,6 +14,7 @@ fn the_help_lists_the_commands_and_the_exit_codes() {
         "meta",
         "member",
         "certs",
+        "check",
         "demo",
         "bench",
         "completions",
@@ -25,6 +26,7 @@ fn the_help_lists_the_commands_and_the_exit_codes() {
         "3  not found",
         "4  unavailable",
         "5  unknown outcome",
+        "6  damaged",
     ] {
         assert!(help.contains(code), "{code}: {help}");
     }
@@ -46,6 +48,7 @@ fn every_command_explains_itself() {
         "meta partition set-isr",
         "member add",
         "certs issue",
+        "check",
         "demo",
         "bench",
     ] {

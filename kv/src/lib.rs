@@ -40,6 +40,8 @@ pub mod fault;
 pub mod planted;
 pub mod scrub;
 
+mod damage;
+
 pub mod identity;
 pub mod log;
 pub mod machine;
@@ -48,6 +50,8 @@ mod tasks;
 
 mod protocol;
 mod raft;
+
+pub mod check;
 
 pub mod client;
 pub mod node;

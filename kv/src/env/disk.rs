@@ -129,16 +129,95 @@ impl Disk for RealDisk {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn LockGuard>> {
-        let file = open_private(path, true)?;
-        file.try_lock().map_err(|e| match e {
-            std::fs::TryLockError::Error(e) => e,
-            std::fs::TryLockError::WouldBlock => io::ErrorKind::WouldBlock.into(),
-        })?;
+        let lock = lock(open_private(path, true)?)?;
         if let Some(dir) = path.parent() {
             warn_if_others_may_read(dir);
         }
-        Ok(Box::new(RealLock(file)))
+        Ok(lock)
     }
+}
+
+/// The operating system's files, to be read: whatever would change something is refused.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct ReadOnlyDisk;
+
+#[derive(Debug)]
+struct ReadOnlyFile(RealFile);
+
+fn read_only() -> io::Error {
+    io::Error::new(io::ErrorKind::ReadOnlyFilesystem, "the files are only to be read")
+}
+
+impl Disk for ReadOnlyDisk {
+    fn open(&self, path: &Path, create: bool) -> io::Result<Arc<dyn File>> {
+        match create {
+            true => Err(read_only()),
+            false => Ok(Arc::new(ReadOnlyFile(RealFile(std::fs::File::open(path)?)))),
+        }
+    }
+
+    fn create_dir_all(&self, _path: &Path) -> io::Result<()> {
+        Err(read_only())
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        RealDisk.exists(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
+        RealDisk.list(dir)
+    }
+
+    fn rename(&self, _from: &Path, _to: &Path) -> io::Result<()> {
+        Err(read_only())
+    }
+
+    fn remove_file(&self, _path: &Path) -> io::Result<()> {
+        Err(read_only())
+    }
+
+    fn sync_dir(&self, _dir: &Path) -> io::Result<()> {
+        Err(read_only())
+    }
+
+    /// Of a file that is there: `NotFound` where no node ever locked the directory.
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn LockGuard>> {
+        lock(std::fs::File::open(path)?)
+    }
+}
+
+impl File for ReadOnlyFile {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.read_exact_at(buf, offset)
+    }
+
+    fn read_from_disk_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.read_from_disk_at(buf, offset)
+    }
+
+    fn write_all_at(&self, _buf: &[u8], _offset: u64) -> io::Result<()> {
+        Err(read_only())
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn set_len(&self, _len: u64) -> io::Result<()> {
+        Err(read_only())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Err(read_only())
+    }
+}
+
+fn lock(file: std::fs::File) -> io::Result<Box<dyn LockGuard>> {
+    file.try_lock().map_err(|e| match e {
+        std::fs::TryLockError::Error(e) => e,
+        std::fs::TryLockError::WouldBlock => io::ErrorKind::WouldBlock.into(),
+    })?;
+    Ok(Box::new(RealLock(file)))
 }
 
 fn open_private(path: &Path, create: bool) -> io::Result<std::fs::File> {

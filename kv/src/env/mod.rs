@@ -16,6 +16,7 @@ mod time;
 pub mod watch;
 mod watched;
 
+pub(crate) use disk::ReadOnlyDisk;
 pub use disk::{Disk, File, RealDisk};
 pub use executor::{BoxTask, Entered, Executor, Span, TaskId, TimerId, crash_point, enter, mark, span};
 pub use owner::{Owner, OwnerHandle, QueueClosed, WeakOwnerHandle, spawn_owner};

@@ -41,6 +41,7 @@ use bytes::Bytes;
 pub use self::crash_points::CRASH_POINTS;
 pub(crate) use self::crash_points::CrashPoint;
 use self::reader::{ReadJob, Reader};
+pub(crate) use self::recovery::examine::{Examined, examine};
 pub use self::scrub::LogScrubber;
 use self::segment::Maker;
 use self::view::{Truncation, View};

@@ -13,6 +13,7 @@
 //! written behind it that gives what was cut off an older opening's number, so that it never verifies as part
 //! of what follows.
 
+pub(super) mod examine;
 mod scan;
 
 use std::collections::BTreeMap;
@@ -131,17 +132,22 @@ fn write_first_head(segment: &Segment) -> Result<(), LogOpenError> {
         .map_err(disk_error("write", &segment.path))
 }
 
-fn recover(
-    disk: &Arc<dyn Disk>,
-    dir: &Path,
-    settings: &LogSettings,
-    files: Listing,
-) -> Result<Opened, LogOpenError> {
-    let next_number = files.segments.keys().next_back().map_or(1, |number| number + 1);
-    let Known {
-        mut segments,
-        unreadable,
-    } = read_headers(&**disk, &files)?;
+/// A log as its files have it.
+struct ReadLog {
+    /// The segments that hold what is wanted, oldest first; one at least.
+    chain: Vec<Scan>,
+    /// Where the log goes on, if the last of the chain was ended: nothing whole stands in it.
+    fresh_tail: Option<Arc<Segment>>,
+    /// All whose headers verify, by generation.
+    segments: BTreeMap<u64, Arc<Segment>>,
+    unreadable: Vec<Unreadable>,
+    /// The greatest generation that was given.
+    generations: u64,
+}
+
+/// Reads what is there, and changes nothing.
+fn read(disk: &dyn Disk, dir: &Path, files: &Listing) -> Result<ReadLog, LogOpenError> {
+    let Known { segments, unreadable } = read_headers(disk, files)?;
     let mut generations: u64 = segments.keys().next_back().copied().unwrap_or(0);
 
     let newest = find_newest(&segments, &unreadable, dir)?;
@@ -164,6 +170,29 @@ fn recover(
     };
 
     let chain = read_chain(newest, &segments, &unreadable)?;
+    Ok(ReadLog {
+        chain,
+        fresh_tail,
+        segments,
+        unreadable,
+        generations,
+    })
+}
+
+fn recover(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    settings: &LogSettings,
+    files: Listing,
+) -> Result<Opened, LogOpenError> {
+    let next_number = files.segments.keys().next_back().map_or(1, |number| number + 1);
+    let ReadLog {
+        chain,
+        fresh_tail,
+        mut segments,
+        unreadable,
+        generations,
+    } = read(&**disk, dir, &files)?;
     let Some(newest) = chain.last() else {
         return Err(LogOpenError::Missing { dir: dir.to_owned() });
     };

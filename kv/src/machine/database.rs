@@ -203,10 +203,44 @@ pub(super) fn open_database(
         let dir = path.parent().unwrap_or(Path::new(""));
         disk.sync_dir(dir).map_err(failed("syncing the directory of"))?;
     }
-    let backend = Arc::new(Backend::new(file, StateFile::new(path), cache_bytes as u64));
+    let backend = Backend::new(file, StateFile::new(path), cache_bytes as u64);
+    open_on(path, Arc::new(backend), cache_bytes, verify && !create)
+}
+
+/// Opens the database in a file of which nothing may be changed: whatever redb writes to it, to open a file that was not
+/// closed, stays in memory.
+pub(super) fn open_without_changes(
+    disk: &dyn Disk,
+    path: &Path,
+    cache_bytes: usize,
+    verify: bool,
+) -> Result<(Database, Arc<Backend>), MachineOpenError> {
+    let file = disk.open(path, false).map_err(|error| MachineOpenError::Disk {
+        doing: "opening",
+        path: path.to_owned(),
+        error,
+    })?;
+    let backend = Backend::new(file, StateFile::new(path), cache_bytes as u64);
+    backend.retire();
+    open_on(path, Arc::new(backend), cache_bytes, verify)
+}
+
+fn open_on(
+    path: &Path,
+    backend: Arc<Backend>,
+    cache_bytes: usize,
+    verify: bool,
+) -> Result<(Database, Arc<Backend>), MachineOpenError> {
+    let failed = |doing: &'static str| {
+        move |error: io::Error| MachineOpenError::Disk {
+            doing,
+            path: path.to_owned(),
+            error,
+        }
+    };
     let mut builder = Database::builder();
     builder.set_cache_size(cache_bytes);
-    builder.set_check_integrity_on_open(verify && !create);
+    builder.set_check_integrity_on_open(verify);
     // redb may panic on a damaged file that it has not verified.
     let opened = std::panic::catch_unwind(AssertUnwindSafe(|| {
         builder.create_with_backend(Opened(Arc::clone(&backend)))

@@ -339,6 +339,11 @@ fn told_vote(vote: Vote) -> LogVote {
     }
 }
 
+/// The vote that a log holds.
+pub(crate) fn read_vote(bytes: &[u8]) -> Result<LogVote, io::Error> {
+    decode_vote(bytes).map(told_vote)
+}
+
 fn decode_vote(bytes: &[u8]) -> Result<Vote, io::Error> {
     model::decode(bytes).map_err(|e| corrupt("the vote", &e))
 }

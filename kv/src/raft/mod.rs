@@ -37,11 +37,12 @@ mod wire;
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use decoders::decoders;
+pub(crate) use log_store::read_vote;
 pub(crate) use membership::MembershipError;
 pub(crate) use read_index::ReadIndexError;
 pub(crate) use state_machine::{DurabilityBounds, SnapshotData, StateMachine};
 pub use tap::{LogEvent, LogVote, Tap};
-pub(crate) use types::{Member, ProposalData, address_text};
+pub(crate) use types::{Member, ProposalData, address_text, read_members};
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

@@ -59,6 +59,15 @@ pub struct Member {
     pub introduced: Option<Introduced>,
 }
 
+/// The members of a membership that a state or a log holds.
+pub(crate) fn read_members(bytes: &[u8]) -> Result<Vec<(NodeId, Member)>, model::DecodeError> {
+    let membership: Membership = model::decode(bytes)?;
+    let members = membership.nodes();
+    Ok(members
+        .map(|(id, member)| (NodeId::new(*id), member.clone()))
+        .collect())
+}
+
 /// Which directory a member is, and of which cluster. Every member of a membership that has any names the same cluster.
 ///
 /// That the cluster is founded and who its members are is one entry: there is no state in which the one is known without

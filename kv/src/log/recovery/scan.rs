@@ -95,6 +95,48 @@ pub(in crate::log) fn verify(segment: &Segment, from: u64, opening: u32) -> Resu
     Ok(Verified::UpTo(cursor, opening))
 }
 
+/// What a segment comes to that may be damaged in several places.
+pub(super) struct Survey {
+    /// Where batches that were durable are not whole.
+    pub holes: Vec<u64>,
+    /// Where the last whole batch ends.
+    pub end: u64,
+    pub sealed: bool,
+}
+
+/// Reads a segment to its end, over what is not whole in it.
+pub(super) fn survey(segment: &Segment) -> Result<Survey, LogOpenError> {
+    let mut window = Window::of_disk(segment);
+    let mut survey = Survey {
+        holes: Vec::new(),
+        end: FIRST_BATCH,
+        sealed: false,
+    };
+    let (mut at, mut opening, mut said) = (FIRST_BATCH, 0, Vec::new());
+    while at < segment.header.bytes {
+        let hole = (at > survey.end).then_some(survey.end);
+        let whole = match window.batch(at)? {
+            // Behind a hole only a batch that knew of what was there counts; what a torn one left behind does not.
+            Some(batch) if batch.opening >= opening && hole.is_none_or(|hole| batch.durable > hole) => {
+                window.whole(&batch, &mut said)?.then_some(batch)
+            }
+            _ => None,
+        };
+        let Some(batch) = whole else {
+            at += SECTOR;
+            continue;
+        };
+        survey.holes.extend(hole);
+        at = batch.end();
+        (survey.end, opening) = (at, batch.opening);
+        survey.sealed = said.iter().any(|said| matches!(said.what, What::Seal(_)));
+        if survey.sealed {
+            break;
+        }
+    }
+    Ok(survey)
+}
+
 /// Reads a segment up to its end, or to the first batch that is not whole.
 pub(super) fn scan(segment: &Arc<Segment>) -> Result<Found, LogOpenError> {
     let mut window = Window::new(segment);
@@ -200,6 +242,15 @@ impl Scan {
             offset += SECTOR;
         }
         Ok(None)
+    }
+
+    /// Whether a batch begins behind the last whole one, which is torn.
+    pub fn goes_on_torn(&self) -> Result<bool, LogOpenError> {
+        if self.sealed.is_some() {
+            return Ok(false);
+        }
+        let torn = Window::new(&self.segment).batch(self.cursor)?;
+        Ok(torn.is_some_and(|torn| torn.opening >= self.opening))
     }
 
     /// Where the log would go on if a torn batch were left where it is: for the planted bug.

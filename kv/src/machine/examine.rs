@@ -1,0 +1,381 @@
+//! Verifies the state file of a node that does not run, whole, and tells all that is wrong with it. Changes nothing: what
+//! redb writes to a file that was not closed stays in memory.
+//!
+//! First the pages, each by its checksum (`pages`); then the rows: whether each is one, whether they add up to the digests that
+//! the file keeps of them, whether every value is the one that its head tells of, and whether what the numbers say is so.
+
+mod pages;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use redb::ReadTransaction;
+
+use self::pages::Walked;
+use super::chain::Fold;
+use super::database::{self, FILE_NAME, OpenState, RECEIVING_CACHE_BYTES, UNFINISHED_PREFIX};
+use super::error::{StateFile, step, storage};
+use super::head::{Head, ValueDigest};
+use super::settings::MachineSettings;
+use super::system::{self, Standing, System};
+use super::tables::{SYSTEM, Table};
+use super::version::{self, Version};
+use super::wire::{Malformed, hash_of_logical_row};
+use super::{MachineOpenError, sequences, sessions};
+use crate::damage::{Damage, Damages, Part};
+use crate::env::{self, Disk};
+use crate::fault::Fault;
+use crate::model::{self, Outcome, SessionId};
+
+/// What a state file holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Examined {
+    /// The file's length.
+    pub bytes: u64,
+    /// Pages that are in use, and were verified.
+    pub pages: u64,
+    /// What the rows say; none where they could not be read.
+    pub held: Option<Held>,
+}
+
+/// What the rows of a state file say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub applied: super::Applied,
+    /// All versions behind this revision are there.
+    pub history_since: model::Revision,
+    pub keys: u64,
+    pub deleted: u64,
+    pub versions: u64,
+    pub sessions: u64,
+    pub answers: u64,
+    pub sequences: u64,
+}
+
+/// Reads the state file in `dir`.
+pub(crate) fn examine(disk: &dyn Disk, dir: &Path, damages: &mut Damages) -> Examined {
+    let path = dir.join(FILE_NAME);
+    let mut examined = Examined::default();
+    let damage = |detail: String| Damage::new(Part::State, &path, detail);
+    let file = match disk.exists(&path) {
+        Ok(true) => disk.open(&path, false),
+        Ok(false) => {
+            damages.add(damage("the state file is missing".to_owned()));
+            return examined;
+        }
+        Err(error) => Err(error),
+    };
+    let walked = file.and_then(|file| {
+        examined.bytes = file.len()?;
+        pages::walk(&*file, &path, damages)
+    });
+    let Walked { pages, wrong, .. } = match walked {
+        Ok(walked) => walked,
+        Err(error) => {
+            damages.add(damage(format!("reading: {error}")));
+            return examined;
+        }
+    };
+    examined.pages = pages;
+    if examined.bytes == 0 {
+        return examined;
+    }
+    // With wrong pages redb would not open the file; what can be read of the rows is looked at all the same. redb may panic
+    // over such pages.
+    let rows = std::panic::AssertUnwindSafe(|| rows(disk, &path, wrong == 0, damages));
+    match std::panic::catch_unwind(rows) {
+        Ok(Ok(held)) => examined.held = Some(held),
+        // Of a file with wrong pages this is no news.
+        Ok(Err(_)) | Err(_) if wrong > 0 => {}
+        Ok(Err(error)) => {
+            let detail = match error {
+                MachineOpenError::Corrupt { detail, .. } => detail,
+                MachineOpenError::Fault(Fault::Corrupt { detail, .. }) => detail,
+                other => other.to_string(),
+            };
+            damages.add(damage(detail));
+        }
+        Err(panicked) => damages.add(damage(format!(
+            "the database could not make sense of the file: {}",
+            env::panic_message(panicked.as_ref())
+        ))),
+    }
+    examined
+}
+
+/// Names in the directory of the state that a start would remove: a snapshot on its way in, whose sender or receiver ended.
+pub(crate) fn unfinished(disk: &dyn Disk, dir: &Path) -> u64 {
+    let names = disk.list(dir).unwrap_or_default();
+    let unfinished = names.iter().filter(|path| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        name.is_some_and(|name| name.starts_with(UNFINISHED_PREFIX))
+    });
+    unfinished.count() as u64
+}
+
+fn rows(
+    disk: &dyn Disk,
+    path: &Path,
+    pages_are_whole: bool,
+    damages: &mut Damages,
+) -> Result<Held, MachineOpenError> {
+    let cache_bytes = RECEIVING_CACHE_BYTES;
+    let (database, backend) = database::open_without_changes(disk, path, cache_bytes, pages_are_whole)?;
+    let settings = MachineSettings {
+        cache_bytes,
+        ..MachineSettings::default()
+    };
+    let state = Arc::new(OpenState::new(database, backend, &settings));
+    let txn = state.begin_read()?;
+    let system = read_system(path, &state.file, &txn)?;
+    let mut rows = Rows {
+        path,
+        file: &state.file,
+        txn: &txn,
+        standing: &system.standing,
+        sum: 0,
+        scratch: Vec::new(),
+        is_complete: true,
+        damages,
+    };
+    let held = rows.all(&system);
+    Ok(held)
+}
+
+fn read_system(path: &Path, file: &StateFile, txn: &ReadTransaction) -> Result<System, MachineOpenError> {
+    let table = txn
+        .open_table(SYSTEM)
+        .map_err(|error| database::corrupt(path, format!("not a state file: {error}")))?;
+    let format = table
+        .get(system::FORMAT)
+        .map_err(storage(file))?
+        .ok_or_else(|| database::corrupt(path, "not a state file: it has no format row".into()))?;
+    let found = system::read_format(format.value()).map_err(|e| database::corrupt(path, e.to_string()))?;
+    if found != system::FORMAT_VERSION {
+        return Err(MachineOpenError::UnknownFormat {
+            path: path.to_owned(),
+            found,
+            known: system::FORMAT_VERSION,
+        });
+    }
+    Ok(System::read(file, &table)?)
+}
+
+/// The rows, on the way through them.
+struct Rows<'a> {
+    path: &'a Path,
+    file: &'a StateFile,
+    txn: &'a ReadTransaction,
+    standing: &'a Standing,
+    /// Of the hashes of the logical rows.
+    sum: u128,
+    scratch: Vec<u8>,
+    /// No row was left out.
+    is_complete: bool,
+    damages: &'a mut Damages,
+}
+
+type Checked = Result<(), Malformed>;
+
+impl Rows<'_> {
+    fn all(&mut self, system: &System) -> Held {
+        let standing = self.standing;
+        let keys = self.current();
+        let deleted = self.deleted();
+        let versions = self.versions();
+        let leases = self.logical(Table::Leases, |_, _, _| {
+            Err(Malformed("this release writes no leases"))
+        });
+        debug_assert!(leases == 0 || !self.damages.is_empty());
+        let (sessions, answers) = self.sessions();
+        let sequences = self.logical(Table::Sequences, |_, _, row| sequences::decode(row).map(drop));
+        if self.is_complete && self.sum != standing.rows_hash {
+            self.tell(format!(
+                "the rows hash to {:032x}, the state says {:032x}",
+                self.sum, standing.rows_hash
+            ));
+        }
+        let membership = system.membership.as_ref();
+        if membership.is_some_and(|(position, _)| Some(*position) > standing.position) {
+            self.tell("the membership is of a later entry than the last that was applied".to_owned());
+        }
+        Held {
+            applied: super::applied(system),
+            history_since: standing.history.since,
+            keys,
+            deleted,
+            versions,
+            sessions,
+            answers,
+            sequences,
+        }
+    }
+
+    fn tell(&mut self, detail: String) {
+        self.damages.add(Damage::new(Part::State, self.path, detail));
+    }
+
+    fn tell_of(&mut self, table: Table, key: &[u8], error: Malformed) {
+        self.is_complete = false;
+        let detail = format!("table {}: {error}", name(table));
+        let damage = Damage::new(Part::State, self.path, detail).of_key(key);
+        self.damages.add(damage);
+    }
+
+    /// Visits all rows of a table, and answers how many there are. What cannot be read is told, and ends the table.
+    fn visit(&mut self, table: Table, mut visit: impl FnMut(&mut Self, &[u8], &[u8]) -> Checked) -> u64 {
+        let mut count = 0;
+        let visited = (|| {
+            let rows = self
+                .txn
+                .open_table(table.definition())
+                .map_err(step(self.file, "opening a table of"))?;
+            for row in rows.range::<&[u8]>(..).map_err(storage(self.file))? {
+                let (key, row) = row.map_err(storage(self.file))?;
+                count += 1;
+                if let Err(error) = visit(self, key.value(), row.value()) {
+                    self.tell_of(table, key.value(), error);
+                }
+            }
+            Ok::<(), Fault>(())
+        })();
+        if let Err(fault) = visited {
+            self.is_complete = false;
+            self.tell(format!(
+                "table {} cannot be read to its end: {fault}",
+                name(table)
+            ));
+        }
+        count
+    }
+
+    /// The same for a table that the state's hash covers.
+    fn logical(&mut self, table: Table, mut visit: impl FnMut(&mut Self, &[u8], &[u8]) -> Checked) -> u64 {
+        self.visit(table, |rows, key, row| {
+            let hash = hash_of_logical_row(&mut rows.scratch, table, key, row)?;
+            rows.sum = rows.sum.wrapping_add(hash);
+            visit(rows, key, row)
+        })
+    }
+
+    fn current(&mut self) -> u64 {
+        let versions = match self.txn.open_table(Table::Versions.definition()) {
+            Ok(versions) => versions,
+            Err(error) => {
+                self.tell(format!("opening table versions: {error}"));
+                return 0;
+            }
+        };
+        self.logical(Table::Current, |rows, key, row| {
+            let head = Head::decode(row)?;
+            let Some((_, digest)) = head.record else {
+                return Err(Malformed(
+                    "it is the head of a deleted key, among those that exist",
+                ));
+            };
+            if head.revision > rows.standing.revision {
+                return Err(Malformed("it was written by a revision that is yet to come"));
+            }
+            let found = versions.get(&version::row_key(head.revision, key)[..]);
+            let Ok(found) = found else {
+                return Err(Malformed("its value cannot be read"));
+            };
+            let found = found.ok_or(Malformed("its value is missing"))?;
+            match ValueDigest::of(Version::decode(found.value())?.value) == digest {
+                true => Ok(()),
+                false => Err(Malformed("its value is not the one that was written")),
+            }
+        })
+    }
+
+    fn deleted(&mut self) -> u64 {
+        let current = self.txn.open_table(Table::Current.definition()).ok();
+        self.visit(Table::Deleted, |rows, key, row| {
+            let head = Head::decode(row)?;
+            if head.record.is_some() {
+                return Err(Malformed(
+                    "it is the head of a key that exists, among the deleted",
+                ));
+            }
+            if head.revision > rows.standing.revision {
+                return Err(Malformed("it was deleted by a revision that is yet to come"));
+            }
+            let both = current
+                .as_ref()
+                .and_then(|current| current.get(key).ok().flatten());
+            match both {
+                Some(_) => Err(Malformed("it exists, and is deleted")),
+                None => Ok(()),
+            }
+        })
+    }
+
+    fn versions(&mut self) -> u64 {
+        let standing = self.standing;
+        let mut fold = Some(Fold::after(standing.history.since, standing.history.chain));
+        let count = self.visit(Table::Versions, |_, key, row| {
+            let added = match &mut fold {
+                Some(fold) => fold.row(key, row),
+                None => version::read_key(key)
+                    .and_then(|_| Version::decode(row))
+                    .map(drop),
+            };
+            // Behind a row that is none the chain tells nothing any more.
+            added.inspect_err(|_| fold = None)
+        });
+        let Some(fold) = fold else { return count };
+        let (revision, chain) = fold.end();
+        if (revision, chain) != (standing.revision, standing.chain) {
+            self.tell(format!(
+                "the versions up to revision {revision} have the chain {:032x}, the state says {:032x} at revision {}",
+                chain.0, standing.chain.0, standing.revision
+            ));
+        }
+        count
+    }
+
+    fn sessions(&mut self) -> (u64, u64) {
+        let mut known: std::collections::BTreeMap<SessionId, model::Sequence> = Default::default();
+        let sessions = self.logical(Table::Sessions, |rows, key, row| {
+            let id = sessions::read_session_key(key)?;
+            let session = sessions::Session::decode(row)?;
+            known.insert(id, session.answered_below);
+            if id.number() > rows.standing.last_session {
+                return Err(Malformed("the session has a number that none was given"));
+            }
+            let applied = rows.standing.position.map(|position| position.index);
+            match Some(session.used.entry) > applied {
+                true => Err(Malformed("the session was used by an entry that is yet to come")),
+                false => Ok(()),
+            }
+        });
+        let answers = self.logical(Table::Answers, |_, key, row| {
+            let (id, sequence) = sessions::read_answer_key(key)?;
+            let below = known
+                .get(&id)
+                .ok_or(Malformed("an answer is remembered for no session"))?;
+            if sequence < *below {
+                return Err(Malformed(
+                    "an answer is remembered that its session has forgotten",
+                ));
+            }
+            let outcome: Result<Outcome, _> = model::decode(row);
+            outcome
+                .map(drop)
+                .map_err(|_| Malformed("the answer cannot be decoded"))
+        });
+        (sessions, answers)
+    }
+}
+
+fn name(table: Table) -> &'static str {
+    match table {
+        Table::Current => "current",
+        Table::Leases => "leases",
+        Table::Sessions => "sessions",
+        Table::Answers => "answers",
+        Table::Sequences => "sequences",
+        Table::Versions => "versions",
+        Table::Deleted => "deleted",
+    }
+}
