@@ -26,8 +26,8 @@ pub mod serve;
 
 pub mod bench;
 pub mod certs;
-pub mod config;
 pub mod check;
+pub mod config;
 pub mod demo;
 pub mod kv;
 pub mod member;

@@ -61,11 +61,22 @@ impl Checkpoint {
         let mut copy = None;
         let result = std::panic::catch_unwind(AssertUnwindSafe(|| {
             match &self.what {
-                What::Layer { layer, system } => self.commit(layer, system)?,
-                What::Forget { rows } => self.forget(*rows)?,
-                What::Copy(what) => copy = what.make(&self.state)?,
+                What::Layer { layer, system } => {
+                    self.commit(layer, system)?;
+                    let base = Base::pin(Arc::clone(&self.state))?;
+                    layer.newest(|keys| self.state.recent.follow(base.standing.revision, keys));
+                    Ok(base)
+                }
+                // No record is another for it.
+                What::Forget { rows } => {
+                    self.forget(*rows)?;
+                    Base::pin(Arc::clone(&self.state))
+                }
+                What::Copy(what) => {
+                    copy = what.make(&self.state)?;
+                    Base::pin(Arc::clone(&self.state))
+                }
             }
-            Base::pin(Arc::clone(&self.state))
         }))
         .unwrap_or_else(|_| {
             let file = &self.state.file;

@@ -15,6 +15,7 @@ use super::base::Base;
 use super::error::{StateFile, step};
 use super::hashes::Hashes;
 use super::layered::Layered;
+use super::recent::Recent;
 use super::settings::{MachineSettings, Tuning};
 use super::system::{self, Standing, System};
 use super::tables::{SYSTEM, Table};
@@ -22,7 +23,7 @@ use super::wire::hash_row;
 use super::{MachineOpenError, sessions};
 use crate::env::{self, Disk};
 use crate::fault::Fault;
-use crate::model::{LogTime, ReplicatedLimits};
+use crate::model::{LogTime, ReplicatedLimits, StateHash};
 
 /// The state file's name in its directory.
 pub(super) const FILE_NAME: &str = "state.redb";
@@ -33,12 +34,17 @@ pub(super) const UNFINISHED_PREFIX: &str = "state.unfinished-";
 /// How much of the cache a file gets while a snapshot is received into it.
 pub(super) const RECEIVING_CACHE_BYTES: usize = 32 * 1024 * 1024;
 
+/// The part of a state's cache that holds records: one in so many bytes. The rest holds pages.
+const RECORDS_PART: usize = 8;
+
 /// An open state file.
 #[derive(Debug)]
 pub(super) struct OpenState {
     database: Held,
     pub(super) file: StateFile,
     pub(super) backend: Arc<Backend>,
+    /// What was read of it of late.
+    pub(super) recent: Recent,
     pub(super) read_bytes_max: u64,
     pub(super) tuning: Tuning,
 }
@@ -90,6 +96,8 @@ pub(super) struct Published {
     pub(super) hashes: Arc<Hashes>,
     /// The file's length after the last checkpoint.
     pub(super) file_bytes: u64,
+    /// Of the two, and computed once for all who look.
+    pub(super) state_hash: StateHash,
 }
 
 /// The state that was published last. The lock is held for the few lines that clone or replace the `Arc`.
@@ -127,6 +135,7 @@ impl OpenState {
             },
             file,
             backend,
+            recent: Recent::new(settings.cache_bytes / RECORDS_PART),
             read_bytes_max: settings.read_bytes_max,
             tuning: settings.tuning,
         }
@@ -364,7 +373,7 @@ pub(super) fn load(
     let (database, backend) = open_database(
         &**disk,
         &path,
-        settings.cache_bytes,
+        settings.cache_bytes - settings.cache_bytes / RECORDS_PART,
         settings.verify_on_open,
         false,
     )?;
@@ -412,6 +421,9 @@ pub(super) fn load(
     drop(txn);
     let base = Base::pin(Arc::new(state))?;
     let noted = base.stood(LogTime::from_millis(u64::MAX))?;
+    base.state
+        .recent
+        .follow(base.standing.revision, std::iter::empty());
     Ok(Loaded {
         base,
         system,

@@ -14,7 +14,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::Bound;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, TryLockError};
 
 use bytes::Bytes;
 
@@ -24,7 +24,7 @@ use super::sequences;
 use super::sessions::{answer_key, session_key};
 use super::tables::Table;
 use super::times::{self, Stood};
-use super::version::{self, ChangeKind, Version};
+use super::version::{self, ChangeKind, RecordRef, Version};
 use crate::model::{LogTime, Order, Revision, Sequence, SessionId};
 
 /// Bytes that a version takes in memory beside the entry that wrote it: nodes of the trees, and what they hold.
@@ -57,6 +57,10 @@ pub(super) struct Look {
     /// How many versions were looked at, at least 1.
     pub(super) steps: u64,
 }
+
+/// Somebody adds to a layer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Busy;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -274,6 +278,35 @@ impl Layer {
     /// The newest version of a key at or before `at`.
     pub(super) fn get(&self, key: Hashed<'_>, at: Revision) -> Option<Held> {
         self.read().find(key, at).cloned()
+    }
+
+    /// What a reader finds of a key at `at`, where nobody adds just now: who must not wait does not.
+    pub(super) fn look_now(&self, key: Hashed<'_>, at: Revision) -> Result<Option<Found>, Busy> {
+        let content = match self.0.try_read() {
+            Ok(content) => content,
+            Err(TryLockError::Poisoned(content)) => content.into_inner(),
+            Err(TryLockError::WouldBlock) => return Err(Busy),
+        };
+        Ok(content.find(key, at).map(Held::found))
+    }
+
+    /// Goes through what each key has become, in no order that means anything: its record, or that it has none. For a layer
+    /// to which nothing is added any more: the lock is held meanwhile.
+    pub(super) fn newest<T>(
+        &self,
+        go_through: impl for<'k> FnOnce(&mut dyn Iterator<Item = (&'k [u8], Option<RecordRef<'k>>)>) -> T,
+    ) -> T {
+        let content = self.read();
+        let mut keys = (0..).zip(&content.newest).map(|(place, newest)| {
+            let held = &content.versions.get(*newest).held;
+            let record = held.head.meta().map(|meta| RecordRef {
+                meta,
+                mod_revision: held.head.revision,
+                value: &held.value,
+            });
+            (&content.keys.key(place)[..], record)
+        });
+        go_through(&mut keys)
     }
 
     /// The next keys of a range in order, with what they are at `at`, those that are not there yet included: `count` of them

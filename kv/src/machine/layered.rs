@@ -102,7 +102,36 @@ impl Layered {
             let found = held.found();
             return Ok(record(&found).map(|record| record.to_record(true)));
         }
-        self.base.record_at(key, at, steps)
+        let (base, key) = (&self.base, Hashed::new(key));
+        let newest = base.standing.revision;
+        if at < newest {
+            return base.record_at(key.key, at, steps);
+        }
+        if let Some(told) = base.state.recent.get(key, newest) {
+            return Ok(told);
+        }
+        let record = base.record_at(key.key, at, steps)?;
+        base.state.recent.keep(key, newest, record.as_ref());
+        Ok(record)
+    }
+
+    /// The same where memory tells, and nobody is in the way, and the value has no more than so many bytes: `None` where not.
+    pub(super) fn recall(&self, key: &[u8], at: Revision, value_max: usize) -> Option<Option<Record>> {
+        let (base, key) = (&self.base, Hashed::new(key));
+        let newest = base.standing.revision;
+        if at < newest {
+            return None;
+        }
+        for layer in self.layers() {
+            if let Some(found) = layer.look_now(key, at).ok()? {
+                let record = record(&found);
+                let fits = record.is_none_or(|record| record.value.len() <= value_max);
+                return fits.then(|| record.map(|record| record.to_record(true)));
+            }
+        }
+        let told = base.state.recent.get(key, newest)?;
+        let fits = told.as_ref().is_none_or(|record| record.value.len() <= value_max);
+        fits.then_some(told)
     }
 
     /// Visits the keys of a range at a revision, until `visit` breaks. `over` hides what the state says of its keys,

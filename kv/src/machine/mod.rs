@@ -42,6 +42,7 @@ mod layer;
 mod layered;
 mod range;
 mod read;
+mod recent;
 mod scrub;
 mod sequences;
 mod sessions;
@@ -346,12 +347,14 @@ impl Machine {
         }
         let state = Layered::of(Arc::new(base));
         let file_bytes = state.base.state.file_bytes();
+        let applied = applied(&system);
         let shared = Shared::new(Published {
             state: state.clone(),
             standing: system.standing,
             limits: system.limits,
             hashes: Arc::default(),
             file_bytes,
+            state_hash: applied.state_hash,
         });
         let machine = Machine {
             disk,
@@ -359,7 +362,7 @@ impl Machine {
             settings,
             shared: shared.clone(),
             state,
-            applied: applied(&system),
+            applied,
             system,
             session_counts: SessionCounts::default(),
             sessions,
@@ -658,6 +661,7 @@ impl Machine {
             limits: self.system.limits,
             hashes: Arc::clone(&self.hashes),
             file_bytes: self.file_bytes,
+            state_hash: self.applied.state_hash,
         });
     }
 

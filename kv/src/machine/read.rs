@@ -111,7 +111,7 @@ impl Reader {
             log_time,
             ..
         } = published.standing;
-        let state_hash = published.standing.state_hash(&published.limits);
+        let state_hash = published.state_hash;
         Ok(View {
             pinned: Pinned {
                 position,
@@ -137,6 +137,14 @@ impl View {
     /// Where the state stands.
     pub fn applied(&self) -> &Pinned {
         &self.pinned
+    }
+
+    /// Whether nobody else, near enough, holds what this view does: dropping it then takes long.
+    pub fn is_last_of_much(&self) -> bool {
+        let Layered { base, frozen, active } = &self.published.state;
+        let layers = frozen.iter().chain([active]);
+        Arc::strong_count(&self.published) == 1
+            && (Arc::strong_count(base) == 1 || layers.into_iter().any(|layer| Arc::strong_count(layer) == 1))
     }
 
     /// The limits that decide answers, and how often they were set: 0 before the first time.
@@ -209,6 +217,33 @@ impl View {
             under_way: None,
             bytes: 0,
         })
+    }
+
+    /// Answers gets at once, on the state as it is or as it was at a revision: from memory alone, and without waiting for
+    /// anybody. `None` where that does not do: for a key of which memory tells nothing, a range, more keys or bytes of answer
+    /// than the budget has, and whatever [`begin`](Self::begin) or a step would refuse. What it answers is what they would.
+    pub fn recall(
+        &self,
+        reads: &[ReadOp],
+        at: Option<Revision>,
+        budget: ReadBudget,
+    ) -> Option<(Revision, Vec<ReadResult>)> {
+        let at = at.unwrap_or(self.pinned.revision);
+        if reads.len() as u64 > budget.keys || self.serves(at).is_err() {
+            return None;
+        }
+        let state = &self.published.state;
+        let mut left = budget.bytes.min(state.base.state.read_bytes_max);
+        let mut results = Vec::with_capacity(reads.len());
+        for read in reads {
+            let ReadOp::Get(key) = read else { return None };
+            let record = state.recall(key.as_bytes(), at, usize::try_from(left).unwrap_or(usize::MAX))?;
+            if let Some(record) = &record {
+                left = left.checked_sub(answer_bytes(key.len(), record.value.len()))?;
+            }
+            results.push(ReadResult::Get(record));
+        }
+        Some((at, results))
     }
 
     /// Whether the state can be read as it was at a revision.

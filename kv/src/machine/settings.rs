@@ -4,8 +4,8 @@
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MachineSettings {
-    /// Memory for pages of the state file, in bytes; 256 MiB by default. Half of it at most
-    /// holds pages that are not written yet; what exceeds that goes to the file before its time.
+    /// Memory for what was read of the state file, in bytes; 256 MiB by default. An eighth holds records; the rest holds pages, of
+    /// which half at most are not written yet: what exceeds that goes to the file before its time.
     pub cache_bytes: usize,
     /// Reads the whole file when it is opened and verifies every page's checksum, so that rot on the disk
     /// is found before it is served. On by default; costs about a second for each GiB. Without it a page counts as right as it is

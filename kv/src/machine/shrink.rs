@@ -125,5 +125,9 @@ pub(super) fn take_place(
     // It was written a moment ago, and verified on the way.
     let (database, backend) = open_database(&**disk, &path, settings.cache_bytes, false, false)?;
     env::mark("state.shrunk");
-    Base::pin(Arc::new(OpenState::new(database, backend, settings)))
+    let base = Base::pin(Arc::new(OpenState::new(database, backend, settings)))?;
+    base.state
+        .recent
+        .follow(base.standing.revision, std::iter::empty());
+    Ok(base)
 }

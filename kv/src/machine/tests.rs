@@ -6,6 +6,7 @@ mod exactly_once;
 mod forgetting;
 mod golden;
 mod laws;
+mod memory;
 mod opening;
 mod rot;
 mod semantics;

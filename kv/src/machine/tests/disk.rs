@@ -30,6 +30,8 @@ struct Content {
     life: u64,
     /// Runs before the next write.
     meanwhile: Meanwhile,
+    /// How often it was read.
+    reads: u64,
 }
 
 #[derive(Default)]
@@ -99,6 +101,12 @@ impl MemoryDisk {
         change(&mut content.now);
         content.durable = content.now.clone();
         content.pending.clear();
+    }
+
+    /// How often a file was read.
+    pub(super) fn reads(&self, path: &Path) -> u64 {
+        let names = self.0.lock().unwrap();
+        names.now[path].0.lock().unwrap().reads
     }
 
     pub(super) fn names(&self) -> Vec<String> {
@@ -181,6 +189,7 @@ impl Handle {
 impl File for Handle {
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         self.content(|content| {
+            content.reads += 1;
             let offset = usize::try_from(offset).unwrap();
             let bytes = content.now.get(offset..offset + buf.len());
             buf.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);

@@ -522,6 +522,42 @@ proptest! {
     }
 
     #[test]
+    fn what_memory_tells_is_what_the_slow_store_has_whatever_checkpoints_write_and_older_views_read(
+        entries in script(1..14),
+        steps in vec(any_step(), 14),
+        looks in vec((0usize..KEYS.len(), any::<bool>(), any::<bool>()), 14),
+    ) {
+        let (_, slow) = slow_outcomes(&entries);
+        let (mut machine, reader) = open(&MemoryDisk::default(), OpenMode::Create);
+        let (mut under_way, mut older) = (None, reader.view().unwrap());
+        for ((entry, step), (by_key, keeps, reads)) in entries.iter().zip(&steps).zip(looks) {
+            machine.apply(vec![entry.clone()]).unwrap();
+            take(*step, &mut machine, &mut under_way);
+            let view = reader.view().unwrap();
+            let get = [ReadOp::Get(Key::try_from(KEYS[by_key]).unwrap())];
+            // A reader that pinned an older state must leave nothing of it to others.
+            older.read(&get, None).unwrap().unwrap();
+            if reads {
+                view.read(&get, None).unwrap().unwrap();
+            }
+            let now = view.applied().revision;
+            let told = view.recall(&get, None, ReadBudget::UNLIMITED);
+            prop_assert!(told.is_some() || !reads || under_way.is_some(), "it was just read");
+            for (of, at) in [(&view, now), (&older, older.applied().revision)] {
+                for at in (1..=at.number()).map(Revision::new) {
+                    if let Some((revision, told)) = of.recall(&get, Some(at), ReadBudget::UNLIMITED) {
+                        prop_assert_eq!(revision, at);
+                        prop_assert_eq!(&told[0], &slow.read(&get[0], at), "{:?} at {}", &get, at);
+                    }
+                }
+            }
+            if !keeps {
+                older = view;
+            }
+        }
+    }
+
+    #[test]
     fn however_entries_are_cut_into_batches_state_answers_and_hash_are_the_same(
         entries in script(1..24),
         sizes in vec((1usize..9, any_step()), 24),
