@@ -1,5 +1,6 @@
 //! The nodes that a client knows, and which of them it asks next.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ pub(super) enum To {
 pub(super) struct Routes {
     transport: Arc<dyn Transport>,
     known: Mutex<Known>,
+    /// Whether whoever can ask anyone asks this process's node next. Nothing else is published by it.
+    here_is_next: AtomicBool,
 }
 
 /// A node is asked. Dropped before that has ended, the caller gave up; had it waited for a while, and for a node elsewhere, the
@@ -62,6 +65,18 @@ struct Known {
     next: usize,
 }
 
+impl Known {
+    /// Whether one of them runs in this process.
+    fn has_here(&self) -> bool {
+        let first = self.endpoints.first();
+        first.is_some_and(|first| matches!(**first, Endpoint::Local(_)))
+    }
+
+    fn here_is_next(&self) -> bool {
+        self.has_here() && self.next.is_multiple_of(self.endpoints.len())
+    }
+}
+
 impl Routes {
     pub(super) fn new(endpoints: Vec<Endpoint>, transport: Arc<dyn Transport>) -> Self {
         let known = Known {
@@ -71,18 +86,23 @@ impl Routes {
         };
         Self {
             transport,
+            here_is_next: AtomicBool::new(known.here_is_next()),
             known: Mutex::new(known),
         }
+    }
+
+    /// Whether [`choose`](Self::choose) would answer this process's node for what anyone can do.
+    pub(super) fn here_is_next(&self) -> bool {
+        self.here_is_next.load(Ordering::Relaxed)
     }
 
     /// Whom to ask, and its place among those known; `None` where no node is known at all.
     pub(super) fn choose(&self, to: To) -> Option<(usize, Arc<Endpoint>)> {
         let known = self.known();
         let count = known.endpoints.len();
-        let local = matches!(known.endpoints.first()?.as_ref(), Endpoint::Local(_));
         let index = match known.leader {
-            Some(leader) if to == To::Leader || !local => leader,
-            _ => known.next % count,
+            Some(leader) if to == To::Leader || !known.has_here() => leader,
+            _ => known.next.checked_rem(count)?,
         };
         Some((index, Arc::clone(&known.endpoints[index])))
     }
@@ -99,6 +119,7 @@ impl Routes {
         let place = leader.and_then(|(id, address)| Some((id, address.parse::<Address>().ok()?)));
         let Some((id, address)) = place else {
             known.next = from + 1;
+            self.here_is_next.store(known.here_is_next(), Ordering::Relaxed);
             return false;
         };
         let here = |e: &Arc<Endpoint>| match &**e {
@@ -111,6 +132,7 @@ impl Routes {
             known.endpoints.len() - 1
         });
         known.leader = Some(index);
+        self.here_is_next.store(known.here_is_next(), Ordering::Relaxed);
         index != from
     }
 
@@ -131,6 +153,7 @@ impl Routes {
             known.leader = None;
         }
         known.next = index + 1;
+        self.here_is_next.store(known.here_is_next(), Ordering::Relaxed);
     }
 
     /// Whether the node at this place runs in this process.

@@ -7,13 +7,12 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
 
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
 
 use super::executor::current;
-use super::task::{catching, charged, panic_message};
+use super::task::{catching, charged, panic_message, yield_now};
 
 /// What an owner thread does with the jobs that wait.
 pub trait Owner: Send + 'static {
@@ -225,19 +224,6 @@ fn take_batch<J>(batch: &mut Vec<J>, rx: &mut mpsc::Receiver<J>, batch_max: usiz
         }
     }
     ControlFlow::Continue(())
-}
-
-/// Lets the other tasks that can run do so once.
-async fn yield_now() {
-    let mut yielded = false;
-    std::future::poll_fn(|context| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 #[cfg(test)]

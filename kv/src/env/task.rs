@@ -72,6 +72,29 @@ where
     }
 }
 
+/// Lets others run now and then: for what may be called again and again without ever having to wait, and would keep the
+/// thread to itself then. In the simulator always. Cancel safe.
+pub async fn give_way() {
+    let is_simulated = current().is_some();
+    match is_simulated {
+        true => yield_now().await,
+        false => tokio::task::coop::consume_budget().await,
+    }
+}
+
+/// Lets the other tasks that can run do so once.
+pub(super) async fn yield_now() {
+    let mut yielded = false;
+    std::future::poll_fn(|context| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 /// Does `work` at once and answers when the simulated disk's time for it has passed.
 pub(super) fn charged<T>(work: impl FnOnce() -> T) -> impl Future<Output = T> {
     let executor = current();

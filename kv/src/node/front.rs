@@ -22,8 +22,8 @@ use crate::identity::{ClusterUuid, MemberUuid};
 use crate::log::Log;
 use crate::machine::{NotShrunk, ReadClass, View};
 use crate::model::{
-    CheckedTxn, Command, Consistency, LogIndex, NodeId, ReadOp, ReplicatedLimits, Revision, SessionId,
-    check_reads,
+    CheckedTxn, Command, Consistency, LogIndex, NodeId, ReadOp, ReadResponse, ReplicatedLimits, Revision,
+    SessionId, check_reads,
 };
 use crate::planted::{self, Bug};
 use crate::protocol::{Admin, Failure, Request, Response};
@@ -163,6 +163,12 @@ impl Front {
     #[cfg(test)]
     pub(super) fn held(&self) -> (usize, usize, usize) {
         self.rooms.held()
+    }
+
+    /// All the room that callers in this process have for answers to reads of a few keys.
+    #[cfg(test)]
+    pub(super) fn all_room_for_points(&self) -> Option<super::room::Held> {
+        self.here.answers(ReadClass::Point).take_now(usize::MAX)
     }
 
     /// A new stream of this client, if there is a place for it.
@@ -334,6 +340,27 @@ impl Front {
         None
     }
 
+    /// Answers a read of a few keys of a caller in this process, on its own task: where the state here is what the
+    /// consistency asks for, and memory has what the read does. `None` else: it goes the usual way, and is refused there. The
+    /// caller has checked it.
+    pub(crate) fn read_at_once(&self, reads: &[ReadOp], consistency: Consistency) -> Option<ReadResponse> {
+        let revision = || self.raft.machine().applied_revision();
+        let at = match consistency {
+            // That one must be asked for.
+            Consistency::Linearizable => return None,
+            Consistency::Stale {
+                min_revision,
+                max_lag,
+            } => {
+                let has_come = min_revision.is_none_or(|asked| revision() >= asked)
+                    && max_lag.is_none_or(|bound| self.is_level(bound, env::now()));
+                has_come.then_some(None)?
+            }
+            Consistency::At(asked) => (revision() >= asked).then_some(Some(asked))?,
+        };
+        self.lanes.read_at_once(&self.here, reads, at)
+    }
+
     /// Linearizable reads that arrived together share one confirmation.
     pub(super) async fn read_linearizable(&self, guest: &Arc<Guest>, reads: Vec<ReadCall>) {
         let wait = reads.iter().map(|read| read.wait).max().unwrap_or_default();
@@ -465,18 +492,24 @@ impl Front {
     /// Waits until everything that was acknowledged anywhere up to `bound` before the call is in the state here. Asks
     /// where that is not known: what a question confirms that begins now is in every bound.
     async fn await_level(&self, bound: Duration, called: Instant) -> Result<(), Failure> {
-        let level_at = self.raft.level_at();
-        if reaches_back(bound, level_at, called) {
-            // As long as such reads come, the next ones need not wait for the answer either.
-            if !reaches_back(bound / 2, level_at, called) {
-                self.raft.refresh_level();
-            }
+        if self.is_level(bound, called) {
             return Ok(());
         }
         let Ok(index) = self.raft.read_index().await else {
             return Err(self.too_stale());
         };
         self.await_applied(|applied, _| applied >= index).await
+    }
+
+    /// Whether everything that was acknowledged anywhere up to `bound` before the call is known to be in the state here.
+    fn is_level(&self, bound: Duration, called: Instant) -> bool {
+        let level_at = self.raft.level_at();
+        let is_level = reaches_back(bound, level_at, called);
+        // As long as such reads come, the next ones need not wait for an answer either.
+        if is_level && !reaches_back(bound / 2, level_at, called) {
+            self.raft.refresh_level();
+        }
+        is_level
     }
 
     fn too_stale(&self) -> Failure {

@@ -55,6 +55,11 @@ impl Room {
         Arc::clone(&self.free).try_acquire_many_owned(wanted).ok()
     }
 
+    /// Whether so many bytes are free.
+    fn has(&self, bytes: usize) -> bool {
+        self.free.available_permits() >= bytes.min(self.bytes)
+    }
+
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
         self.bytes - self.free.available_permits()
@@ -84,6 +89,11 @@ impl Shared {
         let client = client.take(bytes).await;
         let permits = [stream, client, node.take(bytes).await];
         Held { permits, bytes }
+    }
+
+    /// Whether so many bytes are free just now.
+    pub(super) fn has(&self, bytes: usize) -> bool {
+        self.0.iter().all(|room| room.has(bytes))
     }
 
     /// So many bytes, if they are free, and nobody waits for them.

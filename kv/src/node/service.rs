@@ -26,6 +26,11 @@ impl Service {
         stopping.then(|| Failure::Stopped("the node is stopping".to_owned()))
     }
 
+    /// Whether the node serves.
+    pub(super) fn goes_on(&self) -> bool {
+        !self.faults.is_raised() && !self.stop.is_cancelled()
+    }
+
     /// Waits until the node does not serve any more. Cancel safe.
     pub(super) async fn over(&self) -> Failure {
         tokio::select! {

@@ -32,7 +32,7 @@ use crate::machine::{
     Applied, Checkpoint, Entry, EntryOutcome, Machine, NotShrunk, Payload, Reader, ReceivedSnapshot,
     SessionCounts, Shrunk, SnapshotError, SnapshotSink, SnapshotSource,
 };
-use crate::model::{self, LogPosition};
+use crate::model::{self, LogPosition, Revision};
 use crate::planted::{self, Bug};
 
 /// Entries that one job carries at most: bounds the memory of a replay after a restart.
@@ -267,6 +267,11 @@ impl StateMachine {
     /// What was applied last; changes once readers see it.
     pub(crate) fn applied(&self) -> watch::Receiver<Arc<Applied>> {
         self.applied.clone()
+    }
+
+    /// The revision that readers see at least.
+    pub(crate) fn applied_revision(&self) -> Revision {
+        self.applied.borrow().revision
     }
 
     pub(crate) fn reader(&self) -> &Reader {

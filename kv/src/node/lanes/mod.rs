@@ -1,7 +1,8 @@
 //! Reads of the state, in two lanes, each with a thread of its own: those of a few keys, and all others.
 //!
 //! A read of a few keys takes microseconds and never waits behind a scan; scans go on slice by slice, in turns. What
-//! turns out to be longer than it looked changes the lane. Each answer leaves when it is made.
+//! turns out to be longer than it looked changes the lane. Each answer leaves when it is made. Where memory has all that a read
+//! of a few keys asks for, it needs no thread (`memory`).
 //!
 //! A read has room for its answer before it is made. That of many keys has it for the largest that it may be, since it is
 //! gathered over many turns. That of a few keys has it for a small one: most are, and how large it is shows once it is
@@ -10,6 +11,7 @@
 //! Always: an answer is of one revision; a read that nobody waits for any more is not gone on with; before a read comes
 //! here the state that it asks for is applied; nothing here waits for room while it holds some.
 
+mod memory;
 mod points;
 mod rotation;
 mod scans;
@@ -29,7 +31,7 @@ use crate::machine::{Answered, ReadBudget, ReadClass, ReadRefused, Reader, Scan,
 use crate::model::{ReadOp, ReadResponse, Revision};
 use crate::protocol::{Failure, Response};
 use crate::tasks::Tasks;
-#[cfg(test)]
+use memory::{Look, Memory};
 pub(super) use points::Done;
 pub(super) use points::Points;
 pub(super) use scans::Scans;
@@ -46,6 +48,7 @@ const SCANS_QUEUE: usize = 16 * 1024;
 #[derive(Clone, Debug)]
 pub(super) struct Lanes {
     settings: Arc<Settings>,
+    memory: Memory,
     points: OwnerHandle<Vec<PointJob>>,
     scans: OwnerHandle<ScanJob>,
     waiting: mpsc::Sender<WantsRoom>,
@@ -107,6 +110,7 @@ enum Stepped {
 impl Lanes {
     pub(super) fn start(reader: Reader, settings: Arc<Settings>, service: &Service, tasks: &Tasks) -> Self {
         let faults = service.faults();
+        let memory = Memory::new(reader.clone(), service.clone());
         let (waiting, wants) = mpsc::channel(waiting::READS_MAX);
         let scans = env::spawn_owner(
             "quorate-scan",
@@ -132,16 +136,35 @@ impl Lanes {
         tasks.spawn("reads-without-room", waits.run());
         Self {
             settings,
+            memory,
             points,
             scans,
             waiting,
         }
     }
 
-    /// Hands reads to their lanes, or to where they wait for room. Never waits.
+    /// Answers a batch of reads of a caller that takes its answer along, where memory has what it asks for and answers have
+    /// room. The answer takes none: it waits for nobody.
+    pub(super) fn read_at_once(
+        &self,
+        guest: &Guest,
+        reads: &[ReadOp],
+        at: Option<Revision>,
+    ) -> Option<ReadResponse> {
+        let class = ReadClass::of(reads);
+        let has_room = |bytes| guest.answers(class).has(bytes);
+        if class != ReadClass::Point || !has_room(cost::of_small_answer(reads)) {
+            return None;
+        }
+        let response = self.memory.look()?.answer(reads, at)?;
+        has_room(size(&response)).then_some(response)
+    }
+
+    /// Answers reads, hands them to their lanes, or to where they wait for room. Never waits.
     pub(super) fn take(&self, reads: impl IntoIterator<Item = (ReadClass, ReadJob)>) {
         let limits = &self.settings.limits;
         let mut points = Vec::new();
+        let mut look = None;
         for (class, job) in reads {
             let bytes = match class {
                 ReadClass::Point => cost::of_small_answer(&job.reads),
@@ -149,7 +172,14 @@ impl Lanes {
             };
             match (job.guest.answers(class).take_now(bytes), class) {
                 (None, _) => wait_for_room(&self.waiting, WantsRoom { class, job, bytes }),
-                (Some(room), ReadClass::Point) => points.push(PointJob { job, room }),
+                (Some(room), ReadClass::Point) => {
+                    let look = look.get_or_insert_with(|| self.memory.look());
+                    let point = PointJob { job, room };
+                    match recalled(look.as_mut(), &point) {
+                        Some(response) => point.answered(response).publish(&self.scans, &self.waiting),
+                        None => points.push(point),
+                    }
+                }
                 (Some(room), ReadClass::Scan) => {
                     refuse_scan(self.scans.try_send(ScanJob::waiting(job, room)));
                 }
@@ -159,6 +189,19 @@ impl Lanes {
             refuse_points(self.points.try_send(points));
         }
     }
+}
+
+/// What memory answers to a read, where somebody waits for it in time.
+fn recalled(look: Option<&mut Look<'_>>, point: &PointJob) -> Option<ReadResponse> {
+    let look = look?;
+    let ReadJob {
+        reads,
+        at,
+        end,
+        reply,
+        ..
+    } = &point.job;
+    (reply.is_wanted() && look.is_in_time(*end)).then(|| look.answer(reads, *at))?
 }
 
 /// Answers those for whom their lane's queue had no place, if it had none.
@@ -202,6 +245,27 @@ impl ScanJob {
             reply,
             room,
         }
+    }
+}
+
+impl PointJob {
+    /// What becomes of a read whose answer is made: it leaves where there is room for it.
+    fn answered(self, response: ReadResponse) -> Done {
+        /// What a read has more than its answer needs is given back above so many bytes.
+        const SURPLUS_MAX: usize = 16 * 1024;
+        let PointJob { mut job, mut room } = self;
+        let bytes = size(&response);
+        let more = bytes.saturating_sub(room.bytes());
+        if more > 0 {
+            match job.guest.answers(ReadClass::Point).take_now(more) {
+                Some(more) => job.reply.hold(more),
+                None => return points::wants(ReadClass::Point, job, bytes),
+            }
+        } else if room.bytes() > SURPLUS_MAX + bytes {
+            room.shrink(bytes);
+        }
+        job.reply.hold(room);
+        Done::Answered(job.reply, Response::Read(response))
     }
 }
 

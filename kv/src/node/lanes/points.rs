@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::waiting::WantsRoom;
-use super::{PointJob, Progress, ReadJob, ScanJob, Stepped, refuse_scan, size, wait_for_room};
+use super::{PointJob, Progress, ReadJob, ScanJob, Stepped, refuse_scan, wait_for_room};
 use crate::env::{self, Owner, OwnerHandle, mpsc};
 use crate::machine::{ReadBudget, ReadClass, Reader, Scan, View};
 use crate::node::cost;
@@ -19,8 +19,6 @@ const BUDGET: ReadBudget = ReadBudget {
     keys: 512,
     bytes: 1024 * 1024,
 };
-/// What a read has more than its answer needs is given back above so many bytes.
-const SURPLUS_MAX: usize = 16 * 1024;
 /// Reads that share one pinned state at most. The first of them is answered when all are made: few, so that it does not
 /// wait for long.
 const BATCH: usize = 64;
@@ -45,6 +43,16 @@ pub(in crate::node) enum Done {
     ChangesLane(ScanJob),
     /// Its answer is larger than there is room for now.
     WantsRoom(WantsRoom),
+}
+
+impl Done {
+    pub(super) fn publish(self, scans: &OwnerHandle<ScanJob>, waiting: &mpsc::Sender<WantsRoom>) {
+        match self {
+            Done::Answered(reply, response) => reply.send(response),
+            Done::ChangesLane(job) => refuse_scan(scans.try_send(job)),
+            Done::WantsRoom(wants) => wait_for_room(waiting, wants),
+        }
+    }
 }
 
 impl Points {
@@ -73,24 +81,14 @@ impl Points {
             .collect()
     }
 
-    fn read(&self, view: &View, PointJob { mut job, mut room }: PointJob) -> Done {
+    fn read(&self, view: &View, PointJob { mut job, room }: PointJob) -> Done {
         let (reads, at) = (std::mem::take(&mut job.reads), job.at);
         match self.service.step(view, Progress::Waiting { reads, at }, BUDGET) {
             Stepped::Failed(response) => Done::Answered(job.reply, response),
             Stepped::Unfinished(scan) => self.change_lane(job, scan),
             Stepped::Read(response, reads) => {
-                let bytes = size(&response);
-                let more = bytes.saturating_sub(room.bytes());
-                if more > 0 {
-                    match job.guest.answers(ReadClass::Point).take_now(more) {
-                        Some(more) => job.reply.hold(more),
-                        None => return wants(ReadClass::Point, ReadJob { reads, ..job }, bytes),
-                    }
-                } else if room.bytes() > SURPLUS_MAX + bytes {
-                    room.shrink(bytes);
-                }
-                job.reply.hold(room);
-                Done::Answered(job.reply, Response::Read(response))
+                let job = ReadJob { reads, ..job };
+                PointJob { job, room }.answered(response)
             }
         }
     }
@@ -113,7 +111,7 @@ impl Points {
     }
 }
 
-fn wants(class: ReadClass, job: ReadJob, bytes: usize) -> Done {
+pub(super) fn wants(class: ReadClass, job: ReadJob, bytes: usize) -> Done {
     env::mark("read.has_no_room");
     Done::WantsRoom(WantsRoom { class, job, bytes })
 }
@@ -154,11 +152,7 @@ impl Owner for Points {
 
     fn publish(&mut self, done: Vec<Done>) {
         for done in done {
-            match done {
-                Done::Answered(reply, response) => reply.send(response),
-                Done::ChangesLane(job) => refuse_scan(self.scans.try_send(job)),
-                Done::WantsRoom(wants) => wait_for_room(&self.waiting, wants),
-            }
+            done.publish(&self.scans, &self.waiting);
         }
     }
 

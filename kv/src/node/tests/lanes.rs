@@ -3,20 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
-use super::{World, key};
+use super::{World, key, until};
 use crate::env::{self, Owner, OwnerHandle, mpsc, oneshot};
 use crate::fault::{Fault, Faults};
 use crate::machine::ReadClass;
 use crate::model::{Consistency, KeyRange, Op, RangeRead, ReadOp, ReadResult, Revision, Txn};
-use crate::node::Settings;
 use crate::node::lanes::{
     Done, End, PointJob, Points, READS_MAX, ReadJob, ScanJob, Scans, Waiting, WantsRoom,
 };
 use crate::node::reply::{Outgoing, ReplyTo};
 use crate::node::room::{Guest, Held};
 use crate::node::service::Service;
+use crate::node::{Node, Settings};
 use crate::protocol::{Failure, Response};
 
 const FULL: u64 = 20_000;
@@ -561,4 +562,96 @@ async fn one_more_read_than_may_wait_for_room_is_refused_and_the_others_wait_on(
         "{refused:?}"
     );
     assert!(answers.iter_mut().all(|answer| answer.try_recv().is_err()));
+}
+
+const STALE: Consistency = Consistency::Stale {
+    min_revision: None,
+    max_lag: None,
+};
+
+/// A node alone, whose state is in its file and, of the keys, not in memory: it was started with them.
+async fn started_with_keys(dir: &std::path::Path) -> Node {
+    let start = || Node::builder().data_dir(dir).start();
+    let node = start().await.expect("it starts");
+    let puts = (0..10).map(|number| Op::put(key(number), "value"));
+    node.client().txn(Txn::new(puts)).await.expect("they are written");
+    assert!(node.shutdown().await.closed);
+    start().await.expect("it starts again")
+}
+
+/// The story: the way to the reading thread and back took a stale get sixteen times as long as the get.
+#[tokio::test]
+async fn a_get_is_answered_at_its_first_look_once_memory_has_the_record_and_by_the_thread_before() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let node = started_with_keys(dir.path()).await;
+    let client = node.client();
+    let look = |number| client.get_with(key(number), STALE).now_or_never();
+    assert!(look(0).is_none(), "a look does not wait for the disk");
+    // Who gave up left nothing behind.
+    until("no answer holds room", || node.inner.front.held() == (0, 0, 0)).await;
+    let by_the_thread = client.get_with(key(1), STALE).await.expect("it is read");
+    let at_once = look(1).expect("it is there").expect("it is read");
+    assert!(at_once.is_some());
+    assert_eq!(at_once, by_the_thread);
+    // Also what does not exist, and of a batch all or nothing.
+    assert!(look(99).is_none());
+    assert_eq!(client.get_with(key(99), STALE).await.expect("it is read"), None);
+    assert_eq!(look(99).expect("that is known").expect("it is read"), None);
+    let batch = |numbers: &[u64]| {
+        let gets = numbers.iter().map(|number| ReadOp::Get(key(*number)));
+        client.read(gets.collect(), STALE).now_or_never()
+    };
+    assert!(batch(&[1, 99]).is_some());
+    assert!(batch(&[1, 99, 2]).is_none());
+    // What is written is in memory from then on.
+    client.put(key(3), "another").await.expect("it is written");
+    let at_once = look(3)
+        .expect("it is there")
+        .expect("it is read")
+        .expect("a record");
+    assert_eq!(at_once.value, "another");
+    // It is answered on the way that others take where no call has time, or answers have no room.
+    let no_time = client.with_deadline(Duration::ZERO);
+    assert!(no_time.get_with(key(3), STALE).await.is_err());
+    node.shutdown().await;
+    let refused = client.with_deadline(Duration::from_millis(10));
+    assert!(
+        refused.get_with(key(3), STALE).await.is_err(),
+        "it does not serve any more"
+    );
+}
+
+#[tokio::test]
+async fn a_get_is_answered_at_once_only_where_answers_have_room() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let node = started_with_keys(dir.path()).await;
+    let client = node.client();
+    client.get_with(key(0), STALE).await.expect("it is read");
+    let look = || client.get_with(key(0), STALE).now_or_never();
+    assert!(look().is_some());
+    let all = node.inner.front.all_room_for_points();
+    assert!(look().is_none(), "others wait for room");
+    drop(all);
+    assert!(look().is_some());
+    node.shutdown().await;
+}
+
+/// Each runs a round of its own where nobody else waits, and others gather behind it.
+#[tokio::test]
+async fn a_reader_that_gives_up_its_own_round_holds_up_nobody() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let node = started_with_keys(dir.path()).await;
+    let raft = &node.inner.raft;
+    for _ in 0..20 {
+        assert!(raft.read_index().now_or_never().is_none(), "Raft's core is asked");
+        let mut given_up = Box::pin(raft.read_index());
+        assert!(futures_util::poll!(&mut given_up).is_pending());
+        let behind = (0..5).map(|_| raft.read_index());
+        let behind = futures_util::future::join_all(behind);
+        let (confirmed, ()) = tokio::join!(behind, async { drop(given_up) });
+        for index in confirmed {
+            assert!(index.expect("it leads").is_some());
+        }
+    }
+    node.shutdown().await;
 }
