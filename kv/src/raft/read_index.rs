@@ -6,17 +6,20 @@
 //! than usual, as for a leader that is dead, holds nobody up: the next begins beside it; and a question is given up, and
 //! asked anew, as soon as this node knows of another leader.
 //!
+//! A reader at a leader that finds nobody else waiting begins a round itself, on its own task, and nobody stands between it and
+//! Raft's core. It is a round as any other: those who come meanwhile gather for the next.
+//!
 //! Each round that is confirmed tells `freshness` when it began.
 
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::{self, BoxFuture, Either};
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use openraft::ReadPolicy;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{LinearizableReadError, RaftError};
+use openraft::{ReadPolicy, ServerState};
 use quorate_transport::{Address, Peer};
 
 use super::acquaintance::Acquaintance;
@@ -25,7 +28,7 @@ use super::network::{ControlStream, ask_control};
 use super::rounds::{ROUNDS_MAX, RoundId, Rounds};
 use super::types::Raft;
 use super::wire::{ControlRequest, ControlResponse};
-use crate::env::{self, Instant, mpsc, oneshot};
+use crate::env::{self, Instant, Notify, mpsc, oneshot};
 use crate::model::{LogIndex, NodeId};
 use crate::planted::{self, Bug};
 
@@ -82,15 +85,36 @@ impl Reader {
 #[derive(Clone, Debug)]
 pub(crate) struct ReadRounds {
     tx: mpsc::Sender<Reader>,
+    shared: Arc<Shared>,
 }
 
 /// Runs the rounds until every handle is dropped.
 pub(crate) struct RoundsTask {
     rx: mpsc::Receiver<Reader>,
-    rounds: Rounds<Reader>,
     under_way: FuturesUnordered<BoxFuture<'static, (RoundId, Step)>>,
+    shared: Arc<Shared>,
+}
+
+/// What the task has in common with readers that begin a round themselves.
+struct Shared {
+    state: Mutex<State>,
+    /// A round that a reader began has ended, and the task does not look at who comes.
+    ended: Notify,
     asking: Arc<Asking>,
     freshness: Arc<Freshness>,
+}
+
+#[derive(Default)]
+struct State {
+    rounds: Rounds<Reader>,
+    /// The task looks at who comes. Where not, it waits for a round to end.
+    looks: bool,
+}
+
+/// A reader's own round, until it has ended or the reader has given up.
+struct OwnRound<'a> {
+    id: RoundId,
+    shared: &'a Shared,
 }
 
 /// How far a round has come.
@@ -104,6 +128,48 @@ enum Step {
     },
     /// The leader that was asked leads no more, as far as this node knows.
     LeaderChanged,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The rounds, for the task, which looks at who comes from here on, or does not.
+    fn rounds_as(&self, looks: impl FnOnce(&Rounds<Reader>) -> bool) -> MutexGuard<'_, State> {
+        let mut state = self.state();
+        state.looks = looks(&state.rounds);
+        state
+    }
+
+    /// A round is confirmed: those who wait for it are answered.
+    fn confirmed(&self, id: RoundId, index: Option<LogIndex>) {
+        let ended = self.state().rounds.end(id);
+        if let Some((began, readers)) = ended {
+            self.freshness.confirm(began, index);
+            readers.into_iter().for_each(|reader| reader.answer(Ok(index)));
+        }
+    }
+}
+
+impl Drop for OwnRound<'_> {
+    fn drop(&mut self) {
+        let looks = {
+            let mut state = self.shared.state();
+            // Nothing of one that was confirmed is left. Nobody joins another's round, but where that is planted.
+            state.rounds.begin_anew(self.id);
+            state.looks
+        };
+        if !looks {
+            self.shared.ended.notify_one();
+        }
+    }
 }
 
 /// What the questions share.
@@ -130,24 +196,61 @@ impl ReadRounds {
             patience,
             streams: Mutex::default(),
         });
-        let task = RoundsTask {
-            rx,
-            rounds: Rounds::default(),
-            under_way: FuturesUnordered::new(),
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            ended: Notify::new(),
             asking,
             freshness,
+        });
+        let task = RoundsTask {
+            rx,
+            under_way: FuturesUnordered::new(),
+            shared: Arc::clone(&shared),
         };
-        (Self { tx }, task)
+        (Self { tx, shared }, task)
     }
 
     /// The index that a read of this node must have applied; a follower asks its leader. Cancel safe.
     pub(crate) async fn index(&self) -> Result<Option<LogIndex>, ReadIndexError> {
-        self.wait(Reader::Own).await
+        match self.alone().await {
+            Some(index) => index,
+            None => self.wait(Reader::Own).await,
+        }
     }
 
     /// The same for a question of another node, which is answered by a leader alone. Cancel safe.
     pub(crate) async fn index_as_leader(&self) -> Result<Option<LogIndex>, ReadIndexError> {
-        self.wait(Reader::Peer).await
+        match self.alone().await {
+            Some(index) => index,
+            None => self.wait(Reader::Peer).await,
+        }
+    }
+
+    /// The same by a round of the reader's own, where this node leads, nobody waits and no round is under way; `None` where
+    /// not. Cancel safe.
+    async fn alone(&self) -> Option<Result<Option<LogIndex>, ReadIndexError>> {
+        let shared = &*self.shared;
+        // Whoever is in the queue came before.
+        if self.tx.capacity() < QUEUE || !shared.asking.seems_to_lead() {
+            return None;
+        }
+        let own = {
+            let mut state = shared.state();
+            if !state.rounds.is_idle() {
+                return None;
+            }
+            let (id, _nobody) = state.rounds.begin(env::now());
+            OwnRound { id, shared }
+        };
+        metrics::histogram!("quorate_read_round_readers").record(1.0);
+        match shared.asking.itself().await {
+            Step::Confirmed(index) => {
+                shared.confirmed(own.id, index);
+                Some(Ok(index))
+            }
+            Step::Failed(error) => Some(Err(error)),
+            Step::Follows { .. } | Step::LeaderChanged => None,
+        }
     }
 
     /// Begins a round for which nobody waits, unless so many do that one begins anyway.
@@ -172,13 +275,20 @@ impl RoundsTask {
             // Until the next round may begin nobody looks at who comes: each look would cost the one under way some of its
             // processor.
             let now = env::now();
-            let due = self.rounds.due(now);
-            let may_begin = due.is_some_and(|due| due <= now);
-            let looks = may_begin || planted::is(Bug::RoundJoinedLate);
-            if may_begin && self.gather() {
-                self.begin(now);
-                continue;
-            }
+            let shared = Arc::clone(&self.shared);
+            let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
+            let looks =
+                |rounds: &Rounds<Reader>| is_due(rounds.due(now)) || planted::is(Bug::RoundJoinedLate);
+            let (due, looks) = {
+                let mut state = shared.rounds_as(looks);
+                let due = state.rounds.due(now);
+                if is_due(due) && self.gather(&mut state.rounds) {
+                    self.begin(&mut state.rounds, now);
+                    continue;
+                }
+                (due, state.looks)
+            };
+            let may_begin = is_due(due);
             let patience = async {
                 match due {
                     Some(due) => env::sleep_until(due).await,
@@ -193,69 +303,71 @@ impl RoundsTask {
                     if count == 0 {
                         return;
                     }
-                    came.drain(..).for_each(|reader| self.arrive(reader));
+                    let mut state = shared.state();
+                    came.drain(..).for_each(|reader| arrive(&mut state.rounds, reader));
                 }
+                () = shared.ended.notified() => {}
                 () = patience, if !may_begin => {}
             }
         }
     }
 
     /// Takes in who has come meanwhile; whether anybody waits for a round. Readers that gave up need none.
-    fn gather(&mut self) -> bool {
+    fn gather(&mut self, rounds: &mut Rounds<Reader>) -> bool {
         while let Ok(reader) = self.rx.try_recv() {
-            self.arrive(reader);
+            arrive(rounds, reader);
         }
-        self.rounds.retain(Reader::is_waiting);
-        self.rounds.is_awaited()
+        rounds.retain(Reader::is_waiting);
+        rounds.is_awaited()
     }
 
-    fn arrive(&mut self, reader: Reader) {
-        // Any round serves who wants none of its own.
-        if matches!(reader, Reader::Refresh) && !self.rounds.is_idle() {
-            return;
-        }
-        self.rounds.arrive(reader);
-    }
-
-    fn begin(&mut self, now: Instant) {
-        let (id, readers) = self.rounds.begin(now);
+    fn begin(&mut self, rounds: &mut Rounds<Reader>, now: Instant) {
+        let (id, readers) = rounds.begin(now);
         metrics::histogram!("quorate_read_round_readers").record(readers.len() as f64);
-        let asking = Arc::clone(&self.asking);
+        let asking = Arc::clone(&self.shared.asking);
         self.under_way
             .push(Box::pin(async move { (id, asking.itself().await) }));
     }
 
     fn take(&mut self, id: RoundId, step: Step) {
         match step {
-            Step::Confirmed(index) => {
-                if let Some((began, readers)) = self.rounds.end(id) {
-                    self.freshness.confirm(began, index);
-                    readers.into_iter().for_each(|reader| reader.answer(Ok(index)));
-                }
-            }
+            Step::Confirmed(index) => self.shared.confirmed(id, index),
             Step::Failed(error) => {
-                let readers = self.rounds.end(id).map(|(_, readers)| readers);
-                let readers = readers.into_iter().flatten();
+                let ended = self.shared.state().rounds.end(id);
+                let readers = ended.into_iter().flat_map(|(_, readers)| readers);
                 readers.for_each(|reader| reader.answer(Err(error.clone())));
             }
             Step::Follows { leader, address } => {
-                let peers = self.rounds.dismiss(id, Reader::is_peer);
+                let peers = self.shared.state().rounds.dismiss(id, Reader::is_peer);
                 peers
                     .into_iter()
                     .for_each(|peer| peer.answer(Err(ReadIndexError::NoLeader { leader })));
-                let asking = Arc::clone(&self.asking);
+                let asking = Arc::clone(&self.shared.asking);
                 let asked = async move { (id, asking.leader(leader, address).await) };
                 self.under_way.push(Box::pin(asked));
             }
             Step::LeaderChanged => {
                 env::mark("raft.read_round_anew");
-                self.rounds.begin_anew(id);
+                self.shared.state().rounds.begin_anew(id);
             }
         }
     }
 }
 
+fn arrive(rounds: &mut Rounds<Reader>, reader: Reader) {
+    // Any round serves who wants none of its own.
+    if matches!(reader, Reader::Refresh) && !rounds.is_idle() {
+        return;
+    }
+    rounds.arrive(reader);
+}
+
 impl Asking {
+    /// What the metrics say. They may be old, and prove nothing.
+    fn seems_to_lead(&self) -> bool {
+        self.raft.server_metrics().borrow_watched().state == ServerState::Leader
+    }
+
     /// Confirms by a heartbeat to a quorum that this node leads.
     async fn itself(&self) -> Step {
         match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
