@@ -13,6 +13,7 @@ use redb::ReadTransaction;
 
 use self::pages::Walked;
 use super::chain::Fold;
+use super::counters::Counters;
 use super::database::{self, FILE_NAME, OpenState, RECEIVING_CACHE_BYTES, UNFINISHED_PREFIX};
 use super::error::{StateFile, step, storage};
 use super::head::{Head, ValueDigest};
@@ -21,7 +22,7 @@ use super::system::{self, Standing, System};
 use super::tables::{SYSTEM, Table};
 use super::version::{self, Version};
 use super::wire::{Malformed, hash_of_logical_row};
-use super::{MachineOpenError, sequences, sessions};
+use super::{MachineOpenError, sequences, sessions, times, verify};
 use crate::damage::{Damage, Damages, Part};
 use crate::env::{self, Disk};
 use crate::fault::Fault;
@@ -135,6 +136,7 @@ fn rows(
         standing: &system.standing,
         sum: 0,
         scratch: Vec::new(),
+        counters: Counters::ZERO,
         is_complete: true,
         damages,
     };
@@ -170,6 +172,7 @@ struct Rows<'a> {
     /// Of the hashes of the logical rows.
     sum: u128,
     scratch: Vec<u8>,
+    counters: Counters,
     /// No row was left out.
     is_complete: bool,
     damages: &'a mut Damages,
@@ -189,6 +192,13 @@ impl Rows<'_> {
         debug_assert!(leases == 0 || !self.damages.is_empty());
         let (sessions, answers) = self.sessions();
         let sequences = self.logical(Table::Sequences, |_, _, row| sequences::decode(row).map(drop));
+        self.times();
+        if self.is_complete && self.counters != standing.counters {
+            self.tell(format!(
+                "there are {}, the state says {}",
+                self.counters, standing.counters
+            ));
+        }
         if self.is_complete && self.sum != standing.rows_hash {
             self.tell(format!(
                 "the rows hash to {:032x}, the state says {:032x}",
@@ -273,6 +283,7 @@ impl Rows<'_> {
                     "it is the head of a deleted key, among those that exist",
                 ));
             };
+            verify::count_head(&mut rows.counters, key, row)?;
             if head.revision > rows.standing.revision {
                 return Err(Malformed("it was written by a revision that is yet to come"));
             }
@@ -313,7 +324,8 @@ impl Rows<'_> {
     fn versions(&mut self) -> u64 {
         let standing = self.standing;
         let mut fold = Some(Fold::after(standing.history.since, standing.history.chain));
-        let count = self.visit(Table::Versions, |_, key, row| {
+        let count = self.visit(Table::Versions, |rows, key, row| {
+            verify::count_version(&mut rows.counters, key, row)?;
             let added = match &mut fold {
                 Some(fold) => fold.row(key, row),
                 None => version::read_key(key)
@@ -334,15 +346,23 @@ impl Rows<'_> {
         count
     }
 
+    fn times(&mut self) {
+        let mut last = None;
+        self.visit(Table::Times, |rows, key, row| {
+            let stood = times::read(key, row)?;
+            if stood.1 > rows.standing.revision {
+                return Err(Malformed("it tells of a revision that is yet to come"));
+            }
+            times::follows(last.replace(stood), stood)
+        });
+    }
+
     fn sessions(&mut self) -> (u64, u64) {
         let mut known: std::collections::BTreeMap<SessionId, model::Sequence> = Default::default();
         let sessions = self.logical(Table::Sessions, |rows, key, row| {
             let id = sessions::read_session_key(key)?;
             let session = sessions::Session::decode(row)?;
             known.insert(id, session.answered_below);
-            if id.number() > rows.standing.last_session {
-                return Err(Malformed("the session has a number that none was given"));
-            }
             let applied = rows.standing.position.map(|position| position.index);
             match Some(session.used.entry) > applied {
                 true => Err(Malformed("the session was used by an entry that is yet to come")),
@@ -377,5 +397,6 @@ fn name(table: Table) -> &'static str {
         Table::Sequences => "sequences",
         Table::Versions => "versions",
         Table::Deleted => "deleted",
+        Table::Times => "times",
     }
 }
