@@ -79,6 +79,7 @@ impl Look<'_> {
         match recalled {
             Ok(recalled) => {
                 let (revision, results) = recalled?;
+                env::mark("read.from_memory");
                 Some(ReadResponse { revision, results })
             }
             Err(panicked) => {
