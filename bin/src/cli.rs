@@ -789,15 +789,20 @@ const BENCH_HELP: &str = "\
 Examples:
   quorate bench --nodes 3 --clients 64 --total 50000
   quorate bench --nodes 3 --op txn --ops-per-txn 100 --clients 16 --total 2000
-  quorate bench --endpoints node1:7001 --certs certs --op get --connections 4";
+  quorate bench --endpoints node1:7001 --certs certs --op get --connections 4
+  quorate bench --scale 1000000";
 
 /// `quorate bench`.
-#[derive(Debug, Args)]
-#[command(after_help = BENCH_HELP)]
+#[derive(Debug, Clone, Args)]
+#[command(after_help = BENCH_HELP, group(clap::ArgGroup::new("own").args(["nodes", "scale"]).multiple(true)))]
 pub struct BenchArgs {
     /// Start a cluster of so many processes on this machine for the measurement, and stop it at the end
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=9))]
     pub nodes: Option<u64>,
+    /// Grow a cluster of three (or --nodes) processes to so many keys of 100 bytes, and measure puts, a bulk load, a count, a
+    /// restart, memory and disk on the way; other flags of the load do not count then
+    #[arg(long, value_name = "KEYS", value_parser = clap::value_parser!(u64).range(10_000..))]
+    pub scale: Option<u64>,
     /// What to do, again and again: put, txn (several puts), get (linearizable) or stale-get (of the node asked)
     #[arg(long, value_enum, default_value_t = BenchOp::Put, hide_possible_values = true)]
     pub op: BenchOp,
@@ -826,15 +831,10 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_024))]
     pub workers: Option<u32>,
     /// With --nodes: the nodes' heartbeats and failover times
-    #[arg(
-        long,
-        value_name = "PROFILE",
-        default_value = "development",
-        requires = "nodes"
-    )]
+    #[arg(long, value_name = "PROFILE", default_value = "development", requires = "own")]
     pub profile: String,
     /// With --nodes: the directory in which the nodes' files are made and removed; the system's by default
-    #[arg(long, value_name = "DIR", requires = "nodes")]
+    #[arg(long, value_name = "DIR", requires = "own")]
     pub dir: Option<PathBuf>,
     /// How the cluster is found. Last, since its heading goes on.
     #[command(flatten)]

@@ -6,6 +6,7 @@
 mod load;
 mod processes;
 mod report;
+mod scale;
 
 use std::collections::BTreeSet;
 
@@ -40,6 +41,14 @@ async fn measure(args: &BenchArgs, variables: &BTreeSet<String>, output: Output)
             "--ops-per-txn belongs to --op txn, and the load is --op {}",
             args.op.name()
         )));
+    }
+    if let Some(keys) = args.scale {
+        return match args.reach.endpoints.is_empty() {
+            true => scale::run(args, keys, output).await,
+            false => Err(Failure::refused(
+                "--scale starts a cluster of its own, --endpoints names one that runs: give one of them",
+            )),
+        };
     }
     let (processes, reached) = match args.nodes {
         None => (None, Reached::find(&args.reach)?),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use quorate_kv::model::{Consistency, Key};
 use quorate_transport::certs::{Authority, Credentials};
 use quorate_transport::{ClusterId, Identity};
 use rustix::process::{Pid, Signal, kill_process};
@@ -26,6 +27,8 @@ const PORT_ATTEMPTS_MAX: u32 = 1_000;
 /// How long the nodes may take to elect a leader, and to stop.
 const START_MAX: Duration = Duration::from_secs(30);
 const STOP_MAX: Duration = Duration::from_secs(10);
+/// How long one may take that was killed, to serve again.
+const RESTART_MAX: Duration = Duration::from_secs(300);
 
 /// The nodes' processes. Dropped, they are killed.
 pub struct Processes {
@@ -34,8 +37,17 @@ pub struct Processes {
     _files: TempDir,
 }
 
+/// What a process has in memory, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Memory {
+    pub now: u64,
+    pub peak: u64,
+}
+
 struct Node {
     process: Child,
+    /// Starts it.
+    command: Command,
     address: SocketAddr,
     log: PathBuf,
 }
@@ -94,6 +106,63 @@ impl Processes {
         let addresses = self.nodes.iter().map(|node| node.address);
         let endpoints = addresses.filter_map(|address| address.try_into().ok()).collect();
         Ok(Reached::new(endpoints, self.credentials.clone(), deadline))
+    }
+
+    /// The disk that a node's files take, in bytes.
+    pub fn disk_bytes(&self, node: usize) -> u64 {
+        self.nodes
+            .get(node)
+            .and_then(|node| node.log.parent())
+            .map_or(0, |dir| super::scale::disk_bytes(&dir.join("data")))
+    }
+
+    /// The memory of the node that has most, where the system tells.
+    pub fn memory(&self) -> Option<Memory> {
+        let of_node = |node: &Node| {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", node.process.id())).ok()?;
+            let field = |name: &str| {
+                let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+                let kib: u64 = line.trim().trim_end_matches(" kB").trim().parse().ok()?;
+                Some(kib << 10)
+            };
+            Some(Memory {
+                now: field("VmRSS:")?,
+                peak: field("VmHWM:")?,
+            })
+        };
+        self.nodes
+            .iter()
+            .filter_map(of_node)
+            .max_by_key(|memory| memory.now)
+    }
+
+    /// Kills a node as a crash would, starts it again, and waits until it answers a read of what it has: how long that took.
+    pub async fn restart_killed(&mut self, node: usize, args: &BenchArgs) -> Result<Duration, Failure> {
+        let failed =
+            |error: std::io::Error| Failure::failed(format!("a node cannot be started again: {error}"));
+        let Some(node) = self.nodes.get_mut(node) else {
+            return Err(Failure::failed("there is no such node"));
+        };
+        node.process.kill().map_err(failed)?;
+        node.process.wait().map_err(failed)?;
+        let begun = Instant::now();
+        node.process = node.command.spawn().map_err(failed)?;
+        let endpoints = node.address.try_into().ok().into_iter().collect();
+        let one = Reached::new(endpoints, self.credentials.clone(), args.reach.deadline).client()?;
+        let any = Consistency::Stale {
+            min_revision: None,
+            max_lag: None,
+        };
+        let key = Key::try_from("bench/ready").map_err(quorate_kv::client::Error::from)?;
+        let one = one.with_deadline(Duration::from_millis(500));
+        while let Err(error) = one.get_with(key.clone(), any).await {
+            if begun.elapsed() > RESTART_MAX {
+                return Err(Failure::failed(format!(
+                    "the node did not serve within {RESTART_MAX:?}: {error}"
+                )));
+            }
+        }
+        Ok(begun.elapsed())
     }
 
     async fn ready(&mut self) -> Result<(), Failure> {
@@ -221,6 +290,7 @@ fn spawn(
         .stderr(File::create(&log)?);
     Ok(Node {
         process: command.spawn()?,
+        command,
         address,
         log,
     })
