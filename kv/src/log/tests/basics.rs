@@ -260,12 +260,11 @@ async fn segments_grow_with_use_to_their_full_length_and_stay_there() -> anyhow:
     for number in 0..1000 {
         log.maker.idle().await;
         append(&log, vec![entry_of(1, number, 1000)]).await?;
-        let view = log.shared.view();
-        let segments = view
-            .ended()
-            .map(|segment| (segment.header.generation, segment.header.bytes));
-        used.extend(segments);
-        drop(view);
+        {
+            let view = log.shared.view();
+            let ended = view.ended();
+            used.extend(ended.map(|segment| (segment.header.generation, segment.header.bytes)));
+        }
         if number > 100 {
             purge(&log, position(1, number - 100)).await?;
         }
