@@ -50,6 +50,8 @@ pub struct Tuning {
     pub shrink_look_millis: u64,
     /// A file that is larger than it may be by fewer bytes stays as it is; 64 MiB by default.
     pub shrink_worth_bytes: u64,
+    /// Reads of callers elsewhere are answered from memory too, where that can be: not by default.
+    pub recall_elsewhere: bool,
 }
 
 impl MachineSettings {
@@ -73,6 +75,7 @@ impl Default for Tuning {
             time_spacing_millis: 1_000,
             shrink_look_millis: 60_000,
             shrink_worth_bytes: 64 << 20,
+            recall_elsewhere: false,
         }
     }
 }

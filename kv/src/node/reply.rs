@@ -43,6 +43,11 @@ pub(super) struct Outgoing {
 }
 
 impl ReplyTo {
+    /// Whether it goes to a caller in this process.
+    pub(super) fn is_here(&self) -> bool {
+        matches!(self.destination, Some(Destination::Local(_)))
+    }
+
     pub(super) fn local() -> (Self, oneshot::Receiver<Response>) {
         let (tx, rx) = oneshot::channel();
         (Self::to(Destination::Local(tx)), rx)

@@ -175,7 +175,7 @@ impl Lanes {
                 (Some(room), ReadClass::Point) => {
                     let look = look.get_or_insert_with(|| self.memory.look());
                     let point = PointJob { job, room };
-                    match recalled(look.as_mut(), &point) {
+                    match recalled(look.as_mut(), &point, self.settings.tuning.recall_elsewhere) {
                         Some(response) => point.answered(response).publish(&self.scans, &self.waiting),
                         None => points.push(point),
                     }
@@ -191,8 +191,9 @@ impl Lanes {
     }
 }
 
-/// What memory answers to a read, where somebody waits for it in time.
-fn recalled(look: Option<&mut Look<'_>>, point: &PointJob) -> Option<ReadResponse> {
+/// What memory answers to a read, where somebody in this process waits for it in time: those elsewhere come by one worker, whose
+/// core is better left to the network.
+fn recalled(look: Option<&mut Look<'_>>, point: &PointJob, elsewhere: bool) -> Option<ReadResponse> {
     let look = look?;
     let ReadJob {
         reads,
@@ -201,7 +202,8 @@ fn recalled(look: Option<&mut Look<'_>>, point: &PointJob) -> Option<ReadRespons
         reply,
         ..
     } = &point.job;
-    (reply.is_wanted() && look.is_in_time(*end)).then(|| look.answer(reads, *at))?
+    let is_for_us = elsewhere || reply.is_here();
+    (is_for_us && reply.is_wanted() && look.is_in_time(*end)).then(|| look.answer(reads, *at))?
 }
 
 /// Answers those for whom their lane's queue had no place, if it had none.

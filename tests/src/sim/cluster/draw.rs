@@ -133,6 +133,7 @@ fn small_of_all(random: &mut Rng) -> Small {
         time_spacing_millis: *random.pick(&[1, 100, usual.time_spacing_millis]),
         compare_interval: Duration::from_secs(*random.pick(&[1, 4])),
         shrink_every: Duration::from_millis(*random.pick(&[0, 0, 700, 4_000])),
+        recall_elsewhere: random.one_in(2),
         ..usual
     }
 }

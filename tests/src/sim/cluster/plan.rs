@@ -157,6 +157,8 @@ pub struct Small {
     /// Every so often the state file is shrunk, if it can be; never, in plans that were written before it could.
     #[serde(rename = "shrink_every_micros", with = "micros")]
     pub shrink_every: Duration,
+    /// See `Tuning::recall_elsewhere` of the machine: the simulator's callers are all elsewhere.
+    pub recall_elsewhere: bool,
 }
 
 impl Default for Small {
@@ -185,6 +187,7 @@ impl Default for Small {
             time_spacing_millis: settings.tuning.time_spacing_millis,
             compare_interval: settings.compare_interval,
             shrink_every: Duration::ZERO,
+            recall_elsewhere: false,
         }
     }
 }
@@ -408,6 +411,7 @@ impl Plan {
         settings.tuning.shrink_look_millis =
             u64::try_from(small.shrink_every.as_millis()).unwrap_or(u64::MAX);
         settings.tuning.shrink_worth_bytes = 0;
+        settings.tuning.recall_elsewhere = small.recall_elsewhere;
         settings.shrink_at = if small.shrink_every.is_zero() { 0 } else { 2 };
         if small.shrink_every.is_zero() {
             settings.tuning.shrink_look_millis = 60_000;
