@@ -32,15 +32,19 @@ mod counters;
 mod database;
 mod error;
 mod execute;
+mod filter;
 mod forget;
 mod gaps;
 mod hashes;
 mod head;
+mod heads;
 mod keys;
 mod layer;
 mod layered;
+mod merge;
 mod range;
 mod read;
+mod runs;
 mod scrub;
 mod sequences;
 mod sessions;
@@ -273,8 +277,8 @@ pub struct Machine {
     keys_visited: u64,
     applied: Applied,
     entries_since_checkpoint: u64,
-    /// A step of forgetting is under way.
-    is_forgetting: bool,
+    /// A step of forgetting or of merging is under way.
+    step_under_way: bool,
     hashes: Arc<Hashes>,
     /// The time of the last row of `times`.
     noted: Option<LogTime>,
@@ -353,7 +357,7 @@ impl Machine {
             gaps: Gaps::default(),
             keys_visited: 0,
             entries_since_checkpoint: 0,
-            is_forgetting: false,
+            step_under_way: false,
             hashes: Arc::default(),
             noted,
             poison: None,
@@ -400,14 +404,19 @@ impl Machine {
         self.entries_since_checkpoint
     }
 
-    /// Whether a checkpoint, or a step of forgetting, has begun and not ended.
+    /// Whether a checkpoint, or a step of forgetting or of merging, has begun and not ended.
     pub fn checkpoint_under_way(&self) -> bool {
-        self.state.frozen.is_some() || self.is_forgetting
+        self.state.frozen.is_some() || self.step_under_way
     }
 
-    /// Whether a step of forgetting has begun and not ended: then no second layer is in memory.
-    pub fn is_forgetting(&self) -> bool {
-        self.is_forgetting
+    /// Whether a step of forgetting or of merging has begun and not ended: then no second layer is in memory.
+    pub fn step_under_way(&self) -> bool {
+        self.step_under_way
+    }
+
+    /// In how many runs the heads of keys stand in the file: a look-up of a key may look into each.
+    pub fn runs(&self) -> usize {
+        self.state.base.runs.list.len()
     }
 
     /// Applies entries, which follow the last one applied, together. That none is left out is the promise of
@@ -468,13 +477,29 @@ impl Machine {
         {
             return None;
         }
-        self.is_forgetting = true;
-        Some(Checkpoint {
+        Some(self.begin_step(checkpoint::What::Forget {
+            rows: self.settings.tuning.forget_rows,
+        }))
+    }
+
+    /// Begins a step of merging, in the place of a checkpoint: runs of heads become fewer. `None` if they are few, or a checkpoint
+    /// is under way; none begins until it has ended. A crash costs nothing but what was merged.
+    pub fn begin_merging(&mut self) -> Option<Checkpoint> {
+        let base = &self.state.base;
+        if self.poison.is_some() || self.checkpoint_under_way() || !merge::is_due(&base.state, &base.runs) {
+            return None;
+        }
+        Some(self.begin_step(checkpoint::What::Merge {
+            rows: self.settings.tuning.merge_rows,
+        }))
+    }
+
+    fn begin_step(&mut self, what: checkpoint::What) -> Checkpoint {
+        self.step_under_way = true;
+        Checkpoint {
             state: Arc::clone(&self.state.base.state),
-            what: checkpoint::What::Forget {
-                rows: self.settings.tuning.forget_rows,
-            },
-        })
+            what,
+        }
     }
 
     /// Takes the end of a checkpoint. One of a state that a snapshot has replaced meanwhile does not matter, nor
@@ -484,11 +509,11 @@ impl Machine {
         if !Arc::ptr_eq(&end.state, &self.state.base.state) {
             return Ok(());
         }
-        let has_forgotten = std::mem::take(&mut self.is_forgetting);
+        let was_step = std::mem::take(&mut self.step_under_way);
         let base = self.remember_fault(end.result)?;
         let standing = &mut self.system.standing;
         standing.history = base.standing.history;
-        if has_forgotten {
+        if was_step {
             let before = self.state.base.standing.counters.version_bytes;
             let gone = before.saturating_sub(base.standing.counters.version_bytes);
             standing.counters.version_bytes = standing.counters.version_bytes.saturating_sub(gone);
@@ -626,8 +651,7 @@ impl Machine {
                 unfinished.path.display().to_string(),
             ));
         }
-        self.disk
-            .rename(&unfinished.path, &path)
+        database::rename(&*self.disk, &unfinished.path, &path)
             .map_err(|e| Fault::disk("renaming", unfinished.path.display(), e))?;
         unfinished.keep();
         self.disk
@@ -653,7 +677,7 @@ impl Machine {
         // A checkpoint of the old file that is under way comes to nothing from here on, and its end is thrown away.
         self.state.base.state.backend.retire();
         self.state = Layered::of(Arc::new(base));
-        self.is_forgetting = false;
+        self.step_under_way = false;
         self.entries_since_checkpoint = 0;
         self.publish();
         Ok(())

@@ -35,7 +35,7 @@ pub struct Settings {
     pub log_cache_bytes: u64,
     /// The size of a log segment in bytes; 64 MiB by default. Two at least stand on disk.
     pub log_segment_bytes: u64,
-    /// Memory for pages of the state file, in bytes; 256 MiB by default.
+    /// Memory for pages of the state file, in bytes; 96 MiB by default.
     pub state_cache_bytes: usize,
     /// The state file is made durable at the latest after this long; 5 s by default. The log holds the rest:
     /// this bounds the replay after a crash, not what may be lost, which is nothing.

@@ -132,6 +132,9 @@ fn small_of_all(random: &mut Rng) -> Small {
         hash_entries: *random.pick(&[1, 5, 50, usual.hash_entries]),
         time_spacing_millis: *random.pick(&[1, 100, usual.time_spacing_millis]),
         compare_interval: Duration::from_secs(*random.pick(&[1, 4])),
+        run_rows: *random.pick(&[0, 10, usual.run_rows]),
+        runs_merged: *random.pick(&[2, 4, usual.runs_merged]),
+        merge_rows: *random.pick(&[1, 10, usual.merge_rows]),
         ..usual
     }
 }

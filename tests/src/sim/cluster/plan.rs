@@ -154,6 +154,12 @@ pub struct Small {
     /// See [`Settings::compare_interval`].
     #[serde(rename = "compare_interval_micros", with = "micros")]
     pub compare_interval: Duration,
+    /// See `Tuning::run_rows` of the machine.
+    pub run_rows: u64,
+    /// See `Tuning::runs_merged` of the machine.
+    pub runs_merged: usize,
+    /// See `Tuning::merge_rows` of the machine.
+    pub merge_rows: usize,
 }
 
 impl Default for Small {
@@ -181,6 +187,9 @@ impl Default for Small {
             hash_entries: settings.tuning.hash_entries,
             time_spacing_millis: settings.tuning.time_spacing_millis,
             compare_interval: settings.compare_interval,
+            run_rows: settings.tuning.run_rows,
+            runs_merged: settings.tuning.runs_merged,
+            merge_rows: settings.tuning.merge_rows,
         }
     }
 }
@@ -400,6 +409,9 @@ impl Plan {
         settings.tuning.hash_entries = small.hash_entries;
         settings.tuning.time_spacing_millis = small.time_spacing_millis;
         settings.compare_interval = small.compare_interval;
+        settings.tuning.run_rows = small.run_rows;
+        settings.tuning.runs_merged = small.runs_merged;
+        settings.tuning.merge_rows = small.merge_rows;
         settings
     }
 
