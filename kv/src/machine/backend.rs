@@ -8,12 +8,12 @@
 //! page, which tells where all others begin, leaves last all the same: a crash before that finds the old state without a
 //! search for it.
 //!
-//! What comes back from the file is compared with what left for it ([`sums`]): rot under an open file is found when it is
-//! read, or by [`Backend::scrub`], and never handed out.
+//! What comes back from the file is compared with what left for it ([`sums`]), also by an earlier process ([`ledger`]): rot
+//! is found when it is read, or by [`Backend::scrub`], and never handed out.
 //!
-//! Always: redb sees the length and bytes that it wrote, or an error; what it wrote is durable when a sync returns, unless the
-//! file was replaced by then; after [`Backend::retire`] nothing is written to the file any more, and redb does not know; no lock that a reader takes is held over I/O, but by one that
-//! found a page to be wrong.
+//! Always: redb sees the length and bytes that it wrote, or an error; what it wrote is durable when a sync returns,
+//! unless the file was replaced by then; after [`Backend::retire`] nothing is written to the file any more, and redb
+//! does not know; no lock that a reader takes is held over I/O, but by one that found a page to be wrong.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,14 +22,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use redb::StorageBackend;
 
 use self::kept::Kept;
-use self::pages::{Held, Pages};
-use self::sums::{Mismatch, PAGE_BYTES, Sums};
+use self::ledger::{HEADER_BYTES, Ledger, page_number};
+use self::pages::{Held, Pages, Run};
+use self::sums::{Mismatch, PAGE_BYTES, Sum, Sums, sums_of};
 use super::error::StateFile;
 use crate::env::File;
 use crate::planted::{self, Bug};
 use crate::scrub::Scrubbed;
 
 mod kept;
+mod ledger;
 mod pages;
 mod sums;
 
@@ -52,6 +54,8 @@ pub(super) struct Backend {
     /// Held by who brings pages to the file, so that those that came first leave first, and by who cuts it.
     turn: Mutex<()>,
     sums: Sums,
+    /// What tells the next process of the sums. Taken by who has the turn.
+    ledger: Mutex<Option<Ledger>>,
     /// What redb keeps of the file in memory. A file no longer than that is held there, and not by the system too.
     cache_bytes: u64,
 }
@@ -94,8 +98,50 @@ impl Backend {
             gathered: Mutex::default(),
             turn: Mutex::default(),
             sums: Sums::default(),
+            ledger: Mutex::default(),
             cache_bytes,
         }
+    }
+
+    /// The same for a file that redb is about to make, or to open, with what these two files tell of its pages. Whether they
+    /// tell of them: where they do not, all of the file is to be read, and then [`begin_ledger`](Self::begin_ledger).
+    pub(super) fn with_ledger(mut self, files: [Arc<dyn File>; 2]) -> io::Result<(Self, bool)> {
+        let len = self.file.len()?;
+        if len == 0 {
+            *self.ledger() = Some(Ledger::begin(files, 1, &[], None)?);
+            return Ok((self, true));
+        }
+        let mut header = vec![0; len.min(HEADER_BYTES as u64) as usize];
+        self.file.read_exact_at(&mut header, 0)?;
+        let Some((ledger, mut all)) = Ledger::open(files, &header)? else {
+            return Ok((self, false));
+        };
+        all.truncate((len / PAGE_BYTES as u64) as usize);
+        self.sums = Sums::of(all);
+        *self.ledger() = Some(ledger);
+        Ok((self, true))
+    }
+
+    /// Begins to tell the next process of the sums, from what is known now.
+    pub(super) fn begin_ledger(&self, files: [Arc<dyn File>; 2]) -> io::Result<()> {
+        self.sync_data()?;
+        let _turn = self.turn();
+        let mut header = vec![0; self.file.len()?.min(HEADER_BYTES as u64) as usize];
+        self.file.read_exact_at(&mut header, 0)?;
+        let [first, second] = files;
+        second.set_len(0)?;
+        *self.ledger() = Some(Ledger::begin(
+            [second, first],
+            1,
+            &self.sums.all(),
+            ledger::sum_of(&header),
+        )?);
+        Ok(())
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Option<Ledger>> {
+        // Whoever panicked here has failed to write to the file too, and nothing is written to it any more.
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What it is called in messages.
@@ -174,24 +220,45 @@ impl Backend {
     }
 
     fn write_sorted(&self, pages: &Pages) -> io::Result<Left> {
+        let runs: Vec<(Run<'_>, Vec<(usize, Option<Sum>)>)> = pages
+            .runs(WRITE_BYTES_MAX)
+            .map(|run| {
+                let (mut sums, mut offset) = (Vec::new(), run.offset);
+                for page in &run.pages {
+                    sums.extend(sums_of(offset, page));
+                    offset += page.len() as u64;
+                }
+                (run, sums)
+            })
+            .collect();
+        self.announce(runs.iter().flat_map(|(_, sums)| sums))?;
         let mut unsynced = 0;
-        for run in pages.runs(WRITE_BYTES_MAX) {
+        for (run, sums) in &runs {
             if self.is_retired() {
                 return Ok(Left::Nowhere);
             }
-            if unsynced >= UNSYNCED_BYTES_MAX {
+            let is_header = run.offset == 0;
+            if unsynced >= UNSYNCED_BYTES_MAX || is_header && unsynced > 0 {
                 unsynced = 0;
                 self.sync()?;
             }
-            let mut offset = run.offset;
-            for page in &run.pages {
-                self.sums.written(offset, page);
-                offset += page.len() as u64;
+            if is_header && let Some(ledger) = &mut *self.ledger() {
+                ledger.header(&run.pages.concat(), || self.sums.all())?;
             }
+            self.sums.learn(sums);
             self.file.write_all_vectored_at(&run.pages, run.offset)?;
             unsynced += run.bytes;
         }
         Ok(Left::ForTheFile)
+    }
+
+    /// Tells the ledger of pages that are about to leave.
+    fn announce<'s>(&self, sums: impl Iterator<Item = &'s (usize, Option<Sum>)>) -> io::Result<()> {
+        let Some(ledger) = &mut *self.ledger() else {
+            return Ok(());
+        };
+        let sums = sums.map(|(page, sum)| Ok((page_number(*page)?, *sum)));
+        ledger.pages(&sums.collect::<io::Result<Vec<_>>>()?)
     }
 
     /// Keeps what has not left, as the file was replaced. For who has the turn.
@@ -392,6 +459,11 @@ impl StorageBackend for Backend {
             }
             return Ok(());
         }
+        if len < self.file.len()?
+            && let Some(ledger) = &mut *self.ledger()
+        {
+            ledger.cut(page_number((len / PAGE_BYTES as u64) as usize)?)?;
+        }
         self.sums.truncate(len);
         self.file.set_len(len)
     }
@@ -435,6 +507,7 @@ impl StorageBackend for Backend {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::path::Path;
     use std::sync::atomic::AtomicUsize;
 
@@ -456,6 +529,20 @@ mod tests {
 
     fn on(file: Arc<dyn File>) -> Backend {
         Backend::new(file, StateFile::new(Path::new("/pages")), CACHE)
+    }
+
+    fn ledger_files(disk: &MemoryDisk) -> [Arc<dyn File>; 2] {
+        let files = ["/a", "/b"].map(|name| disk.open(Path::new(name), true).unwrap());
+        disk.sync_dir(Path::new("/")).unwrap();
+        files
+    }
+
+    fn with_ledger(disk: &MemoryDisk, file: &Arc<dyn File>) -> Backend {
+        let (backend, is_told_of) = on(Arc::clone(file)).with_ledger(ledger_files(disk)).unwrap();
+        if !is_told_of {
+            backend.begin_ledger(ledger_files(disk)).unwrap();
+        }
+        backend
     }
 
     fn content(file: &dyn File) -> Vec<u8> {
@@ -506,8 +593,10 @@ mod tests {
     /// Takes the steps on a file, in units of so many bytes, and on a list of bytes, and compares.
     fn keeps_its_word(unit: u64, steps: Vec<Step>) -> Result<(), TestCaseError> {
         let (disk, mut opened) = file();
-        let mut backend = on(Arc::clone(&opened));
+        let mut backend = with_ledger(&disk, &opened);
         let (mut now, mut durable) = (Vec::new(), Vec::new());
+        // What may have left since, before a sync: by unit.
+        let mut left: BTreeMap<usize, Vec<u8>> = BTreeMap::new();
         // What the file had when it was replaced.
         let mut replaced: Option<Vec<u8>> = None;
         for step in steps {
@@ -516,6 +605,9 @@ mod tests {
                     let (start, data) = ((at * unit) as usize, vec![byte; (units * unit) as usize]);
                     now.resize(now.len().max(start + data.len()), 0);
                     now[start..start + data.len()].copy_from_slice(&data);
+                    for place in at..at + units {
+                        left.entry(place as usize).or_default().push(byte);
+                    }
                     backend.write(at * unit, &data).unwrap();
                 }
                 Step::Length(units) => {
@@ -526,14 +618,26 @@ mod tests {
                     backend.sync_data().unwrap();
                     if replaced.is_none() {
                         durable = now.clone();
+                        left.clear();
                     }
                 }
                 Step::Crash => {
                     disk.lose_power(|| false);
                     opened = disk.open(Path::new("/pages"), false).unwrap();
-                    // Pages that overlapped, or reached beyond a new end, left before a sync; that took them nowhere.
-                    prop_assert_eq!(&content(&*opened), &durable);
-                    backend = on(Arc::clone(&opened));
+                    // What left before a sync may be there or not.
+                    let found = content(&*opened);
+                    prop_assert!(found.len() >= durable.len() || !left.is_empty());
+                    for (place, bytes) in found.chunks(unit as usize).enumerate() {
+                        let start = place * unit as usize;
+                        let before = durable.get(start..start + bytes.len());
+                        let is_new = |byte| left.get(&place).is_some_and(|all| all.contains(byte));
+                        let is_one = bytes.iter().all(|byte| *byte == bytes[0]);
+                        let is_told = before == Some(bytes) || is_one && (bytes[0] == 0 || is_new(&bytes[0]));
+                        prop_assert!(is_told, "{:?} at {}", bytes, start);
+                    }
+                    durable = found;
+                    left.clear();
+                    backend = with_ledger(&disk, &opened);
                     now = durable.clone();
                     replaced = None;
                 }
@@ -559,6 +663,79 @@ mod tests {
         }
         prop_assert!(backend.read(now.len() as u64, &mut [0]).is_err());
         Ok(())
+    }
+
+    /// The story: a page that rotted while the node was down counted as right as it was first read, unless all of the
+    /// file was read at the start.
+    #[test]
+    fn what_rotted_while_the_file_was_closed_is_found_when_it_is_read_and_by_a_scrub() {
+        const P: usize = PAGE_BYTES;
+        let (disk, opened) = file();
+        let backend = with_ledger(&disk, &opened);
+        let (page, header) = (|byte: u8| [byte; P], |byte: u8| [byte; HEADER_BYTES]);
+        for (number, byte) in (1..6).zip(11..) {
+            backend.write((number * P) as u64, &page(byte)).unwrap();
+        }
+        backend.write(0, &header(1)).unwrap();
+        backend.sync_data().unwrap();
+        backend.write((2 * P) as u64, &page(22)).unwrap();
+        backend.write(0, &header(2)).unwrap();
+        backend.sync_data().unwrap();
+        // Not in use by what the header stands for.
+        backend.write((5 * P) as u64, &page(55)).unwrap();
+        backend.write_out().unwrap();
+        backend.retire();
+        drop(backend);
+        let reopened = || on(Arc::clone(&opened)).with_ledger(ledger_files(&disk)).unwrap();
+        for number in 1..6 {
+            let at = (number * P + 77) as u64;
+            let mut byte = [0];
+            opened.read_exact_at(&mut byte, at).unwrap();
+            opened.write_all_at(&[byte[0] ^ 8], at).unwrap();
+            let (backend, is_told_of) = reopened();
+            assert!(is_told_of);
+            let is_in_use = number != 5;
+            let scrubbed = backend.scrub(0, &mut [0; 6 * P]);
+            assert_eq!(scrubbed.is_err(), is_in_use, "page {number}");
+            let (backend, _) = reopened();
+            let read = backend.read((number * P) as u64, &mut page(0));
+            assert_eq!(read.is_err(), is_in_use, "page {number}");
+            opened.write_all_at(&byte, at).unwrap();
+            assert!(reopened().0.scrub(0, &mut [0; 6 * P]).is_ok());
+        }
+        // A header that nobody told of: all of the file is to be read.
+        opened.write_all_at(&header(3), 0).unwrap();
+        assert!(!reopened().1);
+        // And one that was told of comes back with what it stands for.
+        opened.write_all_at(&header(2), 0).unwrap();
+        assert!(reopened().1);
+    }
+
+    /// A ledger of a file that is written to for ever would be as long.
+    #[test]
+    fn a_ledger_begins_anew_and_stays_short() {
+        const P: usize = PAGE_BYTES;
+        let (disk, opened) = file();
+        let backend = with_ledger(&disk, &opened);
+        let mut longest = 0;
+        for round in 0..400u32 {
+            for number in 1..300 {
+                backend.write((number * P) as u64, &[round as u8; P]).unwrap();
+            }
+            let mut header = [0; HEADER_BYTES];
+            header[..4].copy_from_slice(&round.to_be_bytes());
+            backend.write(0, &header).unwrap();
+            backend.sync_data().unwrap();
+            let lengths = ledger_files(&disk).map(|file| file.len().unwrap());
+            longest = lengths.into_iter().fold(longest, u64::max);
+        }
+        assert!((1 << 20..2 << 20).contains(&longest), "{longest}");
+        backend.retire();
+        drop(backend);
+        let (backend, is_told_of) = on(Arc::clone(&opened)).with_ledger(ledger_files(&disk)).unwrap();
+        assert!(is_told_of);
+        opened.write_all_at(&[7], (299 * P) as u64).unwrap();
+        assert!(backend.read((299 * P) as u64, &mut [0; P]).is_err());
     }
 
     #[test]

@@ -3,23 +3,26 @@
 //! Always: everything that it answers comes from one durable commit; it stays readable after its file was
 //! replaced by a snapshot.
 
-use std::cmp::Ordering;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use redb::{AccessGuard, Range, ReadOnlyTable, ReadTransaction};
+use redb::{Range, ReadOnlyTable, ReadTransaction};
 
-use super::database::OpenState;
+use super::database::{OpenState, for_each_row};
 use super::error::{StateFile, step, storage};
+use super::filter::{Filter, FilterHash};
 use super::head::{Head, Meta, ValueDigest};
-use super::layered::{Sight, Values, in_order};
+use super::heads::{self, Heads};
+use super::layered::{Sight, Values};
+use super::runs::{self, Runs};
 use super::sequences;
 use super::sessions::answer_key;
 use super::system::{self, Standing};
 use super::tables::{SYSTEM, Table};
 use super::times::{self, Stood};
 use super::version::{self, ChangeKind, RecordRef, Version};
+use super::wire::Malformed;
 use crate::fault::Fault;
 use crate::model::{KeyRange, LogTime, Order, Record, Revision, Sequence, SessionId};
 
@@ -29,8 +32,9 @@ type Rows = ReadOnlyTable<&'static [u8], &'static [u8]>;
 #[derive(Debug)]
 pub(super) struct Base {
     pub(super) standing: Standing,
-    current: Rows,
-    deleted: Rows,
+    pub(super) runs: Runs,
+    /// The heads of the runs, the newest first.
+    heads: Vec<(Arc<Filter>, Rows)>,
     versions: Rows,
     answers: Rows,
     sequences: Rows,
@@ -49,10 +53,15 @@ impl Base {
             txn.open_table(definition)
                 .map_err(step(file, "opening a table of"))
         };
+        let system = open(SYSTEM)?;
+        let runs = Runs::read(file, &system)?;
+        let filters = state.runs.filters_of(file, &txn, &runs)?;
+        let heads = runs.list.iter().zip(filters).rev();
+        let heads = heads.map(|(run, filter)| Ok((filter, runs::open(file, &txn, run.number)?)));
         Ok(Self {
-            standing: system::read_standing(file, &open(SYSTEM)?)?,
-            current: open(Table::Current.definition())?,
-            deleted: open(Table::Deleted.definition())?,
+            standing: system::read_standing(file, &system)?,
+            heads: heads.collect::<Result<_, Fault>>()?,
+            runs,
             versions: open(Table::Versions.definition())?,
             answers: open(Table::Answers.definition())?,
             sequences: open(Table::Sequences.definition())?,
@@ -81,30 +90,78 @@ impl Base {
         &self.state.file
     }
 
-    /// The head of a key, which may be deleted; `None` where it never was.
+    /// The head of a key, which may be deleted; `None` where it never was, or nothing is left of it.
     pub(super) fn head(&self, key: &[u8]) -> Result<Option<Head>, Fault> {
-        for table in [&self.current, &self.deleted] {
-            if let Some(row) = table.get(key).map_err(storage(self.file()))? {
+        let hash = FilterHash::of(key);
+        for (filter, rows) in &self.heads {
+            if filter.may_have(hash)
+                && let Some(row) = rows.get(key).map_err(storage(self.file()))?
+            {
                 return Ok(Some(self.decode_head(row.value())?));
             }
         }
         Ok(None)
     }
 
-    /// The rows of the keys that exist in a range (not an empty one).
-    pub(super) fn existing(&self, range: &KeyRange, order: Order) -> Result<HeadRows<'_>, Fault> {
-        self.rows(&self.current, range, order)
+    /// The heads of a range (not an empty one), of deleted keys too.
+    pub(super) fn heads(&self, range: &KeyRange, order: Order) -> Result<HeadRows<'_>, Fault> {
+        let runs = self
+            .heads
+            .iter()
+            .map(|(_, rows)| rows.range::<&[u8]>(range.bounds()));
+        let runs = runs
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(storage(self.file()))?;
+        Heads::new(self.file(), order, runs)
     }
 
-    fn rows(&self, table: &Rows, range: &KeyRange, order: Order) -> Result<HeadRows<'_>, Fault> {
-        let rows = table
-            .range::<&[u8]>(range.bounds())
-            .map_err(storage(self.file()))?;
-        Ok(HeadRows {
-            rows,
-            order,
-            file: self.file(),
-        })
+    /// Visits the rows of a table in the order of their keys.
+    pub(super) fn for_each_row(
+        &self,
+        table: Table,
+        mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), Malformed>,
+    ) -> Result<(), Fault> {
+        match table.is_of_heads() {
+            true => self.for_each_head(table, visit),
+            false => for_each_row(self.file(), &self.txn, table, &mut visit),
+        }
+    }
+
+    /// A row of a table.
+    pub(super) fn row(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
+        let file = self.file();
+        if !table.is_of_heads() {
+            let rows = self
+                .txn
+                .open_table(table.definition())
+                .map_err(step(file, "opening a table of"))?;
+            let row = rows.get(key).map_err(storage(file))?;
+            return Ok(row.map(|row| row.value().to_vec()));
+        }
+        let mut row = Vec::new();
+        if let Some(head) = self.head(key)? {
+            head.encode_into(&mut row);
+        }
+        let since = self.standing.history.since;
+        let is_there = !row.is_empty() && heads::is_of(table, &row, since).map_err(|e| file.malformed(&e))?;
+        Ok(is_there.then_some(row))
+    }
+
+    /// Visits the heads of the keys that exist, or of the deleted ones of which there is history, in the order of the keys.
+    fn for_each_head(
+        &self,
+        table: Table,
+        mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), Malformed>,
+    ) -> Result<(), Fault> {
+        let malformed = |e| self.file().malformed(&e);
+        let mut rows = self.heads(&KeyRange::all(), Order::Ascending)?;
+        while let Some(row) = rows.next()? {
+            let here = heads::is_of(table, row.head(), self.standing.history.since);
+            if here.map_err(malformed)? {
+                visit(row.key(), row.head()).map_err(malformed)?;
+            }
+        }
+        Ok(())
     }
 
     /// What the row of a key says of its newest version; nothing of a deletion but its revision.
@@ -226,29 +283,13 @@ impl Base {
         values: Values,
         mut visit: impl FnMut(Sight<'_>) -> ControlFlow<()>,
     ) -> Result<(), Fault> {
-        // A key is in one of the two tables, so the streams never hold the same one.
-        let mut existing = self.rows(&self.current, range, order)?;
-        let mut deleted = self.rows(&self.deleted, range, order)?;
-        let (mut a, mut b) = (existing.next()?, deleted.next()?);
-        loop {
-            let first = match (&a, &b) {
-                (None, None) => return Ok(()),
-                (Some(_), None) => Ordering::Less,
-                (None, Some(_)) => Ordering::Greater,
-                (Some(a), Some(b)) => in_order(order, a.key(), b.key()),
-            };
-            let next = if first.is_le() {
-                let next = existing.next()?;
-                std::mem::replace(&mut a, next)
-            } else {
-                let next = deleted.next()?;
-                std::mem::replace(&mut b, next)
-            };
-            let Some(row) = next else { return Ok(()) };
+        let mut rows = self.heads(range, order)?;
+        while let Some(row) = rows.next()? {
             if self.sight_at(&row, at, values, &mut visit)?.is_break() {
                 return Ok(());
             }
         }
+        Ok(())
     }
 
     /// Visits a key as it was at `at`.
@@ -357,39 +398,11 @@ impl Base {
     }
 }
 
-/// A sorted stream of rows of `current` or `deleted`.
-pub(super) struct HeadRows<'b> {
-    rows: Range<'b, &'static [u8], &'static [u8]>,
-    order: Order,
-    file: &'b StateFile,
-}
+/// The heads of a range.
+pub(super) type HeadRows<'b> = Heads<Range<'b, &'static [u8], &'static [u8]>, &'b StateFile>;
 
-/// A row of `current` or `deleted`, where it lies in the page cache.
-pub(super) struct HeadRow<'b> {
-    key: AccessGuard<'b, &'static [u8]>,
-    head: AccessGuard<'b, &'static [u8]>,
-}
-
-impl HeadRow<'_> {
-    pub(super) fn key(&self) -> &[u8] {
-        self.key.value()
-    }
-
-    fn head(&self) -> &[u8] {
-        self.head.value()
-    }
-}
-
-impl<'b> HeadRows<'b> {
-    pub(super) fn next(&mut self) -> Result<Option<HeadRow<'b>>, Fault> {
-        let row = match self.order {
-            Order::Ascending => self.rows.next(),
-            Order::Descending => self.rows.next_back(),
-        };
-        let row = row.transpose().map_err(storage(self.file))?;
-        Ok(row.map(|(key, head)| HeadRow { key, head }))
-    }
-}
+/// One of them.
+pub(super) type HeadRow<'b> = heads::HeadRow<redb::AccessGuard<'b, &'static [u8]>>;
 
 /// A version behind a key's newest.
 struct Older {

@@ -3,7 +3,7 @@
 //! It runs beside `apply` and readers, on a thread of its own, on a layer to which nothing is added any more.
 //! Rows go to the tables sorted, so that a page that many of them share is written once for all.
 //!
-//! A step of forgetting (see `forget`) is written the same way, in the place of a checkpoint.
+//! A step of forgetting (see `forget`), and one of merging (see `merge`), is written the same way, in the place of a checkpoint.
 //!
 //! Always: the file is at the position of the last checkpoint or at that of this one, whole; the log
 //! replays what a crash took from memory.
@@ -12,19 +12,23 @@ use std::ops::Bound;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use redb::Durability;
+use redb::{Durability, ReadableTable, WriteTransaction};
 
 use super::base::Base;
 use super::database::{OpenState, write_system};
 use super::error::{step, storage};
 use super::forget;
+use super::heads::Heads;
 use super::layer::Layer;
+use super::merge;
+use super::runs::{self, Run, Runs, Writing};
 use super::shrink;
 use super::snapshot::ReceivedSnapshot;
-use super::system::System;
+use super::system::{self, System};
 use super::tables::{SYSTEM, Table};
 use crate::env;
 use crate::fault::Fault;
+use crate::model::{Order, Revision};
 
 /// Everything that a checkpoint writes, taken from the machine at one moment.
 #[derive(Debug)]
@@ -42,6 +46,8 @@ pub(super) enum What {
     Forget { rows: usize },
     /// Nothing: the file is copied into a smaller one.
     Copy(shrink::Copy),
+    /// So many heads of several runs, to one.
+    Merge { rows: usize },
 }
 
 /// How a checkpoint ended, for [`Machine::end_checkpoint`](super::Machine::end_checkpoint).
@@ -70,6 +76,10 @@ impl Checkpoint {
                 // No record is another for it.
                 What::Forget { rows } => {
                     self.forget(*rows)?;
+                    Base::pin(Arc::clone(&self.state))
+                }
+                What::Merge { rows } => {
+                    self.merge(*rows)?;
                     Base::pin(Arc::clone(&self.state))
                 }
                 What::Copy(what) => {
@@ -125,13 +135,114 @@ impl Checkpoint {
         self.passed("state.forgotten")
     }
 
+    fn merge(&self, rows: usize) -> Result<(), Fault> {
+        let file = &self.state.file;
+        self.passed("state.merging_begins")?;
+        let txn = self.state.begin_write(Durability::Immediate)?;
+        let since = {
+            let table = txn
+                .open_table(SYSTEM)
+                .map_err(step(file, "opening the system table of"))?;
+            system::read_standing(file, &table)?.history.since
+        };
+        merge::step(&self.state, &txn, since, rows, || self.in_use())?;
+        self.passed("state.merged_not_committed")?;
+        self.state.commit(txn)?;
+        env::mark("state.merged");
+        self.passed("state.merged")
+    }
+
+    /// Writes the heads of the layer to a run, together with those of the newest runs as far as these are small.
+    fn write_heads(
+        &self,
+        txn: &WriteTransaction,
+        layer: &Layer,
+        order: &[u32],
+        since: Revision,
+    ) -> Result<(), Fault> {
+        let (file, state) = (&self.state.file, &*self.state);
+        if order.is_empty() {
+            return Ok(());
+        }
+        let mut runs = Runs::read_within(file, txn)?;
+        let absorbed = {
+            let merging = state.runs.merging();
+            let is_free = |run: &Run| merging.as_ref().is_none_or(|m| !m.inputs.contains(&run.number));
+            let mut rows = 0u64;
+            let small = runs.list.iter().rev().take_while(|run| {
+                rows = rows.saturating_add(run.rows);
+                rows <= state.tuning.run_rows && is_free(run)
+            });
+            let kept = runs.list.len() - small.count();
+            runs.list.split_off(kept)
+        };
+        // Below the oldest run no deleted key can be hidden.
+        let is_oldest = runs.list.is_empty();
+        let goes = |head: &[u8]| match is_oldest {
+            true => merge::is_forgotten(head, since).map_err(|e| file.malformed(&e)),
+            false => Ok(false),
+        };
+        let number = runs.number();
+        let rows_max = absorbed.iter().map(|run| run.rows).sum::<u64>() + order.len() as u64;
+        let mut writing = Writing::of(rows_max);
+        {
+            let old = absorbed.iter().rev();
+            let old = old.map(|run| runs::open_within(file, txn, run.number));
+            let old = old.collect::<Result<Vec<_>, _>>()?;
+            let old = old.iter().map(|run| run.range::<&[u8]>(..));
+            let old = old.collect::<Result<Vec<_>, _>>().map_err(storage(file))?;
+            let mut old = Heads::new(file, Order::Ascending, old)?;
+            let mut before = old.next()?;
+            let mut table = runs::open_within(file, txn, number)?;
+            let mut end = table
+                .upper_bound_mut(Bound::<&[u8]>::Unbounded)
+                .map_err(storage(file))?;
+            let mut put = |key: &[u8], head: &[u8]| -> Result<(), Fault> {
+                self.in_use()?;
+                if !goes(head)? {
+                    end.insert_before(key, head).map_err(storage(file))?;
+                    writing.row(key);
+                }
+                Ok(())
+            };
+            layer.visit_heads(order, |key, head| {
+                while let Some(row) = before.take_if(|row| row.key() <= key) {
+                    if row.key() < key {
+                        put(row.key(), row.head())?;
+                    }
+                    before = old.next()?;
+                }
+                put(key, head)
+            })?;
+            while let Some(row) = before.take() {
+                put(row.key(), row.head())?;
+                before = old.next()?;
+            }
+            end.close().map_err(storage(file))?;
+        }
+        for run in &absorbed {
+            runs::remove(file, txn, run.number)?;
+        }
+        if writing.rows == 0 {
+            runs::remove(file, txn, number)?;
+        } else {
+            let Writing { mut filter, rows } = writing;
+            filter.fit(rows);
+            runs::write_filter(file, txn, number, &filter)?;
+            state.runs.keep(number, filter);
+            runs.list.push(Run { number, rows });
+        }
+        runs.write(file, txn)
+    }
+
     fn commit(&self, layer: &Layer, system: &System) -> Result<(), Fault> {
         let file = &self.state.file;
         self.passed("state.checkpoint_begins")?;
         self.in_use()?;
         let txn = self.state.begin_write(Durability::Immediate)?;
         let order = layer.order();
-        for table in Table::ALL {
+        self.write_heads(&txn, layer, &order, system.standing.history.since)?;
+        for table in Table::ALL.into_iter().filter(|table| !table.is_of_heads()) {
             let mut rows = txn
                 .open_table(table.definition())
                 .map_err(step(file, "opening a table of"))?;

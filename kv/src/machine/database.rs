@@ -16,12 +16,13 @@ use super::error::{StateFile, step};
 use super::hashes::Hashes;
 use super::layered::Layered;
 use super::recent::Recent;
+use super::runs::{Runs, RunsKept};
 use super::settings::{MachineSettings, Tuning};
 use super::system::{self, Standing, System};
-use super::tables::{SYSTEM, Table};
+use super::tables::{FILTERS, SYSTEM, Table};
 use super::wire::hash_row;
 use super::{MachineOpenError, sessions};
-use crate::env::{self, Disk};
+use crate::env::{self, Disk, File};
 use crate::fault::Fault;
 use crate::model::{LogTime, ReplicatedLimits, StateHash};
 
@@ -45,6 +46,7 @@ pub(super) struct OpenState {
     pub(super) backend: Arc<Backend>,
     /// What was read of it of late.
     pub(super) recent: Recent,
+    pub(super) runs: RunsKept,
     pub(super) read_bytes_max: u64,
     pub(super) tuning: Tuning,
 }
@@ -136,6 +138,7 @@ impl OpenState {
             file,
             backend,
             recent: Recent::new(settings.cache_bytes / RECORDS_PART),
+            runs: RunsKept::default(),
             read_bytes_max: settings.read_bytes_max,
             tuning: settings.tuning,
         }
@@ -182,6 +185,31 @@ impl OpenState {
     }
 }
 
+/// The files that have the sums of the pages of a database.
+pub(super) fn ledger_paths(path: &Path) -> [PathBuf; 2] {
+    [".sums-a", ".sums-b"].map(|end| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(end);
+        PathBuf::from(name)
+    })
+}
+
+/// Gives a database another name, in the same directory, which is to be synced. A crash in the middle leaves each name
+/// with a whole database, or none.
+pub(super) fn rename(disk: &dyn Disk, from: &Path, to: &Path) -> io::Result<()> {
+    for (from, to) in ledger_paths(from).iter().zip(&ledger_paths(to)) {
+        disk.rename(from, to)?;
+    }
+    disk.rename(from, to)
+}
+
+/// Removes a database.
+pub(super) fn remove(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    let of_sums = ledger_paths(path).map(|path| disk.remove_file(&path));
+    disk.remove_file(path)?;
+    of_sums.into_iter().collect()
+}
+
 /// Opens the database in a file that has at least one byte.
 ///
 /// redb makes a new database of an empty file in silence; the callers have looked before.
@@ -212,8 +240,32 @@ pub(super) fn open_database(
         let dir = path.parent().unwrap_or(Path::new(""));
         disk.sync_dir(dir).map_err(failed("syncing the directory of"))?;
     }
+    let ledger = || -> io::Result<[Arc<dyn File>; 2]> {
+        let [first, second] = ledger_paths(path);
+        Ok([disk.open(&first, true)?, disk.open(&second, true)?])
+    };
     let backend = Backend::new(file, StateFile::new(path), cache_bytes as u64);
-    open_on(path, Arc::new(backend), cache_bytes, verify && !create)
+    let (backend, is_told_of) = ledger()
+        .and_then(|files| backend.with_ledger(files))
+        .map_err(failed("opening the sums of the pages of"))?;
+    if !is_told_of && verify {
+        tracing::info!(
+            file = backend.name().name(),
+            "nothing tells of the state file's pages as they are: all of it is read"
+        );
+    }
+    let (database, backend) = open_on(
+        path,
+        Arc::new(backend),
+        cache_bytes,
+        verify && !create && !is_told_of,
+    )?;
+    if !is_told_of {
+        ledger()
+            .and_then(|files| backend.begin_ledger(files))
+            .map_err(failed("beginning the sums of the pages of"))?;
+    }
+    Ok((database, backend))
 }
 
 /// Opens the database in a file of which nothing may be changed: whatever redb writes to it, to open a file that was not
@@ -284,8 +336,9 @@ pub(super) fn corrupt(path: &Path, detail: String) -> MachineOpenError {
 
 /// Writes the row of the system table that is written once, and makes every table, so that readers find them.
 pub(super) fn write_frame(file: &StateFile, txn: &WriteTransaction) -> Result<(), Fault> {
-    for table in Table::ALL {
-        txn.open_table(table.definition())
+    let stored = Table::ALL.into_iter().filter(|table| !table.is_of_heads());
+    for definition in stored.map(Table::definition).chain([FILTERS]) {
+        txn.open_table(definition)
             .map_err(step(file, "making a table of"))?;
     }
     write_rows(file, txn, &[(system::FORMAT, system::format_row())])
@@ -327,14 +380,14 @@ pub(super) fn create_empty(
     let txn = state.begin_write(Durability::Immediate)?;
     write_frame(&state.file, &txn)?;
     write_system(&state.file, &txn, &System::empty())?;
+    Runs::NONE.write(&state.file, &txn)?;
     state.commit(txn)?;
     state.close()?;
     let failed = |doing: &'static str| {
         let path = path.clone();
         move |error: io::Error| MachineOpenError::Disk { doing, path, error }
     };
-    disk.rename(&path, &dir.join(FILE_NAME))
-        .map_err(failed("renaming"))?;
+    rename(&**disk, &path, &dir.join(FILE_NAME)).map_err(failed("renaming"))?;
     disk.sync_dir(dir).map_err(failed("syncing the directory of"))
 }
 
@@ -432,7 +485,7 @@ pub(super) fn load(
     })
 }
 
-/// Visits each row of a replicated table, in key order.
+/// Visits each row of a table that does not hold heads, in key order.
 pub(super) fn for_each_row(
     file: &StateFile,
     txn: &redb::ReadTransaction,

@@ -9,7 +9,7 @@ mod pages;
 use std::path::Path;
 use std::sync::Arc;
 
-use redb::ReadTransaction;
+use redb::{OwnedRange, ReadTransaction};
 
 use self::pages::Walked;
 use super::chain::Fold;
@@ -17,6 +17,8 @@ use super::counters::Counters;
 use super::database::{self, FILE_NAME, OpenState, RECEIVING_CACHE_BYTES, UNFINISHED_PREFIX};
 use super::error::{StateFile, step, storage};
 use super::head::{Head, ValueDigest};
+use super::heads::{self, Heads};
+use super::runs::{self, Runs};
 use super::settings::MachineSettings;
 use super::system::{self, Standing, System};
 use super::tables::{SYSTEM, Table};
@@ -26,7 +28,7 @@ use super::{MachineOpenError, sequences, sessions, times, verify};
 use crate::damage::{Damage, Damages, Part};
 use crate::env::{self, Disk};
 use crate::fault::Fault;
-use crate::model::{self, Outcome, SessionId};
+use crate::model::{self, Order, Outcome, SessionId};
 
 /// What a state file holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -180,6 +182,9 @@ struct Rows<'a> {
 
 type Checked = Result<(), Malformed>;
 
+/// The rows of a run.
+type Range = OwnedRange<&'static [u8], &'static [u8]>;
+
 impl Rows<'_> {
     fn all(&mut self, system: &System) -> Held {
         let standing = self.standing;
@@ -236,6 +241,23 @@ impl Rows<'_> {
     fn visit(&mut self, table: Table, mut visit: impl FnMut(&mut Self, &[u8], &[u8]) -> Checked) -> u64 {
         let mut count = 0;
         let visited = (|| {
+            if table.is_of_heads() {
+                let mut heads = self.heads()?;
+                while let Some(row) = heads.next()? {
+                    let checked = match heads::is_of(table, row.head(), self.standing.history.since) {
+                        Ok(false) => continue,
+                        Ok(true) => {
+                            count += 1;
+                            visit(self, row.key(), row.head())
+                        }
+                        Err(error) => Err(error),
+                    };
+                    if let Err(error) = checked {
+                        self.tell_of(table, row.key(), error);
+                    }
+                }
+                return Ok(());
+            }
             let rows = self
                 .txn
                 .open_table(table.definition())
@@ -257,6 +279,21 @@ impl Rows<'_> {
             ));
         }
         count
+    }
+
+    /// The newest heads of all keys, in the order of the keys.
+    fn heads(&self) -> Result<Heads<Range, Arc<StateFile>>, Fault> {
+        let system = self
+            .txn
+            .open_table(SYSTEM)
+            .map_err(step(self.file, "opening the system table of"))?;
+        let runs = Runs::read(self.file, &system)?;
+        let runs = runs.list.iter().rev().map(|run| {
+            let rows = runs::open(self.file, self.txn, run.number)?;
+            rows.range_owned::<&[u8]>(..).map_err(storage(self.file))
+        });
+        let runs = runs.collect::<Result<Vec<_>, Fault>>()?;
+        Heads::new(Arc::new(self.file.clone()), Order::Ascending, runs)
     }
 
     /// The same for a table that the state's hash covers.
@@ -300,8 +337,7 @@ impl Rows<'_> {
     }
 
     fn deleted(&mut self) -> u64 {
-        let current = self.txn.open_table(Table::Current.definition()).ok();
-        self.visit(Table::Deleted, |rows, key, row| {
+        self.visit(Table::Deleted, |rows, _, row| {
             let head = Head::decode(row)?;
             if head.record.is_some() {
                 return Err(Malformed(
@@ -311,13 +347,7 @@ impl Rows<'_> {
             if head.revision > rows.standing.revision {
                 return Err(Malformed("it was deleted by a revision that is yet to come"));
             }
-            let both = current
-                .as_ref()
-                .and_then(|current| current.get(key).ok().flatten());
-            match both {
-                Some(_) => Err(Malformed("it exists, and is deleted")),
-                None => Ok(()),
-            }
+            Ok(())
         })
     }
 

@@ -3,9 +3,10 @@
 //! What may go is replicated: the oldest revision that can be read. When it goes is each node's own business, and nothing
 //! that is hashed or answered depends on it.
 //!
-//! A step goes through the versions behind [`History::since`], in the order of the revisions. A version up to the oldest
-//! readable revision takes the one before it away, which no read can see any more; a deletion takes itself away as well, and
-//! its head. So what stays of a key is the version that a read at the oldest readable revision finds, and all later ones.
+//! A step goes through the versions behind [`History::since`], in the order of the revisions. A version up to the
+//! oldest readable revision takes the one before it away, which no read can see any more; a deletion takes itself away
+//! as well. Its head counts for nothing from then on, and goes when its run is merged. So what stays of a key is the
+//! version that a read at the oldest readable revision finds, and all later ones.
 //!
 //! Always: a step ends between two revisions, and carries the chain of its last one on; after a crash it is done or not.
 
@@ -15,7 +16,6 @@ use redb::{ReadableTable, Table as Rows, WriteTransaction};
 
 use super::chain::Fold;
 use super::error::{StateFile, step as doing, storage};
-use super::head::Head;
 use super::system::{History, Standing};
 use super::tables::Table;
 use super::times;
@@ -30,16 +30,10 @@ const LOOKED_AT_ONCE: usize = 1024;
 /// A step ends with the revision in which it has read so many bytes of rows, however few rows those are.
 const STEP_BYTES: usize = 4 * 1024 * 1024;
 
-/// A row that goes.
-enum Gone {
-    Version(Vec<u8>),
-    /// The head of a deleted key, if it is of that revision.
-    Head(Vec<u8>, Revision),
-}
-
 /// What a step has found in a stretch of rows.
 struct Found {
-    gone: Vec<Gone>,
+    /// Rows that go.
+    gone: Vec<Vec<u8>>,
     /// The last row looked at; `None` at the end.
     last: Option<Vec<u8>>,
 }
@@ -66,11 +60,9 @@ pub(super) fn step(
     if history.since >= target {
         return Ok(());
     }
-    let open = |table: Table| {
-        txn.open_table(table.definition())
-            .map_err(doing(file, "opening a table of"))
-    };
-    let (mut versions, mut deleted) = (open(Table::Versions)?, open(Table::Deleted)?);
+    let mut versions = txn
+        .open_table(Table::Versions.definition())
+        .map_err(doing(file, "opening a table of"))?;
     let mut walk = Walk {
         fold: Fold::after(history.since, history.chain),
         until: target,
@@ -83,19 +75,14 @@ pub(super) fn step(
     loop {
         goes_on()?;
         let found = walk.look(file, &versions, from)?;
-        for gone in found.gone {
-            match gone {
-                Gone::Version(row) => {
-                    let gone = versions.remove(&row[..]).map_err(storage(file))?;
-                    if let Some(gone) = gone {
-                        let malformed = |e| file.malformed(&e);
-                        let (_, key) = version::read_key(&row).map_err(malformed)?;
-                        let version = Version::decode(gone.value()).map_err(malformed)?;
-                        let size = version.value.len() as u64;
-                        standing.counters.version_goes(key.len(), size);
-                    }
-                }
-                Gone::Head(key, revision) => remove_head(file, &mut deleted, &key, revision)?,
+        for row in found.gone {
+            let gone = versions.remove(&row[..]).map_err(storage(file))?;
+            if let Some(gone) = gone {
+                let malformed = |e| file.malformed(&e);
+                let (_, key) = version::read_key(&row).map_err(malformed)?;
+                let version = Version::decode(gone.value()).map_err(malformed)?;
+                let size = version.value.len() as u64;
+                standing.counters.version_goes(key.len(), size);
             }
         }
         match found.last {
@@ -110,7 +97,7 @@ pub(super) fn step(
         )));
     }
     standing.history = History { since, chain };
-    drop((versions, deleted));
+    drop(versions);
     times::forget(file, txn, since)
 }
 
@@ -155,13 +142,10 @@ impl Walk {
             self.fold.row(row_key, row).map_err(malformed)?;
             let version = Version::decode(row).map_err(malformed)?;
             if let Some(link) = version.link {
-                found
-                    .gone
-                    .push(Gone::Version(version::row_key(link.previous, key)));
+                found.gone.push(version::row_key(link.previous, key));
             }
             if version.kind == ChangeKind::Deleted {
-                found.gone.push(Gone::Version(row_key.to_vec()));
-                found.gone.push(Gone::Head(key.to_vec(), revision));
+                found.gone.push(row_key.to_vec());
             }
             self.bytes += row_key.len() + row.len();
             self.rows += 1;
@@ -172,22 +156,4 @@ impl Walk {
         }
         Ok(found)
     }
-}
-
-/// Removes the head of a deleted key, unless the key was deleted again since.
-fn remove_head(
-    file: &StateFile,
-    deleted: &mut Rows<'_, &'static [u8], &'static [u8]>,
-    key: &[u8],
-    revision: Revision,
-) -> Result<(), Fault> {
-    let head = deleted.get(key).map_err(storage(file))?;
-    let newest = head
-        .map(|row| Head::decode_newest(row.value()))
-        .transpose()
-        .map_err(|e| file.malformed(&e))?;
-    if newest.is_some_and(|(newest, _)| newest == revision) {
-        drop(deleted.remove(key).map_err(storage(file))?);
-    }
-    Ok(())
 }

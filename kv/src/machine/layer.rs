@@ -355,6 +355,24 @@ impl Layer {
         self.read().keys.in_order()
     }
 
+    /// Visits the newest heads, in the order of their keys; `order` is the layer's [`order`](Self::order). For a layer to which
+    /// nothing is added any more: the lock is held meanwhile.
+    pub(super) fn visit_heads<E>(
+        &self,
+        order: &[u32],
+        mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let content = self.read();
+        let mut row = Vec::new();
+        for place in order {
+            let number = content.newest[*place as usize];
+            row.clear();
+            content.versions.get(number).held.head.encode_into(&mut row);
+            visit(content.keys.key(*place), &row)?;
+        }
+        Ok(())
+    }
+
     /// Visits what a checkpoint writes to a table, or removes, in the order of the rows; `order` is the layer's
     /// [`order`](Self::order). For a layer to which nothing is added any more: the lock is held meanwhile.
     pub(super) fn visit_rows<E>(

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::base::Base;
-use super::head::{Head, ValueDigest};
+use super::head::{Head, Meta, ValueDigest};
 use super::keys::Hashed;
 use super::layer::{Found, Held, Layer, Look};
 use super::times::Stood;
@@ -162,7 +162,7 @@ impl Layered {
             )));
         }
         let mut memory = Merge::new(streams, order);
-        let mut rows = self.base.existing(range, order)?;
+        let mut rows = self.base.heads(range, order)?;
         let (mut here, mut stored) = (memory.next(), rows.next()?);
         loop {
             // What memory says nothing of costs no sight of its own where the file has a row.
@@ -206,25 +206,25 @@ impl Layered {
                     return Ok(());
                 };
                 let (mod_revision, told) = self.base.newest(&row)?;
-                let Some((meta, digest)) = told else {
-                    return Err(self.base.file().corrupt("a deleted key has its head in current"));
+                let key = row.key();
+                let steps = steps + 1;
+                let mut seen = |found: Option<(Meta, &[u8])>| {
+                    let record = found.map(|(meta, value)| RecordRef {
+                        meta,
+                        mod_revision,
+                        value,
+                    });
+                    visit(Sight { key, record, steps })
                 };
-                let mut visit = |value: &[u8]| {
-                    visit(Sight {
-                        key: row.key(),
-                        record: Some(RecordRef {
-                            meta,
-                            mod_revision,
-                            value,
-                        }),
-                        steps: steps + 1,
-                    })
-                };
-                match values {
-                    Values::Skip => visit(&[]),
-                    Values::Read => self
-                        .base
-                        .newest_version(mod_revision, row.key(), digest, |version| visit(version.value))?,
+                match (told, values) {
+                    (None, _) => seen(None),
+                    (Some((meta, _)), Values::Skip) => seen(Some((meta, &[]))),
+                    (Some((meta, digest)), Values::Read) => {
+                        let base = &self.base;
+                        base.newest_version(mod_revision, key, digest, |version| {
+                            seen(Some((meta, version.value)))
+                        })?
+                    }
                 }
             };
             if flow.is_break() {

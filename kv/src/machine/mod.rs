@@ -33,16 +33,20 @@ mod database;
 mod error;
 mod examine;
 mod execute;
+mod filter;
 mod forget;
 mod gaps;
 mod hashes;
 mod head;
+mod heads;
 mod keys;
 mod layer;
 mod layered;
+mod merge;
 mod range;
 mod read;
 mod recent;
+mod runs;
 mod scrub;
 mod sequences;
 mod sessions;
@@ -280,8 +284,8 @@ pub struct Machine {
     keys_visited: u64,
     applied: Applied,
     entries_since_checkpoint: u64,
-    /// A step of forgetting is under way.
-    is_forgetting: bool,
+    /// A step of forgetting or of merging is under way.
+    step_under_way: bool,
     shrinking: Option<Shrinking>,
     /// What the last shrinking came to, until it is asked for.
     shrunk: Option<Result<Shrunk, NotShrunk>>,
@@ -369,7 +373,7 @@ impl Machine {
             gaps: Gaps::default(),
             keys_visited: 0,
             entries_since_checkpoint: 0,
-            is_forgetting: false,
+            step_under_way: false,
             shrinking: None,
             shrunk: None,
             hashes: Arc::default(),
@@ -419,9 +423,9 @@ impl Machine {
         self.entries_since_checkpoint
     }
 
-    /// Whether a checkpoint, a step of forgetting or a shrinking has begun and not ended.
+    /// Whether a checkpoint, a step of forgetting or of merging, or a shrinking has begun and not ended.
     pub fn checkpoint_under_way(&self) -> bool {
-        self.state.frozen.is_some() || self.is_forgetting || self.shrinking.is_some()
+        self.state.frozen.is_some() || self.step_under_way || self.shrinking.is_some()
     }
 
     /// Whether the state is being copied into a smaller file: then no second layer is in memory either.
@@ -429,9 +433,14 @@ impl Machine {
         self.shrinking.is_some()
     }
 
-    /// Whether a step of forgetting has begun and not ended: then no second layer is in memory.
-    pub fn is_forgetting(&self) -> bool {
-        self.is_forgetting
+    /// Whether a step of forgetting or of merging has begun and not ended: then no second layer is in memory.
+    pub fn step_under_way(&self) -> bool {
+        self.step_under_way
+    }
+
+    /// In how many runs the heads of keys stand in the file: a look-up of a key may look into each.
+    pub fn runs(&self) -> usize {
+        self.state.base.runs.list.len()
     }
 
     /// Applies entries, which follow the last one applied, together. That none is left out is the promise of
@@ -492,13 +501,29 @@ impl Machine {
         {
             return None;
         }
-        self.is_forgetting = true;
-        Some(Checkpoint {
+        Some(self.begin_step(checkpoint::What::Forget {
+            rows: self.settings.tuning.forget_rows,
+        }))
+    }
+
+    /// Begins a step of merging, in the place of a checkpoint: runs of heads become fewer. `None` if they are few, or a checkpoint
+    /// is under way; none begins until it has ended. A crash costs nothing but what was merged.
+    pub fn begin_merging(&mut self) -> Option<Checkpoint> {
+        let base = &self.state.base;
+        if self.poison.is_some() || self.checkpoint_under_way() || !merge::is_due(&base.state, &base.runs) {
+            return None;
+        }
+        Some(self.begin_step(checkpoint::What::Merge {
+            rows: self.settings.tuning.merge_rows,
+        }))
+    }
+
+    fn begin_step(&mut self, what: checkpoint::What) -> Checkpoint {
+        self.step_under_way = true;
+        Checkpoint {
             state: Arc::clone(&self.state.base.state),
-            what: checkpoint::What::Forget {
-                rows: self.settings.tuning.forget_rows,
-            },
-        })
+            what,
+        }
     }
 
     /// Begins to copy the state file into one without free pages, in the place of a checkpoint; none begins until that has
@@ -553,7 +578,7 @@ impl Machine {
         if !Arc::ptr_eq(&end.state, &self.state.base.state) {
             return Ok(());
         }
-        let has_forgotten = std::mem::take(&mut self.is_forgetting);
+        let was_step = std::mem::take(&mut self.step_under_way);
         let shrinking = self.shrinking.take();
         let mut base = self.remember_fault(end.result)?;
         if let Some(shrinking) = shrinking {
@@ -566,7 +591,7 @@ impl Machine {
         }
         let standing = &mut self.system.standing;
         standing.history = base.standing.history;
-        if has_forgotten {
+        if was_step {
             let before = self.state.base.standing.counters.version_bytes;
             let gone = before.saturating_sub(base.standing.counters.version_bytes);
             standing.counters.version_bytes = standing.counters.version_bytes.saturating_sub(gone);
@@ -724,8 +749,7 @@ impl Machine {
                 unfinished.path.display().to_string(),
             ));
         }
-        self.disk
-            .rename(&unfinished.path, &path)
+        database::rename(&*self.disk, &unfinished.path, &path)
             .map_err(|e| Fault::disk("renaming", unfinished.path.display(), e))?;
         unfinished.keep();
         self.disk
@@ -752,7 +776,7 @@ impl Machine {
         self.state.base.state.backend.retire();
         self.file_bytes = base.state.file_bytes();
         self.state = Layered::of(Arc::new(base));
-        self.is_forgetting = false;
+        self.step_under_way = false;
         if self.shrinking.take().is_some() {
             self.shrunk = Some(Err(NotShrunk::Interrupted));
         }

@@ -4,12 +4,13 @@
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MachineSettings {
-    /// Memory for what was read of the state file, in bytes; 256 MiB by default. An eighth holds records; the rest holds pages, of
+    /// Memory for what was read of the state file, in bytes; 96 MiB by default. An eighth holds records; the rest holds pages, of
     /// which half at most are not written yet: what exceeds that goes to the file before its time.
     pub cache_bytes: usize,
-    /// Reads the whole file when it is opened and verifies every page's checksum, so that rot on the disk
-    /// is found before it is served. On by default; costs about a second for each GiB. Without it a page counts as right as it is
-    /// first read, and only what rots after that is found.
+    /// Reads the whole file when it is opened and nothing tells what its pages must read as, and verifies every page's
+    /// checksum: after an upgrade, where the files of the sums were lost, or where another program wrote to the file. On by
+    /// default; costs about a second for each GiB. Without it such a page counts as right as it is first read, and only what
+    /// rots after that is found.
     pub verify_on_open: bool,
     /// The most bytes that one batch of reads returns, where a record counts its key, its value and 64 bytes; 16 MiB by
     /// default.
@@ -52,6 +53,13 @@ pub struct Tuning {
     pub shrink_worth_bytes: u64,
     /// Reads of callers elsewhere are answered from memory too, where that can be: not by default.
     pub recall_elsewhere: bool,
+    /// A checkpoint writes the newest runs of heads anew, together with its own, as long as they have so many rows together at
+    /// most; 2,048 by default.
+    pub run_rows: u64,
+    /// So many runs are merged at least: 2 or more; 8 by default.
+    pub runs_merged: usize,
+    /// A step of merging writes so many rows: 1 or more; 131,072 by default.
+    pub merge_rows: usize,
 }
 
 impl MachineSettings {
@@ -76,6 +84,9 @@ impl Default for Tuning {
             shrink_look_millis: 60_000,
             shrink_worth_bytes: 64 << 20,
             recall_elsewhere: false,
+            run_rows: 2_048,
+            runs_merged: 8,
+            merge_rows: 131_072,
         }
     }
 }
@@ -83,7 +94,7 @@ impl Default for Tuning {
 impl Default for MachineSettings {
     fn default() -> Self {
         Self {
-            cache_bytes: 256 * 1024 * 1024,
+            cache_bytes: 96 * 1024 * 1024,
             verify_on_open: true,
             read_bytes_max: 16 * 1024 * 1024,
             tuning: Tuning::default(),

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::base::Base;
-use super::database::{FILE_NAME, OpenState, open_database};
+use super::database::{self, FILE_NAME, OpenState, open_database};
 use super::settings::MachineSettings;
 use super::snapshot::{ReceivedSnapshot, SnapshotError, SnapshotSink, SnapshotSource};
 use crate::env::{self, Disk};
@@ -116,7 +116,7 @@ pub(super) fn take_place(
 ) -> Result<Base, Fault> {
     let ReceivedSnapshot { unfinished, .. } = copy;
     let path = dir.join(FILE_NAME);
-    disk.rename(&unfinished.path, &path)
+    database::rename(&**disk, &unfinished.path, &path)
         .map_err(|e| Fault::disk("renaming", unfinished.path.display(), e))?;
     unfinished.keep();
     env::crash_point("state.shrunk_not_durable").map_err(|e| Fault::disk("syncing", dir.display(), e))?;

@@ -2,7 +2,7 @@
 
 use redb::TableDefinition;
 
-pub(super) type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
+pub(super) type Definition<'n> = TableDefinition<'n, &'static [u8], &'static [u8]>;
 
 /// A table that a snapshot carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,7 +19,10 @@ pub(super) enum Table {
 
 /// Where this node stands: format, applied position, membership, revision, time, hash. Not a replicated
 /// table: a snapshot carries its content in its head, and the hash covers the replicated part of it.
-pub(super) const SYSTEM: Definition = TableDefinition::new("system");
+pub(super) const SYSTEM: Definition<'static> = TableDefinition::new("system");
+
+/// The filters of the runs: see `runs`.
+pub(super) const FILTERS: Definition<'static> = TableDefinition::new("filters");
 
 impl Table {
     /// All of them, in the order in which a snapshot carries them.
@@ -37,6 +40,11 @@ impl Table {
     /// Whether its rows are the replicated state. The others lead to the past: each node has of that what it still has.
     pub(super) const fn is_logical(self) -> bool {
         !matches!(self, Table::Versions | Table::Deleted | Table::Times)
+    }
+
+    /// Whether its rows are heads. Those stand in runs, and in no table of its name.
+    pub(super) const fn is_of_heads(self) -> bool {
+        matches!(self, Table::Current | Table::Deleted)
     }
 
     /// The byte that stands for the table in hashes and snapshots. Never reused for another: 2 and 3 were tables
@@ -58,7 +66,8 @@ impl Table {
         Table::ALL.into_iter().find(|table| table.tag() == tag)
     }
 
-    pub(super) const fn definition(self) -> Definition {
+    /// For one whose rows are no heads.
+    pub(super) const fn definition(self) -> Definition<'static> {
         TableDefinition::new(match self {
             Table::Current => "current",
             Table::Leases => "leases",

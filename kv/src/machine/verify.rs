@@ -5,20 +5,21 @@ use std::collections::BTreeMap;
 
 use redb::{ReadableTable, WriteTransaction};
 
-use super::base::Base;
+use super::base::{Base, HeadRows};
 use super::chain::Fold;
 use super::counters::Counters;
-use super::database::for_each_row;
 use super::error::{StateFile, step, storage};
 use super::head::{Head, ValueDigest};
+use super::heads::Heads;
 use super::layered::Layered;
+use super::runs;
 use super::system::Standing;
 use super::tables::Table;
 use super::times::{self, Stood};
 use super::version::{self, Version};
 use super::wire::{Malformed, hash_of_logical_row};
 use crate::fault::Fault;
-use crate::model::Revision;
+use crate::model::{KeyRange, Order, Revision};
 
 /// Demands that the rows of the base have the digests and the counts that its standing says, and its values those that their
 /// heads say.
@@ -54,15 +55,9 @@ pub(super) fn layered(state: &Layered, kept: &Standing) -> Result<(), Fault> {
                 Ok::<(), Fault>(())
             })?;
         }
-        let rows = base
-            .txn
-            .open_table(table.definition())
-            .map_err(step(base.file(), "opening a table of"))?;
         for (key, row) in changes {
-            if let Some(old) = rows.get(&key[..]).map_err(storage(base.file()))? {
-                found
-                    .no_row(&mut scratch, table, &key, old.value())
-                    .map_err(malformed)?;
+            if let Some(old) = base.row(table, &key)? {
+                found.no_row(&mut scratch, table, &key, &old).map_err(malformed)?;
             }
             if let Some(row) = row {
                 found.row(&mut scratch, table, &key, &row).map_err(malformed)?;
@@ -91,11 +86,10 @@ impl Found {
             stood: None,
         };
         let mut scratch = Vec::new();
-        for table in Table::ALL {
-            for_each_row(base.file(), &base.txn, table, |key, row| match table {
+        for table in Table::ALL.into_iter().filter(|table| *table != Table::Deleted) {
+            base.for_each_row(table, |key, row| match table {
                 Table::Versions => found.version(key, row),
                 Table::Times => found.time(key, row),
-                Table::Deleted => Ok(()),
                 logical => found.row(&mut scratch, logical, key, row),
             })?;
         }
@@ -189,46 +183,56 @@ pub(super) fn count_version(counters: &mut Counters, row_key: &[u8], row: &[u8])
 /// Demands that each key that exists has the value that its head tells of.
 fn values(base: &Base) -> Result<(), Fault> {
     let file = base.file();
-    let open = |table: Table| {
-        base.txn
-            .open_table(table.definition())
-            .map_err(step(file, "opening a table of"))
-    };
-    let (current, versions) = (open(Table::Current)?, open(Table::Versions)?);
-    let wrong = wrong_value(file, &current, &versions, None)?;
+    let versions = base
+        .txn
+        .open_table(Table::Versions.definition())
+        .map_err(step(file, "opening a table of"))?;
+    let wrong = wrong_value(
+        file,
+        base.heads(&KeyRange::all(), Order::Ascending)?,
+        &versions,
+        None,
+    )?;
     wrong.map_or(Ok(()), |wrong| Err(file.corrupt(wrong)))
 }
 
 /// What is wrong with the values that were written at or before a revision, of which no chain tells: those of a snapshot that
-/// is being received.
+/// is being received, in whose file a run has the heads of the keys that exist.
 pub(super) fn cold_values(
     file: &StateFile,
     txn: &WriteTransaction,
+    run: u64,
     since: Revision,
 ) -> Result<Option<String>, Fault> {
     // Nothing was forgotten: the chain tells of all.
     if since == Revision::FIRST {
         return Ok(None);
     }
-    let open = |table: Table| {
-        txn.open_table(table.definition())
-            .map_err(step(file, "opening a table of"))
-    };
-    wrong_value(file, &open(Table::Current)?, &open(Table::Versions)?, Some(since))
+    let heads = runs::open_within(file, txn, run)?;
+    let heads = heads.range::<&[u8]>(..).map_err(storage(file))?;
+    let versions = txn
+        .open_table(Table::Versions.definition())
+        .map_err(step(file, "opening a table of"))?;
+    wrong_value(
+        file,
+        Heads::new(file, Order::Ascending, [heads])?,
+        &versions,
+        Some(since),
+    )
 }
 
 /// The first key that exists and has not the value that its head tells of, if it was written by a revision up to `upto`.
 fn wrong_value(
     file: &StateFile,
-    current: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    mut heads: HeadRows<'_>,
     versions: &impl ReadableTable<&'static [u8], &'static [u8]>,
     upto: Option<Revision>,
 ) -> Result<Option<String>, Fault> {
     let malformed = |e| file.malformed(&e);
-    for row in current.range::<&[u8]>(..).map_err(storage(file))? {
-        let (key, row) = row.map_err(storage(file))?;
-        let key = key.value();
-        let (revision, told) = Head::decode_newest(row.value()).map_err(malformed)?;
+    while let Some(row) = heads.next()? {
+        let key = row.key();
+        let (revision, told) = Head::decode_newest(row.head()).map_err(malformed)?;
+        let Some((_, told)) = told else { continue };
         if upto.is_some_and(|upto| revision > upto) {
             continue;
         }
@@ -239,7 +243,7 @@ fn wrong_value(
             .map(|row| Version::decode(row.value()).map(|version| ValueDigest::of(version.value)))
             .transpose()
             .map_err(malformed)?;
-        if digest.is_none() || digest != told.map(|(_, digest)| digest) {
+        if digest != Some(told) {
             let key = key.escape_ascii();
             return Ok(Some(format!(
                 "the value of key {key} at revision {revision} is not there, or not the one that was written"

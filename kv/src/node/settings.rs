@@ -36,7 +36,7 @@ pub struct Settings {
     /// The full size of a log segment in bytes; 64 MiB by default. Two segments at least stand on disk. A new log's first has a
     /// 512th part of it, and each later one is twice as long as the one before.
     pub log_segment_bytes: u64,
-    /// Memory for what was read of the state file, in bytes; 256 MiB by default. An eighth holds records, so that gets of them wait for no
+    /// Memory for what was read of the state file, in bytes; 96 MiB by default. An eighth holds records, so that gets of them wait for no
     /// thread; the rest holds pages.
     pub state_cache_bytes: usize,
     /// The state file is made durable at the latest after this long; 5 s by default. The log holds the rest:

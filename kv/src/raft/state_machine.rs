@@ -45,8 +45,11 @@ const QUEUE: usize = 64;
 /// How often it is told that sessions are refused, at most.
 const SESSIONS_TOLD_EVERY: Duration = Duration::from_secs(60);
 
-/// So many steps of forgetting have their turn behind a checkpoint, before the next one that a bound asks for.
-const STEPS_BETWEEN: u32 = 4;
+/// So many steps of merging and of forgetting have their turn behind a checkpoint, before the next one that a bound asks for.
+const STEPS_BETWEEN: u32 = 12;
+
+/// With more runs than these in the file merging comes before the next checkpoint, however long applying waits.
+const RUNS_MAX: usize = 32;
 
 /// When a checkpoint begins, at the latest: whichever bound is met first. While one is being written as much may
 /// gather again, and half as much more where it is steps of forgetting that come first; then what comes waits: the layers take
@@ -63,7 +66,7 @@ impl Default for DurabilityBounds {
     fn default() -> Self {
         Self {
             entries: 100_000,
-            bytes: 64 * 1024 * 1024,
+            bytes: 48 * 1024 * 1024,
         }
     }
 }
@@ -167,7 +170,7 @@ struct MachineOwner {
     sessions: SessionsTold,
     checkpoints: Checkpoints,
     ends: Ends,
-    /// Steps of forgetting that come before the next checkpoint.
+    /// Steps of merging and forgetting that come before the next checkpoint.
     steps_left: u32,
     /// Checkpoints that were begun and whose end was not taken.
     being_written: usize,
@@ -389,7 +392,7 @@ impl MachineOwner {
         }
     }
 
-    /// Begins a checkpoint where a bound is met or someone waits for one, or a step of forgetting, and says whether there is
+    /// Begins a checkpoint where a bound is met or someone waits for one, or a step of merging or forgetting, and says whether there is
     /// room.
     fn check_bounds(&mut self) {
         if let Some(checkpoint) = self.begin_what_is_due() {
@@ -420,11 +423,16 @@ impl MachineOwner {
         }
         let is_due = is_awaited || is_full;
         // Writers that fill one layer after the other must not keep history from going for as long as they write.
-        let has_turn = self.steps_left > 0 && !is_awaited;
+        // A step takes a tenth of a second; what may gather meanwhile is half as much again.
+        let is_urgent = |count: u64, bound: u64| count >= bound.saturating_add(bound / 4);
+        let is_urgent = is_urgent(entries, self.bounds.entries) || is_urgent(bytes, self.bounds.bytes);
+        let has_turn = self.steps_left > 0 && !is_awaited && !is_urgent;
         // A layer that fills up meanwhile would have to wait for the step.
         let is_calm = !is_due && bytes < self.bounds.bytes / 2;
-        if (has_turn || is_calm)
-            && let Some(step) = machine.begin_forgetting()
+        // Each look-up goes through more runs the longer they wait.
+        let is_pressing = machine.runs() > RUNS_MAX && !is_awaited;
+        if (has_turn || is_calm || is_pressing)
+            && let Some(step) = machine.begin_merging().or_else(|| machine.begin_forgetting())
         {
             self.steps_left = self.steps_left.saturating_sub(1);
             return Some(step);
@@ -443,11 +451,11 @@ impl MachineOwner {
     }
 
     /// Whether more may be applied now: not while the bounds are met and a checkpoint is still being written, or a step of
-    /// forgetting for which half as much more has come.
+    /// merging or forgetting for which half as much more has come.
     fn has_room(&self) -> bool {
         let bounds = self.bounds;
         let is_full = self.machine.as_ref().is_some_and(|machine| {
-            let more = |bound: u64| match machine.is_forgetting() || machine.is_shrinking() {
+            let more = |bound: u64| match machine.step_under_way() || machine.is_shrinking() {
                 true => bound + bound / 2,
                 false => bound,
             };

@@ -210,6 +210,8 @@ struct Seen {
     stops: BTreeMap<u32, Stop>,
     /// Nodes in whose files a bit was flipped, and which have not started since; with what those say that refused to.
     rotten: BTreeMap<u32, Option<String>>,
+    /// Those of them that may start with what has rotted, and find it later.
+    rots_on: BTreeSet<u32>,
     /// The first node that found its own files to be spoiled.
     refused: Option<(u32, String)>,
     /// Nobody led for longer than is promised, or somebody was elected without a reason.
@@ -623,7 +625,7 @@ impl Seen {
 
     /// A node has started with what its disk holds: what it has not refused it must be able to live with.
     fn started(&mut self, number: u32) {
-        if self.rotten.get(&number) == Some(&None) {
+        if self.rotten.get(&number) == Some(&None) && !self.rots_on.contains(&number) {
             self.rotten.remove(&number);
         }
     }

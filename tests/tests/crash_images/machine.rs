@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_kv::env::Disk as _;
+use quorate_kv::fault::Fault;
 use quorate_kv::machine::{Entry, Machine, MachineSettings, OpenMode, Payload, Reader};
 use quorate_kv::model::{
     self, Command, Key, LogIndex, LogPosition, LogTime, NodeId, Op, Proposal, StateHash, Term, Txn,
@@ -18,6 +19,10 @@ const DIR: &str = "/state";
 fn settings() -> MachineSettings {
     let mut settings = MachineSettings::default();
     settings.cache_bytes = 1 << 20;
+    // Each checkpoint leaves a run, and every two are merged, in steps.
+    settings.tuning.run_rows = 0;
+    settings.tuning.runs_merged = 2;
+    settings.tuning.merge_rows = 3;
     settings
 }
 
@@ -150,7 +155,7 @@ fn go(disk: &SimDisk, mut machine: Machine, steps: &[Step], states: &mut States)
                 .apply(entries.clone())
                 .map(drop)
                 .map_err(|e| e.to_string()),
-            Step::MakeDurable => machine.make_durable().map_err(|e| e.to_string()),
+            Step::MakeDurable => make_durable(&mut machine).map_err(|e| e.to_string()),
             Step::Install { chunks, .. } => install(disk, &mut machine, chunks),
         };
         if done.is_err() {
@@ -159,6 +164,15 @@ fn go(disk: &SimDisk, mut machine: Machine, steps: &[Step], states: &mut States)
         note(&machine);
     }
     machine.durable()
+}
+
+/// And merges what is to be merged.
+fn make_durable(machine: &mut Machine) -> Result<(), Fault> {
+    machine.make_durable()?;
+    while let Some(step) = machine.begin_merging() {
+        machine.end_checkpoint(step.write())?;
+    }
+    Ok(())
 }
 
 /// An image must open with a state that was, whole, and none from before `durable`.
@@ -184,6 +198,10 @@ fn check(image: &DiskImage, steps: &[Step], states: &States, durable: Option<Log
         "{story}: the rows are not those of the state"
     );
 
+    // A scrub takes nothing that the crash left for rot.
+    let mut scrubber = reader.scrubber();
+    while scrubber.step().unwrap_or_else(|e| panic!("{story}: {e}")).left > 0 {}
+
     // The log replays the rest, and the end is the same.
     let all = steps.iter().flat_map(Step::entries);
     let rest: Vec<Entry> = all
@@ -191,7 +209,7 @@ fn check(image: &DiskImage, steps: &[Step], states: &States, durable: Option<Log
         .cloned()
         .collect();
     machine.apply(rest).unwrap_or_else(|e| panic!("{story}: {e}"));
-    machine.make_durable().unwrap_or_else(|e| panic!("{story}: {e}"));
+    make_durable(&mut machine).unwrap_or_else(|e| panic!("{story}: {e}"));
     let end = machine.applied();
     assert_eq!(
         states.last_key_value(),

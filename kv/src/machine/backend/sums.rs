@@ -1,11 +1,11 @@
 //! What the pages of an open file must read as: a checksum of each, in memory.
 //!
-//! redb verifies pages when it opens a file and not when it reads one. So a checksum is learnt of each page when it leaves
-//! for the file, and, where it was written by an earlier process, when it is first read. A node's state is read whole while
-//! it is opened, with redb's own checksums judging what was read: from there on the sum of every page in use is known.
+//! redb verifies pages when it is told to read the whole file, and not when it reads one. So a checksum is learnt of
+//! each page when it leaves for the file. What earlier processes wrote the [`ledger`](super::ledger) tells. Where that
+//! tells nothing, the file is read whole while it is opened, with redb's own checksums judging what was read, and the
+//! sum of every page in use is known from there on.
 //!
-//! Nothing of it is on disk, so that a crash has nothing to tear and the file's format is redb's alone. It costs 8 bytes for
-//! each page: 2 MiB of memory for each GiB of file.
+//! It costs 8 bytes for each page: 2 MiB of memory for each GiB of file.
 //!
 //! Only whole pages have sums. The first page of the file never is written whole: it has the database's header, which redb
 //! keeps in memory while the file is open, and which has checksums of its own for when it is opened.
@@ -21,7 +21,7 @@ use xxhash_rust::xxh3::xxh3_64;
 pub(super) const PAGE_BYTES: usize = 4096;
 
 /// What is known of a page. Not zero, so that an unknown one takes no more room.
-type Sum = NonZeroU64;
+pub(super) type Sum = NonZeroU64;
 
 fn sum(page: &[u8]) -> Sum {
     NonZeroU64::new(xxh3_64(page)).unwrap_or(NonZeroU64::MIN)
@@ -46,18 +46,30 @@ impl Sums {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// These are known.
+    pub(super) fn of(all: Vec<Option<Sum>>) -> Self {
+        Self(Mutex::new(all))
+    }
+
+    /// All of them, by the number of the page.
+    pub(super) fn all(&self) -> Vec<Option<Sum>> {
+        self.known().clone()
+    }
+
     /// Learns what a range reads as from now on. A page of which it covers a part only is no longer known.
+    #[cfg(test)]
     pub(super) fn written(&self, offset: u64, bytes: &[u8]) {
-        let (whole, part) = split(offset, bytes);
-        let mut sums = Vec::with_capacity(part.len() + bytes.len() / PAGE_BYTES);
-        sums.extend(part.into_iter().flatten().map(|page| (page, None)));
-        sums.extend(whole.map(|(page, bytes)| (page, Some(sum(bytes)))));
+        self.learn(&sums_of(offset, bytes));
+    }
+
+    /// Learns what pages read as from now on.
+    pub(super) fn learn(&self, sums: &[(usize, Option<Sum>)]) {
         let mut known = self.known();
         for (page, sum) in sums {
-            if known.len() <= page {
+            if known.len() <= *page {
                 known.resize(page + 1, None);
             }
-            known[page] = sum;
+            known[*page] = *sum;
         }
     }
 
@@ -100,6 +112,15 @@ impl Sums {
     pub(super) fn truncate(&self, len: u64) {
         self.known().truncate(len as usize / PAGE_BYTES);
     }
+}
+
+/// The sums of the pages of a range; none of those of which it covers a part only.
+pub(super) fn sums_of(offset: u64, bytes: &[u8]) -> Vec<(usize, Option<Sum>)> {
+    let (whole, part) = split(offset, bytes);
+    let mut sums = Vec::with_capacity(part.len() + bytes.len() / PAGE_BYTES);
+    sums.extend(part.into_iter().flatten().map(|page| (page, None)));
+    sums.extend(whole.map(|(page, bytes)| (page, Some(sum(bytes)))));
+    sums
 }
 
 /// The pages that a range covers whole, and up to two of which it covers a part.

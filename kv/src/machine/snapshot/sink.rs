@@ -16,9 +16,10 @@ use crate::machine::backend::Backend;
 use crate::machine::chain::Fold;
 use crate::machine::counters::Counters;
 use crate::machine::database::{
-    RECEIVING_CACHE_BYTES, UNFINISHED_PREFIX, open_database, write_frame, write_system,
+    self, RECEIVING_CACHE_BYTES, UNFINISHED_PREFIX, open_database, write_frame, write_system,
 };
 use crate::machine::error::{StateFile, step, storage};
+use crate::machine::runs::{self, Run, Runs, Writing};
 use crate::machine::system::System;
 use crate::machine::tables::Table;
 use crate::machine::times::{self, Stood};
@@ -27,6 +28,13 @@ use crate::machine::wire::{Malformed, Row, hash_of_logical_row};
 
 /// No row of ours is larger: a sender that claims one is broken, and is not believed.
 const ROW_BYTES_MAX: u64 = 1 << 30;
+
+/// The runs that the heads go to, of the keys that exist and of those that do not.
+const EXISTING: u64 = 1;
+const DELETED: u64 = 2;
+
+/// So many keys have a filter that is as good as any; nobody says beforehand how many come. 16 MiB while a snapshot is received.
+const FILTER_KEYS: u64 = 13_000_000;
 
 /// Why a snapshot was not received. The state in use is as it was.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -82,6 +90,8 @@ pub struct SnapshotSink {
     unfinished: Unfinished,
     // Before `database`: the transaction ends before its database may close.
     txn: Option<WriteTransaction>,
+    existing: Writing,
+    deleted: Writing,
     database: Option<Database>,
     file: StateFile,
     expected: u32,
@@ -155,7 +165,7 @@ impl Drop for Unfinished {
         if !self.keep {
             self.backend.give_up();
             // Where this fails, opening the machine removes the file.
-            let _ = self.disk.remove_file(&self.path);
+            let _ = database::remove(&*self.disk, &self.path);
         }
     }
 }
@@ -196,6 +206,8 @@ impl SnapshotSink {
         Ok(Self {
             unfinished,
             txn: Some(txn),
+            existing: Writing::of(FILTER_KEYS),
+            deleted: Writing::of(FILTER_KEYS / 16),
             database: Some(database),
             file,
             expected: 0,
@@ -306,9 +318,17 @@ impl SnapshotSink {
         let Some(txn) = &self.txn else {
             return Err(SnapshotError::Refused);
         };
-        let mut rows = txn
-            .open_table(table.definition())
-            .map_err(step(&self.file, "opening a table of"))?;
+        let mut heads = match table {
+            Table::Current => Some((EXISTING, &mut self.existing)),
+            Table::Deleted => Some((DELETED, &mut self.deleted)),
+            _ => None,
+        };
+        let mut rows = match &heads {
+            Some((run, _)) => runs::open_within(&self.file, txn, *run)?,
+            None => txn
+                .open_table(table.definition())
+                .map_err(step(&self.file, "opening a table of"))?,
+        };
         let mut end = rows
             .upper_bound_mut(Bound::<&[u8]>::Unbounded)
             .map_err(storage(&self.file))?;
@@ -324,6 +344,9 @@ impl SnapshotSink {
                     return Err(corrupt(Malformed("a row comes twice, or out of order")));
                 }
                 Err(error) => return Err(storage(&self.file)(error).into()),
+            }
+            if let Some((_, writing)) = &mut heads {
+                writing.row(key);
             }
             if table.is_logical() {
                 let hash = hash_of_logical_row(&mut scratch, table, key, value).map_err(corrupt)?;
@@ -398,11 +421,25 @@ impl SnapshotSink {
             });
         };
         let file = &self.file;
-        if let Some(wrong) = verify::cold_values(file, &txn, system.standing.history.since)? {
+        if let Some(wrong) = verify::cold_values(file, &txn, EXISTING, system.standing.history.since)? {
             return Err(self.corrupt(wrong));
         }
         write_frame(file, &txn)?;
         write_system(file, &txn, &system)?;
+        let mut listed = Runs::NONE;
+        for (run, mut writing) in [(EXISTING, self.existing), (DELETED, self.deleted)] {
+            let number = listed.number();
+            debug_assert_eq!(number, run);
+            if writing.rows == 0 {
+                runs::remove(file, &txn, number)?;
+                continue;
+            }
+            writing.filter.fit(writing.rows);
+            runs::write_filter(file, &txn, number, &writing.filter)?;
+            let rows = writing.rows;
+            listed.list.push(Run { number, rows });
+        }
+        listed.write(file, &txn)?;
         txn.commit().map_err(step(file, "committing to"))?;
         database.close().map_err(step(file, "closing"))?;
         Ok(ReceivedSnapshot {

@@ -4,20 +4,29 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use redb::{OwnedRange, ReadTransaction};
+use redb::{OwnedRange, ReadOnlyTable, ReadTransaction};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::chunk::Chunk;
 use super::{CHUNK_BYTES, SnapshotMeta, TRAILER, put_head};
 use crate::fault::Fault;
 use crate::machine::database::OpenState;
-use crate::machine::error::{step, storage};
+use crate::machine::error::{StateFile, step, storage};
+use crate::machine::heads::{self, Heads};
+use crate::machine::runs::{self, Runs};
 use crate::machine::system::System;
 use crate::machine::tables::{SYSTEM, Table};
 use crate::machine::wire::{put_u64, put_varint};
+use crate::model::{Order, Revision};
 use crate::planted::{self, Bug};
 
 type TableRows = OwnedRange<&'static [u8], &'static [u8]>;
+
+/// The rows of a table that is being read.
+enum Reading {
+    Table(TableRows),
+    Heads(Box<Heads<TableRows, Arc<StateFile>>>),
+}
 
 /// A state that stays as it was, and keeps its pages of the file alive, until the last of its sources and of its other
 /// holders is dropped.
@@ -26,6 +35,9 @@ pub struct PinnedState {
     /// The head of its stream, and what the head hashes to.
     head: Vec<u8>,
     tag: u64,
+    runs: Runs,
+    /// Up to where its history was forgotten.
+    since: Revision,
     // Before `state`: the transaction ends before its database may close.
     txn: ReadTransaction,
     state: Arc<OpenState>,
@@ -57,7 +69,7 @@ pub struct SnapshotSource {
     pending: Vec<u8>,
     rows: u64,
     /// The table that is being read.
-    reading: Option<(Table, TableRows)>,
+    reading: Option<(Table, Reading)>,
     /// The tables that come next, the last first.
     waiting: Vec<Table>,
     finished: bool,
@@ -92,6 +104,8 @@ impl SnapshotSource {
             meta: SnapshotMeta::of(&system),
             tag: xxh3_64(&head),
             head,
+            runs: Runs::read(file, &table)?,
+            since: system.standing.history.since,
             txn,
             state,
         };
@@ -172,17 +186,34 @@ impl SnapshotSource {
     fn read_more(&mut self) -> Result<bool, Fault> {
         let file = &self.pinned.state.file;
         if let Some((table, rows)) = &mut self.reading {
-            match rows.next().transpose().map_err(storage(file))? {
-                Some((key, value)) => {
-                    let (key, value) = (key.value(), value.value());
-                    self.pending.push(table.tag());
-                    put_varint(&mut self.pending, key.len() as u64);
-                    self.pending.extend_from_slice(key);
-                    put_varint(&mut self.pending, value.len() as u64);
-                    self.pending.extend_from_slice(value);
-                    self.rows += 1;
+            let (pending, table) = (&mut self.pending, *table);
+            let mut put = |key: &[u8], value: &[u8]| {
+                pending.push(table.tag());
+                put_varint(pending, key.len() as u64);
+                pending.extend_from_slice(key);
+                put_varint(pending, value.len() as u64);
+                pending.extend_from_slice(value);
+                self.rows += 1;
+            };
+            let is_row = match rows {
+                Reading::Table(rows) => {
+                    let row = rows.next().transpose().map_err(storage(file))?;
+                    row.map(|(key, value)| put(key.value(), value.value())).is_some()
                 }
-                None => {
+                Reading::Heads(heads) => {
+                    let row = heads.next()?;
+                    if let Some(row) = &row
+                        && heads::is_of(table, row.head(), self.pinned.since)
+                            .map_err(|e| file.malformed(&e))?
+                    {
+                        put(row.key(), row.head());
+                    }
+                    row.is_some()
+                }
+            };
+            match is_row {
+                true => {}
+                false => {
                     self.reading = None;
                     if self.waiting.is_empty() {
                         self.pending.push(TRAILER);
@@ -197,13 +228,23 @@ impl SnapshotSource {
         let Some(table) = self.waiting.pop() else {
             return Ok(false);
         };
-        let rows = self
-            .pinned
-            .txn
-            .open_table(table.definition())
-            .map_err(step(file, "opening a table of"))?
-            .range_owned::<&[u8]>(..)
-            .map_err(storage(file))?;
+        let txn = &self.pinned.txn;
+        let all = |rows: ReadOnlyTable<_, _>| rows.range_owned::<&[u8]>(..).map_err(storage(file));
+        let rows = if table.is_of_heads() {
+            let runs = self.pinned.runs.list.iter().rev();
+            let runs = runs.map(|run| all(runs::open(file, txn, run.number)?));
+            let runs = runs.collect::<Result<Vec<_>, Fault>>()?;
+            Reading::Heads(Box::new(Heads::new(
+                Arc::new(file.clone()),
+                Order::Ascending,
+                runs,
+            )?))
+        } else {
+            let rows = txn
+                .open_table(table.definition())
+                .map_err(step(file, "opening a table of"))?;
+            Reading::Table(all(rows)?)
+        };
         self.reading = Some((table, rows));
         Ok(true)
     }

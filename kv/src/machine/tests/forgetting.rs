@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use super::disk::MemoryDisk;
 use super::*;
-use crate::machine::database::for_each_row;
 use crate::machine::tables::Table;
 use crate::machine::{ReadBudget, ReadRefused, ReceivedSnapshot, SnapshotError, Step};
 use crate::model::{Compacted, KeyRange, Op, RangeRead, ReadOp, ReadResult, Revision};
@@ -87,7 +86,7 @@ fn rows(store: &Store, table: Table) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let published = store.reader.shared.get();
     let base = &published.state.base;
     let mut found = BTreeMap::new();
-    for_each_row(base.file(), &base.txn, table, |key, row| {
+    base.for_each_row(table, |key, row| {
         found.insert(key.to_vec(), row.to_vec());
         Ok(())
     })

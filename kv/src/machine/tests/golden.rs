@@ -2,8 +2,8 @@
 //! writes others has another format version, and adds its bytes beside these.
 
 use super::*;
-use crate::machine::database::for_each_row;
-use crate::machine::tables::{SYSTEM, Table};
+use crate::machine::runs;
+use crate::machine::tables::{FILTERS, SYSTEM, Table};
 use crate::model::{Op, Sequence, SessionId, SessionRef};
 use redb::ReadableTable;
 
@@ -77,7 +77,7 @@ fn the_rows_of_format_version_5() {
     let txn = &base.txn;
     let mut rows = Vec::new();
     for table in Table::ALL {
-        for_each_row(base.file(), txn, table, |key, value| {
+        base.for_each_row(table, |key, value| {
             rows.push(format!("{} {} {}", table.tag(), hex(key), hex(value)));
             Ok(())
         })
@@ -86,6 +86,21 @@ fn the_rows_of_format_version_5() {
     for row in txn.open_table(SYSTEM).unwrap().iter().unwrap() {
         let (key, value) = row.unwrap();
         rows.push(format!("{} {}", key.value().escape_ascii(), hex(value.value())));
+    }
+    for run in &base.runs.list {
+        for row in runs::open(base.file(), txn, run.number).unwrap().iter().unwrap() {
+            let (key, value) = row.unwrap();
+            rows.push(format!(
+                "run {} {} {}",
+                run.number,
+                hex(key.value()),
+                hex(value.value())
+            ));
+        }
+    }
+    for row in txn.open_table(FILTERS).unwrap().iter().unwrap() {
+        let (key, value) = row.unwrap();
+        rows.push(format!("filter {} {}", hex(key.value()), hex(value.value())));
     }
     is_golden("rows-5.txt", &rows.join("\n"));
 }

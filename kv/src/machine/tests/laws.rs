@@ -8,7 +8,6 @@ use super::disk::MemoryDisk;
 use super::slow::Slow;
 use super::*;
 use crate::machine::Checkpoint;
-use crate::machine::database::for_each_row;
 use crate::machine::head::Head;
 use crate::machine::tables::Table;
 use crate::machine::version::{self, ChangeKind, Version};
@@ -31,6 +30,9 @@ fn tight() -> MachineSettings {
             forget_rows: 2,
             hash_entries: 3,
             time_spacing_millis: 2,
+            run_rows: 2,
+            runs_merged: 2,
+            merge_rows: 2,
             ..Tuning::default()
         },
         ..MachineSettings::default()
@@ -259,6 +261,8 @@ enum Step {
     Whole,
     /// A step of forgetting, if nothing is under way.
     Forget,
+    /// A step of merging, if nothing is under way.
+    Merge,
     /// The file begins to be copied into a smaller one, if nothing is under way.
     Shrink,
 }
@@ -271,6 +275,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         Step::End,
         Step::Whole,
         Step::Forget,
+        Step::Merge,
         Step::Shrink,
     ])
 }
@@ -293,8 +298,12 @@ fn take(step: Step, machine: &mut Machine, under_way: &mut Option<Checkpoint>) {
             machine.make_durable().unwrap();
             assert_eq!(machine.durable(), machine.applied().position);
         }
-        Step::Forget => {
-            if let Some(step) = machine.begin_forgetting() {
+        Step::Forget | Step::Merge => {
+            let begun = match step {
+                Step::Forget => machine.begin_forgetting(),
+                _ => machine.begin_merging(),
+            };
+            if let Some(step) = begun {
                 assert!(
                     under_way.is_none() && machine.begin_checkpoint().is_none(),
                     "one at a time"
@@ -311,10 +320,10 @@ fn take(step: Step, machine: &mut Machine, under_way: &mut Option<Checkpoint>) {
     }
 }
 
-/// Forgets all that may be forgotten.
+/// Forgets all that may be forgotten, and merges what is to be merged.
 fn forget_all(machine: &mut Machine) {
     machine.make_durable().unwrap();
-    while let Some(step) = machine.begin_forgetting() {
+    while let Some(step) = machine.begin_forgetting().or_else(|| machine.begin_merging()) {
         machine.end_checkpoint(step.write()).unwrap();
     }
 }
@@ -324,7 +333,7 @@ fn rows(reader: &Reader, table: Table) -> Vec<(Vec<u8>, Vec<u8>)> {
     let published = reader.shared.get();
     let base = &published.state.base;
     let mut found = Vec::new();
-    for_each_row(base.file(), &base.txn, table, |key, row| {
+    base.for_each_row(table, |key, row| {
         found.push((key.to_vec(), row.to_vec()));
         Ok(())
     })

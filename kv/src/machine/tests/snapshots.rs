@@ -321,7 +321,12 @@ fn every_kind_of_damage_is_refused_and_leaves_state_and_directory_as_they_were()
             None => sink.finish().expect_err(name),
         };
         assert!(expected(&refused), "{name}: {refused:?}");
-        assert_eq!(disk.names(), ["/node/state.redb"], "{name}: the file is gone");
+        let state = [
+            "/node/state.redb",
+            "/node/state.redb.sums-a",
+            "/node/state.redb.sums-b",
+        ];
+        assert_eq!(disk.names(), state, "{name}: the file is gone");
         assert_eq!(target.machine.applied(), &before, "{name}");
         target.verify();
     }

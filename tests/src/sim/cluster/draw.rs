@@ -134,6 +134,9 @@ fn small_of_all(random: &mut Rng) -> Small {
         compare_interval: Duration::from_secs(*random.pick(&[1, 4])),
         shrink_every: Duration::from_millis(*random.pick(&[0, 0, 700, 4_000])),
         recall_elsewhere: random.one_in(2),
+        run_rows: *random.pick(&[0, 10, usual.run_rows]),
+        runs_merged: *random.pick(&[2, 4, usual.runs_merged]),
+        merge_rows: *random.pick(&[1, 10, usual.merge_rows]),
         ..usual
     }
 }

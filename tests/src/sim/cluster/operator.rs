@@ -16,7 +16,7 @@ use quorate_kv::planted::{self, Bug};
 use quorate_kv::{Client, env};
 
 use super::fault::{Kind, Target};
-use super::{Cluster, ROUND, Stop, address};
+use super::{Cluster, Phase, ROUND, Stop, address};
 use crate::check::membership::Membership;
 use crate::check::{Rule, Violation};
 use crate::sim::world::lock;
@@ -375,12 +375,17 @@ async fn rot(cluster: &Cluster, number: u32) -> Result<(), String> {
     let mut files = host.disk().files();
     cluster.sim.rng(&format!("bit rot {number}")).shuffle(&mut files);
     // The lock has no bytes.
-    let flipped = files.iter().any(|file| host.disk().flip_bit(file).is_some());
+    let flipped = files.iter().find(|file| host.disk().flip_bit(file).is_some());
     cluster.start(number);
-    if !flipped {
+    let Some(flipped) = flipped else {
         return Ok(());
-    }
+    };
     lock(&cluster.seen).rotten.insert(number, None);
+    if flipped.as_path() == Path::new(STATE) {
+        // A start reads what it needs of it, and the rest is found when it is read.
+        lock(&cluster.seen).rots_on.insert(number);
+        return replace_rotting(cluster, number, Kind::BitRot, &phases).await;
+    }
     let Some(refused) = refusal_of_rot(cluster, number).await? else {
         cluster.tell(format!("operator: node {number} does not need what has rotted"));
         return Ok(());
@@ -408,6 +413,12 @@ async fn rot_under(cluster: &Cluster, number: u32) -> Result<(), String> {
         return Ok(());
     }
     lock(&cluster.seen).rotten.insert(number, None);
+    replace_rotting(cluster, number, Kind::RotUnderNode, &phases).await
+}
+
+/// Replaces a node whose state file has rotted: when it has stopped for that, or was not met for a while.
+async fn replace_rotting(cluster: &Cluster, number: u32, kind: Kind, phases: &[Phase]) -> Result<(), String> {
+    let host = cluster.sim.host(number);
     let patience = cluster.sim.now() + ROTTING_MAX;
     let found = loop {
         match lock(&cluster.seen).rotten.get(&number).cloned() {
@@ -425,7 +436,7 @@ async fn rot_under(cluster: &Cluster, number: u32) -> Result<(), String> {
         "operator: the disk of node {number} rots, which it found: {found:?}"
     ));
     if found.is_some() {
-        cluster.watch.took_effect_in(Kind::RotUnderNode, &phases);
+        cluster.watch.took_effect_in(kind, phases);
     }
     cluster.fleet.borrow_mut().gone.insert(number);
     host.kill_unseen();

@@ -159,6 +159,12 @@ pub struct Small {
     pub shrink_every: Duration,
     /// See `Tuning::recall_elsewhere` of the machine: the simulator's callers are all elsewhere.
     pub recall_elsewhere: bool,
+    /// See `Tuning::run_rows` of the machine.
+    pub run_rows: u64,
+    /// See `Tuning::runs_merged` of the machine.
+    pub runs_merged: usize,
+    /// See `Tuning::merge_rows` of the machine.
+    pub merge_rows: usize,
 }
 
 impl Default for Small {
@@ -188,6 +194,9 @@ impl Default for Small {
             compare_interval: settings.compare_interval,
             shrink_every: Duration::ZERO,
             recall_elsewhere: false,
+            run_rows: settings.tuning.run_rows,
+            runs_merged: settings.tuning.runs_merged,
+            merge_rows: settings.tuning.merge_rows,
         }
     }
 }
@@ -416,6 +425,9 @@ impl Plan {
         if small.shrink_every.is_zero() {
             settings.tuning.shrink_look_millis = 60_000;
         }
+        settings.tuning.run_rows = small.run_rows;
+        settings.tuning.runs_merged = small.runs_merged;
+        settings.tuning.merge_rows = small.merge_rows;
         settings
     }
 

@@ -1,0 +1,170 @@
+//! Reading heads in the order of their keys, over all runs: of those that a key has the newest counts.
+
+use std::cmp::Ordering;
+use std::ops::Deref;
+
+use redb::{AccessGuard, OwnedAccessGuard, OwnedRange, Range, StorageError};
+
+use super::error::{StateFile, storage};
+use super::head::Head;
+use super::layered::in_order;
+use super::tables::Table;
+use super::wire::Malformed;
+use crate::fault::Fault;
+use crate::model::{Order, Revision};
+
+type Slice = &'static [u8];
+
+/// Whether a head is a row of `current`, or of `deleted`: one of a deleted key of which no history is left is in neither.
+/// `since` is the revision up to which it was forgotten.
+pub(super) fn is_of(table: Table, head: &[u8], since: Revision) -> Result<bool, Malformed> {
+    let (revision, record) = Head::decode_newest(head)?;
+    Ok(match table {
+        Table::Current => record.is_some(),
+        Table::Deleted => record.is_none() && revision > since,
+        _ => false,
+    })
+}
+
+/// A row where it lies in the page cache.
+pub(super) trait Guard {
+    fn bytes(&self) -> &[u8];
+}
+
+impl Guard for AccessGuard<'_, Slice> {
+    fn bytes(&self) -> &[u8] {
+        self.value()
+    }
+}
+
+impl Guard for OwnedAccessGuard<Slice> {
+    fn bytes(&self) -> &[u8] {
+        self.value()
+    }
+}
+
+/// The rows of a run, from either end.
+pub(super) trait Rows:
+    DoubleEndedIterator<Item = Result<(Self::Guard, Self::Guard), StorageError>>
+{
+    type Guard: Guard;
+}
+
+impl<'b> Rows for Range<'b, Slice, Slice> {
+    type Guard = AccessGuard<'b, Slice>;
+}
+
+impl Rows for OwnedRange<Slice, Slice> {
+    type Guard = OwnedAccessGuard<Slice>;
+}
+
+/// A head, and the key that it is of.
+pub(super) struct HeadRow<G> {
+    key: G,
+    head: G,
+}
+
+impl<G: Guard> HeadRow<G> {
+    pub(super) fn key(&self) -> &[u8] {
+        self.key.bytes()
+    }
+
+    pub(super) fn head(&self) -> &[u8] {
+        self.head.bytes()
+    }
+}
+
+/// See the module.
+pub(super) struct Heads<R: Rows, F> {
+    file: F,
+    order: Order,
+    /// The newest first.
+    runs: Vec<Stream<R>>,
+    /// Those that have a row, by which of them comes first; of those that have the same key the newest.
+    turn: Vec<usize>,
+}
+
+struct Stream<R: Rows> {
+    rows: R,
+    front: Option<HeadRow<R::Guard>>,
+}
+
+impl<R: Rows, F: Deref<Target = StateFile>> Heads<R, F> {
+    /// Over the rows of these runs, the newest first.
+    pub(super) fn new(file: F, order: Order, runs: impl IntoIterator<Item = R>) -> Result<Self, Fault> {
+        let runs = runs.into_iter().map(|rows| Stream { rows, front: None });
+        let mut heads = Self {
+            file,
+            order,
+            runs: runs.collect(),
+            turn: Vec::new(),
+        };
+        for run in (0..heads.runs.len()).rev() {
+            heads.advance(run)?;
+            if heads.runs[run].front.is_some() {
+                heads.turn.insert(0, run);
+                heads.settle();
+            }
+        }
+        Ok(heads)
+    }
+
+    /// The next row of a run becomes its front.
+    fn advance(&mut self, run: usize) -> Result<Option<HeadRow<R::Guard>>, Fault> {
+        let stream = &mut self.runs[run];
+        let row = match self.order {
+            Order::Ascending => stream.rows.next(),
+            Order::Descending => stream.rows.next_back(),
+        };
+        let row = row.transpose().map_err(storage(&self.file))?;
+        let row = row.map(|(key, head)| HeadRow { key, head });
+        Ok(std::mem::replace(&mut stream.front, row))
+    }
+
+    /// Brings the first to its place among the others, which have theirs.
+    fn settle(&mut self) {
+        for place in 1..self.turn.len() {
+            let (a, b) = (self.turn[place - 1], self.turn[place]);
+            if self.compare(a, b).is_lt() {
+                return;
+            }
+            self.turn.swap(place - 1, place);
+        }
+    }
+
+    fn compare(&self, a: usize, b: usize) -> Ordering {
+        match (&self.runs[a].front, &self.runs[b].front) {
+            (Some(x), Some(y)) => in_order(self.order, x.key(), y.key()).then(a.cmp(&b)),
+            (None, _) => Ordering::Greater,
+            (_, None) => Ordering::Less,
+        }
+    }
+
+    fn take_first(&mut self) -> Result<Option<HeadRow<R::Guard>>, Fault> {
+        let Some(&run) = self.turn.first() else {
+            return Ok(None);
+        };
+        let row = self.advance(run)?;
+        match self.runs[run].front {
+            Some(_) => self.settle(),
+            None => drop(self.turn.remove(0)),
+        }
+        Ok(row)
+    }
+
+    /// The next key's newest head.
+    pub(super) fn next(&mut self) -> Result<Option<HeadRow<R::Guard>>, Fault> {
+        let Some(row) = self.take_first()? else {
+            return Ok(None);
+        };
+        while let Some(&run) = self.turn.first()
+            && self.runs[run]
+                .front
+                .as_ref()
+                .is_some_and(|older| older.key() == row.key())
+        {
+            drop(self.take_first()?);
+        }
+        Ok(Some(row))
+    }
+}

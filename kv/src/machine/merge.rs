@@ -1,0 +1,167 @@
+//! Merging runs, in steps: some of the newest become one, so that a look-up has few to look into.
+//!
+//! A step reads on in all runs that are merged and writes the next keys' newest heads at the end of the new run. The
+//! last one lists it in their place and removes them. Deleted keys of which no history is left go where there is no
+//! older run in which they could be.
+//!
+//! Always: what a read finds is the same before and after each step; a merge that a crash has cut short begins anew.
+
+use std::ops::Bound;
+
+use redb::{ReadableTable, WriteTransaction};
+
+use super::database::OpenState;
+use super::error::storage;
+use super::filter::Filter;
+use super::head::Head;
+use super::heads::Heads;
+use super::runs::{self, Merging, Run, Runs, Writing};
+use super::wire::Malformed;
+use crate::fault::Fault;
+use crate::model::{Order, Revision};
+
+/// Whether a head is that of a deleted key of which nothing is left.
+pub(super) fn is_forgotten(head: &[u8], since: Revision) -> Result<bool, Malformed> {
+    let (revision, record) = Head::decode_newest(head)?;
+    Ok(record.is_none() && revision <= since)
+}
+
+/// Whether there is something to merge.
+pub(super) fn is_due(state: &OpenState, runs: &Runs) -> bool {
+    state.runs.merging().is_some()
+        || runs.unfinished.is_some()
+        || runs.due(state.tuning.runs_merged).is_some()
+}
+
+/// Goes on with merging, over so many rows, or begins it.
+pub(super) fn step(
+    state: &OpenState,
+    txn: &WriteTransaction,
+    since: Revision,
+    rows_wanted: usize,
+    goes_on: impl Fn() -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    let file = &state.file;
+    let mut listed = Runs::read_within(file, txn)?;
+    // Taken: after a failure nothing is written any more.
+    let merging = state.runs.merging().take();
+    let mut merging = match merging {
+        Some(merging) => merging,
+        None => {
+            if let Some(left) = listed.unfinished.take() {
+                runs::remove(file, txn, left)?;
+            }
+            let Some(from) = listed.due(state.tuning.runs_merged) else {
+                return listed.write(file, txn);
+            };
+            let rows = listed.list[from..].iter().map(|run| run.rows);
+            let rows = rows.fold(0, u64::saturating_add);
+            let output = listed.number();
+            listed.unfinished = Some(output);
+            Merging {
+                inputs: listed.list[from..].iter().map(|run| run.number).collect(),
+                output,
+                filter: Filter::for_keys(rows),
+                rows: 0,
+                last: None,
+            }
+        }
+    };
+    let first = listed
+        .list
+        .iter()
+        .position(|run| Some(&run.number) == merging.inputs.first());
+    let first = first.ok_or_else(|| file.corrupt("a run that is being merged is listed no more"))?;
+    let is_done = some_rows(
+        state,
+        txn,
+        &mut merging,
+        (first == 0).then_some(since),
+        rows_wanted,
+        goes_on,
+    )?;
+    if !is_done {
+        *state.runs.merging() = Some(merging);
+        return listed.write(file, txn);
+    }
+    let Merging {
+        inputs,
+        output,
+        mut filter,
+        rows,
+        ..
+    } = merging;
+    for input in &inputs {
+        runs::remove(file, txn, *input)?;
+    }
+    listed.unfinished = None;
+    listed.list.drain(first..first + inputs.len());
+    if rows > 0 {
+        listed.list.insert(first, Run { number: output, rows });
+        filter.fit(rows);
+        runs::write_filter(file, txn, output, &filter)?;
+        state.runs.keep(output, filter);
+    } else {
+        runs::remove(file, txn, output)?;
+    }
+    listed.write(file, txn)
+}
+
+/// Writes the next rows; whether there are no more. `since` where deleted keys of up to that revision go.
+fn some_rows(
+    state: &OpenState,
+    txn: &WriteTransaction,
+    merging: &mut Merging,
+    since: Option<Revision>,
+    rows_wanted: usize,
+    goes_on: impl Fn() -> Result<(), Fault>,
+) -> Result<bool, Fault> {
+    /// It is asked so often whether to go on.
+    const ASKED_EVERY: usize = 1024;
+    let file = &state.file;
+    let inputs = merging.inputs.iter().rev();
+    let inputs = inputs.map(|input| runs::open_within(file, txn, *input));
+    let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
+    let from = match &merging.last {
+        Some(last) => Bound::Excluded(&last[..]),
+        None => Bound::Unbounded,
+    };
+    let ranges = inputs
+        .iter()
+        .map(|input| input.range::<&[u8]>((from, Bound::Unbounded)));
+    let ranges = ranges.collect::<Result<Vec<_>, _>>().map_err(storage(file))?;
+    let mut heads = Heads::new(file, Order::Ascending, ranges)?;
+    let mut output = runs::open_within(file, txn, merging.output)?;
+    let mut end = output
+        .upper_bound_mut(Bound::<&[u8]>::Unbounded)
+        .map_err(storage(file))?;
+    let mut writing = Writing {
+        filter: std::mem::replace(&mut merging.filter, Filter::for_keys(0)),
+        rows: merging.rows,
+    };
+    let mut is_done = false;
+    for count in 0.. {
+        if count % ASKED_EVERY == 0 {
+            goes_on()?;
+        }
+        let Some(row) = heads.next()? else {
+            is_done = true;
+            break;
+        };
+        let goes = match since {
+            Some(since) => is_forgotten(row.head(), since).map_err(|e| file.malformed(&e))?,
+            None => false,
+        };
+        if !goes {
+            end.insert_before(row.key(), row.head()).map_err(storage(file))?;
+            writing.row(row.key());
+        }
+        if count + 1 >= rows_wanted.max(1) {
+            merging.last = Some(row.key().to_vec());
+            break;
+        }
+    }
+    end.close().map_err(storage(file))?;
+    (merging.filter, merging.rows) = (writing.filter, writing.rows);
+    Ok(is_done)
+}

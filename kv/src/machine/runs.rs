@@ -1,0 +1,370 @@
+//! The runs: where the heads of all keys stand.
+//!
+//! A checkpoint would have to change as many scattered rows of one table as keys were written, and with them as many
+//! pages, read, copied and written whole. Instead it writes a *run*: a table of its own, of the heads of the keys that
+//! were written since the last one, in the order of the keys, whose pages are full and lie side by side. Of the heads
+//! that a key has in several runs the newest run's counts. Now and then some of the newest runs are merged into one
+//! (`merge`). This is O'Neil's log-structured merge-tree (1996), with the layers in memory as its smallest part and
+//! redb's transactions in the place of a manifest.
+//!
+//! The row `runs` of the table `system` lists them: the number of the next run (8), the number of one that is being
+//! made by a merge and counts for nothing (8; 0 for none), then for each run, the oldest first, its number (8) and how
+//! many rows it has (8). A run's table is called `heads-` and its number in 16 hexadecimal digits. Its keys and values
+//! are those that `head` specifies, of keys that exist and of deleted ones. The table `filters` has for each run a
+//! [`Filter`] in parts. Key: the run's number (8), the part's (4). Value: words, big-endian.
+//!
+//! Always: a run that is listed never changes; numbers are never given twice; a run's filter is written with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use redb::{ReadTransaction, ReadableTable, TableDefinition, TableError, WriteTransaction};
+
+use super::error::{StateFile, step, storage};
+use super::filter::{Filter, FilterHash};
+use super::tables::{Definition, FILTERS, SYSTEM};
+use super::wire::{Malformed, Row, put_u64};
+use crate::fault::Fault;
+
+/// The row's key in the table `system`.
+const RUNS: &[u8] = b"runs";
+
+/// A part of a filter, in bytes.
+const FILTER_PART_BYTES: usize = 64 * 1024;
+
+/// A run, as it is listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    pub(super) number: u64,
+    /// How many heads it has.
+    pub(super) rows: u64,
+}
+
+/// The runs of a state file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Runs {
+    /// The oldest first.
+    pub(super) list: Vec<Run>,
+    /// What a merge is making, or was when the node ended.
+    pub(super) unfinished: Option<u64>,
+    next: u64,
+}
+
+impl Runs {
+    /// Of the empty store.
+    pub(super) const NONE: Runs = Runs {
+        list: Vec::new(),
+        unfinished: None,
+        next: 1,
+    };
+
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(16 * (self.list.len() + 1));
+        put_u64(&mut out, self.next);
+        put_u64(&mut out, self.unfinished.unwrap_or(0));
+        for run in &self.list {
+            put_u64(&mut out, run.number);
+            put_u64(&mut out, run.rows);
+        }
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut row = Row::new(bytes);
+        let next = row.u64()?;
+        let unfinished = Some(row.u64()?).filter(|number| *number != 0);
+        let mut known: BTreeSet<u64> = unfinished.into_iter().collect();
+        let mut list = Vec::with_capacity(row.rest().len() / 16);
+        while !row.rest().is_empty() {
+            let (number, rows) = (row.u64()?, row.u64()?);
+            if number == 0 || !known.insert(number) {
+                return Err(Malformed("a run is listed twice, or has no number"));
+            }
+            list.push(Run { number, rows });
+        }
+        if known.last().is_some_and(|last| *last >= next) || next == 0 {
+            return Err(Malformed("a run's number was not given yet"));
+        }
+        Ok(Self {
+            list,
+            unfinished,
+            next,
+        })
+    }
+
+    /// Reads the row of the table `system`.
+    pub(super) fn read(
+        file: &StateFile,
+        system: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    ) -> Result<Self, Fault> {
+        let row = system.get(RUNS).map_err(storage(file))?;
+        let row = row.ok_or_else(|| file.corrupt("the system table lacks its runs"))?;
+        Self::decode(row.value()).map_err(|e| file.malformed(&e))
+    }
+
+    pub(super) fn read_within(file: &StateFile, txn: &WriteTransaction) -> Result<Self, Fault> {
+        let system = txn
+            .open_table(SYSTEM)
+            .map_err(step(file, "opening the system table of"))?;
+        Self::read(file, &system)
+    }
+
+    pub(super) fn write(&self, file: &StateFile, txn: &WriteTransaction) -> Result<(), Fault> {
+        let mut system = txn
+            .open_table(SYSTEM)
+            .map_err(step(file, "opening the system table of"))?;
+        system
+            .insert(RUNS, &self.encode()[..])
+            .map(drop)
+            .map_err(storage(file))
+    }
+
+    /// Gives a number to a run that is about to be made.
+    pub(super) fn number(&mut self) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        number
+    }
+
+    /// From which on the runs are to be merged into one: at least so many, of which the oldest is at most twice as large as all
+    /// newer ones. So each head is written anew a few times, each time into a run that is larger by half at least, and the
+    /// runs are fewer than so many and some whose sizes are a geometric row.
+    pub(super) fn due(&self, at_least: usize) -> Option<usize> {
+        let (mut newer, mut from) = (0u64, None);
+        for (at, run) in self.list.iter().enumerate().rev() {
+            if self.list.len() - at >= at_least.max(2) && newer.saturating_mul(2) >= run.rows {
+                from = Some(at);
+            }
+            newer = newer.saturating_add(run.rows);
+        }
+        from
+    }
+}
+
+/// Makes something of the table of a run.
+pub(super) fn with_table<T>(number: u64, make: impl FnOnce(Definition<'_>) -> T) -> T {
+    make(TableDefinition::new(&format!("heads-{number:016x}")))
+}
+
+/// Opens the table of a run for reading.
+pub(super) fn open(
+    file: &StateFile,
+    txn: &ReadTransaction,
+    number: u64,
+) -> Result<redb::ReadOnlyTable<&'static [u8], &'static [u8]>, Fault> {
+    with_table(number, |table| txn.open_table(table)).map_err(step(file, "opening a run of"))
+}
+
+/// Opens the table of a run, and makes it where there is none.
+pub(super) fn open_within<'t>(
+    file: &StateFile,
+    txn: &'t WriteTransaction,
+    number: u64,
+) -> Result<redb::Table<'t, &'static [u8], &'static [u8]>, Fault> {
+    with_table(number, |table| txn.open_table(table)).map_err(step(file, "opening a run of"))
+}
+
+/// Removes a run, or what was made of it.
+pub(super) fn remove(file: &StateFile, txn: &WriteTransaction, number: u64) -> Result<(), Fault> {
+    match with_table(number, |table| txn.delete_table(table)) {
+        Ok(_) | Err(TableError::TableDoesNotExist(_)) => {}
+        Err(error) => return Err(step(file, "removing a run of")(error)),
+    }
+    let mut filters = txn
+        .open_table(FILTERS)
+        .map_err(step(file, "opening the filters of"))?;
+    for part in 0u32.. {
+        let row = filters.remove(&filter_key(number, part)[..]);
+        if row.map_err(storage(file))?.is_none() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn filter_key(number: u64, part: u32) -> Vec<u8> {
+    let mut key = number.to_be_bytes().to_vec();
+    key.extend_from_slice(&part.to_be_bytes());
+    key
+}
+
+/// Writes a run's filter.
+pub(super) fn write_filter(
+    file: &StateFile,
+    txn: &WriteTransaction,
+    number: u64,
+    filter: &Filter,
+) -> Result<(), Fault> {
+    let mut filters = txn
+        .open_table(FILTERS)
+        .map_err(step(file, "opening the filters of"))?;
+    for (part, bytes) in (0..).zip(filter.parts(FILTER_PART_BYTES)) {
+        let key = filter_key(number, part);
+        drop(filters.insert(&key[..], &bytes[..]).map_err(storage(file))?);
+    }
+    Ok(())
+}
+
+fn read_filter(file: &StateFile, txn: &ReadTransaction, number: u64) -> Result<Filter, Fault> {
+    let filters = txn
+        .open_table(FILTERS)
+        .map_err(step(file, "opening the filters of"))?;
+    let (first, behind) = (filter_key(number, 0), filter_key(number.saturating_add(1), 0));
+    let mut bytes = Vec::new();
+    for row in filters
+        .range::<&[u8]>(&first[..]..&behind[..])
+        .map_err(storage(file))?
+    {
+        bytes.extend_from_slice(row.map_err(storage(file))?.1.value());
+    }
+    Filter::of_bytes(&bytes).map_err(|e| file.malformed(&e))
+}
+
+/// What an open state file has in memory of its runs.
+#[derive(Debug, Default)]
+pub(super) struct RunsKept {
+    filters: Mutex<BTreeMap<u64, Arc<Filter>>>,
+    /// What the next step of merging goes on with. Taken by whoever writes to the file, who is one at a time.
+    pub(super) merging: Mutex<Option<Merging>>,
+}
+
+/// A merge under way.
+#[derive(Debug)]
+pub(super) struct Merging {
+    /// What is merged: neighbours, the oldest first.
+    pub(super) inputs: Vec<u64>,
+    /// What it becomes.
+    pub(super) output: u64,
+    pub(super) filter: Filter,
+    pub(super) rows: u64,
+    /// The key that was written last.
+    pub(super) last: Option<Vec<u8>>,
+}
+
+impl RunsKept {
+    fn filters(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Filter>>> {
+        // A panic leaves a map with one filter more or less.
+        self.filters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn merging(&self) -> MutexGuard<'_, Option<Merging>> {
+        // Whoever panicked here had failed to write, and nothing is written after that.
+        self.merging.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the filter of a run that is being written.
+    pub(super) fn keep(&self, number: u64, filter: Filter) {
+        self.filters().insert(number, Arc::new(filter));
+    }
+
+    /// The filters of these runs, from memory or from the file; those of others are not needed any more.
+    pub(super) fn filters_of(
+        &self,
+        file: &StateFile,
+        txn: &ReadTransaction,
+        runs: &Runs,
+    ) -> Result<Vec<Arc<Filter>>, Fault> {
+        let mut found = Vec::with_capacity(runs.list.len());
+        for run in &runs.list {
+            let kept = self.filters().get(&run.number).cloned();
+            found.push(match kept {
+                Some(filter) => filter,
+                None => Arc::new(read_filter(file, txn, run.number)?),
+            });
+        }
+        *self.filters() = runs
+            .list
+            .iter()
+            .map(|run| run.number)
+            .zip(found.iter().cloned())
+            .collect();
+        Ok(found)
+    }
+}
+
+/// A run that is being written, in the order of its keys.
+pub(super) struct Writing {
+    pub(super) filter: Filter,
+    pub(super) rows: u64,
+}
+
+impl Writing {
+    /// Of so many rows at most.
+    pub(super) fn of(rows: u64) -> Self {
+        Self {
+            filter: Filter::for_keys(rows),
+            rows: 0,
+        }
+    }
+
+    /// Takes note of a row.
+    pub(super) fn row(&mut self, key: &[u8]) {
+        self.filter.add(FilterHash::of(key));
+        self.rows += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn of_sizes(sizes: &[u64]) -> Runs {
+        let mut runs = Runs::NONE;
+        for rows in sizes {
+            let number = runs.number();
+            runs.list.push(Run { number, rows: *rows });
+        }
+        runs
+    }
+
+    proptest! {
+        #[test]
+        fn a_list_reads_back_and_garbage_is_refused_or_has_one_form(
+            sizes in prop::collection::vec(any::<u64>(), 0..9), unfinished: bool, garbage in prop::collection::vec(0u64..6, 0..7),
+        ) {
+            let mut runs = of_sizes(&sizes);
+            runs.unfinished = unfinished.then(|| runs.number());
+            prop_assert_eq!(Runs::decode(&runs.encode()), Ok(runs));
+            let garbage: Vec<u8> = garbage.iter().flat_map(|number| number.to_be_bytes()).collect();
+            if let Ok(runs) = Runs::decode(&garbage) {
+                prop_assert_eq!(runs.encode(), garbage);
+            }
+        }
+
+        /// Runs of equal size come, and what is due is merged: they stay few, and no head is written often.
+        #[test]
+        fn runs_stay_few_and_heads_are_seldom_written_anew(count in 1u64..3000, at_least in 2usize..10) {
+            let (mut runs, mut written) = (of_sizes(&[]), 0u64);
+            for _ in 0..count {
+                let number = runs.number();
+                runs.list.push(Run { number, rows: 1 });
+                while let Some(from) = runs.due(at_least) {
+                    let merged: u64 = runs.list.drain(from..).map(|run| run.rows).sum();
+                    written += merged;
+                    let number = runs.number();
+                    runs.list.push(Run { number, rows: merged });
+                }
+            }
+            let bits = u64::from(64 - count.leading_zeros());
+            prop_assert!(runs.list.len() as u64 <= at_least as u64 + bits, "{:?}", runs);
+            prop_assert!(written <= 3 * count * bits, "{} rows written for {}", written, count);
+        }
+    }
+
+    #[test]
+    fn what_is_merged_is_not_dwarfed_by_the_oldest_of_it() {
+        for (sizes, at_least, from) in [
+            (&[][..], 4, None),
+            (&[100, 1, 1], 4, None),
+            (&[100, 1, 1, 1], 4, None),
+            (&[100, 1, 1, 1, 1], 4, Some(1)),
+            (&[100, 20, 20, 11], 4, Some(0)),
+            (&[100, 20, 20, 9], 4, None),
+            (&[1, 1], 2, Some(0)),
+        ] {
+            assert_eq!(of_sizes(sizes).due(at_least), from, "{sizes:?}");
+        }
+    }
+}
