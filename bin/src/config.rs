@@ -62,6 +62,9 @@ fn parse(limit: Limit, text: &str) -> Result<u64, Failure> {
         (text, Unit::Millis) => {
             let time = humantime::parse_duration(text)
                 .map_err(|error| refused(format!("a time, such as 10m: {error}")))?;
+            if !time.is_zero() && time.as_millis() == 0 {
+                return Err(refused("a time of whole milliseconds".to_owned()));
+            }
             u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
         }
         (text, Unit::Count) => text
@@ -248,6 +251,10 @@ mod tests {
         );
         assert!(told(Limit::SessionsMax, "none").contains("is not a whole number"));
         assert!(told(Limit::StoreBytesMax, "much").contains("a size, such as 64MiB"));
+        assert!(
+            told(Limit::HistoryKept, "500us").contains("whole milliseconds"),
+            "not for ever"
+        );
         assert!(told(Limit::SessionTtl, "1 apple").contains("a time, such as 10m"));
     }
 

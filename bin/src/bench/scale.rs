@@ -43,6 +43,7 @@ pub(super) async fn run(args: &BenchArgs, keys: u64, output: Output) -> Result<(
     let client = reached.client()?;
     let empty_disk_bytes = processes.disk_bytes(0);
 
+    client.set_limits([(Limit::StoreBytesMax, 0)]).await?;
     let few = load(args, BenchOp::Put, FEW, 64, PUTS, 1);
     Load::prepare(
         &load(args, BenchOp::Txn, FEW, BULK_CALLERS, FEW / u64::from(BULK), BULK),
@@ -66,7 +67,7 @@ pub(super) async fn run(args: &BenchArgs, keys: u64, output: Output) -> Result<(
     );
     let bulk = Load::prepare(&bulk, &reached, output).await?.run().await?;
     let late_reads = beside.end().await;
-    let leader_changes = client.status().await?.term.number() - term.number();
+    let leader_changes = client.status().await?.term.number().saturating_sub(term.number());
     if let Some(error) = bulk.first_error {
         return Err(Failure::failed(format!("the bulk load met: {error}")));
     }

@@ -87,6 +87,9 @@ impl Gathered {
     }
 }
 
+/// What pages read as from now on, by number.
+type NewSums = Vec<(usize, Option<Sum>)>;
+
 impl Backend {
     /// The file, of which redb keeps so many bytes in memory.
     pub(super) fn new(file: Arc<dyn File>, name: StateFile, cache_bytes: u64) -> Self {
@@ -220,7 +223,7 @@ impl Backend {
     }
 
     fn write_sorted(&self, pages: &Pages) -> io::Result<Left> {
-        let runs: Vec<(Run<'_>, Vec<(usize, Option<Sum>)>)> = pages
+        let runs: Vec<(Run<'_>, NewSums)> = pages
             .runs(WRITE_BYTES_MAX)
             .map(|run| {
                 let (mut sums, mut offset) = (Vec::new(), run.offset);

@@ -201,7 +201,7 @@ impl Checkpoint {
                 self.in_use()?;
                 if !goes(head)? {
                     end.insert_before(key, head).map_err(storage(file))?;
-                    writing.row(key);
+                    writing.row(key, head).map_err(|e| file.malformed(&e))?;
                 }
                 Ok(())
             };
@@ -226,11 +226,15 @@ impl Checkpoint {
         if writing.rows == 0 {
             runs::remove(file, txn, number)?;
         } else {
-            let Writing { mut filter, rows } = writing;
+            let Writing {
+                mut filter,
+                rows,
+                dead,
+            } = writing;
             filter.fit(rows);
             runs::write_filter(file, txn, number, &filter)?;
             state.runs.keep(number, filter);
-            runs.list.push(Run { number, rows });
+            runs.list.push(Run { number, rows, dead });
         }
         runs.write(file, txn)
     }

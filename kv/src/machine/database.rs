@@ -210,6 +210,11 @@ pub(super) fn remove(disk: &dyn Disk, path: &Path) -> io::Result<()> {
     of_sums.into_iter().collect()
 }
 
+/// How much of the cache pages have.
+pub(super) fn pages_bytes(settings: &MachineSettings) -> usize {
+    settings.cache_bytes - settings.cache_bytes / RECORDS_PART
+}
+
 /// Opens the database in a file that has at least one byte.
 ///
 /// redb makes a new database of an empty file in silence; the callers have looked before.
@@ -426,7 +431,7 @@ pub(super) fn load(
     let (database, backend) = open_database(
         &**disk,
         &path,
-        settings.cache_bytes - settings.cache_bytes / RECORDS_PART,
+        pages_bytes(settings),
         settings.verify_on_open,
         false,
     )?;

@@ -15,7 +15,7 @@ use super::error::storage;
 use super::filter::Filter;
 use super::head::Head;
 use super::heads::Heads;
-use super::runs::{self, Merging, Run, Runs, Writing};
+use super::runs::{self, Dead, Merging, Run, Runs, Writing};
 use super::wire::Malformed;
 use crate::fault::Fault;
 use crate::model::{Order, Revision};
@@ -27,10 +27,19 @@ pub(super) fn is_forgotten(head: &[u8], since: Revision) -> Result<bool, Malform
 }
 
 /// Whether there is something to merge.
-pub(super) fn is_due(state: &OpenState, runs: &Runs) -> bool {
-    state.runs.merging().is_some()
-        || runs.unfinished.is_some()
-        || runs.due(state.tuning.runs_merged).is_some()
+pub(super) fn is_due(state: &OpenState, runs: &Runs, since: Revision) -> bool {
+    state.runs.merging().is_some() || runs.unfinished.is_some() || due(state, runs, since).is_some()
+}
+
+fn due(state: &OpenState, runs: &Runs, since: Revision) -> Option<usize> {
+    /// Fewer heads of deleted keys than so many times as a checkpoint writes anew are worth nothing.
+    const DEAD_MIN: u64 = 4;
+    let tuning = state.tuning;
+    runs.due(
+        tuning.runs_merged,
+        since,
+        tuning.run_rows.saturating_mul(DEAD_MIN),
+    )
 }
 
 /// Goes on with merging, over so many rows, or begins it.
@@ -51,7 +60,7 @@ pub(super) fn step(
             if let Some(left) = listed.unfinished.take() {
                 runs::remove(file, txn, left)?;
             }
-            let Some(from) = listed.due(state.tuning.runs_merged) else {
+            let Some(from) = due(state, &listed, since) else {
                 return listed.write(file, txn);
             };
             let rows = listed.list[from..].iter().map(|run| run.rows);
@@ -63,6 +72,7 @@ pub(super) fn step(
                 output,
                 filter: Filter::for_keys(rows),
                 rows: 0,
+                dead: Dead::default(),
                 last: None,
             }
         }
@@ -89,6 +99,7 @@ pub(super) fn step(
         output,
         mut filter,
         rows,
+        dead,
         ..
     } = merging;
     for input in &inputs {
@@ -97,7 +108,8 @@ pub(super) fn step(
     listed.unfinished = None;
     listed.list.drain(first..first + inputs.len());
     if rows > 0 {
-        listed.list.insert(first, Run { number: output, rows });
+        let number = output;
+        listed.list.insert(first, Run { number, rows, dead });
         filter.fit(rows);
         runs::write_filter(file, txn, output, &filter)?;
         state.runs.keep(output, filter);
@@ -138,6 +150,7 @@ fn some_rows(
     let mut writing = Writing {
         filter: std::mem::replace(&mut merging.filter, Filter::for_keys(0)),
         rows: merging.rows,
+        dead: merging.dead,
     };
     let mut is_done = false;
     for count in 0.. {
@@ -154,7 +167,8 @@ fn some_rows(
         };
         if !goes {
             end.insert_before(row.key(), row.head()).map_err(storage(file))?;
-            writing.row(row.key());
+            let noted = writing.row(row.key(), row.head());
+            noted.map_err(|e| file.malformed(&e))?;
         }
         if count + 1 >= rows_wanted.max(1) {
             merging.last = Some(row.key().to_vec());
@@ -162,6 +176,6 @@ fn some_rows(
         }
     }
     end.close().map_err(storage(file))?;
-    (merging.filter, merging.rows) = (writing.filter, writing.rows);
+    (merging.filter, merging.rows, merging.dead) = (writing.filter, writing.rows, writing.dead);
     Ok(is_done)
 }

@@ -510,7 +510,10 @@ impl Machine {
     /// is under way; none begins until it has ended. A crash costs nothing but what was merged.
     pub fn begin_merging(&mut self) -> Option<Checkpoint> {
         let base = &self.state.base;
-        if self.poison.is_some() || self.checkpoint_under_way() || !merge::is_due(&base.state, &base.runs) {
+        if self.poison.is_some()
+            || self.checkpoint_under_way()
+            || !merge::is_due(&base.state, &base.runs, base.standing.history.since)
+        {
             return None;
         }
         Some(self.begin_step(checkpoint::What::Merge {

@@ -8,8 +8,8 @@
 //! redb's transactions in the place of a manifest.
 //!
 //! The row `runs` of the table `system` lists them: the number of the next run (8), the number of one that is being
-//! made by a merge and counts for nothing (8; 0 for none), then for each run, the oldest first, its number (8) and how
-//! many rows it has (8). A run's table is called `heads-` and its number in 16 hexadecimal digits. Its keys and values
+//! made by a merge and counts for nothing (8; 0 for none), then for each run, the oldest first, its number (8), how
+//! many rows it has (8), how many of these are of deleted keys (8), and the newest revision that deleted one (8). A run's table is called `heads-` and its number in 16 hexadecimal digits. Its keys and values
 //! are those that `head` specifies, of keys that exist and of deleted ones. The table `filters` has for each run a
 //! [`Filter`] in parts. Key: the run's number (8), the part's (4). Value: words, big-endian.
 //!
@@ -22,9 +22,11 @@ use redb::{ReadTransaction, ReadableTable, TableDefinition, TableError, WriteTra
 
 use super::error::{StateFile, step, storage};
 use super::filter::{Filter, FilterHash};
+use super::head::Head;
 use super::tables::{Definition, FILTERS, SYSTEM};
 use super::wire::{Malformed, Row, put_u64};
 use crate::fault::Fault;
+use crate::model::Revision;
 
 /// The row's key in the table `system`.
 const RUNS: &[u8] = b"runs";
@@ -38,6 +40,15 @@ pub(super) struct Run {
     pub(super) number: u64,
     /// How many heads it has.
     pub(super) rows: u64,
+    pub(super) dead: Dead,
+}
+
+/// The heads of deleted keys in a run: every scan of the present goes by them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Dead {
+    pub(super) rows: u64,
+    /// The newest revision that deleted one of them; 0 where there is none.
+    pub(super) newest: u64,
 }
 
 /// The runs of a state file.
@@ -59,12 +70,14 @@ impl Runs {
     };
 
     fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(16 * (self.list.len() + 1));
+        let mut out = Vec::with_capacity(16 + 32 * self.list.len());
         put_u64(&mut out, self.next);
         put_u64(&mut out, self.unfinished.unwrap_or(0));
         for run in &self.list {
             put_u64(&mut out, run.number);
             put_u64(&mut out, run.rows);
+            put_u64(&mut out, run.dead.rows);
+            put_u64(&mut out, run.dead.newest);
         }
         out
     }
@@ -74,13 +87,17 @@ impl Runs {
         let next = row.u64()?;
         let unfinished = Some(row.u64()?).filter(|number| *number != 0);
         let mut known: BTreeSet<u64> = unfinished.into_iter().collect();
-        let mut list = Vec::with_capacity(row.rest().len() / 16);
+        let mut list = Vec::with_capacity(row.rest().len() / 32);
         while !row.rest().is_empty() {
             let (number, rows) = (row.u64()?, row.u64()?);
             if number == 0 || !known.insert(number) {
                 return Err(Malformed("a run is listed twice, or has no number"));
             }
-            list.push(Run { number, rows });
+            let dead = Dead {
+                rows: row.u64()?,
+                newest: row.u64()?,
+            };
+            list.push(Run { number, rows, dead });
         }
         if known.last().is_some_and(|last| *last >= next) || next == 0 {
             return Err(Malformed("a run's number was not given yet"));
@@ -126,10 +143,26 @@ impl Runs {
         number
     }
 
-    /// From which on the runs are to be merged into one: at least so many, of which the oldest is at most twice as large as all
+    /// From which on the runs are to be merged into one, `since` being the revision up to which history was forgotten: all of
+    /// them where as many heads of deleted keys as a quarter of all, and `dead_min`, would go by that; else as many as their
+    /// sizes say.
+    pub(super) fn due(&self, at_least: usize, since: Revision, dead_min: u64) -> Option<usize> {
+        let forgotten = self.list.iter().filter(|run| run.dead.newest <= since.number());
+        let forgotten = forgotten.fold(0u64, |sum, run| sum.saturating_add(run.dead.rows));
+        let all = self
+            .list
+            .iter()
+            .fold(0u64, |sum, run| sum.saturating_add(run.rows));
+        if forgotten > 0 && forgotten >= dead_min.max(all / 4) {
+            return Some(0);
+        }
+        self.due_by_size(at_least)
+    }
+
+    /// By size: at least so many, of which the oldest is at most twice as large as all
     /// newer ones. So each head is written anew a few times, each time into a run that is larger by half at least, and the
     /// runs are fewer than so many and some whose sizes are a geometric row.
-    pub(super) fn due(&self, at_least: usize) -> Option<usize> {
+    fn due_by_size(&self, at_least: usize) -> Option<usize> {
         let (mut newer, mut from) = (0u64, None);
         for (at, run) in self.list.iter().enumerate().rev() {
             if self.list.len() - at >= at_least.max(2) && newer.saturating_mul(2) >= run.rows {
@@ -237,6 +270,7 @@ pub(super) struct Merging {
     pub(super) output: u64,
     pub(super) filter: Filter,
     pub(super) rows: u64,
+    pub(super) dead: Dead,
     /// The key that was written last.
     pub(super) last: Option<Vec<u8>>,
 }
@@ -286,6 +320,7 @@ impl RunsKept {
 pub(super) struct Writing {
     pub(super) filter: Filter,
     pub(super) rows: u64,
+    pub(super) dead: Dead,
 }
 
 impl Writing {
@@ -294,13 +329,19 @@ impl Writing {
         Self {
             filter: Filter::for_keys(rows),
             rows: 0,
+            dead: Dead::default(),
         }
     }
 
     /// Takes note of a row.
-    pub(super) fn row(&mut self, key: &[u8]) {
+    pub(super) fn row(&mut self, key: &[u8], head: &[u8]) -> Result<(), Malformed> {
         self.filter.add(FilterHash::of(key));
         self.rows += 1;
+        if let (revision, None) = Head::decode_newest(head)? {
+            self.dead.rows += 1;
+            self.dead.newest = self.dead.newest.max(revision.number());
+        }
+        Ok(())
     }
 }
 
@@ -314,7 +355,11 @@ mod tests {
         let mut runs = Runs::NONE;
         for rows in sizes {
             let number = runs.number();
-            runs.list.push(Run { number, rows: *rows });
+            runs.list.push(Run {
+                number,
+                rows: *rows,
+                dead: Dead::default(),
+            });
         }
         runs
     }
@@ -339,18 +384,45 @@ mod tests {
             let (mut runs, mut written) = (of_sizes(&[]), 0u64);
             for _ in 0..count {
                 let number = runs.number();
-                runs.list.push(Run { number, rows: 1 });
-                while let Some(from) = runs.due(at_least) {
+                runs.list.push(Run { number, rows: 1, dead: Dead::default() });
+                while let Some(from) = runs.due_by_size(at_least) {
                     let merged: u64 = runs.list.drain(from..).map(|run| run.rows).sum();
                     written += merged;
                     let number = runs.number();
-                    runs.list.push(Run { number, rows: merged });
+                    runs.list.push(Run { number, rows: merged, dead: Dead::default() });
                 }
             }
             let bits = u64::from(64 - count.leading_zeros());
             prop_assert!(runs.list.len() as u64 <= at_least as u64 + bits, "{:?}", runs);
             prop_assert!(written <= 3 * count * bits, "{} rows written for {}", written, count);
         }
+    }
+
+    #[test]
+    fn all_is_merged_where_a_quarter_is_of_deleted_keys_whose_history_is_forgotten() {
+        let run = |number, rows, dead, newest| Run {
+            number,
+            rows,
+            dead: Dead { rows: dead, newest },
+        };
+        let due = |list: &[Run], since| {
+            let runs = Runs {
+                list: list.to_vec(),
+                unfinished: None,
+                next: 9,
+            };
+            runs.due(8, Revision::new(since), 10)
+        };
+        let two = [run(1, 100, 0, 0), run(2, 40, 40, 7)];
+        assert_eq!(due(&two, 6), None, "it has its history yet");
+        assert_eq!(due(&two, 7), Some(0));
+        assert_eq!(
+            due(&[run(1, 100, 0, 0), run(2, 30, 30, 7)], 7),
+            None,
+            "less than a quarter"
+        );
+        assert_eq!(due(&[run(1, 9, 9, 7)], 7), None, "too few to be worth it");
+        assert_eq!(due(&[run(1, 100, 0, 0)], 7), None);
     }
 
     #[test]
@@ -364,7 +436,7 @@ mod tests {
             (&[100, 20, 20, 9], 4, None),
             (&[1, 1], 2, Some(0)),
         ] {
-            assert_eq!(of_sizes(sizes).due(at_least), from, "{sizes:?}");
+            assert_eq!(of_sizes(sizes).due_by_size(at_least), from, "{sizes:?}");
         }
     }
 }

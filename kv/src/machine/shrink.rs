@@ -73,14 +73,16 @@ impl Copy {
             .map_err(|e| Fault::disk("copying", state.file.name(), e))?;
         let mut source = SnapshotSource::new(Arc::clone(state), state.begin_read()?)?;
         let copied = (|| {
-            let mut sink = SnapshotSink::begin(Arc::clone(&self.disk), &self.dir)?;
+            let goes_on = || !self.is_cancelled.load(Ordering::Relaxed) && !state.backend.is_retired();
+            // One at a time, so that the name is nobody else's.
+            let mut sink = SnapshotSink::begin_as(Arc::clone(&self.disk), &self.dir, "shrunk")?;
             while let Some(chunk) = source.next_chunk()? {
-                if self.is_cancelled.load(Ordering::Relaxed) || state.backend.is_retired() {
+                if !goes_on() {
                     return Ok(None);
                 }
                 sink.write(&chunk)?;
             }
-            sink.finish().map(Some)
+            sink.finish_while(&goes_on)
         })();
         match copied {
             Ok(copy) => Ok(copy),
@@ -123,7 +125,7 @@ pub(super) fn take_place(
     disk.sync_dir(dir)
         .map_err(|e| Fault::disk("syncing", dir.display(), e))?;
     // It was written a moment ago, and verified on the way.
-    let (database, backend) = open_database(&**disk, &path, settings.cache_bytes, false, false)?;
+    let (database, backend) = open_database(&**disk, &path, database::pages_bytes(settings), false, false)?;
     env::mark("state.shrunk");
     let base = Base::pin(Arc::new(OpenState::new(database, backend, settings)))?;
     base.state

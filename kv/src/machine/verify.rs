@@ -192,17 +192,19 @@ fn values(base: &Base) -> Result<(), Fault> {
         base.heads(&KeyRange::all(), Order::Ascending)?,
         &versions,
         None,
+        &|| true,
     )?;
     wrong.map_or(Ok(()), |wrong| Err(file.corrupt(wrong)))
 }
 
 /// What is wrong with the values that were written at or before a revision, of which no chain tells: those of a snapshot that
-/// is being received, in whose file a run has the heads of the keys that exist.
+/// is being received, in whose file a run has the heads of the keys that exist. Nothing, where that is not wanted any more.
 pub(super) fn cold_values(
     file: &StateFile,
     txn: &WriteTransaction,
     run: u64,
     since: Revision,
+    goes_on: &dyn Fn() -> bool,
 ) -> Result<Option<String>, Fault> {
     // Nothing was forgotten: the chain tells of all.
     if since == Revision::FIRST {
@@ -218,6 +220,7 @@ pub(super) fn cold_values(
         Heads::new(file, Order::Ascending, [heads])?,
         &versions,
         Some(since),
+        goes_on,
     )
 }
 
@@ -227,9 +230,17 @@ fn wrong_value(
     mut heads: HeadRows<'_>,
     versions: &impl ReadableTable<&'static [u8], &'static [u8]>,
     upto: Option<Revision>,
+    goes_on: &dyn Fn() -> bool,
 ) -> Result<Option<String>, Fault> {
+    /// So many heads are looked at before it is asked again whether that is wanted.
+    const LOOKED_AT: u32 = 256;
     let malformed = |e| file.malformed(&e);
+    let mut looked_at = 0u32;
     while let Some(row) = heads.next()? {
+        looked_at = looked_at.wrapping_add(1);
+        if looked_at.is_multiple_of(LOOKED_AT) && !goes_on() {
+            return Ok(None);
+        }
         let key = row.key();
         let (revision, told) = Head::decode_newest(row.head()).map_err(malformed)?;
         let Some((_, told)) = told else { continue };

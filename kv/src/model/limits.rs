@@ -184,7 +184,7 @@ limits! {
     /// without a command of its own instead.
 
     unanswered_max: "unanswered_max", UnansweredMax = 5, Count,
-    default 4_096, works ONE_OR_MORE, sets from_to(1_024, 65_536),
+    default 4_096, works ONE_OR_MORE, sets from_to(4_096, 65_536),
     /// The most writes of one session whose answers are remembered: those that the client has not said it has.
 
     unanswered_bytes_max: "unanswered_bytes_max", UnansweredBytesMax = 6, Bytes,

@@ -1,8 +1,8 @@
 //! Gives up old history by itself: the leader proposes it, now and then.
 //!
 //! Every node notes which revision stood when, by its own clock, so that whoever leads knows what is old. A node that has just
-//! started knows nothing, and gives nothing up for as long as history is kept. What goes is decided by the entry; no node
-//! decides for itself.
+//! started knows nothing, and gives nothing up for as long as history is kept. Where the store's quota comes near, history goes
+//! before anything is refused, however young it is. What goes is decided by the entry; no node decides for itself.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::front::Front;
 use super::proposer::ROOM_WAIT_MAX;
+use super::space::Used;
 use crate::env::{self, Instant};
 use crate::model::{Command, Outcome, Revision};
 use crate::protocol::{Request, Response};
@@ -20,6 +21,8 @@ const LOOKS: u32 = 20;
 /// How often it is looked at, at least and at most: limits are changed meanwhile.
 const LOOK_MAX: Duration = Duration::from_secs(5);
 const LOOK_MIN: Duration = Duration::from_millis(50);
+/// The same while the store's quota is near: what is given up takes a while to go from the disk.
+const PRESSED_LOOK_MIN: Duration = Duration::from_secs(2);
 
 /// So many are noted at most: more than are needed, and a bound where history is kept for ever.
 const NOTED_MAX: usize = 1_000;
@@ -68,6 +71,7 @@ pub(super) async fn run(front: Arc<Front>) {
         };
         let (revision, oldest) = (view.applied().revision, view.applied().oldest);
         let limits = *view.limits().1;
+        let is_pressed = Used::of(&view).presses();
         drop(view);
         let now = env::now();
         let kept = Duration::from_millis(limits.history_kept_millis);
@@ -78,6 +82,13 @@ pub(super) async fn run(front: Arc<Front>) {
         }
         pause = (kept / LOOKS).clamp(LOOK_MIN, LOOK_MAX);
         past.note(now, revision, kept / LOOKS);
+        if is_pressed {
+            // Half of what there is, each time: it goes from the disks by the next look.
+            pause = pause.max(PRESSED_LOOK_MIN);
+            let half = oldest.number().midpoint(revision.number().saturating_add(1));
+            give_up(&front, Revision::new(half).min(revision), oldest).await;
+            continue;
+        }
         let Some(old) = past.before(now, kept) else {
             continue;
         };
@@ -85,20 +96,25 @@ pub(super) async fn run(front: Arc<Front>) {
         let before_it = limits.history_revisions_kept.saturating_sub(1);
         let newest = revision.number().saturating_sub(before_it);
         let target = old.min(Revision::new(newest));
-        if target <= oldest || front.raft.state().role != Part::Leader {
-            continue;
+        give_up(&front, target, oldest).await;
+    }
+}
+
+/// Proposes that history up to a revision is given up, where this node leads.
+async fn give_up(front: &Arc<Front>, target: Revision, oldest: Revision) {
+    if target <= oldest || front.raft.state().role != Part::Leader {
+        return;
+    }
+    let command = Command::Compact { revision: target };
+    match front
+        .call(Request::Write(command), env::now() + ROOM_WAIT_MAX)
+        .await
+    {
+        Response::Written(Outcome::Compacted(compacted)) => {
+            tracing::debug!(oldest = %compacted.oldest, "older history is given up");
         }
-        let command = Command::Compact { revision: target };
-        match front
-            .call(Request::Write(command), env::now() + ROOM_WAIT_MAX)
-            .await
-        {
-            Response::Written(Outcome::Compacted(compacted)) => {
-                tracing::debug!(oldest = %compacted.oldest, "older history is given up");
-            }
-            // Not the leader any more, or no quorum: whoever leads next does it.
-            other => tracing::debug!(?other, "history was not given up"),
-        }
+        // Not the leader any more, or no quorum: whoever leads next does it.
+        other => tracing::debug!(?other, "history was not given up"),
     }
 }
 

@@ -247,7 +247,13 @@ impl Front {
     /// from the first write on.
     fn waits_for_limits(&self, command: &Command) -> bool {
         !self.limits_set.look(self)
-            && !matches!(command, Command::SetLimits { .. })
+            && !matches!(
+                command,
+                Command::SetLimits {
+                    expected: Some(0),
+                    ..
+                }
+            )
             && self.raft.state().role == Part::Leader
     }
 
@@ -262,8 +268,13 @@ impl Front {
     }
 
     fn check(&self, command: Command) -> Result<Checked, Failure> {
-        // A state that cannot be looked at has stopped the node, which says so itself.
-        let used = || Some(Used::of(&self.raft.machine().reader().view().ok()?));
+        // Who does not lead has another state, perhaps an older one, and is answered that it does not. A state that cannot be looked
+        // at has stopped the node, which says so itself.
+        let used = || {
+            let leads = self.raft.state().role == Part::Leader;
+            let view = leads.then(|| self.raft.machine().reader().view())?;
+            Some(Used::of(&view.ok()?))
+        };
         if let Some(full) = self.space.refusal(&command, used) {
             return Err(full);
         }
@@ -613,7 +624,6 @@ impl Front {
             .warning(round_trips.max().unwrap_or_default(), sync)
     }
 
-    /// What this node knows of itself and the group.
     /// Shrinks the state file of this node.
     pub(super) async fn shrink(&self) -> Response {
         match self.raft.machine().shrink().await {
@@ -623,6 +633,7 @@ impl Front {
         }
     }
 
+    /// What this node knows of itself and the group.
     pub(crate) fn status(&self) -> Status {
         let state = self.raft.state();
         let applied = Arc::clone(&self.raft.machine().applied().borrow());
@@ -666,8 +677,7 @@ impl Front {
             file_bytes: view.as_ref().map(View::file_bytes).unwrap_or_default(),
             holds: view.as_ref().map(View::holds).unwrap_or_default(),
             store_bytes_max: used.and_then(|used| used.max),
-            // What a leader would refuse: one that does not lead has refused nothing, and looks anew.
-            is_full: used.is_some_and(|used| self.space.is_full(used)),
+            is_full: leading && used.is_some_and(|used| self.space.is_full(used)),
             hashes: view.map(|view| view.hashes()).unwrap_or_default(),
             last_log: state.last_log,
             committed: state.committed,

@@ -190,6 +190,7 @@ impl Node {
             report.leadership_moved = Some(moved.is_ok_and(|moved| moved.is_ok()));
         }
         inner.stopping.cancel();
+        inner.raft.machine().stop_shrinking().await;
         let answered = env::timeout(DRAIN_MAX, inner.front.idle()).await.is_ok();
         report.durable = env::timeout(DURABLE_MAX, inner.raft.make_durable())
             .await

@@ -25,6 +25,8 @@ pub(super) async fn run(front: Arc<Front>) {
     let tuning = front.settings.tuning;
     let look_every = Duration::from_millis(tuning.shrink_look_millis);
     let mut pause = PAUSE_MIN;
+    // What a copy does not make smaller (answers that sessions remember, large pages) is not copied again and again.
+    let mut dense = 0u64;
     loop {
         env::sleep(look_every).await;
         // A state that cannot be looked at has stopped the node.
@@ -33,16 +35,19 @@ pub(super) async fn run(front: Arc<Front>) {
             return;
         };
         let held = holds.live_bytes.saturating_add(holds.history_bytes);
-        if !is_due(
-            file_bytes,
-            held,
-            front.settings.shrink_at,
-            tuning.shrink_worth_bytes,
-        ) {
+        if file_bytes < dense.saturating_add(dense / 2)
+            || !is_due(
+                file_bytes,
+                held,
+                front.settings.shrink_at,
+                tuning.shrink_worth_bytes,
+            )
+        {
             continue;
         }
         match front.raft.machine().shrink().await {
             Ok(shrunk) => {
+                dense = shrunk.after;
                 tracing::info!(
                     before = shrunk.before,
                     after = shrunk.after,

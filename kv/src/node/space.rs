@@ -17,6 +17,8 @@ use crate::protocol::Failure;
 /// From so many percent of the limit on what grows is refused, until less than so many are used.
 const FULL_PERCENT: u64 = 95;
 const ROOM_PERCENT: u64 = 80;
+/// From so many on the leader gives history up, however young it is.
+const PRESSING_PERCENT: u64 = 75;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -28,6 +30,8 @@ pub(super) struct Space {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Used {
     pub(super) bytes: u64,
+    /// Of these, history.
+    pub(super) history: u64,
     /// `None`: there is no limit.
     pub(super) max: Option<u64>,
 }
@@ -42,8 +46,16 @@ impl Used {
         let max = view.limits().1.store_bytes_max;
         Self {
             bytes: live_bytes.saturating_add(history_bytes),
+            history: history_bytes,
             max: (max > 0).then_some(max),
         }
+    }
+
+    /// Whether history is to go, whatever is kept of it otherwise: before anything is refused.
+    pub(super) fn presses(self) -> bool {
+        // What is left of it when nearly all is live helps nobody.
+        let is_much = |max: u64| self.history > max / 20;
+        self.is_at(PRESSING_PERCENT) && self.max.is_some_and(is_much)
     }
 
     /// Whether at least so many percent of the limit are used.
@@ -117,6 +129,7 @@ mod tests {
     fn used(bytes: u64) -> Used {
         Used {
             bytes,
+            history: 100,
             max: Some(1_000),
         }
     }
@@ -139,9 +152,22 @@ mod tests {
         }
         let boundless = Used {
             bytes: u64::MAX,
+            history: u64::MAX,
             max: None,
         };
         assert!(!space.is_full(boundless), "the limit was taken away");
+    }
+
+    /// The story: the newest 10,000 revisions alone had filled a store, and none of them ever went, as nothing was written.
+    #[test]
+    fn history_is_pressed_before_anything_is_refused_where_there_is_much_of_it() {
+        assert!(!used(749).presses());
+        assert!(used(750).presses());
+        let nearly_all_lives = Used {
+            history: 50,
+            ..used(900)
+        };
+        assert!(!nearly_all_lives.presses());
     }
 
     #[test]

@@ -22,6 +22,8 @@ use crate::fault::{Fault, Faults};
 use crate::machine::Reader;
 use crate::model::{LogPosition, StateHash};
 
+/// So many comparisons in a row may be undecided because a voter has not come to a position yet, or has none after a start.
+const OPEN_ROUNDS: u32 = 6;
 /// How long the others' answers are waited for.
 const ANSWERS_MAX: Duration = Duration::from_secs(2);
 
@@ -45,56 +47,107 @@ enum Verdict {
     Alike,
     /// These differ from this node, which has a quorum on its side.
     OthersDiffer { at: LogPosition, nodes: BTreeSet<u64> },
-    /// This node differs from a quorum, or from these where nobody has a quorum.
-    Differs {
+    /// This node differs from a quorum.
+    Outvoted { at: LogPosition, nodes: BTreeSet<u64> },
+    /// This node differs from these, and nobody has a quorum. `is_open`: a voter that answered has not said yet with whom
+    /// it is.
+    Undecided {
         at: LogPosition,
         nodes: BTreeSet<u64>,
-        is_outvoted: bool,
+        is_open: bool,
     },
 }
 
-/// Judges by what the others answered.
+fn is_quorum(configs: &[BTreeSet<u64>], nodes: &BTreeSet<u64>) -> bool {
+    configs.iter().all(|voters| {
+        let those = voters.iter().filter(|voter| nodes.contains(voter));
+        those.count() * 2 > voters.len()
+    })
+}
+
+/// Judges by what the others answered, over all positions: who differs at one from a quorum is wrong at all.
 fn judge(own_id: u64, own: &Hashes, others: &BTreeMap<u64, Hashes>, configs: &[BTreeSet<u64>]) -> Verdict {
-    let is_quorum = |nodes: &BTreeSet<u64>| {
-        configs.iter().all(|voters| {
-            let those = voters.iter().filter(|voter| nodes.contains(voter));
-            those.count() * 2 > voters.len()
-        })
-    };
-    let mut verdict = Verdict::Alike;
+    // By position, what this node and others have there.
+    let mut camps_at: BTreeMap<LogPosition, BTreeMap<(LogPosition, StateHash), BTreeSet<u64>>> =
+        BTreeMap::new();
     for (at, hash) in own {
-        // By what they say of this entry, and of whether it is this one.
-        let mut camps: BTreeMap<(LogPosition, StateHash), BTreeSet<u64>> = BTreeMap::new();
+        let camps = camps_at.entry(*at).or_default();
+        camps.entry((*at, *hash)).or_default().insert(own_id);
         for (id, hashes) in others {
+            // Also where another entry stands there.
             let found = hashes.iter().find(|(there, _)| there.index == at.index);
             if let Some(theirs) = found {
                 camps.entry(*theirs).or_default().insert(*id);
             }
         }
-        let mut own_camp = camps.remove(&(*at, *hash)).unwrap_or_default();
-        own_camp.insert(own_id);
-        if camps.is_empty() {
+    }
+    let mut wrong: BTreeMap<u64, LogPosition> = BTreeMap::new();
+    let mut differs: Option<(LogPosition, BTreeSet<u64>)> = None;
+    let mut has_quorum = false;
+    for (at, camps) in &camps_at {
+        let right = camps.values().find(|camp| is_quorum(configs, camp));
+        has_quorum |= right.is_some_and(|camp| camp.contains(&own_id));
+        if camps.len() < 2 {
             continue;
         }
-        let is_outvoted = camps.values().any(is_quorum);
-        let nodes: BTreeSet<u64> = camps.into_values().flatten().collect();
-        if !is_outvoted && is_quorum(&own_camp) {
-            verdict = Verdict::OthersDiffer { at: *at, nodes };
-            continue;
+        let all = || camps.values().flatten();
+        match right {
+            Some(right) => {
+                for id in all().filter(|id| !right.contains(id)) {
+                    wrong.entry(*id).or_insert(*at);
+                }
+            }
+            None => {
+                let with = camps.values().find(|camp| camp.contains(&own_id));
+                let against = all().filter(|id| with.is_none_or(|with| !with.contains(id)));
+                let (_, nodes) = differs.get_or_insert_with(|| (*at, BTreeSet::new()));
+                nodes.extend(against);
+            }
         }
-        return Verdict::Differs {
-            at: *at,
-            nodes,
-            is_outvoted,
+    }
+    if let Some(at) = wrong.get(&own_id).copied() {
+        let agree = camps_at.get(&at).into_iter().flat_map(BTreeMap::values).flatten();
+        let nodes = agree
+            .copied()
+            .filter(|id| *id != own_id && !wrong.contains_key(id));
+        return Verdict::Outvoted {
+            at,
+            nodes: nodes.collect(),
         };
     }
-    verdict
+    // Of who is known to be wrong nothing is left to be decided; nor where a quorum is with this node somewhere.
+    if let Some((at, mut nodes)) = differs {
+        nodes.retain(|id| !wrong.contains_key(id));
+        if !nodes.is_empty() && !has_quorum {
+            let has_it = |id: &u64| {
+                let hashes = others.get(id);
+                hashes.is_none_or(|hashes| hashes.iter().any(|(there, _)| there.index == at.index))
+            };
+            let is_open = configs
+                .iter()
+                .flatten()
+                .any(|voter| *voter != own_id && !has_it(voter));
+            return Verdict::Undecided { at, nodes, is_open };
+        }
+        for id in nodes {
+            wrong.entry(id).or_insert(at);
+        }
+    }
+    match wrong.values().min().copied() {
+        Some(at) => Verdict::OthersDiffer {
+            at,
+            nodes: wrong.into_keys().collect(),
+        },
+        None => Verdict::Alike,
+    }
 }
 
 impl Comparison {
     pub(super) async fn run(self) {
         let mut streams = BTreeMap::new();
-        let mut told = BTreeSet::new();
+        // The others that differ, and from where on.
+        let mut told: BTreeMap<u64, LogPosition> = BTreeMap::new();
+        let mut open_for = 0;
         loop {
             env::sleep(self.interval).await;
             let Ok(own) = self.reader.view().map(|view| view.hashes()) else {
@@ -119,12 +172,24 @@ impl Comparison {
             if !others.is_empty() {
                 env::mark("raft.states_compared");
             }
-            match judge(self.own_id, &own, &others, &configs) {
-                Verdict::Alike => metrics::gauge!("quorate_states_that_differ").set(0.0),
+            let verdict = judge(self.own_id, &own, &others, &configs);
+            // One that has left service, or was replaced, is told of until it is no member, or is alike again.
+            let is_alike_again = |id: &u64, since: &LogPosition| {
+                let theirs = others.get(id).into_iter().flatten();
+                theirs
+                    .filter(|(at, _)| at.index > since.index)
+                    .any(|those| own.contains(those))
+            };
+            told.retain(|id, since| members.contains_key(id) && !is_alike_again(id, since));
+            open_for = match verdict {
+                Verdict::Undecided { is_open: true, .. } => open_for + 1,
+                _ => 0,
+            };
+            let (at, nodes, why) = match verdict {
+                Verdict::Alike => (None, BTreeSet::new(), ""),
                 Verdict::OthersDiffer { at, nodes } => {
-                    metrics::gauge!("quorate_states_that_differ").set(nodes.len() as f64);
                     for node in nodes {
-                        if told.insert(node) {
+                        if told.insert(node, at).is_none() {
                             tracing::error!(
                                 node,
                                 position = %at,
@@ -132,22 +197,21 @@ impl Comparison {
                             );
                         }
                     }
+                    (None, BTreeSet::new(), "")
                 }
-                Verdict::Differs {
-                    at,
-                    nodes,
-                    is_outvoted,
-                } => {
-                    env::mark("raft.state_differs");
-                    let nodes: Vec<String> = nodes.iter().map(u64::to_string).collect();
-                    let nodes = nodes.join(", ");
-                    let detail = match is_outvoted {
-                        true => format!("most voters differ from this node: {nodes}"),
-                        false => format!("it differs from that of {nodes}, and no quorum says who is right"),
-                    };
-                    self.faults.raise(Fault::StateDiffers { at, detail });
-                    return;
+                Verdict::Undecided { is_open, .. } if is_open && open_for < OPEN_ROUNDS => {
+                    (None, BTreeSet::new(), "")
                 }
+                Verdict::Undecided { at, nodes, .. } => (Some(at), nodes, "no quorum says who is right"),
+                Verdict::Outvoted { at, nodes } => (Some(at), nodes, "they are most voters"),
+            };
+            metrics::gauge!("quorate_states_that_differ").set(told.len() as f64);
+            if let Some(at) = at {
+                env::mark("raft.state_differs");
+                let nodes: Vec<String> = nodes.iter().map(u64::to_string).collect();
+                let detail = format!("it differs from that of {}, and {why}", nodes.join(", "));
+                self.faults.raise(Fault::StateDiffers { at, detail });
+                return;
             }
         }
     }
@@ -198,15 +262,26 @@ mod tests {
         (position, StateHash(hash))
     }
 
-    /// The case; the voters; what this node, 1, has; what the others have; the index at which it differs and whether it
-    /// is outvoted, or who of the others differs.
+    /// The case; the voters; what this node, 1, has; what the others have; what it comes to.
     type Case<'a> = (
         &'a str,
         &'a [BTreeSet<u64>],
         &'a [(u64, u128)],
         &'a [(u64, &'a [(u64, u128)])],
-        Result<&'a [u64], (u64, bool)>,
+        Expected<'a>,
     );
+
+    #[derive(Debug)]
+    enum Expected<'a> {
+        /// These of the others are wrong.
+        Wrong(&'a [u64]),
+        /// This node is, at this index.
+        Outvoted(u64),
+        /// Nobody says, at this index; a voter has not said yet.
+        Open(u64),
+        Undecided(u64),
+    }
+    use Expected::{Open, Outvoted, Undecided, Wrong};
 
     #[test]
     fn who_differs_from_a_quorum_or_where_nobody_has_one_leaves_service() {
@@ -215,77 +290,92 @@ mod tests {
         let joint = [BTreeSet::from([1, 2, 3]), BTreeSet::from([1, 4, 5])];
         let learns = [BTreeSet::from([2, 3, 4])];
         let cases: &[Case<'_>] = &[
-            ("nobody answered", &three, &[(8, 1)], &[], Ok(&[])),
+            ("nobody answered", &three, &[(8, 1)], &[], Wrong(&[])),
             (
                 "all are alike, and one is behind",
                 &three,
                 &[(8, 1), (16, 2)],
                 &[(2, &[(16, 2)]), (3, &[(8, 1)])],
-                Ok(&[]),
+                Wrong(&[]),
             ),
             (
                 "nothing in common",
                 &three,
                 &[(8, 1)],
                 &[(2, &[(16, 7)]), (3, &[(16, 9)])],
-                Ok(&[]),
+                Wrong(&[]),
             ),
             (
                 "a quorum against it",
                 &three,
                 &[(8, 1), (16, 2)],
                 &[(2, &[(8, 1), (16, 3)]), (3, &[(16, 3)])],
-                Err((16, true)),
+                Outvoted(16),
             ),
             (
                 "a quorum with it",
                 &three,
                 &[(8, 1)],
                 &[(2, &[(8, 1)]), (3, &[(8, 4)])],
-                Ok(&[3]),
+                Wrong(&[3]),
             ),
             (
-                "one is away",
+                "a quorum with it, of whom one is a moment behind at the next",
+                &three,
+                &[(8, 1), (16, 2)],
+                &[(2, &[(8, 1)]), (3, &[(8, 4), (16, 5)])],
+                Wrong(&[3]),
+            ),
+            (
+                "a quorum with it later, of whom one has started since the first",
+                &three,
+                &[(8, 1), (16, 2)],
+                &[(2, &[(16, 2)]), (3, &[(8, 4), (16, 5)])],
+                Wrong(&[3]),
+            ),
+            (
+                "the third has started of late",
                 &three,
                 &[(8, 1)],
-                &[(2, &[(8, 4)])],
-                Err((8, false)),
+                &[(2, &[(8, 4)]), (3, &[])],
+                Open(8),
             ),
+            ("one is away", &three, &[(8, 1)], &[(2, &[(8, 4)])], Undecided(8)),
             (
                 "each has another",
                 &three,
                 &[(8, 1)],
                 &[(2, &[(8, 4)]), (3, &[(8, 5)])],
-                Err((8, false)),
+                Undecided(8),
             ),
-            ("of two", &two, &[(8, 1)], &[(2, &[(8, 4)])], Err((8, false))),
+            ("of two", &two, &[(8, 1)], &[(2, &[(8, 4)])], Undecided(8)),
             (
                 "a quorum of one of two configurations",
                 &joint,
                 &[(8, 1)],
                 &[(2, &[(8, 1)]), (4, &[(8, 4)]), (5, &[(8, 4)])],
-                Err((8, false)),
+                Undecided(8),
             ),
             (
                 "a learner against the voters",
                 &learns,
                 &[(8, 1)],
                 &[(2, &[(8, 4)]), (3, &[(8, 4)])],
-                Err((8, true)),
+                Outvoted(8),
             ),
             (
                 "a learner is no voter of the quorum",
                 &three,
                 &[(8, 1)],
                 &[(2, &[(8, 1)]), (9, &[(8, 4)])],
-                Ok(&[9]),
+                Wrong(&[9]),
             ),
             (
                 "the earliest at which it differs is told",
                 &two,
                 &[(8, 1), (16, 2)],
                 &[(2, &[(8, 3), (16, 4)])],
-                Err((8, false)),
+                Undecided(8),
             ),
         ];
         let hashes = |those: &[(u64, u128)]| those.iter().map(|(index, hash)| at(*index, *hash)).collect();
@@ -293,14 +383,26 @@ mod tests {
             let others = others.iter().map(|(id, those)| (*id, hashes(those))).collect();
             let found = judge(1, &hashes(own), &others, configs);
             match (expected, found) {
-                (Ok([]), Verdict::Alike) => {}
-                (Ok(expected), Verdict::OthersDiffer { nodes, .. }) => {
+                (Wrong([]), Verdict::Alike) => {}
+                (Wrong(expected), Verdict::OthersDiffer { nodes, .. }) => {
                     assert_eq!(nodes.into_iter().collect::<Vec<_>>(), *expected, "{case}");
                 }
-                (Err((index, outvoted)), Verdict::Differs { at, is_outvoted, .. }) => {
-                    assert_eq!((at.index.number(), is_outvoted), (*index, *outvoted), "{case}");
+                (Outvoted(index), Verdict::Outvoted { at, .. })
+                | (
+                    Open(index),
+                    Verdict::Undecided {
+                        at, is_open: true, ..
+                    },
+                )
+                | (
+                    Undecided(index),
+                    Verdict::Undecided {
+                        at, is_open: false, ..
+                    },
+                ) => {
+                    assert_eq!(at.index.number(), *index, "{case}");
                 }
-                (_, found) => panic!("{case}: {found:?}"),
+                (expected, found) => panic!("{case}: {expected:?}, found {found:?}"),
             }
         }
     }
@@ -311,6 +413,6 @@ mod tests {
         theirs.0.term = Term::new(2);
         let others = BTreeMap::from([(2, vec![theirs])]);
         let found = judge(1, &vec![at(8, 1)], &others, &[BTreeSet::from([1, 2])]);
-        assert!(matches!(found, Verdict::Differs { .. }), "{found:?}");
+        assert!(matches!(found, Verdict::Undecided { .. }), "{found:?}");
     }
 }

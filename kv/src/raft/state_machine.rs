@@ -134,6 +134,8 @@ enum Job {
     Shrink {
         done: oneshot::Sender<Result<Shrunk, NotShrunk>>,
     },
+    /// A copy that is under way ends, and none begins any more.
+    StopShrinking,
     Close {
         done: Done<()>,
     },
@@ -178,6 +180,8 @@ struct MachineOwner {
     waiting: Vec<Waiting>,
     /// Who waits until the state is shrunk: it is to be, as soon as nothing else is due.
     shrinking: Option<oneshot::Sender<Result<Shrunk, NotShrunk>>>,
+    /// The state is not shrunk any more: the node stops.
+    shrinks_no_more: bool,
     /// Who waits until nothing touches the state file any more.
     closing: Vec<Done<()>>,
 }
@@ -245,6 +249,7 @@ impl StateMachine {
             being_written: 0,
             waiting: Vec::new(),
             shrinking: None,
+            shrinks_no_more: false,
             closing: Vec::new(),
         };
         let jobs = env::spawn_owner(
@@ -307,6 +312,12 @@ impl StateMachine {
         let sent = self.jobs.send(Job::Shrink { done }).await;
         sent.map_err(|_| NotShrunk::Stopped)?;
         answer.await.unwrap_or(Err(NotShrunk::Stopped))
+    }
+
+    /// Has a copy of the state that is under way end, for a node that is about to stop: nothing is durable before it has.
+    pub(crate) async fn stop_shrinking(&self) {
+        // An owner that has ended shrinks nothing.
+        let _ = self.jobs.send(Job::StopShrinking).await;
     }
 
     /// Ends all writing to the state file. Afterwards every call answers that the machine has stopped, and
@@ -647,8 +658,17 @@ impl MachineOwner {
             }
             Job::Shrink { done } => {
                 match self.shrinking.is_some() {
+                    _ if self.shrinks_no_more => drop(done.send(Err(NotShrunk::Stopped))),
                     true => drop(done.send(Err(NotShrunk::UnderWay))),
                     false => self.shrinking = Some(done),
+                }
+                return None;
+            }
+            Job::StopShrinking => {
+                self.shrinks_no_more = true;
+                self.end_shrinking(Err(NotShrunk::Stopped));
+                if let Some(machine) = &self.machine {
+                    machine.cancel_shrinking();
                 }
                 return None;
             }

@@ -15,8 +15,8 @@
 //! Kinds: 1, these pages are about to be written; 2, the file is about to be cut to so many pages; 3, the file's header
 //! is about to be written: its sum takes the place of a page's. All numbers are big-endian.
 //!
-//! A record is durable before what it announces is done. So the last record of the header that the file has was made of
-//! exactly the state that the header stands for. Pages that later records name are not in use by that state, and may
+//! A record is durable before what it announces is done. So the first record of the header that the file has was made of
+//! exactly the state that the header stands for, or of one before it that had the same header. Pages that later records name are not in use by that state, and may
 //! have been written or not: they are unknown. Where no record tells of the file's header (another program wrote to the
 //! file, a power cut took the news of a new one, a snapshot's name came first), the sums are worth nothing, and whoever
 //! opens the file reads all of it.
@@ -115,8 +115,10 @@ impl Ledger {
         let mut best: Option<(u64, usize, All)> = None;
         for (which, file) in files.iter().enumerate() {
             let mut bytes = vec![0; usize::try_from(file.len()?).map_err(io::Error::other)?];
-            file.read_exact_at(&mut bytes, 0)?;
-            if let Some((number, all)) = read(&bytes, header)
+            // One that cannot be read tells nothing.
+            let is_read = file.read_exact_at(&mut bytes, 0).is_ok();
+            if is_read
+                && let Some((number, all)) = read(&bytes, header)
                 && best.as_ref().is_none_or(|(known, ..)| *known < number)
             {
                 best = Some((number, which, all));
@@ -216,7 +218,8 @@ fn read(bytes: &[u8], header: Sum) -> Option<(u64, All)> {
         .iter()
         .map(|sum| Sum::new(u64::from_be_bytes(*sum)))
         .collect();
-    // The sums as of the header's last record, and what came since.
+    // The sums as of the header's first record, and what came since: where the same header was written again later, what was
+    // written in between may not have come to the disk.
     let mut found: Option<All> = None;
     let mut since: Vec<(u8, u32)> = Vec::new();
     while let Some((kind, pages, behind)) = record(rest) {
@@ -231,7 +234,7 @@ fn read(bytes: &[u8], header: Sum) -> Option<(u64, All)> {
                     all[page] = sum;
                 }
                 CUT => all.truncate(page as usize),
-                _ if sum == Some(header) => {
+                _ if sum == Some(header) && found.is_none() => {
                     found = Some(all.clone());
                     since.clear();
                     continue;

@@ -19,6 +19,7 @@ use crate::machine::database::{
     self, RECEIVING_CACHE_BYTES, UNFINISHED_PREFIX, open_database, write_frame, write_system,
 };
 use crate::machine::error::{StateFile, step, storage};
+use crate::machine::head::Head;
 use crate::machine::runs::{self, Run, Runs, Writing};
 use crate::machine::system::System;
 use crate::machine::tables::Table;
@@ -186,6 +187,20 @@ impl SnapshotSink {
             }
             number = number.wrapping_add(1);
         };
+        Self::begin_in(disk, path)
+    }
+
+    /// The same in a file of this name, which nobody else uses.
+    pub(in crate::machine) fn begin_as(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        name: &str,
+    ) -> Result<Self, SnapshotError> {
+        let path = dir.join(format!("{UNFINISHED_PREFIX}{name}"));
+        Self::begin_in(disk, path)
+    }
+
+    fn begin_in(disk: Arc<dyn Disk>, path: PathBuf) -> Result<Self, SnapshotError> {
         let (database, backend) =
             open_database(&*disk, &path, RECEIVING_CACHE_BYTES, false, true).map_err(Fault::from)?;
         let file = backend.name().clone();
@@ -346,7 +361,7 @@ impl SnapshotSink {
                 Err(error) => return Err(storage(&self.file)(error).into()),
             }
             if let Some((_, writing)) = &mut heads {
-                writing.row(key);
+                writing.row(key, value).map_err(corrupt)?;
             }
             if table.is_logical() {
                 let hash = hash_of_logical_row(&mut scratch, table, key, value).map_err(corrupt)?;
@@ -354,6 +369,13 @@ impl SnapshotSink {
             }
             match table {
                 Table::Current => verify::count_head(&mut self.counters, key, value).map_err(corrupt)?,
+                Table::Deleted => {
+                    // It is looked up before those that exist.
+                    let (_, record) = Head::decode_newest(value).map_err(corrupt)?;
+                    if record.is_some() {
+                        return Err(corrupt(Malformed("a key that exists is among the deleted")));
+                    }
+                }
                 Table::Versions => {
                     verify::count_version(&mut self.counters, key, value).map_err(corrupt)?;
                     if let Some(fold) = &mut self.fold {
@@ -408,7 +430,16 @@ impl SnapshotSink {
     }
 
     /// Ends the reception: the file is whole, has the right hash and is durable when this returns.
-    pub fn finish(mut self) -> Result<ReceivedSnapshot, SnapshotError> {
+    pub fn finish(self) -> Result<ReceivedSnapshot, SnapshotError> {
+        let finished = self.finish_while(&|| true)?;
+        finished.ok_or(SnapshotError::Refused)
+    }
+
+    /// The same, as long as that is wanted: `None` where it is not any more.
+    pub(in crate::machine) fn finish_while(
+        mut self,
+        goes_on: &dyn Fn() -> bool,
+    ) -> Result<Option<ReceivedSnapshot>, SnapshotError> {
         let head = match self.state {
             Receiving::Refused => return Err(SnapshotError::Refused),
             Receiving::Rows => None,
@@ -421,8 +452,12 @@ impl SnapshotSink {
             });
         };
         let file = &self.file;
-        if let Some(wrong) = verify::cold_values(file, &txn, EXISTING, system.standing.history.since)? {
+        let since = system.standing.history.since;
+        if let Some(wrong) = verify::cold_values(file, &txn, EXISTING, since, goes_on)? {
             return Err(self.corrupt(wrong));
+        }
+        if !goes_on() {
+            return Ok(None);
         }
         write_frame(file, &txn)?;
         write_system(file, &txn, &system)?;
@@ -436,16 +471,16 @@ impl SnapshotSink {
             }
             writing.filter.fit(writing.rows);
             runs::write_filter(file, &txn, number, &writing.filter)?;
-            let rows = writing.rows;
-            listed.list.push(Run { number, rows });
+            let (rows, dead) = (writing.rows, writing.dead);
+            listed.list.push(Run { number, rows, dead });
         }
         listed.write(file, &txn)?;
         txn.commit().map_err(step(file, "committing to"))?;
         database.close().map_err(step(file, "closing"))?;
-        Ok(ReceivedSnapshot {
+        Ok(Some(ReceivedSnapshot {
             meta: SnapshotMeta::of(&system),
             unfinished: self.unfinished,
-        })
+        }))
     }
 
     fn corrupt(&self, detail: impl Into<String>) -> SnapshotError {

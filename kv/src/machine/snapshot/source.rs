@@ -24,7 +24,7 @@ type TableRows = OwnedRange<&'static [u8], &'static [u8]>;
 
 /// The rows of a table that is being read.
 enum Reading {
-    Table(TableRows),
+    Table(Box<TableRows>),
     Heads(Box<Heads<TableRows, Arc<StateFile>>>),
 }
 
@@ -243,7 +243,7 @@ impl SnapshotSource {
             let rows = txn
                 .open_table(table.definition())
                 .map_err(step(file, "opening a table of"))?;
-            Reading::Table(all(rows)?)
+            Reading::Table(Box::new(all(rows)?))
         };
         self.reading = Some((table, rows));
         Ok(true)

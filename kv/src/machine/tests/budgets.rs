@@ -660,3 +660,29 @@ fn a_step_of_a_read_counts_the_keys_that_came_after_its_revision() {
         assert_eq!(found, [("a".into(), &b"1"[..]), ("z".into(), b"1")]);
     }
 }
+
+/// The story: a limit was lowered in the middle of an entry whose ranges had used more than that, and transactions that only
+/// named keys were refused behind it.
+#[test]
+fn what_lowered_limits_leave_of_an_entry_is_not_asked_of_who_only_names_keys() {
+    let mut store = filled(30);
+    let count_all = Command::Txn {
+        session: None,
+        txn: guarded(count(1)),
+    };
+    let lower = Command::SetLimits {
+        expected: None,
+        changes: vec![
+            crate::model::LimitChange::new(crate::model::Limit::KeysLookedAtMax, 4),
+            crate::model::LimitChange::new(crate::model::Limit::EntryBudget, 1),
+        ],
+    };
+    let names = Command::Txn {
+        session: None,
+        txn: Txn::new([put("b", "1")]),
+    };
+    let outcomes = store.apply(0, vec![count_all, lower, names]);
+    assert!(matches!(outcomes[0], Outcome::Txn(Ok(_))), "{outcomes:?}");
+    assert!(matches!(outcomes[2], Outcome::Txn(Ok(_))), "{outcomes:?}");
+    store.verify();
+}

@@ -434,3 +434,55 @@ fn a_snapshot_whose_versions_are_not_those_of_the_chain_is_refused() {
     );
     receive(&target, &whole).unwrap();
 }
+
+/// The story: heads of deleted keys stood in the way of every scan until a merge came by for other reasons, which in a store
+/// that had become quiet was never.
+#[test]
+fn heads_of_deleted_keys_go_once_their_history_has_whatever_the_sizes_of_runs() {
+    let disk: Arc<dyn Disk> = Arc::<MemoryDisk>::default();
+    let mut settings = settings();
+    settings.tuning.run_rows = 10;
+    let (machine, reader) = Machine::open(Arc::clone(&disk), dir(), OpenMode::Create, settings).unwrap();
+    let mut store = Store {
+        disk,
+        machine,
+        reader,
+        index: 0,
+    };
+    let name = |number: u64| key(&format!("k{number:04}"));
+    store
+        .txn(Txn::new((0..400).map(|number| Op::put(name(number), value("")))))
+        .unwrap();
+    store.machine.make_durable().unwrap();
+    for number in 0..300 {
+        store.txn(Txn::new([Op::delete(name(number))])).unwrap();
+    }
+    store.machine.make_durable().unwrap();
+    assert!(
+        store.machine.begin_merging().is_none(),
+        "what is deleted has its history yet"
+    );
+    let last = store.machine.applied().revision.number();
+    compact(&mut store, last);
+    forget(&mut store);
+    let mut steps = 0;
+    while let Some(step) = store.machine.begin_merging() {
+        store.machine.end_checkpoint(step.write()).unwrap();
+        steps += 1;
+        assert!(steps < 100, "merging does not end");
+    }
+    assert!(steps > 0);
+    assert_eq!(store.machine.runs(), 1);
+    let published = store.reader.shared.get();
+    let heads = published
+        .state
+        .base
+        .heads(&KeyRange::all(), crate::model::Order::Ascending);
+    let mut heads = heads.unwrap();
+    let mut count = 0;
+    while heads.next().unwrap().is_some() {
+        count += 1;
+    }
+    assert_eq!(count, 100, "of those that exist");
+    store.verify();
+}

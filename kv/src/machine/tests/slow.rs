@@ -59,7 +59,7 @@ impl Cost<'_> {
             return Err(TxnRefused::TooMuchWork { place, what, limit });
         }
         let all = limit * self.limits.entry_budget;
-        if self.entry.looked_at + of_entry > all {
+        if of_entry > 0 && self.entry.looked_at + of_entry > all {
             self.entry.looked_at = all;
             return Err(TxnRefused::EntrySpent { what });
         }
