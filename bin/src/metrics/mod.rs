@@ -351,6 +351,11 @@ fn describe() {
         Unit::Count,
         "the oldest revision that can be read here: what was before is given up"
     );
+    describe_gauge!(
+        "quorate_state_file_bytes",
+        Unit::Bytes,
+        "the length of the state file"
+    );
     describe_gauge!("quorate_records", Unit::Count, "keys that exist");
     describe_gauge!(
         "quorate_live_bytes",
