@@ -389,7 +389,7 @@ fn a_state_file_is_shrunk_by_hand() {
     assert_eq!(node["error"], serde_json::Value::Null);
     assert_eq!(home.line("kv get k --raw").ok().text(), "v");
     let table = home.line("shrink").ok().text();
-    assert!(table.contains("before") && table.contains("MiB"), "{table}");
+    assert!(table.contains("before") && table.contains("iB"), "{table}");
 }
 
 #[test]

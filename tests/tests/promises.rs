@@ -2,6 +2,7 @@
 //! break them ([`quorate_tests::sim::scene`]).
 
 use quorate_kv::planted::Bug;
+use quorate_tests::sim::PowerLoss;
 use quorate_tests::sim::cluster::{self, Fault, Kind, Plan, Report, Target};
 use quorate_tests::sim::scene::{at, caught_when_on_and_held_when_off, held, isolate, marks, ms, plan};
 
@@ -186,22 +187,35 @@ fn a_reader_joins_no_round_that_began_before_it_came() {
 /// others formed theirs without it, and never took it in: it was no new directory any more.
 #[test]
 fn a_first_start_that_breaks_off_leaves_no_member_out() {
-    let broken_off = |millis| {
-        let (target, down) = (Target::Nth(0), ms(9_000));
-        let mut plan = plan(1, 3, vec![at(millis, Fault::Kill { target, down })]);
+    let (target, down) = (Target::Nth(0), ms(9_000));
+    let broken_off = |seed, fault| {
+        let mut plan = plan(seed, 3, vec![fault]);
         plan.faulty = ms(12_000);
         plan
     };
-    let reports: Vec<Report> = (1..80)
-        .map(|millis| cluster::run_plan(&broken_off(millis)))
+    let killed = (1..80).map(|millis| broken_off(1, at(millis, Fault::Kill { target, down })));
+    // It has written the entry that forms, and asks for its first vote next.
+    let point = || Fault::CrashPoint {
+        target,
+        point: "raft.vote.saved".to_owned(),
+        passes: 0,
+        loss: PowerLoss::LoseAll,
+        down,
+    };
+    let between = (0..4).map(|seed| broken_off(seed, at(1, point())));
+    let reports: Vec<Report> = killed
+        .chain(between)
+        .map(|plan| {
+            let report = cluster::run_plan(&plan);
+            assert!(
+                report.failure.is_none(),
+                "{:?}: {:?}",
+                plan.schedule,
+                report.failure
+            );
+            report
+        })
         .collect();
-    for (millis, report) in (1..80).zip(&reports) {
-        assert!(
-            report.failure.is_none(),
-            "killed after {millis} ms: {:?}",
-            report.failure
-        );
-    }
     assert!(
         marks(&reports, "raft.introduced_forming") > 0,
         "it never fell in between"

@@ -71,8 +71,11 @@ fn the_end_of_a_leaders_process_is_followed_by_an_election_before_its_lease_is_o
 #[test]
 fn a_leader_whose_disk_hangs_hands_leadership_on() {
     let hangs = |seed| scene(seed, 3, END + 5_000, vec![at(END, stall(Target::Leader, 8_000))]);
-    let reports = held(5, hangs);
-    for report in &reports {
+    let reports = held(8, hangs);
+    // Where the sync that hangs is that of a segment which is being made for later, the leader writes on, and leads on.
+    let hung = |report: &&Report| report.marks.contains_key("leader.disk_hangs");
+    assert!(reports.iter().filter(hung).count() >= 5);
+    for report in reports.iter().filter(hung) {
         let after = succeeded_after(report);
         let slack = PROMISED_MAX / 8;
         assert!(after > PROMISED_MAX, "seed {}: {after:?}", report.seed);
@@ -82,7 +85,6 @@ fn a_leader_whose_disk_hangs_hands_leadership_on() {
             report.seed
         );
     }
-    assert!(marks(&reports, "leader.disk_hangs") >= 5);
 }
 
 /// A host that lost its power says nothing of its processes: that is silence, and waited out.
@@ -267,7 +269,8 @@ fn a_leader_that_did_not_hear_comes_back_without_another_election() {
     for (seed, report) in (0..).zip(held(6, |seed| deaf(seed, ms(4_000), 0))) {
         // Up to here both runs are the same.
         let (elected, successor) = (succeeded_after(&report), report.leaders[1].1);
-        for later in [0, 60] {
+        // Later than an answer may be that counts as one of now (half a heartbeat): before that another election is no mistake.
+        for later in [60, 120] {
             let report = cluster::run_plan(&deaf(seed, elected + ms(later), successor));
             assert!(report.failure.is_none(), "seed {seed}: {:?}", report.failure);
             let led = leaders(&report, FAULTY);
