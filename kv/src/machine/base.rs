@@ -45,6 +45,14 @@ pub(super) struct Base {
 }
 
 impl Base {
+    /// Pins what a file has that was just opened, of which nothing is in memory.
+    pub(super) fn of_opened(state: OpenState) -> Result<Self, Fault> {
+        let base = Self::pin(Arc::new(state))?;
+        let revision = base.standing.revision;
+        base.state.recent.follow(revision, std::iter::empty());
+        Ok(base)
+    }
+
     /// Pins what was committed last.
     pub(super) fn pin(state: Arc<OpenState>) -> Result<Self, Fault> {
         let txn = state.begin_read()?;

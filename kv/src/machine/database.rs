@@ -225,25 +225,19 @@ pub(super) fn open_database(
     verify: bool,
     create: bool,
 ) -> Result<(Database, Arc<Backend>), MachineOpenError> {
-    let failed = |doing: &'static str| {
-        move |error: io::Error| MachineOpenError::Disk {
-            doing,
-            path: path.to_owned(),
-            error,
-        }
-    };
-    let file = disk.open(path, create).map_err(failed("opening"))?;
+    let file = disk.open(path, create).map_err(failed("opening", path))?;
     // A process that died may have left writes that the operating system has and the disk has not: what is
     // read below counts as durable, so it must be.
     //
     // After a sync that failed this is not enough: what it was about counts as clean, is read, and is written by no
     // later sync. Such pages may be read here all the same. A commit syncs its pages before the header points to them,
     // and the header is written anew, and synced, before redb hands the database out: `docs/upstream.md`.
-    file.sync_data().map_err(failed("syncing"))?;
+    file.sync_data().map_err(failed("syncing", path))?;
     if !create {
         // A snapshot may have taken the name, and the process died before that was durable.
         let dir = path.parent().unwrap_or(Path::new(""));
-        disk.sync_dir(dir).map_err(failed("syncing the directory of"))?;
+        disk.sync_dir(dir)
+            .map_err(failed("syncing the directory of", path))?;
     }
     let ledger = || -> io::Result<[Arc<dyn File>; 2]> {
         let [first, second] = ledger_paths(path);
@@ -252,7 +246,7 @@ pub(super) fn open_database(
     let backend = Backend::new(file, StateFile::new(path), cache_bytes as u64);
     let (backend, is_told_of) = ledger()
         .and_then(|files| backend.with_ledger(files))
-        .map_err(failed("opening the sums of the pages of"))?;
+        .map_err(failed("opening the sums of the pages of", path))?;
     if !is_told_of && verify {
         tracing::info!(
             file = backend.name().name(),
@@ -268,7 +262,7 @@ pub(super) fn open_database(
     if !is_told_of {
         ledger()
             .and_then(|files| backend.begin_ledger(files))
-            .map_err(failed("beginning the sums of the pages of"))?;
+            .map_err(failed("beginning the sums of the pages of", path))?;
     }
     Ok((database, backend))
 }
@@ -281,11 +275,7 @@ pub(super) fn open_without_changes(
     cache_bytes: usize,
     verify: bool,
 ) -> Result<(Database, Arc<Backend>), MachineOpenError> {
-    let file = disk.open(path, false).map_err(|error| MachineOpenError::Disk {
-        doing: "opening",
-        path: path.to_owned(),
-        error,
-    })?;
+    let file = disk.open(path, false).map_err(failed("opening", path))?;
     let backend = Backend::new(file, StateFile::new(path), cache_bytes as u64);
     backend.retire();
     open_on(path, Arc::new(backend), cache_bytes, verify)
@@ -297,13 +287,6 @@ fn open_on(
     cache_bytes: usize,
     verify: bool,
 ) -> Result<(Database, Arc<Backend>), MachineOpenError> {
-    let failed = |doing: &'static str| {
-        move |error: io::Error| MachineOpenError::Disk {
-            doing,
-            path: path.to_owned(),
-            error,
-        }
-    };
     let mut builder = Database::builder();
     builder.set_cache_size(cache_bytes);
     builder.set_check_integrity_on_open(verify);
@@ -319,7 +302,7 @@ fn open_on(
         Ok(Err(redb::DatabaseError::Storage(redb::StorageError::Io(error))))
             if error.kind() != io::ErrorKind::InvalidData && error.kind() != io::ErrorKind::UnexpectedEof =>
         {
-            Err(failed("opening the database in")(error))
+            Err(failed("opening the database in", path)(error))
         }
         Ok(Err(error)) => Err(corrupt(path, error.to_string())),
         Err(panicked) => {
@@ -329,6 +312,18 @@ fn open_on(
                 format!("the database could not make sense of the file: {message}"),
             ))
         }
+    }
+}
+
+/// What an error of the disk becomes that was met while a path was opened.
+pub(super) fn failed<'p>(
+    doing: &'static str,
+    path: &'p Path,
+) -> impl FnOnce(io::Error) -> MachineOpenError + use<'p> {
+    move |error| MachineOpenError::Disk {
+        doing,
+        path: path.to_owned(),
+        error,
     }
 }
 
@@ -388,20 +383,13 @@ pub(super) fn create_empty(
     Runs::NONE.write(&state.file, &txn)?;
     state.commit(txn)?;
     state.close()?;
-    let failed = |doing: &'static str| {
-        let path = path.clone();
-        move |error: io::Error| MachineOpenError::Disk { doing, path, error }
-    };
-    rename(&**disk, &path, &dir.join(FILE_NAME)).map_err(failed("renaming"))?;
-    disk.sync_dir(dir).map_err(failed("syncing the directory of"))
+    rename(&**disk, &path, &dir.join(FILE_NAME)).map_err(failed("renaming", &path))?;
+    disk.sync_dir(dir)
+        .map_err(failed("syncing the directory of", &path))
 }
 
 /// Removes what was left unfinished in the directory.
 pub(super) fn remove_unfinished(disk: &dyn Disk, dir: &Path) -> Result<(), MachineOpenError> {
-    let failed = |doing: &'static str, path: &Path| {
-        let path = path.to_owned();
-        move |error: io::Error| MachineOpenError::Disk { doing, path, error }
-    };
     for path in disk.list(dir).map_err(failed("listing", dir))? {
         let name = path.file_name().and_then(|name| name.to_str());
         if name.is_some_and(|name| name.starts_with(UNFINISHED_PREFIX)) {
@@ -438,23 +426,7 @@ pub(super) fn load(
     let state = OpenState::new(database, backend, settings);
     let file = &state.file;
     let txn = state.begin_read()?;
-    let table = match txn.open_table(SYSTEM) {
-        Ok(table) => table,
-        Err(error) => return Err(corrupt(&path, format!("not a state file: {error}"))),
-    };
-    let format = table
-        .get(system::FORMAT)
-        .map_err(super::error::storage(file))?
-        .ok_or_else(|| corrupt(&path, "not a state file: it has no format row".into()))?;
-    let version = system::read_format(format.value()).map_err(|e| corrupt(&path, e.to_string()))?;
-    if version != system::FORMAT_VERSION {
-        return Err(MachineOpenError::UnknownFormat {
-            path,
-            found: version,
-            known: system::FORMAT_VERSION,
-        });
-    }
-    let system = System::read(file, &table)?;
+    let system = read_system(&path, file, &txn)?;
     let mut all = sessions::Sessions::default();
     let mut scratch = Vec::new();
     for_each_row(file, &txn, Table::Sessions, |key, value| {
@@ -477,17 +449,38 @@ pub(super) fn load(
         return Err(corrupt(&path, "an answer is remembered for no session".into()));
     }
     drop(txn);
-    let base = Base::pin(Arc::new(state))?;
+    let base = Base::of_opened(state)?;
     let noted = base.stood(LogTime::from_millis(u64::MAX))?;
-    base.state
-        .recent
-        .follow(base.standing.revision, std::iter::empty());
     Ok(Loaded {
         base,
         system,
         sessions: all,
         noted: noted.map(|(time, _)| time),
     })
+}
+
+/// Reads where the node stood, in a file of the format that this release knows.
+pub(super) fn read_system(
+    path: &Path,
+    file: &StateFile,
+    txn: &redb::ReadTransaction,
+) -> Result<System, MachineOpenError> {
+    let table = txn
+        .open_table(SYSTEM)
+        .map_err(|error| corrupt(path, format!("not a state file: {error}")))?;
+    let format = table
+        .get(system::FORMAT)
+        .map_err(super::error::storage(file))?
+        .ok_or_else(|| corrupt(path, "not a state file: it has no format row".into()))?;
+    let found = system::read_format(format.value()).map_err(|e| corrupt(path, e.to_string()))?;
+    if found != system::FORMAT_VERSION {
+        return Err(MachineOpenError::UnknownFormat {
+            path: path.to_owned(),
+            found,
+            known: system::FORMAT_VERSION,
+        });
+    }
+    Ok(System::read(file, &table)?)
 }
 
 /// Visits each row of a table that does not hold heads, in key order.

@@ -9,7 +9,7 @@ mod pages;
 use std::path::Path;
 use std::sync::Arc;
 
-use redb::{OwnedRange, ReadTransaction};
+use redb::ReadTransaction;
 
 use self::pages::Walked;
 use super::chain::Fold;
@@ -17,10 +17,10 @@ use super::counters::Counters;
 use super::database::{self, FILE_NAME, OpenState, RECEIVING_CACHE_BYTES, UNFINISHED_PREFIX};
 use super::error::{StateFile, step, storage};
 use super::head::{Head, ValueDigest};
-use super::heads::{self, Heads};
+use super::heads;
 use super::runs::{self, Runs};
 use super::settings::MachineSettings;
-use super::system::{self, Standing, System};
+use super::system::{Standing, System};
 use super::tables::{SYSTEM, Table};
 use super::version::{self, Version};
 use super::wire::{Malformed, hash_of_logical_row};
@@ -28,7 +28,7 @@ use super::{MachineOpenError, sequences, sessions, times, verify};
 use crate::damage::{Damage, Damages, Part};
 use crate::env::{self, Disk};
 use crate::fault::Fault;
-use crate::model::{self, Order, Outcome, SessionId};
+use crate::model::{self, Outcome, SessionId};
 
 /// What a state file holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -130,11 +130,18 @@ fn rows(
     };
     let state = Arc::new(OpenState::new(database, backend, &settings));
     let txn = state.begin_read()?;
-    let system = read_system(path, &state.file, &txn)?;
+    let system = database::read_system(path, &state.file, &txn)?;
+    let runs = {
+        let table = txn
+            .open_table(SYSTEM)
+            .map_err(step(&state.file, "opening the system table of"))?;
+        Runs::read(&state.file, &table)?
+    };
     let mut rows = Rows {
         path,
         file: &state.file,
         txn: &txn,
+        runs: &runs,
         standing: &system.standing,
         sum: 0,
         scratch: Vec::new(),
@@ -146,30 +153,12 @@ fn rows(
     Ok(held)
 }
 
-fn read_system(path: &Path, file: &StateFile, txn: &ReadTransaction) -> Result<System, MachineOpenError> {
-    let table = txn
-        .open_table(SYSTEM)
-        .map_err(|error| database::corrupt(path, format!("not a state file: {error}")))?;
-    let format = table
-        .get(system::FORMAT)
-        .map_err(storage(file))?
-        .ok_or_else(|| database::corrupt(path, "not a state file: it has no format row".into()))?;
-    let found = system::read_format(format.value()).map_err(|e| database::corrupt(path, e.to_string()))?;
-    if found != system::FORMAT_VERSION {
-        return Err(MachineOpenError::UnknownFormat {
-            path: path.to_owned(),
-            found,
-            known: system::FORMAT_VERSION,
-        });
-    }
-    Ok(System::read(file, &table)?)
-}
-
 /// The rows, on the way through them.
 struct Rows<'a> {
     path: &'a Path,
     file: &'a StateFile,
     txn: &'a ReadTransaction,
+    runs: &'a Runs,
     standing: &'a Standing,
     /// Of the hashes of the logical rows.
     sum: u128,
@@ -181,9 +170,6 @@ struct Rows<'a> {
 }
 
 type Checked = Result<(), Malformed>;
-
-/// The rows of a run.
-type Range = OwnedRange<&'static [u8], &'static [u8]>;
 
 impl Rows<'_> {
     fn all(&mut self, system: &System) -> Held {
@@ -198,17 +184,12 @@ impl Rows<'_> {
         let (sessions, answers) = self.sessions();
         let sequences = self.logical(Table::Sequences, |_, _, row| sequences::decode(row).map(drop));
         self.times();
-        if self.is_complete && self.counters != standing.counters {
-            self.tell(format!(
-                "there are {}, the state says {}",
-                self.counters, standing.counters
-            ));
-        }
-        if self.is_complete && self.sum != standing.rows_hash {
-            self.tell(format!(
-                "the rows hash to {:032x}, the state says {:032x}",
-                self.sum, standing.rows_hash
-            ));
+        if self.is_complete {
+            let wrong = [
+                verify::other_counters(self.counters, standing),
+                verify::other_rows(self.sum, standing),
+            ];
+            wrong.into_iter().flatten().for_each(|wrong| self.tell(wrong));
         }
         let membership = system.membership.as_ref();
         if membership.is_some_and(|(position, _)| Some(*position) > standing.position) {
@@ -232,7 +213,7 @@ impl Rows<'_> {
 
     fn tell_of(&mut self, table: Table, key: &[u8], error: Malformed) {
         self.is_complete = false;
-        let detail = format!("table {}: {error}", name(table));
+        let detail = format!("table {}: {error}", table.name());
         let damage = Damage::new(Part::State, self.path, detail).of_key(key);
         self.damages.add(damage);
     }
@@ -242,7 +223,7 @@ impl Rows<'_> {
         let mut count = 0;
         let visited = (|| {
             if table.is_of_heads() {
-                let mut heads = self.heads()?;
+                let mut heads = runs::heads(self.file, self.txn, self.runs)?;
                 while let Some(row) = heads.next()? {
                     let checked = match heads::is_of(table, row.head(), self.standing.history.since) {
                         Ok(false) => continue,
@@ -275,25 +256,10 @@ impl Rows<'_> {
             self.is_complete = false;
             self.tell(format!(
                 "table {} cannot be read to its end: {fault}",
-                name(table)
+                table.name()
             ));
         }
         count
-    }
-
-    /// The newest heads of all keys, in the order of the keys.
-    fn heads(&self) -> Result<Heads<Range, Arc<StateFile>>, Fault> {
-        let system = self
-            .txn
-            .open_table(SYSTEM)
-            .map_err(step(self.file, "opening the system table of"))?;
-        let runs = Runs::read(self.file, &system)?;
-        let runs = runs.list.iter().rev().map(|run| {
-            let rows = runs::open(self.file, self.txn, run.number)?;
-            rows.range_owned::<&[u8]>(..).map_err(storage(self.file))
-        });
-        let runs = runs.collect::<Result<Vec<_>, Fault>>()?;
-        Heads::new(Arc::new(self.file.clone()), Order::Ascending, runs)
     }
 
     /// The same for a table that the state's hash covers.
@@ -339,11 +305,6 @@ impl Rows<'_> {
     fn deleted(&mut self) -> u64 {
         self.visit(Table::Deleted, |rows, _, row| {
             let head = Head::decode(row)?;
-            if head.record.is_some() {
-                return Err(Malformed(
-                    "it is the head of a key that exists, among the deleted",
-                ));
-            }
             if head.revision > rows.standing.revision {
                 return Err(Malformed("it was deleted by a revision that is yet to come"));
             }
@@ -365,13 +326,8 @@ impl Rows<'_> {
             // Behind a row that is none the chain tells nothing any more.
             added.inspect_err(|_| fold = None)
         });
-        let Some(fold) = fold else { return count };
-        let (revision, chain) = fold.end();
-        if (revision, chain) != (standing.revision, standing.chain) {
-            self.tell(format!(
-                "the versions up to revision {revision} have the chain {:032x}, the state says {:032x} at revision {}",
-                chain.0, standing.chain.0, standing.revision
-            ));
+        if let Some(wrong) = fold.and_then(|fold| verify::other_chain(fold, standing)) {
+            self.tell(wrong);
         }
         count
     }
@@ -415,18 +371,5 @@ impl Rows<'_> {
                 .map_err(|_| Malformed("the answer cannot be decoded"))
         });
         (sessions, answers)
-    }
-}
-
-fn name(table: Table) -> &'static str {
-    match table {
-        Table::Current => "current",
-        Table::Leases => "leases",
-        Table::Sessions => "sessions",
-        Table::Answers => "answers",
-        Table::Sequences => "sequences",
-        Table::Versions => "versions",
-        Table::Deleted => "deleted",
-        Table::Times => "times",
     }
 }

@@ -75,7 +75,7 @@ use bytes::Bytes;
 use self::base::Base;
 use self::batch::Batch;
 pub use self::checkpoint::{Checkpoint, CheckpointEnd};
-use self::database::{FILE_NAME, Loaded, Published, Shared};
+use self::database::{FILE_NAME, Loaded, Published, Shared, failed};
 pub(crate) use self::examine::{Examined, examine, unfinished};
 use self::execute::{Executed, Room};
 use self::gaps::Gaps;
@@ -310,15 +310,11 @@ impl Machine {
         settings: MachineSettings,
     ) -> Result<(Machine, Reader), MachineOpenError> {
         let path = dir.join(FILE_NAME);
-        let failed = |doing: &'static str| {
-            let path = path.clone();
-            move |error: io::Error| MachineOpenError::Disk { doing, path, error }
-        };
         if mode == OpenMode::Create {
             disk.create_dir_all(dir)
-                .map_err(failed("making the directory of"))?;
+                .map_err(failed("making the directory of", &path))?;
         }
-        let exists = disk.exists(&path).map_err(failed("looking for"))?;
+        let exists = disk.exists(&path).map_err(failed("looking for", &path))?;
         match mode {
             OpenMode::Existing => {
                 // redb would make a new database of an empty file in silence.
@@ -326,7 +322,7 @@ impl Machine {
                     || disk
                         .open(&path, false)
                         .and_then(|f| f.len())
-                        .map_err(failed("opening"))?
+                        .map_err(failed("opening", &path))?
                         == 0
                 {
                     return Err(MachineOpenError::Missing { path });

@@ -18,15 +18,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use redb::{ReadTransaction, ReadableTable, TableDefinition, TableError, WriteTransaction};
+use redb::{OwnedRange, ReadTransaction, ReadableTable, TableDefinition, TableError, WriteTransaction};
 
 use super::error::{StateFile, step, storage};
 use super::filter::{Filter, FilterHash};
 use super::head::Head;
+use super::heads::Heads;
 use super::tables::{Definition, FILTERS, SYSTEM};
 use super::wire::{Malformed, Row, put_u64};
 use crate::fault::Fault;
-use crate::model::Revision;
+use crate::model::{Order, Revision};
+
+/// All rows of a table.
+pub(super) type AllRows = OwnedRange<&'static [u8], &'static [u8]>;
 
 /// The row's key in the table `system`.
 const RUNS: &[u8] = b"runs";
@@ -186,6 +190,20 @@ pub(super) fn open(
     number: u64,
 ) -> Result<redb::ReadOnlyTable<&'static [u8], &'static [u8]>, Fault> {
     with_table(number, |table| txn.open_table(table)).map_err(step(file, "opening a run of"))
+}
+
+/// The newest heads of all keys, in the order of the keys.
+pub(super) fn heads(
+    file: &StateFile,
+    txn: &ReadTransaction,
+    runs: &Runs,
+) -> Result<Heads<AllRows, Arc<StateFile>>, Fault> {
+    let newest_first = runs.list.iter().rev().map(|run| {
+        let rows = open(file, txn, run.number)?;
+        rows.range_owned::<&[u8]>(..).map_err(storage(file))
+    });
+    let newest_first = newest_first.collect::<Result<Vec<_>, Fault>>()?;
+    Heads::new(Arc::new(file.clone()), Order::Ascending, newest_first)
 }
 
 /// Opens the table of a run, and makes it where there is none.

@@ -127,9 +127,5 @@ pub(super) fn take_place(
     // It was written a moment ago, and verified on the way.
     let (database, backend) = open_database(&**disk, &path, database::pages_bytes(settings), false, false)?;
     env::mark("state.shrunk");
-    let base = Base::pin(Arc::new(OpenState::new(database, backend, settings)))?;
-    base.state
-        .recent
-        .follow(base.standing.revision, std::iter::empty());
-    Ok(base)
+    Base::of_opened(OpenState::new(database, backend, settings))
 }

@@ -66,9 +66,8 @@ impl Table {
         Table::ALL.into_iter().find(|table| table.tag() == tag)
     }
 
-    /// For one whose rows are no heads.
-    pub(super) const fn definition(self) -> Definition<'static> {
-        TableDefinition::new(match self {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
             Table::Current => "current",
             Table::Leases => "leases",
             Table::Sessions => "sessions",
@@ -77,6 +76,11 @@ impl Table {
             Table::Versions => "versions",
             Table::Deleted => "deleted",
             Table::Times => "times",
-        })
+        }
+    }
+
+    /// For one whose rows are no heads.
+    pub(super) const fn definition(self) -> Definition<'static> {
+        TableDefinition::new(self.name())
     }
 }

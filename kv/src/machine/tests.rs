@@ -83,12 +83,18 @@ impl Store {
     }
 
     fn on(disk: Arc<dyn Disk>) -> Self {
-        let (machine, reader) = create(&disk);
+        Self::with(disk, OpenMode::Create, settings())
+    }
+
+    /// Goes on behind what the disk has.
+    fn with(disk: Arc<dyn Disk>, mode: OpenMode, settings: MachineSettings) -> Self {
+        let (machine, reader) = Machine::open(Arc::clone(&disk), dir(), mode, settings).unwrap();
+        let index = machine.applied().position.map_or(0, |at| at.index.number());
         Self {
             disk,
             machine,
             reader,
-            index: 0,
+            index,
         }
     }
 

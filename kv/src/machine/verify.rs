@@ -136,21 +136,10 @@ impl Found {
 
     /// Demands what a standing says.
     fn demand(&mut self, file: &StateFile, kept: &Standing) -> Result<(), Fault> {
-        let (sum, said) = (self.rows_hash, kept.rows_hash);
-        if sum != said {
-            return Err(file.corrupt(format!("the rows hash to {sum:032x}, the state says {said:032x}")));
-        }
-        if let Some((revision, chain)) = self.fold.take().map(Fold::end)
-            && (revision, chain) != (kept.revision, kept.chain)
-        {
-            return Err(file.corrupt(format!(
-                "the versions up to revision {revision} have the chain {:032x}, the state says {:032x} at revision {}",
-                chain.0, kept.chain.0, kept.revision
-            )));
-        }
-        if self.counters != kept.counters {
-            let (found, said) = (self.counters, kept.counters);
-            return Err(file.corrupt(format!("there are {found}, the state says {said}")));
+        let chain = self.fold.take().and_then(|fold| other_chain(fold, kept));
+        let wrong = other_rows(self.rows_hash, kept).or(chain);
+        if let Some(wrong) = wrong.or_else(|| other_counters(self.counters, kept)) {
+            return Err(file.corrupt(wrong));
         }
         if let Some((_, revision)) = self.stood
             && revision > kept.revision
@@ -162,6 +151,29 @@ impl Found {
         }
         Ok(())
     }
+}
+
+/// What is wrong where the logical rows hash to this.
+pub(super) fn other_rows(found: u128, kept: &Standing) -> Option<String> {
+    let said = kept.rows_hash;
+    (found != said).then(|| format!("the rows hash to {found:032x}, the state says {said:032x}"))
+}
+
+/// What is wrong where the versions have this chain.
+pub(super) fn other_chain(found: Fold, kept: &Standing) -> Option<String> {
+    let (revision, chain) = found.end();
+    ((revision, chain) != (kept.revision, kept.chain)).then(|| {
+        format!(
+            "the versions up to revision {revision} have the chain {:032x}, the state says {:032x} at revision {}",
+            chain.0, kept.chain.0, kept.revision
+        )
+    })
+}
+
+/// What is wrong where the rows count this.
+pub(super) fn other_counters(found: Counters, kept: &Standing) -> Option<String> {
+    let said = kept.counters;
+    (found != said).then(|| format!("there are {found}, the state says {said}"))
 }
 
 /// Counts a row of `current`.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use redb::{OwnedRange, ReadOnlyTable, ReadTransaction};
+use redb::ReadTransaction;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::chunk::Chunk;
@@ -13,19 +13,17 @@ use crate::fault::Fault;
 use crate::machine::database::OpenState;
 use crate::machine::error::{StateFile, step, storage};
 use crate::machine::heads::{self, Heads};
-use crate::machine::runs::{self, Runs};
+use crate::machine::runs::{self, AllRows, Runs};
 use crate::machine::system::System;
 use crate::machine::tables::{SYSTEM, Table};
 use crate::machine::wire::{put_u64, put_varint};
-use crate::model::{Order, Revision};
+use crate::model::Revision;
 use crate::planted::{self, Bug};
-
-type TableRows = OwnedRange<&'static [u8], &'static [u8]>;
 
 /// The rows of a table that is being read.
 enum Reading {
-    Table(Box<TableRows>),
-    Heads(Box<Heads<TableRows, Arc<StateFile>>>),
+    Table(Box<AllRows>),
+    Heads(Box<Heads<AllRows, Arc<StateFile>>>),
 }
 
 /// A state that stays as it was, and keeps its pages of the file alive, until the last of its sources and of its other
@@ -229,21 +227,14 @@ impl SnapshotSource {
             return Ok(false);
         };
         let txn = &self.pinned.txn;
-        let all = |rows: ReadOnlyTable<_, _>| rows.range_owned::<&[u8]>(..).map_err(storage(file));
         let rows = if table.is_of_heads() {
-            let runs = self.pinned.runs.list.iter().rev();
-            let runs = runs.map(|run| all(runs::open(file, txn, run.number)?));
-            let runs = runs.collect::<Result<Vec<_>, Fault>>()?;
-            Reading::Heads(Box::new(Heads::new(
-                Arc::new(file.clone()),
-                Order::Ascending,
-                runs,
-            )?))
+            Reading::Heads(Box::new(runs::heads(file, txn, &self.pinned.runs)?))
         } else {
             let rows = txn
                 .open_table(table.definition())
                 .map_err(step(file, "opening a table of"))?;
-            Reading::Table(Box::new(all(rows)?))
+            let all = rows.range_owned::<&[u8]>(..).map_err(storage(file))?;
+            Reading::Table(Box::new(all))
         };
         self.reading = Some((table, rows));
         Ok(true)

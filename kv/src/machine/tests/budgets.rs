@@ -381,17 +381,10 @@ fn deleted_keys_are_gone_by_once_however_often_a_range_is_asked_for() {
 
 #[test]
 fn one_apply_ends_when_its_transactions_have_looked_at_or_answered_much() {
-    let disk: Arc<dyn Disk> = Arc::new(disk::MemoryDisk::default());
     let mut settings = settings();
     settings.tuning.apply_keys = 30;
     settings.tuning.apply_answer_bytes = 3_000;
-    let (machine, reader) = Machine::open(Arc::clone(&disk), dir(), OpenMode::Create, settings).unwrap();
-    let mut store = Store {
-        disk,
-        machine,
-        reader,
-        index: 0,
-    };
+    let mut store = Store::with(Arc::<disk::MemoryDisk>::default(), OpenMode::Create, settings);
     let thousand = "x".repeat(1_000);
     store
         .txn(Txn::new([put("big", &thousand), put("a", "1")]))

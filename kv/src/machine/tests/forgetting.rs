@@ -17,14 +17,7 @@ fn store_on(disk: &Arc<MemoryDisk>, mode: OpenMode, forget_rows: usize) -> Store
     let disk: Arc<dyn Disk> = Arc::<MemoryDisk>::clone(disk);
     let mut settings = settings();
     settings.tuning.forget_rows = forget_rows;
-    let (machine, reader) = Machine::open(Arc::clone(&disk), dir(), mode, settings).unwrap();
-    let index = machine.applied().position.map_or(0, |at| at.index.number());
-    Store {
-        disk,
-        machine,
-        reader,
-        index,
-    }
+    Store::with(disk, mode, settings)
 }
 
 /// Has a store receive a snapshot.
@@ -439,16 +432,9 @@ fn a_snapshot_whose_versions_are_not_those_of_the_chain_is_refused() {
 /// that had become quiet was never.
 #[test]
 fn heads_of_deleted_keys_go_once_their_history_has_whatever_the_sizes_of_runs() {
-    let disk: Arc<dyn Disk> = Arc::<MemoryDisk>::default();
     let mut settings = settings();
     settings.tuning.run_rows = 10;
-    let (machine, reader) = Machine::open(Arc::clone(&disk), dir(), OpenMode::Create, settings).unwrap();
-    let mut store = Store {
-        disk,
-        machine,
-        reader,
-        index: 0,
-    };
+    let mut store = Store::with(Arc::<MemoryDisk>::default(), OpenMode::Create, settings);
     let name = |number: u64| key(&format!("k{number:04}"));
     store
         .txn(Txn::new((0..400).map(|number| Op::put(name(number), value("")))))
