@@ -284,22 +284,8 @@ impl Serving {
                 let reply = self.reply_to(id, held);
                 reply.send(Response::Status(Box::new(front.status())));
             }
-            Request::Shrink => {
-                let (reply, front) = (self.reply_to(id, held), Arc::clone(&self.front));
-                // A copy that has begun goes on when its caller goes.
-                self.front.tasks().spawn("shrink", async move {
-                    let response = front.shrink().await;
-                    reply.send(response);
-                });
-            }
-            Request::Admin(admin) => {
-                let reply = self.reply_to(id, held);
-                // A change that has begun goes on when its caller goes.
-                self.front.tasks().spawn("change-of-the-group", async move {
-                    let response = front.admin(admin).await;
-                    reply.send(response);
-                });
-            }
+            Request::Shrink => front.begin_shrinking(self.reply_to(id, held)),
+            Request::Admin(admin) => front.begin_change(admin, self.reply_to(id, held)),
             Request::GiveUp { .. } => {}
         }
     }

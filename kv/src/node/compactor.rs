@@ -102,7 +102,7 @@ pub(super) async fn run(front: Arc<Front>) {
 
 /// Proposes that history up to a revision is given up, where this node leads.
 async fn give_up(front: &Arc<Front>, target: Revision, oldest: Revision) {
-    if target <= oldest || front.raft.state().role != Part::Leader {
+    if target <= oldest || front.raft.role() != Part::Leader {
         return;
     }
     let command = Command::Compact { revision: target };

@@ -197,22 +197,8 @@ impl Front {
                 self.read(&self.here, read).await;
             }
             Request::Status => reply.send(Response::Status(Box::new(self.status()))),
-            Request::Shrink => {
-                // A copy that has begun goes on when its caller goes.
-                let front = Arc::clone(self);
-                self.tasks.spawn("shrink", async move {
-                    let response = front.shrink().await;
-                    reply.send(response);
-                });
-            }
-            Request::Admin(admin) => {
-                // A change that has begun goes on when its caller goes.
-                let front = Arc::clone(self);
-                self.tasks.spawn("change-of-the-group", async move {
-                    let response = front.admin(admin).await;
-                    reply.send(response);
-                });
-            }
+            Request::Shrink => self.begin_shrinking(reply),
+            Request::Admin(admin) => self.begin_change(admin, reply),
             // Here a caller gives a read up by dropping it.
             Request::GiveUp { .. } => reply.send(Response::Done),
         }
@@ -254,7 +240,7 @@ impl Front {
                     ..
                 }
             )
-            && self.raft.state().role == Part::Leader
+            && self.raft.role() == Part::Leader
     }
 
     async fn wait_for_limits(&self, command: &Command, until: Instant) {
@@ -271,7 +257,7 @@ impl Front {
         // Who does not lead has another state, perhaps an older one, and is answered that it does not. A state that cannot be looked
         // at has stopped the node, which says so itself.
         let used = || {
-            let leads = self.raft.state().role == Part::Leader;
+            let leads = self.raft.role() == Part::Leader;
             let view = leads.then(|| self.raft.machine().reader().view())?;
             Some(Used::of(&view.ok()?))
         };
@@ -545,7 +531,15 @@ impl Front {
         }
     }
 
-    pub(crate) async fn admin(&self, admin: Admin) -> Response {
+    /// Begins a change of the group, which goes on when its caller goes.
+    pub(super) fn begin_change(self: &Arc<Self>, admin: Admin, reply: ReplyTo) {
+        let front = Arc::clone(self);
+        self.tasks.spawn("change-of-the-group", async move {
+            reply.send(front.admin(admin).await);
+        });
+    }
+
+    async fn admin(&self, admin: Admin) -> Response {
         let result = match admin {
             Admin::AddLearner { id, address } => match address.parse() {
                 Ok(address) => self.raft.add_learner(id, address).await,
@@ -624,8 +618,14 @@ impl Front {
             .warning(round_trips.max().unwrap_or_default(), sync)
     }
 
-    /// Shrinks the state file of this node.
-    pub(super) async fn shrink(&self) -> Response {
+    /// Has the state file of this node shrink. A copy that has begun goes on when its caller goes.
+    pub(super) fn begin_shrinking(self: &Arc<Self>, reply: ReplyTo) {
+        let front = Arc::clone(self);
+        self.tasks
+            .spawn("shrink", async move { reply.send(front.shrink().await) });
+    }
+
+    async fn shrink(&self) -> Response {
         match self.raft.machine().shrink().await {
             Ok(shrunk) => Response::Shrunk(shrunk),
             Err(reason @ NotShrunk::Stopped) => Response::Failed(Failure::Stopped(reason.to_string())),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::timing::{InvalidTiming, Profile, Timing};
 use crate::log::LogSettings;
 use crate::machine::{MachineSettings, Tuning};
-use crate::model::{Limits, ReplicatedLimits};
+use crate::model::{Limit, Limits, ReplicatedLimits};
 use crate::raft::DurabilityBounds;
 
 const MIB: usize = 1024 * 1024;
@@ -244,35 +244,42 @@ impl Settings {
             10..=3_600_000,
             "10 ms to 1 hour",
         );
-        for (setting, time, bounds) in [
-            (
+        if !self.scrub_interval.is_zero() {
+            range(
                 "scrub_interval",
-                self.scrub_interval,
+                millis(self.scrub_interval),
+                1_000..=365 * 86_400_000,
                 "0 for never, or 1,000 ms to 365 days",
-            ),
-            (
+            );
+        }
+        // What the cluster may be told later it may be given at first, and nothing else.
+        let of = |limit: Limit| limit.bounds().min..=limit.bounds().max;
+        if !self.history_kept.is_zero() {
+            range(
                 "history_kept",
-                self.history_kept,
+                millis(self.history_kept),
+                of(Limit::HistoryKept),
                 "0 for ever, or 1,000 ms to 365 days",
-            ),
-        ] {
-            if !time.is_zero() {
-                range(setting, millis(time), 1_000..=365 * 86_400_000, bounds);
-            }
+            );
         }
         if self.store_bytes_max > 0 {
             range(
                 "store_bytes_max",
                 self.store_bytes_max,
-                4 << 10..=1 << 50,
+                of(Limit::StoreBytesMax),
                 "0 for no limit, or 4 KiB to 1 PiB",
             );
         }
-        range("sessions_max", self.sessions_max, 1..=1_000_000, "1 to 1,000,000");
+        range(
+            "sessions_max",
+            self.sessions_max,
+            of(Limit::SessionsMax),
+            "1 to 1,000,000",
+        );
         range(
             "session_ttl",
             millis(self.session_ttl),
-            1_000..=30 * 86_400_000,
+            of(Limit::SessionTtl),
             "1,000 ms to 30 days",
         );
         range(
@@ -284,20 +291,24 @@ impl Settings {
         range(
             "unanswered_bytes_max",
             self.unanswered_bytes_max,
-            64 << 10..=1 << 30,
+            of(Limit::UnansweredBytesMax),
             "64 KiB to 1 GiB",
         );
         range(
             "response_bytes_max",
             self.response_bytes_max,
-            1 << 10..=16 << 20,
+            of(Limit::ResponseBytesMax),
             "1 KiB to 16 MiB",
         );
-        for (setting, value) in [
-            ("keys_looked_at_max", self.keys_looked_at_max),
-            ("keys_changed_max", self.keys_changed_max),
+        for (setting, value, limit) in [
+            (
+                "keys_looked_at_max",
+                self.keys_looked_at_max,
+                Limit::KeysLookedAtMax,
+            ),
+            ("keys_changed_max", self.keys_changed_max, Limit::KeysChangedMax),
         ] {
-            range(setting, value, 1_000..=1 << 24, "1,000 to 16,777,216");
+            range(setting, value, of(limit), "1,000 to 16,777,216");
         }
         range(
             "log_segment_bytes",

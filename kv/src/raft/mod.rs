@@ -188,6 +188,19 @@ pub(crate) enum Part {
     Stopped,
 }
 
+impl Part {
+    fn of(state: ServerState, is_stopped: bool) -> Self {
+        match state {
+            _ if is_stopped => Part::Stopped,
+            ServerState::Leader => Part::Leader,
+            ServerState::Follower => Part::Follower,
+            ServerState::Candidate => Part::Candidate,
+            ServerState::Learner => Part::Learner,
+            ServerState::Shutdown => Part::Stopped,
+        }
+    }
+}
+
 fn config(timing: &Timing, settings: &RaftSettings) -> Config {
     let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
     Config {
@@ -494,6 +507,14 @@ impl RaftNode {
         self.timing.lease()
     }
 
+    /// What [`state`](Self::state) calls the role, and nothing else of it: for each command.
+    pub(crate) fn role(&self) -> Part {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let is_stopped = self.faults.is_raised() || metrics.running_state.is_err();
+        Part::of(metrics.state, is_stopped)
+    }
+
     /// A glance at the metrics.
     pub(crate) fn state(&self) -> RaftState {
         let is_sole_leader = self.is_sole_leader();
@@ -529,14 +550,7 @@ impl RaftNode {
         RaftState {
             cluster: acquaintance::cluster_of(&metrics.committed_membership_config),
             term: Term::new(metrics.current_term),
-            role: match metrics.state {
-                _ if stopped.is_some() => Part::Stopped,
-                ServerState::Leader => Part::Leader,
-                ServerState::Follower => Part::Follower,
-                ServerState::Candidate => Part::Candidate,
-                ServerState::Learner => Part::Learner,
-                ServerState::Shutdown => Part::Stopped,
-            },
+            role: Part::of(metrics.state, stopped.is_some()),
             leader: metrics.current_leader.map(NodeId::new),
             last_log: metrics.last_log_index.map(LogIndex::new),
             // The leader's word for the cluster may be ahead of this log, and falls with a new leader.

@@ -403,6 +403,14 @@ impl MachineOwner {
         }
     }
 
+    fn stop_shrinking(&mut self) {
+        self.shrinks_no_more = true;
+        self.end_shrinking(Err(NotShrunk::Stopped));
+        if let Some(machine) = &self.machine {
+            machine.cancel_shrinking();
+        }
+    }
+
     /// Begins a checkpoint where a bound is met or someone waits for one, or a step of merging or forgetting, and says whether there is
     /// room.
     fn check_bounds(&mut self) {
@@ -665,18 +673,11 @@ impl MachineOwner {
                 return None;
             }
             Job::StopShrinking => {
-                self.shrinks_no_more = true;
-                self.end_shrinking(Err(NotShrunk::Stopped));
-                if let Some(machine) = &self.machine {
-                    machine.cancel_shrinking();
-                }
+                self.stop_shrinking();
                 return None;
             }
             Job::Close { done } => {
-                self.end_shrinking(Err(NotShrunk::Stopped));
-                if let Some(machine) = &self.machine {
-                    machine.cancel_shrinking();
-                }
+                self.stop_shrinking();
                 // A checkpoint under way fails from here on; the answer waits until it has.
                 self.machine = None;
                 self.closing.push(done);
