@@ -32,3 +32,27 @@ impl Hashes {
         self.0.iter().copied()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{NodeId, Term};
+
+    #[test]
+    fn the_last_that_were_noted_are_kept_and_no_more() {
+        let noted = |index: u64| {
+            let position = LogPosition {
+                term: Term::new(1),
+                leader: NodeId::new(1),
+                index: LogIndex::new(index),
+            };
+            (position, StateHash(u128::from(index)))
+        };
+        let mut hashes = Hashes::default();
+        for index in 0..200 {
+            let (position, hash) = noted(index);
+            hashes.note(position, hash);
+        }
+        assert!(hashes.iter().eq((136..200).map(noted)));
+    }
+}

@@ -903,3 +903,42 @@ pub(crate) fn stored_membership(
     })?;
     Ok(StoredMembership::new(Some(log_id(*position)), membership))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::RealDisk;
+    use crate::machine::{MachineSettings, OpenMode};
+
+    fn start(dir: &std::path::Path) -> StateMachine {
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let settings = MachineSettings::default();
+        let (machine, reader) = Machine::open(Arc::clone(&disk), dir, OpenMode::Create, settings).unwrap();
+        let bounds = DurabilityBounds::default();
+        StateMachine::start(
+            machine,
+            reader,
+            bounds,
+            None,
+            disk,
+            dir.to_owned(),
+            Faults::default(),
+        )
+    }
+
+    /// The story: who asked for a smaller file behind the close waited for as long as the process ran.
+    #[tokio::test]
+    async fn a_shrinking_asked_for_behind_the_close_or_the_stop_of_shrinkings_is_answered_that_it_has_stopped()
+     {
+        for closes in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let state = start(dir.path());
+            assert!(state.shrink().await.is_ok());
+            match closes {
+                true => state.close().await,
+                false => state.stop_shrinking().await,
+            }
+            assert_eq!(state.shrink().await, Err(NotShrunk::Stopped));
+        }
+    }
+}

@@ -15,6 +15,8 @@ pub(in crate::machine) struct MemoryDisk(Arc<Mutex<Names>>);
 struct Names {
     now: BTreeMap<PathBuf, MemoryFile>,
     durable: BTreeMap<PathBuf, MemoryFile>,
+    /// What it says is free.
+    free: Option<u64>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -103,6 +105,11 @@ impl MemoryDisk {
         content.pending.clear();
     }
 
+    /// Says from here on that so many bytes are free.
+    pub(super) fn say_free(&self, bytes: u64) {
+        self.0.lock().unwrap().free = Some(bytes);
+    }
+
     /// How often a file was read.
     pub(super) fn reads(&self, path: &Path) -> u64 {
         let names = self.0.lock().unwrap();
@@ -161,6 +168,10 @@ impl Disk for MemoryDisk {
         let mut names = self.0.lock().unwrap();
         names.durable = names.now.clone();
         Ok(())
+    }
+
+    fn free_bytes(&self, _: &Path) -> io::Result<Option<u64>> {
+        Ok(self.0.lock().unwrap().free)
     }
 
     fn lock(&self, _: &Path) -> io::Result<Box<dyn LockGuard>> {

@@ -472,3 +472,46 @@ fn heads_of_deleted_keys_go_once_their_history_has_whatever_the_sizes_of_runs() 
     assert_eq!(count, 100, "of those that exist");
     store.verify();
 }
+
+/// By the log's time: what the entries bring.
+#[test]
+fn the_revision_that_stood_at_a_time_is_told_from_memory_and_from_the_file_as_far_back_as_history_goes() {
+    let mut store = Store::new();
+    let put_at = |store: &mut Store, millis: u64| {
+        let txn = Txn::new([Op::put(key("a"), value("1"))]);
+        store.one(millis, Command::Txn { session: None, txn });
+        store.machine.applied().revision
+    };
+    let at = |store: &Store, millis: u64| {
+        let view = store.reader.view().unwrap();
+        view.revision_at(LogTime::from_millis(millis)).unwrap()
+    };
+    assert_eq!(at(&store, 10_000), None, "nothing was made");
+    let first = put_at(&mut store, 5_000);
+    put_at(&mut store, 5_999);
+    let second = put_at(&mut store, 6_000);
+    let third = put_at(&mut store, 60_000);
+    let told =
+        |store: &Store| [4_999, 5_000, 5_999, 6_000, 59_999, 60_000, u64::MAX].map(|time| at(store, time));
+    let expected = [
+        None,
+        Some(first),
+        Some(first),
+        Some(second),
+        Some(second),
+        Some(third),
+        Some(third),
+    ];
+    assert_eq!(told(&store), expected);
+    store.machine.make_durable().unwrap();
+    assert_eq!(told(&store), expected, "from the file");
+    let Store { disk, machine, .. } = store;
+    drop(machine);
+    let mut store = Store::with(disk, OpenMode::Existing, settings());
+    assert_eq!(told(&store), expected, "after a start");
+    compact(&mut store, second.number());
+    forget(&mut store);
+    let oldest = Some(second);
+    let expected = [None, None, None, oldest, oldest, Some(third), Some(third)];
+    assert_eq!(told(&store), expected, "what is forgotten is told of no more");
+}

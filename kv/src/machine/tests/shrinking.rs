@@ -28,17 +28,9 @@ fn large() -> Store {
 }
 
 fn reopened(store: Store) -> Store {
-    let Store {
-        disk, machine, index, ..
-    } = store;
+    let Store { disk, machine, .. } = store;
     drop(machine);
-    let (machine, reader) = reopen(&disk);
-    Store {
-        disk,
-        machine,
-        reader,
-        index,
-    }
+    Store::with(disk, OpenMode::Existing, settings())
 }
 
 fn all(store: &Store) -> Vec<ReadResult> {
@@ -142,4 +134,28 @@ fn a_copy_of_a_state_that_a_snapshot_replaced_is_thrown_away() {
     let store = reopened(store);
     assert_eq!(all(&store), all(&ahead));
     assert_eq!(store.machine.applied().revision, Revision::new(103));
+}
+
+#[test]
+fn no_copy_begins_where_the_disk_has_no_room_for_a_second_file_and_for_the_log() {
+    let disk = Arc::new(disk::MemoryDisk::default());
+    let mut store = Store::with(
+        Arc::<disk::MemoryDisk>::clone(&disk),
+        OpenMode::Create,
+        settings(),
+    );
+    store.txn(Txn::new([Op::put(key("a"), value("1"))])).unwrap();
+    store.machine.make_durable().unwrap();
+    let wanted = store.machine.file_bytes() + (64 << 20);
+    disk.say_free(wanted - 1);
+    let refused = store.machine.begin_shrinking().err();
+    let free = wanted - 1;
+    assert_eq!(refused, Some(NotShrunk::NoRoom { free, wanted }));
+    assert!(!store.machine.is_shrinking());
+    assert_eq!(unfinished(&store), 0);
+    disk.say_free(wanted);
+    let copy = store.machine.begin_shrinking().unwrap().expect("it has room");
+    store.machine.end_checkpoint(copy.write()).unwrap();
+    assert!(matches!(store.machine.take_shrunk(), Some(Ok(_))));
+    store.verify();
 }
