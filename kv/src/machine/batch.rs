@@ -420,8 +420,8 @@ impl<'s> Batch<'s> {
 
     /// A remembered answer.
     pub(super) fn answer(&self, id: SessionId, sequence: Sequence) -> Result<Option<Bytes>, Fault> {
-        match self.additions.answers.get(&(id, sequence)) {
-            Some(answer) => Ok(answer.clone()),
+        match self.additions.answers.get((id, sequence)) {
+            Some(answer) => Ok(answer),
             None => self.state.answer(id, sequence),
         }
     }
@@ -432,23 +432,14 @@ impl<'s> Batch<'s> {
         let hash = hash_row(&mut self.scratch, Table::Answers, &key, &answer);
         self.rows_hash = self.rows_hash.wrapping_add(hash);
         let bytes = answer.len() as u64;
-        self.additions.answers.insert((id, sequence), Some(answer.into()));
+        self.additions.answers.remember((id, sequence), answer.into());
         Remembered { hash, bytes }
     }
 
     pub(super) fn forget(&mut self, id: SessionId, forgotten: Forgotten) {
         for (sequence, answer) in forgotten {
             self.rows_hash = self.rows_hash.wrapping_sub(answer.hash);
-            // An answer that came and went within the batch never reaches the layer.
-            match self.additions.answers.entry((id, sequence)) {
-                Entry::Occupied(known) if known.get().is_some() => {
-                    known.remove();
-                }
-                Entry::Occupied(_) => {}
-                Entry::Vacant(vacant) => {
-                    vacant.insert(None);
-                }
-            }
+            self.additions.answers.forget((id, sequence));
         }
     }
 

@@ -12,12 +12,12 @@
 //! bytes of whole entries are what a layer counts.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::ops::Bound;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, TryLockError};
 
 use bytes::Bytes;
 
+use super::answers::Answers;
 use super::head::{Head, Meta};
 use super::keys::{Hashed, Keys};
 use super::sequences;
@@ -74,8 +74,8 @@ struct Content {
     versions: Versions,
     /// Sessions whose row changed; `None` where it went.
     sessions: BTreeMap<SessionId, Option<Vec<u8>>>,
-    /// Answers remembered (`Some`), or forgotten where an older layer or the file may have them.
-    answers: BTreeMap<(SessionId, Sequence), Option<Bytes>>,
+    /// What became of answers since the older layer, or the file.
+    answers: Answers,
     /// The last number of each sequence that went on.
     sequences: BTreeMap<Bytes, u64>,
     times: Vec<Stood>,
@@ -90,7 +90,7 @@ pub(super) struct Additions {
     /// Bytes of the entries whose parts the versions are.
     pub(super) entry_bytes: u64,
     pub(super) sessions: Vec<(SessionId, Option<Vec<u8>>)>,
-    pub(super) answers: BTreeMap<(SessionId, Sequence), Option<Bytes>>,
+    pub(super) answers: Answers,
     pub(super) sequences: Vec<(Bytes, u64)>,
     /// In order.
     pub(super) times: Vec<Stood>,
@@ -246,21 +246,8 @@ impl Layer {
             content.push(key, hash, held);
         }
         content.sessions.extend(additions.sessions);
-        for (key, answer) in additions.answers {
-            match (content.answers.entry(key), answer) {
-                (Entry::Occupied(known), None) if known.get().is_some() => {
-                    // It came and went within the layer: no other has heard of it.
-                    known.remove();
-                }
-                (Entry::Occupied(mut known), answer) => {
-                    known.insert(answer);
-                }
-                (Entry::Vacant(vacant), answer) => {
-                    content.bytes += answer.as_ref().map_or(0, Bytes::len) as u64 + OVERHEAD_BYTES;
-                    vacant.insert(answer);
-                }
-            }
-        }
+        let (answers, bytes) = content.answers.add(additions.answers);
+        content.bytes += bytes + OVERHEAD_BYTES * answers;
         content.sequences.extend(additions.sequences);
         content.times.extend(additions.times);
     }
@@ -335,7 +322,7 @@ impl Layer {
 
     /// An answer, where the layer knows of it: `Some(None)` is one forgotten.
     pub(super) fn answer(&self, id: SessionId, sequence: Sequence) -> Option<Option<Bytes>> {
-        self.read().answers.get(&(id, sequence)).cloned()
+        self.read().answers.get((id, sequence))
     }
 
     /// The last number of a sequence, where it went on.
@@ -411,8 +398,8 @@ impl Layer {
                 }
             }
             Table::Answers => {
-                for ((id, sequence), answer) in &content.answers {
-                    visit(&answer_key(*id, *sequence), answer.as_deref())?;
+                for ((id, sequence), answer) in content.answers.iter() {
+                    visit(&answer_key(id, sequence), answer.map(|answer| &answer[..]))?;
                 }
             }
             Table::Sequences => {

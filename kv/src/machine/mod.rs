@@ -22,6 +22,7 @@
 //! file; `checkpoint` brings the one into the other; `tables` lists the tables, and each has a file that
 //! specifies its rows; `read` answers readers.
 
+mod answers;
 mod backend;
 mod base;
 mod batch;

@@ -188,6 +188,63 @@ fn a_closed_session_is_gone() {
     store.verify();
 }
 
+/// The rows of the session before came back once the one with its id had ended too: nothing said any more that they had gone.
+#[test]
+fn an_id_drawn_again_brings_no_answer_of_the_session_before_back() {
+    /// What parts the steps: nothing but entries, or a checkpoint as well, so that the row is in the file, in an older layer, in
+    /// the newest one or in the batch.
+    const PARTED: [bool; 2] = [false, true];
+    let id = SessionId::new(7);
+    let open = || Command::OpenSession { id, ttl_millis: 50 };
+    let close = || Command::CloseSession { session: id };
+    let life = || vec![open(), add(id, 1, 1), close()];
+    for durable_first in PARTED {
+        for (parted, entries) in [
+            (
+                "an entry for each step",
+                life().into_iter().chain(life()).map(|one| vec![one]).collect(),
+            ),
+            ("an entry for each life", vec![life(), life()]),
+            (
+                "one entry",
+                vec![life().into_iter().chain(life()).collect::<Vec<_>>()],
+            ),
+            (
+                "a life that spans entries",
+                vec![vec![open(), add(id, 1, 1)], [vec![close()], life()].concat()],
+            ),
+        ] {
+            for checkpoint_at in 0..entries.len() {
+                let mut store = Store::new();
+                if durable_first {
+                    store.apply(0, vec![open(), add(id, 1, 1)]);
+                    store.machine.make_durable().unwrap();
+                    store.apply(0, vec![close()]);
+                }
+                let mut under_way = None;
+                for (at, entry) in entries.clone().into_iter().enumerate() {
+                    store.apply(0, entry);
+                    if at == checkpoint_at {
+                        under_way = store.machine.begin_checkpoint();
+                    }
+                }
+                if let Some(checkpoint) = under_way {
+                    store.machine.end_checkpoint(checkpoint.write()).unwrap();
+                }
+                store.apply(0, vec![open()]);
+                let answered = number(&store.one(0, add(id, 1, 1)));
+                assert_eq!(
+                    answered,
+                    if durable_first { 4 } else { 3 },
+                    "{parted}, {checkpoint_at}"
+                );
+                store.apply(0, vec![close()]);
+                store.verify();
+            }
+        }
+    }
+}
+
 #[test]
 fn a_session_has_the_id_that_was_drawn_or_the_first_behind_it_that_is_free() {
     let mut store = Store::new();
