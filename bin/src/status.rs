@@ -182,6 +182,12 @@ struct NodeState {
     store_bytes_max: Option<u64>,
     /// What would grow is refused.
     full: bool,
+    /// What its files take of its disk; null where that is not known.
+    disk_bytes: Option<u64>,
+    /// What they may take: `disk_bytes_max`, or what the disk has for them where that is less.
+    disk_bytes_max: Option<u64>,
+    /// They take so much that what would grow is refused where it leads.
+    disk_full: bool,
     /// What the state hashed to at the entries at which nodes compare, the oldest first.
     state_hashes: Vec<HashAt>,
     last_log: Option<u64>,
@@ -319,6 +325,9 @@ impl NodeReport {
                 history_bytes: status.holds.history_bytes,
                 store_bytes_max: status.store_bytes_max,
                 full: status.is_full,
+                disk_bytes: status.disk_bytes,
+                disk_bytes_max: status.disk_bytes_max,
+                disk_full: status.disk_is_full,
                 state_hashes: status.hashes.iter().map(HashAt::of).collect(),
                 last_log: index(status.last_log),
                 committed: index(status.committed),
@@ -416,6 +425,19 @@ impl Report for ClusterReport {
                 size(state.store_bytes_max?)
             ))
         });
+        let disks_full: String = self
+            .nodes
+            .iter()
+            .filter_map(|node| {
+                let state = node.state.as_ref().filter(|state| state.disk_full)?;
+                Some(format!(
+                    "\nthe disk of node {} is nearly full: {} of {} are used; where it leads, what grows is refused",
+                    node.id?,
+                    size(state.disk_bytes?),
+                    size(state.disk_bytes_max?)
+                ))
+            })
+            .collect();
         let leader = match self.leader {
             Some(leader) => format!("node {leader} leads"),
             None => "nobody leads".to_owned(),
@@ -437,7 +459,7 @@ impl Report for ClusterReport {
             .collect();
         let uuid = self.cluster_uuid.map(|uuid| format!(", uuid {}", short(uuid)));
         format!(
-            "cluster {}: {leader}, {standing}{}\n{table}{full}{silent}{strangers}{faults}",
+            "cluster {}: {leader}, {standing}{}\n{table}{full}{disks_full}{silent}{strangers}{faults}",
             self.cluster,
             uuid.unwrap_or_default(),
             full = full.unwrap_or_default()
@@ -484,6 +506,9 @@ mod tests {
             holds: Default::default(),
             store_bytes_max: None,
             is_full: false,
+            disk_bytes: None,
+            disk_bytes_max: None,
+            disk_is_full: false,
             hashes: Vec::new(),
             last_log: None,
             committed: None,

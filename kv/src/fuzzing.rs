@@ -363,6 +363,9 @@ fn status() -> Status {
         },
         store_bytes_max: Some(1 << 33),
         is_full: false,
+        disk_bytes: Some(3 << 20),
+        disk_bytes_max: Some(1 << 40),
+        disk_is_full: false,
         hashes: vec![(
             LogPosition {
                 term: Term::new(3),

@@ -139,6 +139,8 @@ pub(crate) enum Failure {
     ReadTooLong { limit: Duration },
     /// The store is nearly full, and the transaction may grow it; nothing was proposed.
     NoSpace { used: u64, limit: u64 },
+    /// The same of the leader's disk.
+    DiskFull { used: u64, limit: u64 },
 }
 
 impl Failure {

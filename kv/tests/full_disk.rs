@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use quorate_kv::Node;
+use quorate_kv::client::Error;
 use quorate_kv::env::disk::LockGuard;
 use quorate_kv::env::{Disk, File, RealDisk};
 use quorate_kv::node::{Settings, StartError};
@@ -20,6 +21,17 @@ use quorate_kv::node::{Settings, StartError};
 #[derive(Debug, Clone)]
 struct Device {
     room: Arc<AtomicU64>,
+    /// What it says that files in a directory take, in bytes of a free mebibyte; 0 says nothing.
+    says: Arc<AtomicU64>,
+}
+
+impl Device {
+    fn with_room(bytes: u64) -> Self {
+        Self {
+            room: Arc::new(AtomicU64::new(bytes)),
+            says: Arc::default(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -98,6 +110,14 @@ impl Disk for Device {
         RealDisk.sync_dir(dir)
     }
 
+    fn free_bytes(&self, _: &Path) -> io::Result<Option<u64>> {
+        Ok((self.says.load(Ordering::SeqCst) > 0).then_some(1 << 20))
+    }
+
+    fn taken_bytes(&self, _: &Path) -> io::Result<Option<u64>> {
+        Ok(Some(self.says.load(Ordering::SeqCst)).filter(|bytes| *bytes > 0))
+    }
+
     fn lock(&self, path: &Path) -> io::Result<Box<dyn LockGuard>> {
         RealDisk.lock(path)
     }
@@ -117,9 +137,7 @@ async fn start(dir: &Path, device: &Device) -> Result<Node, StartError> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_stops_the_node_with_advice_and_loses_nothing_that_was_acknowledged() {
     let dir = tempfile::tempdir().unwrap();
-    let device = Device {
-        room: Arc::new(AtomicU64::new(64 << 20)),
-    };
+    let device = Device::with_room(64 << 20);
     let node = start(dir.path(), &device).await.expect("a node starts");
     let client = node.client().with_deadline(Duration::from_secs(2));
     client.put("before", "v").await.unwrap();
@@ -156,5 +174,61 @@ async fn a_full_disk_stops_the_node_with_advice_and_loses_nothing_that_was_ackno
         assert!(found.is_some(), "k{number} of {acknowledged} is lost");
     }
     client.put("after", "v").await.unwrap();
+    node.shutdown().await;
+}
+
+/// Waits until a put is answered so, for ten seconds at most: the disk is looked at once a second.
+async fn put_until(node: &Node, is_so: impl Fn(&Result<(), Error>) -> bool) {
+    let client = node.client();
+    let put = async {
+        loop {
+            let put = client.put("k", "v").await.map(drop);
+            if is_so(&put) {
+                return;
+            }
+            assert!(matches!(put, Ok(()) | Err(Error::DiskFull { .. })), "{put:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), put)
+        .await
+        .expect("it notices");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn before_the_disk_is_full_what_grows_is_refused_and_what_makes_room_goes_on() {
+    const MIB: u64 = 1 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let device = Device::with_room(64 << 20);
+    let node = start(dir.path(), &device).await.expect("a node starts");
+    let client = node.client();
+    client.put("before", "v").await.unwrap();
+    // Two directories of ten MiB each, and one MiB is free.
+    device.says.store(10 * MIB, Ordering::SeqCst);
+    put_until(&node, |put| matches!(put, Err(Error::DiskFull { .. }))).await;
+    let Err(error) = client.put("k", "v").await else {
+        panic!("it was full a moment ago");
+    };
+    assert_eq!(
+        error,
+        Error::DiskFull {
+            used: 20 * MIB,
+            limit: 21 * MIB
+        }
+    );
+    assert!(error.is_retryable() && !error.may_have_committed());
+    let status = client.status().await.unwrap();
+    assert_eq!(
+        (status.disk_bytes, status.disk_bytes_max, status.disk_is_full),
+        (Some(20 * MIB), Some(21 * MIB), true)
+    );
+    assert!(!status.is_full, "the store has its room");
+    assert!(client.get("before").await.unwrap().is_some());
+    assert!(client.delete("before").await.expect("deletes go on"));
+    let revision = client.status().await.unwrap().revision;
+    client.compact(revision).await.expect("compaction goes on");
+    // Less than 80 % of what there is for it.
+    device.says.store(2 * MIB - 100_000, Ordering::SeqCst);
+    put_until(&node, Result::is_ok).await;
     node.shutdown().await;
 }

@@ -43,7 +43,7 @@ pub fn fast_settings() -> Settings {
     settings.timing.failover_min = Duration::from_secs(1);
     settings.timing.failover_max = Duration::from_secs(2);
     settings.log_segment_bytes = 8 * 1024 * 1024;
-    settings.state_cache_bytes = 32 * 1024 * 1024;
+    settings.state_cache_bytes = Some(32 << 20);
     settings
 }
 

@@ -210,7 +210,7 @@ async fn a_follower_far_behind_gets_a_snapshot_and_agrees() -> Result<()> {
 async fn the_log_takes_no_more_of_the_disk_than_it_may_however_few_its_entries_are() -> Result<()> {
     let mut settings = fast_settings();
     settings.log_segment_bytes = 64 * 1024;
-    settings.log_bytes_kept = 4 * 64 * 1024;
+    settings.log_bytes_kept = Some(4 * 64 * 1024);
     settings.durable_interval = Duration::from_millis(50);
     let mut cluster = Cluster::start(3, settings).await?;
     let client = cluster.client()?;

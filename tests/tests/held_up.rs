@@ -116,7 +116,7 @@ fn a_stop_returns_though_the_disk_hangs_and_the_directory_stays_locked_until_it_
 fn a_client_that_takes_no_answer_in_is_cut_and_what_it_held_is_given_back() {
     let world = World::new(2);
     let mut settings = Settings::default();
-    settings.answers_bytes_max = 4 << 20;
+    settings.answers_bytes_max = Some(4 << 20);
     let (network, deaf, other) = (world.network.clone(), world.client("deaf"), world.client("other"));
     // Of the same name, and so of the same share, as the one that takes nothing in.
     let twin = {

@@ -179,7 +179,7 @@ fn settings(round_trip: Duration) -> Settings {
     settings.timing = profile(round_trip).timing();
     // Segments are zeroed when they are made: small ones are enough for what is shown, however long it runs.
     settings.log_segment_bytes = 4 << 20;
-    settings.log_cache_bytes = 4 << 20;
-    settings.state_cache_bytes = 16 << 20;
+    settings.log_cache_bytes = Some(4 << 20);
+    settings.state_cache_bytes = Some(16 << 20);
     settings
 }

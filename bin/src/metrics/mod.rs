@@ -7,6 +7,7 @@
 //! with 0, since Prometheus sees no rise in a counter that appears.
 
 mod endpoint;
+pub(crate) mod memory;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
@@ -373,6 +374,22 @@ fn describe() {
         "what both may count together; 0 for any"
     );
     describe_gauge!(
+        "quorate_disk_bytes",
+        Unit::Bytes,
+        "what the node's files take of its disk"
+    );
+    describe_gauge!(
+        "quorate_disk_bytes_max",
+        Unit::Bytes,
+        "what they may take: disk_bytes_max, or what the disk has for them where that is less"
+    );
+    describe_gauge!(
+        "quorate_disk_full",
+        Unit::Count,
+        "1 from 95 % of that on, until less than 80 % are used: where this node leads it refuses what would grow"
+    );
+    memory::describe();
+    describe_gauge!(
         "quorate_full",
         Unit::Count,
         "1 from 95 % of that limit until less than 80 % are used: a leader refuses what would grow"
@@ -482,6 +499,12 @@ impl Last {
         gauge!("quorate_history_bytes").set(number(status.holds.history_bytes));
         gauge!("quorate_store_bytes_max").set(number(status.store_bytes_max.unwrap_or(0)));
         gauge!("quorate_full").set(flag(status.is_full));
+        if let (Some(bytes), Some(max)) = (status.disk_bytes, status.disk_bytes_max) {
+            gauge!("quorate_disk_bytes").set(number(bytes));
+            gauge!("quorate_disk_bytes_max").set(number(max));
+            gauge!("quorate_disk_full").set(flag(status.disk_is_full));
+        }
+        memory::look();
         gauge!("quorate_log_last_index").set(index(status.last_log));
         gauge!("quorate_log_committed_index").set(index(status.committed));
         gauge!("quorate_log_applied_index").set(index(status.applied));

@@ -324,7 +324,7 @@ fn read(
     let busy_poll = busy_poll(&mut keys, workers);
     let logging = logging(&mut keys);
     let settings = settings(&mut keys);
-    let (kept, segment) = (settings.log_bytes_kept, settings.log_segment_bytes);
+    let (kept, segment) = (settings.log_bytes_kept(), settings.log_segment_bytes);
     if let Err(reason) = descriptors::check_log(kept, segment, open_files_max) {
         keys.fault("store.log_segment_bytes", reason);
     }
@@ -551,15 +551,22 @@ fn settings(keys: &mut Keys) -> Settings {
         &mut settings.log_entries_kept,
         keys.number("store.log_entries_kept"),
     );
-    set(&mut settings.log_bytes_kept, keys.size("store.log_bytes_kept"));
-    set(&mut settings.log_cache_bytes, keys.size("store.log_cache_bytes"));
+    settings.log_bytes_kept = keys.size("store.log_bytes_kept");
+    set(&mut settings.disk_bytes_max, keys.size("store.disk_bytes_max"));
+    set(&mut settings.memory_bytes, keys.size("store.memory_bytes"));
+    for (part, name) in [
+        (&mut settings.log_cache_bytes, "store.log_cache_bytes"),
+        (&mut settings.state_cache_bytes, "store.state_cache_bytes"),
+        (&mut settings.state_layer_bytes, "store.state_layer_bytes"),
+        (&mut settings.proposals_bytes_max, "store.proposals_bytes_max"),
+        (&mut settings.calls_bytes_max, "store.calls_bytes_max"),
+        (&mut settings.answers_bytes_max, "store.answers_bytes_max"),
+    ] {
+        *part = keys.size(name);
+    }
     set(
         &mut settings.log_segment_bytes,
         keys.size("store.log_segment_bytes"),
-    );
-    set(
-        &mut settings.state_cache_bytes,
-        memory(keys.size("store.state_cache_bytes")),
     );
     set(
         &mut settings.durable_interval,
@@ -576,18 +583,6 @@ fn settings(keys: &mut Keys) -> Settings {
     set(
         &mut settings.proposals_in_flight,
         memory(keys.number("store.proposals_in_flight")),
-    );
-    set(
-        &mut settings.proposals_bytes_max,
-        memory(keys.size("store.proposals_bytes_max")),
-    );
-    set(
-        &mut settings.calls_bytes_max,
-        memory(keys.size("store.calls_bytes_max")),
-    );
-    set(
-        &mut settings.answers_bytes_max,
-        memory(keys.size("store.answers_bytes_max")),
     );
     set(&mut settings.read_time_max, keys.duration("store.read_time_max"));
     set(&mut settings.history_kept, keys.duration("store.history_kept"));

@@ -200,7 +200,13 @@ async fn serve(config: Config, mut signals: Signals, output: Output) -> Result<(
     };
     let quic = QuicSettings::default();
     let idle_timeout = config.settings.timing.idle_timeout_min().max(quic.idle_timeout);
+    let memory = config
+        .settings
+        .memory()
+        .map_err(|wrong| Failure::refused(wrong.to_string()))?;
+    metrics::memory::tell(&config.settings, &memory);
     let quic = QuicSettings {
+        client_messages_bytes: usize::try_from(memory.client_messages).unwrap_or(usize::MAX),
         busy_poll: config.busy_poll,
         idle_timeout: idle_timeout.min(QuicSettings::IDLE_TIMEOUT_MAX),
         ..quic

@@ -13,7 +13,7 @@ use crate::node::{Node, Settings};
 async fn run(dir: &Path) -> Node {
     let settings = Settings {
         log_segment_bytes: 64 << 10,
-        log_bytes_kept: 1 << 30,
+        log_bytes_kept: Some(1 << 30),
         // Nothing is written to the state while it is copied.
         durable_interval: std::time::Duration::from_secs(3_600),
         ..Settings::default()
@@ -324,7 +324,7 @@ async fn files_of_two_times_are_found_not_to_belong_together() {
     let dir = tempfile::tempdir().expect("a directory");
     let settings = || Settings {
         log_segment_bytes: 64 << 10,
-        log_bytes_kept: 128 << 10,
+        log_bytes_kept: Some(128 << 10),
         snapshot_entries: 10,
         log_entries_kept: 0,
         ..Settings::default()

@@ -101,6 +101,18 @@ pub enum Error {
         /// The limit of the cluster, `store_bytes_max`.
         limit: u64,
     },
+    /// The leader's disk is nearly full, or its directory takes nearly as many bytes as it may, and the transaction may write;
+    /// nothing was changed. Deletes, reads and whatever makes room go on.
+    #[error(
+        "the disk of the leader is nearly full: {used} of {limit} bytes are used; delete keys and shrink the state \
+         (quorate shrink), make room on its disk, raise disk_bytes_max there, or let another node lead"
+    )]
+    DiskFull {
+        /// What the files of the leader take of its disk, in bytes.
+        used: u64,
+        /// What they may: `disk_bytes_max`, or what the disk has for them, where that is less.
+        limit: u64,
+    },
     /// Leadership was to go to one node, and an election gave it to another.
     #[error("node {asked} was to lead, but node {leader} took over")]
     LedByAnother {
@@ -134,7 +146,8 @@ impl Error {
             Error::Unavailable { .. }
             | Error::NotYet { .. }
             | Error::TooStale { .. }
-            | Error::NoSpace { .. } => true,
+            | Error::NoSpace { .. }
+            | Error::DiskFull { .. } => true,
             Error::OutcomeUnknown(_) | Error::LedByAnother { .. } => true,
             Error::Refused(refused) => refused.is_retryable(),
             Error::InvalidKey(_)
@@ -167,6 +180,7 @@ impl Error {
             | Error::TooStale { .. }
             | Error::ReadTooLong { .. }
             | Error::NoSpace { .. }
+            | Error::DiskFull { .. }
             | Error::LedByAnother { .. }
             | Error::TransactionEnded => false,
         }

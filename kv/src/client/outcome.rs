@@ -318,6 +318,9 @@ fn of_failure(failure: Failure, node: &str) -> Attempt {
         Failure::NoSpace { used, limit } => {
             (Next::Failed(Error::NoSpace { used, limit }), Effect::Impossible)
         }
+        Failure::DiskFull { used, limit } => {
+            (Next::Failed(Error::DiskFull { used, limit }), Effect::Impossible)
+        }
         Failure::Invalid(reason) | Failure::Refused(reason) => {
             (Next::Failed(Error::Rejected { reason }), Effect::Impossible)
         }

@@ -28,6 +28,11 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     fn free_bytes(&self, _dir: &Path) -> io::Result<Option<u64>> {
         Ok(None)
     }
+    /// How many bytes the files of a directory take of the disk, its subdirectories apart; `None` where that is not known. A file
+    /// that goes meanwhile counts or not.
+    fn taken_bytes(&self, _dir: &Path) -> io::Result<Option<u64>> {
+        Ok(None)
+    }
     /// Takes the exclusive lock of a data directory; it is released when the guard is dropped or the process
     /// dies. `WouldBlock` when another process holds it.
     fn lock(&self, path: &Path) -> io::Result<Box<dyn LockGuard>>;
@@ -126,6 +131,22 @@ impl Disk for RealDisk {
     fn free_bytes(&self, dir: &Path) -> io::Result<Option<u64>> {
         let stat = rustix::fs::statvfs(dir)?;
         Ok(Some(stat.f_bavail.saturating_mul(stat.f_frsize)))
+    }
+
+    fn taken_bytes(&self, dir: &Path) -> io::Result<Option<u64>> {
+        use std::os::unix::fs::MetadataExt as _;
+        /// What a block of `stat` is, whatever the file system's are.
+        const BLOCK: u64 = 512;
+        let mut bytes = 0u64;
+        for entry in std::fs::read_dir(dir)? {
+            match entry?.metadata() {
+                Ok(of) if of.is_file() => bytes = bytes.saturating_add(of.blocks().saturating_mul(BLOCK)),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Some(bytes))
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn LockGuard>> {

@@ -35,9 +35,8 @@ mod ledger;
 mod pages;
 mod sums;
 
-/// What gathers at most, but for one page, before it leaves without being asked for: a checkpoint of the usual size
-/// leaves whole.
-const GATHERED_BYTES_MAX: usize = 64 << 20;
+/// What gathers at most, but for one page, before it leaves without being asked for.
+pub(crate) const GATHERED_BYTES_MAX: usize = 16 << 20;
 /// Neighbours leave in one write up to this length.
 const WRITE_BYTES_MAX: usize = 1 << 20;
 /// So much leaves before it is synced.

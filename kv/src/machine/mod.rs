@@ -47,6 +47,7 @@ mod merge;
 mod range;
 mod read;
 mod recent;
+mod reserve;
 mod runs;
 mod scrub;
 mod sequences;
@@ -73,9 +74,11 @@ use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 
+pub(crate) use self::backend::GATHERED_BYTES_MAX;
 use self::base::Base;
 use self::batch::Batch;
 pub use self::checkpoint::{Checkpoint, CheckpointEnd};
+pub(crate) use self::database::RECEIVING_CACHE_BYTES;
 use self::database::{FILE_NAME, Loaded, Published, Shared, failed};
 pub(crate) use self::examine::{Examined, examine, unfinished};
 use self::execute::{Executed, Room};
@@ -83,6 +86,7 @@ use self::gaps::Gaps;
 use self::hashes::Hashes;
 use self::layered::Layered;
 pub use self::read::{Answered, Holds, Pinned, ReadBudget, ReadClass, ReadRefused, Reader, Scan, Step, View};
+pub use self::reserve::Reserve;
 pub use self::scrub::Scrubber;
 use self::sessions::{Sessions, Use};
 pub use self::settings::MachineSettings;
@@ -275,6 +279,7 @@ pub struct Machine {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     settings: MachineSettings,
+    reserve: Reserve,
     shared: Shared,
     state: Layered,
     system: System,
@@ -358,6 +363,7 @@ impl Machine {
             state_hash: applied.state_hash,
         });
         let machine = Machine {
+            reserve: Reserve::of(Arc::clone(&disk), dir),
             disk,
             dir: dir.to_owned(),
             settings,
@@ -536,7 +542,8 @@ impl Machine {
             return Ok(None);
         }
         let before = self.file_bytes();
-        shrink::check_room(&*self.disk, &self.dir, before)?;
+        let held = self.system.standing.counters.version_bytes;
+        shrink::make_room(&*self.disk, &self.dir, before, held, &self.reserve)?;
         let is_cancelled = Arc::new(AtomicBool::new(false));
         self.shrinking = Some(Shrinking {
             before,
@@ -564,6 +571,11 @@ impl Machine {
     /// What the last shrinking came to, once.
     pub fn take_shrunk(&mut self) -> Option<Result<Shrunk, NotShrunk>> {
         self.shrunk.take()
+    }
+
+    /// The reserve beside the state file.
+    pub fn reserve(&self) -> &Reserve {
+        &self.reserve
     }
 
     /// The length of the state file, in bytes; 0 where it cannot be told.

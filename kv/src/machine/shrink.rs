@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::base::Base;
 use super::database::{self, FILE_NAME, OpenState, open_database};
+use super::reserve::Reserve;
 use super::settings::MachineSettings;
 use super::snapshot::{ReceivedSnapshot, SnapshotError, SnapshotSink, SnapshotSource};
 use crate::env::{self, Disk};
@@ -20,6 +21,11 @@ use crate::fault::Fault;
 
 /// What must be free on the disk beside a second state file, so that the log has room meanwhile.
 const SPARE_BYTES: u64 = 64 << 20;
+/// The same where the reserve is given up for the copy.
+const SPARE_BYTES_MIN: u64 = 16 << 20;
+/// A file is no longer than so many times what it holds, and this.
+const COPY_TIMES: u64 = 2;
+const COPY_BYTES_MIN: u64 = 16 << 20;
 
 /// A copy to be made.
 #[derive(Debug)]
@@ -99,13 +105,41 @@ fn is_full(error: &std::io::Error) -> bool {
     )
 }
 
-/// Whether there is room for a second file, beside one of so many bytes.
-pub(super) fn check_room(disk: &dyn Disk, dir: &std::path::Path, file_bytes: u64) -> Result<(), NotShrunk> {
-    let wanted = file_bytes.saturating_add(SPARE_BYTES);
+/// Whether there is room for a second file, beside one of so many bytes that holds what counts so many. Where there is not and
+/// the reserve makes it, that is given up.
+pub(super) fn make_room(
+    disk: &dyn Disk,
+    dir: &std::path::Path,
+    file_bytes: u64,
+    held_bytes: u64,
+    reserve: &Reserve,
+) -> Result<(), NotShrunk> {
+    let copy = held_bytes
+        .saturating_mul(COPY_TIMES)
+        .saturating_add(COPY_BYTES_MIN)
+        .min(file_bytes);
+    let wanted = copy.saturating_add(SPARE_BYTES);
     // Who does not know how much is free finds out.
-    match disk.free_bytes(dir) {
-        Ok(Some(free)) if free < wanted => Err(NotShrunk::NoRoom { free, wanted }),
-        _ => Ok(()),
+    let Ok(Some(free)) = disk.free_bytes(dir) else {
+        return Ok(());
+    };
+    if free >= wanted {
+        return Ok(());
+    }
+    let reserved = reserve.bytes().unwrap_or(0);
+    if reserved == 0 || free.saturating_add(reserved) < copy.saturating_add(SPARE_BYTES_MIN) {
+        return Err(NotShrunk::NoRoom { free, wanted });
+    }
+    match reserve.give_up() {
+        Ok(_) => {
+            tracing::info!(
+                free,
+                given_up = reserved,
+                "the reserve was given up for a smaller state file"
+            );
+            Ok(())
+        }
+        Err(_) => Err(NotShrunk::NoRoom { free, wanted }),
     }
 }
 

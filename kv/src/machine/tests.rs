@@ -8,6 +8,7 @@ mod golden;
 mod laws;
 mod memory;
 mod opening;
+mod reserve;
 mod rot;
 mod semantics;
 mod shrinking;

@@ -299,17 +299,22 @@ impl Builder {
             return Err(StartError::NotAPeer { id: self.id });
         }
         let settings = Arc::new(self.settings);
+        let memory = settings
+            .memory()
+            .map_err(|wrong| StartError::Settings(vec![wrong]))?;
         let log_settings = LogSettings {
             segment_bytes: settings.log_segment_bytes,
-            cache_bytes_max: settings.log_cache_bytes,
+            cache_bytes_max: memory.log_cache,
+            queue_bytes_max: memory.log_queue,
             ..LogSettings::default()
         };
         let state_settings = MachineSettings {
-            cache_bytes: settings.state_cache_bytes,
+            cache_bytes: usize::try_from(memory.state_cache).unwrap_or(usize::MAX),
             tuning: settings.tuning,
             ..MachineSettings::default()
         };
         let (disk, cluster, id) = (self.disk, self.cluster, self.id);
+        let dirs = ["log", "state"].map(|part| dir.join(part)).to_vec();
         let faults = Faults::default();
         let opened = {
             let (disk, faults) = (Arc::clone(&disk), faults.clone());
@@ -333,11 +338,11 @@ impl Builder {
             machine: storage.machine,
             tap: self.tap,
             reader: storage.reader,
-            disk,
+            disk: Arc::clone(&disk),
             dir: storage.state_dir,
             transport: Arc::clone(&transport),
             timing: settings.timing,
-            settings: settings.raft(),
+            settings: settings.raft(&memory),
             faults: faults.clone(),
         });
         let raft = match raft.await {
@@ -361,6 +366,7 @@ impl Builder {
         let parts = FrontParts {
             raft: Arc::clone(&raft),
             settings,
+            memory,
             cluster: cluster.into(),
             node: id,
             log: storage.log,
@@ -377,6 +383,7 @@ impl Builder {
             tasks.clone(),
         );
         tasks.spawn("accept", accepting);
+        tasks.spawn("disk-use", super::disk_use::watch(Arc::clone(&front), disk, dirs));
         tasks.spawn("measure", watch_timing(Arc::clone(&front)));
         if let Some(scrubbing) = scrubbing {
             tasks.spawn("scrub", scrubbing);

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::lanes::{End, Lanes, ReadJob};
 use super::limits::LimitsSet;
+use super::memory::MemoryParts;
 use super::proposer::{Proposals, ROOM_WAIT_MAX};
 use super::reply::{NO_ANSWER, ReplyTo};
 use super::room::{Guest, Rooms};
@@ -79,6 +80,7 @@ pub(super) struct ReadCall {
 pub(crate) struct FrontParts {
     pub(crate) raft: Arc<RaftNode>,
     pub(crate) settings: Arc<Settings>,
+    pub(crate) memory: MemoryParts,
     pub(crate) cluster: Arc<str>,
     pub(crate) node: NodeId,
     pub(crate) log: Log,
@@ -93,6 +95,7 @@ impl Front {
         let FrontParts {
             raft,
             settings,
+            memory,
             cluster,
             node,
             log,
@@ -103,14 +106,14 @@ impl Front {
         let service = Service::new(faults, stop);
         let (proposals, proposer) = Proposals::open(
             Arc::clone(&raft),
-            settings.proposals_bytes_max,
+            usize::try_from(memory.proposals).unwrap_or(usize::MAX),
             settings.proposals_in_flight,
             service.clone(),
         );
         tasks.spawn("proposer", proposer.run());
         let reader = raft.machine().reader().clone();
         let lanes = Lanes::start(reader, Arc::clone(&settings), &service, tasks);
-        let rooms = Rooms::new(&settings);
+        let rooms = Rooms::new(memory.calls, memory.answers);
         Arc::new(Self {
             here: Arc::new(rooms.here(transport.identity())),
             rooms,
@@ -131,6 +134,11 @@ impl Front {
 
     pub(crate) fn node(&self) -> NodeId {
         self.node
+    }
+
+    /// What room there is for what grows.
+    pub(super) fn space(&self) -> &Space {
+        &self.space
     }
 
     pub(super) fn log(&self) -> &Log {
@@ -639,6 +647,7 @@ impl Front {
         let applied = Arc::clone(&self.raft.machine().applied().borrow());
         let view = self.raft.machine().reader().view().ok();
         let used = view.as_ref().map(Used::of);
+        let disk = self.space.disk_used();
         let leading = state.role == Part::Leader;
         let members = state.members.iter().map(|m| MemberStatus {
             id: m.id,
@@ -678,6 +687,9 @@ impl Front {
             holds: view.as_ref().map(View::holds).unwrap_or_default(),
             store_bytes_max: used.and_then(|used| used.max),
             is_full: leading && used.is_some_and(|used| self.space.is_full(used)),
+            disk_bytes: disk.map(|disk| disk.bytes),
+            disk_bytes_max: disk.and_then(|disk| disk.max),
+            disk_is_full: self.space.disk_is_full(),
             hashes: view.map(|view| view.hashes()).unwrap_or_default(),
             last_log: state.last_log,
             committed: state.committed,

@@ -14,7 +14,6 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use quorate_transport::Identity;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::settings::Settings;
 use crate::env::Semaphore;
 use crate::machine::ReadClass;
 
@@ -167,12 +166,13 @@ const CLIENT_PART: usize = 2;
 const STREAM_PART: usize = 4;
 
 impl Rooms {
-    pub(super) fn new(settings: &Settings) -> Self {
-        let answers = settings.answers_bytes_max;
+    pub(super) fn new(calls: u64, answers: u64) -> Self {
+        let size = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let answers = size(answers);
         Self {
             node: Kinds {
                 streams: Room::new(STREAMS_MAX),
-                calls: Room::new(settings.calls_bytes_max),
+                calls: Room::new(size(calls)),
                 points: Room::new(answers / 4),
                 scans: Room::new(answers - answers / 4),
             },
@@ -273,10 +273,10 @@ impl GuestNumber {
 #[cfg(test)]
 impl Guest {
     /// One of this number, in rooms of its own.
-    pub(super) fn alone(number: u64, settings: &Settings) -> Self {
+    pub(super) fn alone(number: u64, answers: u64) -> Self {
         use quorate_transport::ClusterId;
         let name = Identity::client(ClusterId::new("test").unwrap(), "alone").unwrap();
-        let mut guest = Rooms::new(settings).guest(&name).unwrap();
+        let mut guest = Rooms::new(1 << 30, answers).guest(&name).unwrap();
         guest.number = GuestNumber(number);
         guest
     }
@@ -289,11 +289,8 @@ mod tests {
 
     use super::*;
 
-    fn rooms(bytes: usize) -> Rooms {
-        Rooms::new(&Settings {
-            calls_bytes_max: bytes,
-            ..Settings::default()
-        })
+    fn rooms(bytes: u64) -> Rooms {
+        Rooms::new(bytes, 1 << 30)
     }
 
     fn client(name: &str) -> Identity {

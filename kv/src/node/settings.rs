@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::memory::MemoryParts;
 use super::timing::{InvalidTiming, Profile, Timing};
 use crate::log::LogSettings;
 use crate::machine::{MachineSettings, Tuning};
 use crate::model::{Limit, Limits, ReplicatedLimits};
-use crate::raft::DurabilityBounds;
-
-const MIB: usize = 1024 * 1024;
+use crate::raft::ApplyBounds;
 
 /// All settings of a node, with defaults that are safe.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -27,18 +26,29 @@ pub struct Settings {
     /// Entries that stay in the log behind that point for followers to catch up from; 100,000 by default, and
     /// fewer where [`log_bytes_kept`](Self::log_bytes_kept) allows no more.
     pub log_entries_kept: u64,
-    /// The disk that the log may take, in bytes of whole segments: two segments at least; 1 GiB by default. More
-    /// is purged each time the state was made durable, so that what is written in one
-    /// [`durable_interval`](Self::durable_interval) comes on top.
-    pub log_bytes_kept: u64,
-    /// Memory for recent entries, in bytes; 64 MiB by default.
-    pub log_cache_bytes: u64,
+    /// The disk that the node's files may take, in bytes: 1 GiB to 1 PiB, or 0 for what the disk has, which is the default. From
+    /// 95 % on, by this or by what is free, a leader refuses what would grow, until less than 80 % is used; from 75 % on the
+    /// state file shrinks where it is twice as long as what it holds.
+    pub disk_bytes_max: u64,
+    /// The disk that the log may take, in bytes of whole segments: two segments at least; 1 GiB by default, or an eighth of
+    /// [`disk_bytes_max`](Self::disk_bytes_max) where that is less. More is purged each time the state was made durable, so that
+    /// what is written in one [`durable_interval`](Self::durable_interval) comes on top.
+    pub log_bytes_kept: Option<u64>,
+    /// The memory that the node may take, in bytes: 256 MiB by default, 1 TiB at most. [`memory`](Self::memory) says how it is
+    /// parted; each part that has a setting of its own, below, is a share of it where that is not given.
+    pub memory_bytes: u64,
+    /// Memory for recent entries, in bytes; a share of [`memory_bytes`](Self::memory_bytes) by default.
+    pub log_cache_bytes: Option<u64>,
     /// The full size of a log segment in bytes; 64 MiB by default. Two segments at least stand on disk. A new log's first has a
     /// 512th part of it, and each later one is twice as long as the one before.
     pub log_segment_bytes: u64,
-    /// Memory for what was read of the state file, in bytes; 96 MiB by default. An eighth holds records, so that gets of them wait for no
-    /// thread; the rest holds pages.
-    pub state_cache_bytes: usize,
+    /// Memory for what was read of the state file, in bytes; a share of [`memory_bytes`](Self::memory_bytes) by default. An eighth
+    /// holds records, so that gets of them wait for no thread; the rest holds pages.
+    pub state_cache_bytes: Option<u64>,
+    /// How much may be applied, in bytes of memory, until the next checkpoint begins; a share of
+    /// [`memory_bytes`](Self::memory_bytes) by default. It takes up to 2.5 times as much; the smaller it is, the oftener the same
+    /// pages of the state file are written.
+    pub state_layer_bytes: Option<u64>,
     /// The state file is made durable at the latest after this long; 5 s by default. The log holds the rest:
     /// this bounds the replay after a crash, not what may be lost, which is nothing.
     pub durable_interval: Duration,
@@ -60,17 +70,17 @@ pub struct Settings {
     /// Proposals that may be on their way at once: 1 to 1,024; 4 by default. What waits longer shares an
     /// entry, so a small number makes large batches under load and costs a lone client nothing.
     pub proposals_in_flight: usize,
-    /// Memory for commands that wait to be proposed, in bytes: 1 MiB to 4 GiB; 64 MiB by default. Who finds it full
-    /// waits, up to 10 s, and is then told that nothing was proposed.
-    pub proposals_bytes_max: usize,
+    /// Memory for commands that wait to be proposed, in bytes: 1 MiB to 4 GiB; a share of [`memory_bytes`](Self::memory_bytes) by
+    /// default. Who finds it full waits, up to 10 s, and is then told that nothing was proposed.
+    pub proposals_bytes_max: Option<u64>,
     /// Memory for the calls of clients, in bytes, from when they are read until their answers have left, the answers of
-    /// writes included: 64 KiB to 4 GiB; 128 MiB by default. One client has half of it at most, and one of its streams a
+    /// writes included: 64 KiB to 4 GiB; a share of [`memory_bytes`](Self::memory_bytes) by default. One client has half of it at most, and one of its streams a
     /// quarter of that. Of a stream that finds no room nothing more is read until there is some.
-    pub calls_bytes_max: usize,
+    pub calls_bytes_max: Option<u64>,
     /// Memory for answers to reads, in bytes, until they have left, those above 64 KiB until their clients have acknowledged
-    /// all of them: 64 KiB to 4 GiB; 256 MiB by default, a quarter of it for reads of a few keys alone. Parted as the calls'
-    /// is. A read that finds no room waits.
-    pub answers_bytes_max: usize,
+    /// all of them: 64 KiB to 4 GiB; a share of [`memory_bytes`](Self::memory_bytes) by default, a quarter of it for reads of a few
+    /// keys alone. Parted as the calls' is. A read that finds no room waits.
+    pub answers_bytes_max: Option<u64>,
     /// The longest that a read may take, whatever its caller's patience: the wait for the state that it asks for, and all
     /// slices of a long one together; 10 ms to 1 hour; 60 s by default. A read under way keeps memory.
     pub read_time_max: Duration,
@@ -108,6 +118,10 @@ pub struct Settings {
     #[doc(hidden)]
     #[serde(skip)]
     pub tuning: Tuning,
+    /// Room for entries that wait to be applied; for tests.
+    #[doc(hidden)]
+    #[serde(skip)]
+    pub apply_queue_bytes: Option<u64>,
     /// The limits that users do not set; for tests.
     #[doc(hidden)]
     #[serde(skip)]
@@ -116,26 +130,28 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        let log = LogSettings::default();
         let limits = ReplicatedLimits::default();
         Self {
             timing: Profile::Development.timing(),
             limits: Limits::default(),
             snapshot_entries: 50_000,
             log_entries_kept: 100_000,
-            log_bytes_kept: 1 << 30,
-            log_cache_bytes: log.cache_bytes_max,
-            log_segment_bytes: log.segment_bytes,
-            state_cache_bytes: MachineSettings::default().cache_bytes,
+            disk_bytes_max: 0,
+            log_bytes_kept: None,
+            memory_bytes: super::memory::DEFAULT_BYTES,
+            log_cache_bytes: None,
+            log_segment_bytes: LogSettings::default().segment_bytes,
+            state_cache_bytes: None,
+            state_layer_bytes: None,
             durable_interval: Duration::from_secs(5),
             scrub_interval: Duration::from_secs(86_400),
             compare_interval: Duration::from_secs(10),
             shrink_at: 3,
             promote_lag_max: 1_000,
             proposals_in_flight: 4,
-            proposals_bytes_max: 64 * MIB,
-            calls_bytes_max: 128 * MIB,
-            answers_bytes_max: 256 * MIB,
+            proposals_bytes_max: None,
+            calls_bytes_max: None,
+            answers_bytes_max: None,
             read_time_max: Duration::from_secs(60),
             history_kept: Duration::from_millis(limits.history_kept_millis),
             history_revisions_kept: limits.history_revisions_kept,
@@ -148,6 +164,7 @@ impl Default for Settings {
             keys_looked_at_max: limits.keys_looked_at_max,
             keys_changed_max: limits.keys_changed_max,
             tuning: Tuning::default(),
+            apply_queue_bytes: None,
             other_limits: limits,
         }
     }
@@ -169,6 +186,17 @@ pub enum InvalidSettings {
         value: u64,
         /// The range allowed.
         bounds: &'static str,
+    },
+    /// The parts that are given, and what the others need at least, are more than the budget.
+    #[error(
+        "memory_bytes is {memory_bytes}, and the parts of it need {least} at least: give it more, or the parts that are set \
+         themselves less"
+    )]
+    TooLittleMemory {
+        /// The budget.
+        memory_bytes: u64,
+        /// What it must be.
+        least: u64,
     },
 }
 
@@ -205,7 +233,7 @@ impl Settings {
             (
                 "proposals_bytes_max",
                 self.proposals_bytes_max,
-                MIB,
+                1 << 20,
                 "1 MiB to 4 GiB",
             ),
             // Little room makes callers wait, and does no other harm.
@@ -222,7 +250,9 @@ impl Settings {
                 "64 KiB to 4 GiB",
             ),
         ] {
-            range(setting, bytes as u64, min as u64..=4 * GIB, bounds);
+            if let Some(bytes) = bytes {
+                range(setting, bytes, min..=4 * GIB, bounds);
+            }
         }
         if self.shrink_at > 0 {
             range(
@@ -316,9 +346,17 @@ impl Settings {
             65_536..=1 << 30,
             "64 KiB to 1 GiB",
         );
+        if self.disk_bytes_max > 0 {
+            range(
+                "disk_bytes_max",
+                self.disk_bytes_max,
+                1 << 30..=1 << 50,
+                "0 for what the disk has, or 1 GiB to 1 PiB",
+            );
+        }
         range(
             "log_bytes_kept",
-            self.log_bytes_kept,
+            self.log_bytes_kept(),
             self.log_segment_bytes.saturating_mul(2)..=u64::MAX,
             "at least two segments of log_segment_bytes",
         );
@@ -354,7 +392,26 @@ impl Settings {
             0..=record_max.saturating_sub(self.limits.key_bytes_max as u64),
             "at most the 16 MiB that one batch of reads returns, less limits.key_bytes_max and 64 bytes",
         );
+        range("memory_bytes", self.memory_bytes, 0..=1 << 40, "1 TiB at most");
+        if let Err(too_little) = MemoryParts::of(self) {
+            wrong.push(too_little);
+        }
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+    }
+
+    /// How [`memory_bytes`](Self::memory_bytes) is parted; an error where it is too little for the parts that are given.
+    pub fn memory(&self) -> Result<MemoryParts, InvalidSettings> {
+        MemoryParts::of(self)
+    }
+
+    /// The disk that the log may take, in bytes.
+    pub fn log_bytes_kept(&self) -> u64 {
+        /// Where nothing else is said.
+        const USUAL: u64 = 1 << 30;
+        self.log_bytes_kept.unwrap_or(match self.disk_bytes_max {
+            0 => USUAL,
+            max => USUAL.min(max / 8),
+        })
     }
 
     /// What the replicated state is to say, where this node is the first leader.
@@ -374,12 +431,16 @@ impl Settings {
         }
     }
 
-    pub(crate) fn raft(&self) -> RaftSettings {
+    pub(crate) fn raft(&self, memory: &MemoryParts) -> RaftSettings {
         RaftSettings {
             snapshot_entries: self.snapshot_entries,
             log_entries_kept: self.log_entries_kept,
-            log_bytes_kept: self.log_bytes_kept,
-            durability: DurabilityBounds::default(),
+            log_bytes_kept: self.log_bytes_kept(),
+            apply: ApplyBounds {
+                bytes: memory.state_layer(),
+                queue_bytes: memory.apply_queue,
+                ..ApplyBounds::default()
+            },
             durable_interval: self.durable_interval,
             promote_lag_max: self.promote_lag_max,
             compare_interval: self.compare_interval,
@@ -397,7 +458,7 @@ pub(crate) struct RaftSettings {
     pub snapshot_entries: u64,
     pub log_entries_kept: u64,
     pub log_bytes_kept: u64,
-    pub durability: DurabilityBounds,
+    pub apply: ApplyBounds,
     pub durable_interval: Duration,
     pub promote_lag_max: u64,
     pub compare_interval: Duration,
@@ -413,6 +474,8 @@ mod tests {
     use super::*;
     use crate::Node;
     use crate::model::{Key, KeyRange, Op, ReadResult, Txn};
+
+    const MIB: usize = 1024 * 1024;
 
     fn with_values_of(bytes: usize) -> Settings {
         let mut settings = Settings::default();
@@ -448,8 +511,9 @@ mod tests {
     fn memory_for_calls_and_answers_has_a_least_and_a_most_that_are_told_by_name() {
         let with = |bytes| {
             let settings = Settings {
-                calls_bytes_max: bytes,
-                answers_bytes_max: bytes,
+                memory_bytes: 16 << 30,
+                calls_bytes_max: Some(bytes),
+                answers_bytes_max: Some(bytes),
                 ..Settings::default()
             };
             settings.check()

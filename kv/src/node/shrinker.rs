@@ -4,12 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::front::Front;
+use super::space::Used;
 use crate::env;
 use crate::machine::NotShrunk;
 
 /// After a copy that came to nothing it is tried again so much later, and twice as late each further time.
 const PAUSE_MIN: Duration = Duration::from_secs(120);
 const PAUSE_MAX: Duration = Duration::from_secs(3_600);
+
+/// A file is to shrink from so many times what it holds on, where three quarters of the disk are used.
+const TIGHT_AT: u32 = 2;
 
 /// Whether a file of so many bytes is to shrink, which holds what counts so many: where it is longer than `at` times that, by
 /// more than what it is worth. Never, where `at` is 0.
@@ -18,6 +22,14 @@ fn is_due(file_bytes: u64, held_bytes: u64, at: u32, worth_bytes: u64) -> bool {
         .saturating_mul(u64::from(at))
         .saturating_add(worth_bytes);
     at > 0 && file_bytes > wanted
+}
+
+/// From how many times what it holds on a file is to shrink: earlier where the disk is tight.
+fn at(shrink_at: u32, disk: Option<Used>) -> u32 {
+    match disk.is_some_and(Used::is_tight) {
+        true => shrink_at.min(TIGHT_AT),
+        false => shrink_at,
+    }
 }
 
 /// Runs until it is dropped, with the node's tasks.
@@ -39,7 +51,7 @@ pub(super) async fn run(front: Arc<Front>) {
             || !is_due(
                 file_bytes,
                 held,
-                front.settings.shrink_at,
+                at(front.settings.shrink_at, front.space().disk_used()),
                 tuning.shrink_worth_bytes,
             )
         {

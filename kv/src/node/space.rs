@@ -1,13 +1,15 @@
-//! Whether there is room for what grows: the quota of a store.
+//! Whether there is room for what grows: the quota of a store, and the disk of a node.
 //!
 //! What keys and values count, history included, is known without a scan. Where it comes near the limit the leader refuses what
 //! would grow before it is proposed, and takes whatever frees room; it takes all again once there is plenty. Between the
-//! two lies a distance, so that a store at its limit does not go back and forth with each write.
+//! two lies a distance, so that a store at its limit does not go back and forth with each write. The same holds for the disk of
+//! the node that leads, and what its files take of it, which [`disk_use`](super::disk_use) looks at.
 //!
 //! Always: a command that writes nothing, and whatever belongs to the cluster itself, is never refused here. What is on its
 //! way when the limit is met comes on top: at most what the queue of proposals holds.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crate::env;
 use crate::machine::{Holds, View};
@@ -23,10 +25,18 @@ const PRESSING_PERCENT: u64 = 75;
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Space {
+    store: Level,
+    disk: Level,
+    disk_used: Mutex<Option<Used>>,
+}
+
+/// Whether something is full: it is from one bound on, and until another that is lower.
+#[derive(Debug, Default)]
+struct Level {
     is_full: AtomicBool,
 }
 
-/// What a store uses of its limit.
+/// What a store uses of its limit, or a node of its disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Used {
     pub(super) bytes: u64,
@@ -58,6 +68,11 @@ impl Used {
         self.is_at(PRESSING_PERCENT) && self.max.is_some_and(is_much)
     }
 
+    /// Whether a smaller state file is worth more than usual.
+    pub(super) fn is_tight(self) -> bool {
+        self.is_at(PRESSING_PERCENT)
+    }
+
     /// Whether at least so many percent of the limit are used.
     fn is_at(self, percent: u64) -> bool {
         let at = |max: u64| u128::from(self.bytes) * 100 >= u128::from(max) * u128::from(percent);
@@ -65,46 +80,86 @@ impl Used {
     }
 }
 
-impl Space {
-    /// Takes a look, and says whether what grows is refused.
-    pub(super) fn is_full(&self, used: Used) -> bool {
+impl Level {
+    /// Takes a look, and says whether what grows is refused; tells of a change.
+    fn is_full(&self, used: Used, tell: impl FnOnce(bool)) -> bool {
         let was_full = self.is_full.load(Ordering::Relaxed);
         let is_full = used.is_at(if was_full { ROOM_PERCENT } else { FULL_PERCENT });
         if is_full != was_full && self.is_full.swap(is_full, Ordering::Relaxed) != is_full {
-            match is_full {
-                true => tracing::warn!(
-                    used = used.bytes,
-                    store_bytes_max = used.max,
-                    "the store is nearly full: what grows is refused until less than 80 % is used; delete keys and give up \
-                     history, or raise store_bytes_max"
-                ),
-                false => {
-                    env::mark("space.has_room_again");
-                    tracing::info!(
-                        used = used.bytes,
-                        store_bytes_max = used.max,
-                        "the store has room again"
-                    );
-                }
-            }
+            tell(is_full);
         }
         is_full
     }
+}
 
-    /// Why a command is refused, if it is.
+impl Space {
+    /// Takes a look at the store, and says whether what grows is refused.
+    pub(super) fn is_full(&self, used: Used) -> bool {
+        self.store.is_full(used, |is_full| match is_full {
+            true => tracing::warn!(
+                used = used.bytes,
+                store_bytes_max = used.max,
+                "the store is nearly full: what grows is refused until less than 80 % is used; delete keys and give up \
+                 history, or raise store_bytes_max"
+            ),
+            false => {
+                env::mark("space.has_room_again");
+                tracing::info!(
+                    used = used.bytes,
+                    store_bytes_max = used.max,
+                    "the store has room again"
+                );
+            }
+        })
+    }
+
+    /// Takes note of what this node uses of its disk.
+    pub(super) fn note_disk(&self, used: Used) {
+        *self.disk_used.lock().unwrap_or_else(PoisonError::into_inner) = Some(used);
+        self.disk.is_full(used, |is_full| match is_full {
+            true => tracing::warn!(
+                used = used.bytes,
+                limit = used.max,
+                "the disk of this node is nearly full: where it leads, what grows is refused until less than 80 % is used; \
+                 delete keys and shrink the state, make room on the disk, or raise disk_bytes_max"
+            ),
+            false => tracing::info!(
+                used = used.bytes,
+                limit = used.max,
+                "the disk of this node has room again"
+            ),
+        });
+    }
+
+    /// What this node uses of its disk, as it was looked at last.
+    pub(super) fn disk_used(&self) -> Option<Used> {
+        *self.disk_used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether what grows is refused since the disk is nearly full.
+    pub(super) fn disk_is_full(&self) -> bool {
+        self.disk.is_full.load(Ordering::Relaxed)
+    }
+
+    /// Why a command is refused by a leader, if it is. `used` is `None` on a node that does not lead.
     pub(super) fn refusal(&self, command: &Command, used: impl FnOnce() -> Option<Used>) -> Option<Failure> {
         if !grows(command) {
             return None;
         }
         let used = used()?;
-        let limit = used.max?;
-        if !self.is_full(used) {
-            return None;
+        if let Some(limit) = used.max
+            && self.is_full(used)
+        {
+            env::mark("space.refused");
+            return Some(Failure::NoSpace {
+                used: used.bytes,
+                limit,
+            });
         }
-        env::mark("space.refused");
-        Some(Failure::NoSpace {
-            used: used.bytes,
-            limit,
+        let disk = self.disk_is_full().then(|| self.disk_used()).flatten()?;
+        Some(Failure::DiskFull {
+            used: disk.bytes,
+            limit: disk.max.unwrap_or_default(),
         })
     }
 }
@@ -156,6 +211,53 @@ mod tests {
             max: None,
         };
         assert!(!space.is_full(boundless), "the limit was taken away");
+    }
+
+    #[test]
+    fn what_grows_is_refused_on_a_leader_whose_disk_is_nearly_full_and_nothing_else() {
+        let key = || Key::try_from("a").expect("a legal key");
+        let put = Command::Txn {
+            session: None,
+            txn: Txn::new([Op::put(key(), "1")]),
+        };
+        let delete = Command::Txn {
+            session: None,
+            txn: Txn::new([Op::delete(key())]),
+        };
+        let space = Space::default();
+        let boundless = || {
+            Some(Used {
+                max: None,
+                ..used(10)
+            })
+        };
+        assert_eq!(
+            space.refusal(&put, boundless),
+            None,
+            "nobody looked at the disk yet"
+        );
+        for (bytes, is_full) in [(949, false), (950, true), (800, true), (799, false), (960, true)] {
+            space.note_disk(used(bytes));
+            let full = is_full.then_some(Failure::DiskFull {
+                used: bytes,
+                limit: 1_000,
+            });
+            for of_store in [boundless(), Some(used(10))] {
+                assert_eq!(space.refusal(&put, || of_store), full, "at {bytes}");
+            }
+            assert_eq!(space.refusal(&put, || None), None, "it does not lead");
+            assert_eq!(space.refusal(&delete, boundless), None);
+            assert_eq!(space.disk_is_full(), is_full);
+        }
+        let both = space.refusal(&put, || Some(used(990)));
+        assert_eq!(
+            both,
+            Some(Failure::NoSpace {
+                used: 990,
+                limit: 1_000
+            }),
+            "the store's limit is told first"
+        );
     }
 
     /// The story: the newest 10,000 revisions alone had filled a store, and none of them ever went, as nothing was written.

@@ -94,6 +94,13 @@ pub struct Status {
     pub store_bytes_max: Option<u64>,
     /// It holds so many that what would grow is refused, until there is room.
     pub is_full: bool,
+    /// What its files take of its disk, in bytes, as looked at last; `None` before that, and where the disk does not say.
+    pub disk_bytes: Option<u64>,
+    /// What they may take: [`Settings::disk_bytes_max`](super::Settings::disk_bytes_max), or what the disk has for them where that
+    /// is less.
+    pub disk_bytes_max: Option<u64>,
+    /// They take so many that what would grow is refused where it leads, until there is room.
+    pub disk_is_full: bool,
     /// What its state hashed to behind the agreed entries applied last, the oldest first: all nodes have the same at the same
     /// position. A node that has started of late knows few or none.
     pub hashes: Vec<(LogPosition, StateHash)>,

@@ -20,7 +20,7 @@ use crate::env::disk::LockGuard;
 use crate::fault::Faults;
 use crate::identity::{self, Identity, IdentityError, MemberUuid};
 use crate::log::{Log, LogOpenError, LogSettings};
-use crate::machine::{self, Machine, MachineOpenError, MachineSettings, Reader};
+use crate::machine::{self, Machine, MachineOpenError, MachineSettings, Reader, Reserve};
 use crate::model::{LogPosition, NodeId};
 
 /// A data directory that cannot be used. Nothing in it was changed.
@@ -155,6 +155,9 @@ pub(crate) fn open(
             error,
         },
     })?;
+    // Before anything is written: opening writes.
+    let reserve = Reserve::of(Arc::clone(disk), &dir.join("state"));
+    reserve.give_up_if_full().map_err(io(dir))?;
     let known = find_or_prepare(disk, dir, cluster, node)?;
     let is_new = known.is_none();
     let settings = LogSettings {

@@ -38,6 +38,8 @@ impl World {
         let dir = tempfile::tempdir().expect("a directory");
         let mut settings = Settings {
             log_segment_bytes: 8 * 1024 * 1024,
+            // For whatever part a test makes larger.
+            memory_bytes: 1 << 30,
             ..Settings::default()
         };
         change(&mut settings);

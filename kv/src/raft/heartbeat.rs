@@ -175,7 +175,7 @@ mod tests {
             dir: dir.path().to_owned(),
             transport: network.transport(Identity::node(cluster, 2), "node-2"),
             timing: settings.timing,
-            settings: settings.raft(),
+            settings: settings.raft(&settings.memory().unwrap()),
             faults,
         })
         .await

@@ -40,7 +40,7 @@ pub(crate) use decoders::decoders;
 pub(crate) use log_store::read_vote;
 pub(crate) use membership::MembershipError;
 pub(crate) use read_index::ReadIndexError;
-pub(crate) use state_machine::{DurabilityBounds, SnapshotData, StateMachine};
+pub(crate) use state_machine::{ApplyBounds, SnapshotData, StateMachine};
 pub use tap::{LogEvent, LogVote, Tap};
 pub(crate) use types::{Member, ProposalData, address_text, read_members};
 
@@ -243,7 +243,7 @@ impl RaftNode {
         let config = config(&parts.timing, &parts.settings)
             .validate()
             .map_err(|e| stopped(&e))?;
-        let bounds = parts.settings.durability;
+        let bounds = parts.settings.apply;
         let tap = parts.tap.clone();
         let machine = StateMachine::start(
             parts.machine,

@@ -84,7 +84,7 @@ async fn node(dir: &Path, transport: &Arc<dyn Transport>, disk: Arc<dyn Disk>) -
         dir: dir.to_owned(),
         transport: Arc::clone(transport),
         timing: settings.timing,
-        settings: settings.raft(),
+        settings: settings.raft(&settings.memory().unwrap()),
         faults: Faults::default(),
     });
     Arc::new(node.await.expect("a node"))

@@ -18,6 +18,7 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::checkpoints::{self, Checkpoints, Ends};
 use super::sendings::Sendings;
@@ -25,11 +26,11 @@ use super::tap::Tap;
 use super::types::{
     LogId, Membership, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, log_id, position,
 };
-use crate::env::{self, Disk, Owner, OwnerHandle, WeakOwnerHandle, oneshot, watch};
+use crate::env::{self, Disk, Owner, OwnerHandle, Semaphore, WeakOwnerHandle, oneshot, watch};
 use crate::fault::{Fault, Faults};
 use crate::log::CrashPoint;
 use crate::machine::{
-    Applied, Checkpoint, Entry, EntryOutcome, Machine, NotShrunk, Payload, Reader, ReceivedSnapshot,
+    Applied, Checkpoint, Entry, EntryOutcome, Machine, NotShrunk, Payload, Reader, ReceivedSnapshot, Reserve,
     SessionCounts, Shrunk, SnapshotError, SnapshotSink, SnapshotSource,
 };
 use crate::model::{self, LogPosition, Revision};
@@ -39,8 +40,7 @@ use crate::planted::{self, Bug};
 const APPLY_ENTRIES_MAX: usize = 4096;
 /// Bytes of proposals after which a job is closed.
 const APPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Jobs that wait for the owner, and as many that it has taken and not got to; openraft waits then, so that commits
-/// cannot outrun applies.
+/// Jobs that wait for the owner, and as many that it has taken and not got to.
 const QUEUE: usize = 64;
 /// How often it is told that sessions are refused, at most.
 const SESSIONS_TOLD_EVERY: Duration = Duration::from_secs(60);
@@ -55,18 +55,22 @@ const RUNS_MAX: usize = 32;
 /// gather again, and half as much more where it is steps of forgetting that come first; then what comes waits: the layers take
 /// two and a half times the bytes at most, and a transaction.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct DurabilityBounds {
+pub(crate) struct ApplyBounds {
     /// Entries applied since the last one began.
     pub entries: u64,
     /// Bytes of memory that hold what was applied since.
     pub bytes: u64,
+    /// Bytes of entries that wait to be applied; openraft waits then, so that commits cannot outrun applies. A job that is larger
+    /// goes alone.
+    pub queue_bytes: u64,
 }
 
-impl Default for DurabilityBounds {
+impl Default for ApplyBounds {
     fn default() -> Self {
         Self {
             entries: 100_000,
             bytes: 48 * 1024 * 1024,
+            queue_bytes: 16 * 1024 * 1024,
         }
     }
 }
@@ -96,6 +100,8 @@ pub(crate) struct StateMachine {
     faults: Faults,
     /// Whether the owner takes more entries.
     room: watch::Receiver<bool>,
+    queue: ApplyQueue,
+    reserve: Reserve,
     reader: Reader,
     sendings: Sendings,
     disk: Arc<dyn Disk>,
@@ -149,6 +155,34 @@ struct ApplyJob {
     /// One for each entry; `None` where nobody here waits for the answer.
     responders: VecDeque<Option<ApplyResponder<TypeConfig>>>,
     bytes: usize,
+    /// Its place in the queue, in bytes, until all of it was applied.
+    held: Option<OwnedSemaphorePermit>,
+}
+
+/// Room for the entries that wait to be applied.
+#[derive(Clone)]
+struct ApplyQueue {
+    free: Arc<Semaphore>,
+    bytes: u32,
+}
+
+impl ApplyQueue {
+    fn new(bytes: u64) -> Self {
+        let bytes = u32::try_from(bytes)
+            .unwrap_or(u32::MAX >> 3)
+            .clamp(1, u32::MAX >> 3);
+        Self {
+            free: Arc::new(Semaphore::new(bytes as usize)),
+            bytes,
+        }
+    }
+
+    /// Waits for so many bytes; for all there are, where there are fewer. Cancel safe.
+    async fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).clamp(1, self.bytes);
+        // It is never closed.
+        Arc::clone(&self.free).acquire_many_owned(bytes).await.ok()
+    }
 }
 
 type Done<T> = oneshot::Sender<Result<T, Fault>>;
@@ -159,7 +193,7 @@ struct MachineOwner {
     reader: Reader,
     disk: Arc<dyn Disk>,
     dir: PathBuf,
-    bounds: DurabilityBounds,
+    bounds: ApplyBounds,
     tap: Option<Arc<dyn Tap>>,
     applied: watch::Sender<Arc<Applied>>,
     /// After the first of them nothing is applied.
@@ -218,7 +252,7 @@ impl StateMachine {
     pub(crate) fn start(
         machine: Machine,
         reader: Reader,
-        bounds: DurabilityBounds,
+        bounds: ApplyBounds,
         tap: Option<Arc<dyn Tap>>,
         disk: Arc<dyn Disk>,
         dir: PathBuf,
@@ -230,6 +264,7 @@ impl StateMachine {
         let own_queue: Arc<OnceLock<WeakOwnerHandle<Job>>> = Arc::default();
         let told = Arc::clone(&own_queue);
         let checkpoints = Checkpoints::start(ends.clone(), &faults, move || go_on(&told));
+        let reserve = machine.reserve().clone();
         let owner = MachineOwner {
             machine: Some(machine),
             reader: reader.clone(),
@@ -265,6 +300,8 @@ impl StateMachine {
             applied,
             faults,
             room,
+            queue: ApplyQueue::new(bounds.queue_bytes),
+            reserve,
             reader,
             sendings: Sendings::default(),
             disk,
@@ -289,6 +326,11 @@ impl StateMachine {
     /// Begins to receive a snapshot into a file beside the state. Blocks: call from an owner's thread.
     pub(crate) fn sink(&self) -> Result<SnapshotSink, SnapshotError> {
         SnapshotSink::begin(Arc::clone(&self.disk), &self.dir)
+    }
+
+    /// The reserve beside the state file.
+    pub(crate) fn reserve(&self) -> &Reserve {
+        &self.reserve
     }
 
     /// The snapshots that are on their way to others.
@@ -579,6 +621,13 @@ impl MachineOwner {
             together.entries.extend(next.entries);
             together.responders.extend(next.responders);
             together.bytes += next.bytes;
+            together.held = match (together.held, next.held) {
+                (Some(mut held), Some(more)) => {
+                    held.merge(more);
+                    Some(held)
+                }
+                (held, more) => held.or(more),
+            };
         }
         together
     }
@@ -790,11 +839,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
     {
         loop {
-            let ApplyJob {
-                mut entries,
-                mut responders,
-                mut bytes,
-            } = ApplyJob::default();
+            let (mut entries, mut responders, mut bytes) = (VecDeque::new(), VecDeque::new(), 0);
             let mut ended = true;
             while let Some(item) = stream.next().await {
                 let (entry, responder) = item?;
@@ -818,6 +863,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                     entries,
                     responders,
                     bytes,
+                    held: self.queue.take(bytes).await,
                 });
                 self.jobs.send(job).await.map_err(|_| STOPPED)?;
             }
@@ -914,7 +960,7 @@ mod tests {
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
         let settings = MachineSettings::default();
         let (machine, reader) = Machine::open(Arc::clone(&disk), dir, OpenMode::Create, settings).unwrap();
-        let bounds = DurabilityBounds::default();
+        let bounds = ApplyBounds::default();
         StateMachine::start(
             machine,
             reader,
@@ -940,5 +986,27 @@ mod tests {
             }
             assert_eq!(state.shrink().await, Err(NotShrunk::Stopped));
         }
+    }
+
+    #[tokio::test]
+    async fn what_waits_to_be_applied_has_a_bound_in_bytes_and_what_is_larger_goes_alone() {
+        let queue = ApplyQueue::new(100);
+        let first = queue.take(60).await;
+        let mut second = std::pin::pin!(queue.take(41));
+        assert!(futures_util::poll!(&mut second).is_pending());
+        drop(first);
+        let second = second.await;
+        assert!(second.is_some());
+        let mut large = std::pin::pin!(queue.take(usize::MAX));
+        assert!(futures_util::poll!(&mut large).is_pending(), "it waits for all");
+        drop(second);
+        let large = large.await;
+        let mut next = std::pin::pin!(queue.take(0));
+        assert!(
+            futures_util::poll!(&mut next).is_pending(),
+            "an empty one has a place too"
+        );
+        drop(large);
+        assert!(next.await.is_some());
     }
 }

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::log_store::LogStore;
 use super::types::TypeConfig;
-use super::{DurabilityBounds, StateMachine};
+use super::{ApplyBounds, StateMachine};
 use crate::env::{Disk, RealDisk, watch};
 use crate::fault::Faults;
 use crate::log::{Log, LogSettings, OpenMode};
@@ -39,7 +39,7 @@ fn open(dir: &Path) -> Result<(LogStore, StateMachine), Box<dyn std::error::Erro
     let machine = StateMachine::start(
         machine,
         reader,
-        DurabilityBounds::default(),
+        ApplyBounds::default(),
         None,
         disk,
         state_dir,

@@ -107,11 +107,9 @@ async fn main() -> Result<ExitCode> {
     bar.finish_and_clear();
     let seconds = began.elapsed().as_secs_f64();
     let highest = memory(pid, "VmHWM")?;
-    let settings = Settings::default();
+    let memory = Settings::default().memory()?;
     let threads = u64::try_from(std::thread::available_parallelism()?.get())?;
-    let budgets = u64::try_from(settings.calls_bytes_max + settings.answers_bytes_max)?
-        + HANDSHAKES_BYTES
-        + threads * ANSWER_BYTES;
+    let budgets = memory.calls + memory.answers + HANDSHAKES_BYTES + threads * ANSWER_BYTES;
     let answers = answered.load(Ordering::Relaxed);
     let report = Report {
         clients: args.clients,

@@ -150,7 +150,7 @@ impl Cluster {
         settings.snapshot_entries = 20;
         settings.log_entries_kept = 10;
         settings.log_segment_bytes = 1 << 20;
-        settings.state_cache_bytes = 1 << 20;
+        settings.state_cache_bytes = Some(1 << 20);
         let identity = Identity::node(cluster_id(), u64::from(number));
         let builder = Node::builder()
             .data_dir(Path::new("/node"))

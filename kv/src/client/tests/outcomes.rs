@@ -51,6 +51,7 @@ fn failures() -> Vec<(Failure, Says)> {
         | Failure::Busy(_)
         | Failure::ReadTooLong { .. }
         | Failure::NoSpace { .. }
+        | Failure::DiskFull { .. }
         | Failure::LedByAnother { .. } => Nothing,
         Failure::Unknown { .. } => Maybe,
         Failure::AnswerTooLarge { .. } => Done,
@@ -76,6 +77,7 @@ fn failures() -> Vec<(Failure, Says)> {
         Failure::Busy("no room".to_owned()),
         Failure::ReadTooLong { limit: DEADLINE },
         Failure::NoSpace { used: 9, limit: 8 },
+        Failure::DiskFull { used: 9, limit: 8 },
         Failure::LedByAnother {
             asked: NodeId::new(1),
             leader: NodeId::new(2),

@@ -66,7 +66,7 @@ fn job(guest: u64, read: ReadOp, end: End) -> (ScanJob, oneshot::Receiver<Respon
     let job = ReadJob {
         reads: vec![read],
         at: None,
-        guest: Arc::new(Guest::alone(guest, &Settings::default())),
+        guest: Arc::new(Guest::alone(guest, 256 << 20)),
         end,
         reply,
     };
@@ -313,12 +313,7 @@ fn keeps<J: Send + 'static>(name: &'static str) -> (OwnerHandle<J>, mpsc::Unboun
 }
 
 /// With 32 times a stream's share for all answers.
-fn narrow() -> Settings {
-    Settings {
-        answers_bytes_max: 32 * SHARE,
-        ..Settings::default()
-    }
-}
+const NARROW: u64 = 32 * SHARE as u64;
 
 impl Fast {
     /// Over so many keys with values of so many bytes.
@@ -330,8 +325,14 @@ impl Fast {
         let (scans, _kept) = keeps("scans");
         let (waiting, wants) = mpsc::channel(1_000);
         Self {
-            points: Points::new(reader, Arc::new(narrow()), service, scans.clone(), waiting),
-            guest: Arc::new(Guest::alone(0, &narrow())),
+            points: Points::new(
+                reader,
+                Arc::new(Settings::default()),
+                service,
+                scans.clone(),
+                waiting,
+            ),
+            guest: Arc::new(Guest::alone(0, NARROW)),
             world,
             wants,
             _scans: scans,
@@ -442,7 +443,7 @@ impl Waits {
         env::spawn("waiting", waiting.run());
         Self {
             wants,
-            guest: Arc::new(Guest::alone(0, &narrow())),
+            guest: Arc::new(Guest::alone(0, NARROW)),
             points,
             scans,
             stop,

@@ -12,9 +12,9 @@ const VALUE: &[u8; 64] = b"a value that is long enough to be found in the file i
 async fn start(dir: &Path, scrub_interval: Duration) -> Node {
     let settings = Settings {
         // Nothing of the state stays in memory.
-        state_cache_bytes: 0,
+        state_cache_bytes: Some(0),
         log_segment_bytes: 65_536,
-        log_bytes_kept: 1 << 30,
+        log_bytes_kept: Some(1 << 30),
         scrub_interval,
         ..Settings::default()
     };

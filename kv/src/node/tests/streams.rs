@@ -73,7 +73,7 @@ async fn no_read_takes_longer_than_the_node_lets_it() {
 #[tokio::test]
 async fn clients_that_ask_for_the_largest_answers_and_never_read_them_hold_only_their_share() {
     const ANSWERS: usize = 16 << 20;
-    let world = World::start(|settings| settings.answers_bytes_max = ANSWERS).await;
+    let world = World::start(|settings| settings.answers_bytes_max = Some(ANSWERS as u64)).await;
     world.fill(64, 64 * 1024).await;
     let largest = || {
         let range = RangeRead::new(KeyRange::all());
@@ -123,7 +123,7 @@ async fn clients_that_ask_for_the_largest_answers_and_never_read_them_hold_only_
 #[tokio::test]
 async fn a_client_that_sends_more_than_its_share_is_read_no_further_until_there_is_room() {
     const CALLS: usize = 8 << 20;
-    let world = World::start(|settings| settings.calls_bytes_max = CALLS).await;
+    let world = World::start(|settings| settings.calls_bytes_max = Some(CALLS as u64)).await;
     let client = world.client("caller");
     let value = vec![b'v'; 512 * 1024];
     let puts = (0..64).map(|number| client.put(key(number), value.clone()));
@@ -153,7 +153,7 @@ async fn a_client_that_sends_more_than_its_share_is_read_no_further_until_there_
 #[tokio::test]
 async fn more_reads_at_once_than_a_stream_may_have_open_are_all_answered() {
     for calls in [128 << 20, 1 << 20] {
-        let world = World::start(|settings| settings.calls_bytes_max = calls).await;
+        let world = World::start(|settings| settings.calls_bytes_max = Some(calls)).await;
         let client = world.client("caller").with_deadline(Duration::from_secs(60));
         assert!(client.get(key(0)).await.expect("it is read").is_none());
         // All of them wait on the way, and arrive together.
@@ -225,7 +225,7 @@ fn read_in_vain(time: Duration) -> Request {
 /// node answered what nobody waited for any more, and of a thousand clients most were never served.
 #[tokio::test]
 async fn a_call_for_which_there_is_no_room_hears_that_it_waits() {
-    let world = World::start(|settings| settings.calls_bytes_max = 1 << 20).await;
+    let world = World::start(|settings| settings.calls_bytes_max = Some(1 << 20)).await;
     let mut stream = Raw::open(&world).await;
     // Reads that wait fill the stream's share; a write then finds no room.
     const READS: u64 = 200;
@@ -247,7 +247,7 @@ async fn a_call_for_which_there_is_no_room_hears_that_it_waits() {
 /// behind them heard nothing.
 #[tokio::test]
 async fn calls_behind_many_that_each_wait_for_a_moment_hear_that_they_wait() {
-    let world = World::start(|settings| settings.calls_bytes_max = 1 << 20).await;
+    let world = World::start(|settings| settings.calls_bytes_max = Some(1 << 20)).await;
     let mut stream = Raw::open(&world).await;
     const READS: u64 = 1_000;
     stream

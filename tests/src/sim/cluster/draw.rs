@@ -155,6 +155,8 @@ fn small_of_the_faulty(random: &mut Rng, sessions: u64, small: &mut Small) {
     small.answers_bytes_max = *random.pick(&[64 << 10, 256 << 10, usual.answers_bytes_max]);
     let usual_bytes = usual.store_bytes_max;
     small.store_bytes_max = *random.pick(&[40_000, usual_bytes, usual_bytes, usual_bytes, usual_bytes]);
+    small.state_layer_bytes = *random.pick(&[4_096, 64 << 10, usual.state_layer_bytes]);
+    small.apply_queue_bytes = *random.pick(&[1, 4_096, usual.apply_queue_bytes]);
 }
 
 /// How densely clients work.

@@ -135,9 +135,13 @@ pub struct Small {
     /// See [`Settings::response_bytes_max`].
     pub response_bytes_max: u64,
     /// See [`Settings::calls_bytes_max`].
-    pub calls_bytes_max: usize,
+    pub calls_bytes_max: u64,
     /// See [`Settings::answers_bytes_max`].
-    pub answers_bytes_max: usize,
+    pub answers_bytes_max: u64,
+    /// See [`Settings::state_layer_bytes`].
+    pub state_layer_bytes: u64,
+    /// See `Settings::apply_queue_bytes`.
+    pub apply_queue_bytes: u64,
     /// See `Tuning::forget_rows` of the machine.
     pub forget_rows: usize,
     /// See [`Settings::history_kept`]; plans that were written before history was given up keep it for ever.
@@ -167,6 +171,9 @@ pub struct Small {
     pub merge_rows: usize,
 }
 
+/// A part of a node's memory that no run fills.
+const USUAL_BYTES: u64 = 16 << 20;
+
 impl Default for Small {
     fn default() -> Self {
         let settings = Settings::default();
@@ -183,8 +190,10 @@ impl Default for Small {
             unanswered_max: settings.other_limits.unanswered_max,
             keys_looked_at_max: settings.keys_looked_at_max,
             response_bytes_max: settings.response_bytes_max,
-            calls_bytes_max: settings.calls_bytes_max,
-            answers_bytes_max: settings.answers_bytes_max,
+            calls_bytes_max: USUAL_BYTES,
+            answers_bytes_max: USUAL_BYTES,
+            state_layer_bytes: USUAL_BYTES,
+            apply_queue_bytes: USUAL_BYTES,
             forget_rows: settings.tuning.forget_rows,
             history_kept: Duration::ZERO,
             history_revisions_kept: settings.history_revisions_kept,
@@ -386,10 +395,12 @@ impl Plan {
         };
         settings.snapshot_entries = self.tuning.snapshot_entries;
         settings.log_entries_kept = self.tuning.log_entries_kept;
-        settings.log_bytes_kept = self.tuning.log_bytes_kept;
+        settings.log_bytes_kept = Some(self.tuning.log_bytes_kept);
         settings.log_segment_bytes = LOG_SEGMENT_BYTES;
-        settings.log_cache_bytes = self.tuning.log_cache_bytes;
-        settings.state_cache_bytes = self.tuning.state_cache_bytes;
+        // Room for each part that is drawn, whatever it was when the plan was written.
+        settings.memory_bytes = 2 << 30;
+        settings.log_cache_bytes = Some(self.tuning.log_cache_bytes);
+        settings.state_cache_bytes = Some(self.tuning.state_cache_bytes as u64);
         settings.scrub_interval = self.tuning.scrub_interval;
         settings.durable_interval = self.tuning.durable_interval;
         settings.promote_lag_max = self.tuning.promote_lag_max;
@@ -407,8 +418,10 @@ impl Plan {
         settings.other_limits.unanswered_max = small.unanswered_max;
         settings.keys_looked_at_max = small.keys_looked_at_max;
         settings.response_bytes_max = small.response_bytes_max;
-        settings.calls_bytes_max = small.calls_bytes_max;
-        settings.answers_bytes_max = small.answers_bytes_max;
+        settings.calls_bytes_max = Some(small.calls_bytes_max);
+        settings.answers_bytes_max = Some(small.answers_bytes_max);
+        settings.state_layer_bytes = Some(small.state_layer_bytes);
+        settings.apply_queue_bytes = Some(small.apply_queue_bytes);
         settings.tuning.forget_rows = small.forget_rows;
         settings.history_kept = small.history_kept;
         settings.history_revisions_kept = small.history_revisions_kept;
@@ -469,7 +482,7 @@ fn usual_promote_lag_max() -> u64 {
 }
 
 fn usual_log_bytes_kept() -> u64 {
-    Settings::default().log_bytes_kept
+    1 << 30
 }
 
 /// The links once all faults have ended.

@@ -1,0 +1,120 @@
+//! The reserve: what it takes, and when it is given up.
+
+use super::*;
+use crate::machine::{NotShrunk, Reserve};
+use crate::model::Op;
+
+const MIB: u64 = 1 << 20;
+
+fn reserve(disk: &Arc<disk::MemoryDisk>) -> Reserve {
+    Reserve::of(Arc::<disk::MemoryDisk>::clone(disk), dir())
+}
+
+#[test]
+fn a_large_state_file_has_a_reserve_of_its_half_within_bounds_and_a_small_one_has_none() {
+    for (file, expected) in [
+        (0, 0),
+        (32 * MIB - 1, 0),
+        (32 * MIB, 64 * MIB),
+        (160 * MIB, 80 * MIB),
+        (163 * MIB, 80 * MIB),
+        (1 << 40, 512 * MIB),
+    ] {
+        let disk = Arc::new(disk::MemoryDisk::default());
+        disk.say_free(1 << 40);
+        assert_eq!(reserve(&disk).keep(file).unwrap(), expected, "of {file} bytes");
+        assert_eq!(reserve(&disk).bytes().unwrap(), expected);
+    }
+}
+
+#[test]
+fn it_grows_with_the_file_and_never_where_less_than_four_times_what_it_takes_is_free() {
+    let disk = Arc::new(disk::MemoryDisk::default());
+    let reserve = reserve(&disk);
+    assert_eq!(reserve.keep(64 * MIB).unwrap(), 0, "nobody knows what is free");
+    disk.say_free(256 * MIB - 1);
+    assert_eq!(reserve.keep(64 * MIB).unwrap(), 0);
+    disk.say_free(256 * MIB);
+    assert_eq!(reserve.keep(64 * MIB).unwrap(), 64 * MIB);
+    disk.say_free(64 * MIB - 1);
+    assert_eq!(reserve.keep(160 * MIB).unwrap(), 64 * MIB);
+    disk.say_free(64 * MIB);
+    assert_eq!(reserve.keep(160 * MIB).unwrap(), 80 * MIB);
+    assert_eq!(
+        reserve.keep(64 * MIB).unwrap(),
+        80 * MIB,
+        "it is not made smaller"
+    );
+    disk.lose_power(|| false);
+    assert_eq!(reserve.bytes().unwrap(), 80 * MIB, "it is durable");
+}
+
+#[test]
+fn who_starts_on_a_disk_that_is_nearly_full_gives_it_up_and_nobody_else() {
+    let disk = Arc::new(disk::MemoryDisk::default());
+    let reserve = reserve(&disk);
+    disk.say_free(256 * MIB);
+    reserve.keep(64 * MIB).unwrap();
+    disk.say_free(32 * MIB);
+    reserve.give_up_if_full().unwrap();
+    assert_eq!(reserve.bytes().unwrap(), 64 * MIB);
+    disk.say_free(32 * MIB - 1);
+    reserve.give_up_if_full().unwrap();
+    assert_eq!(reserve.bytes().unwrap(), 0);
+    reserve.give_up_if_full().unwrap();
+}
+
+#[test]
+fn a_copy_that_finds_no_room_beside_the_reserve_takes_its_room() {
+    let disk = Arc::new(disk::MemoryDisk::default());
+    let mut store = Store::with(
+        Arc::<disk::MemoryDisk>::clone(&disk),
+        OpenMode::Create,
+        settings(),
+    );
+    store.txn(Txn::new([Op::put(key("a"), value("1"))])).unwrap();
+    store.machine.make_durable().unwrap();
+    let reserve = store.machine.reserve().clone();
+    disk.say_free(256 * MIB);
+    reserve.keep(64 * MIB).unwrap();
+    // A small file and 16 MiB beside it.
+    disk.say_free(0);
+    let copy = store.machine.begin_shrinking().unwrap().expect("it has room");
+    assert_eq!(reserve.bytes().unwrap(), 0, "given up");
+    store.machine.end_checkpoint(copy.write()).unwrap();
+    assert!(matches!(store.machine.take_shrunk(), Some(Ok(_))));
+    // The next one finds neither.
+    let refused = store.machine.begin_shrinking().err();
+    assert!(
+        matches!(refused, Some(NotShrunk::NoRoom { free: 0, .. })),
+        "{refused:?}"
+    );
+    store.verify();
+}
+
+#[test]
+fn a_reserve_that_does_not_suffice_is_kept() {
+    let disk = Arc::new(disk::MemoryDisk::default());
+    let reserve = reserve(&disk);
+    disk.say_free(256 * MIB);
+    reserve.keep(64 * MIB).unwrap();
+    let asked = |free, file| {
+        disk.say_free(free);
+        crate::machine::shrink::make_room(&*disk, dir(), file, 40 * MIB, &reserve)
+    };
+    // What holds 40 MiB makes a file of 96 at most, and 16 stay free: 112, of which 64 are the reserve's.
+    let refused = asked(48 * MIB - 1, 1 << 30);
+    let free = 48 * MIB - 1;
+    assert_eq!(
+        refused,
+        Err(NotShrunk::NoRoom {
+            free,
+            wanted: 160 * MIB
+        })
+    );
+    assert_eq!(reserve.bytes().unwrap(), 64 * MIB);
+    assert_eq!(asked(160 * MIB, 1 << 30), Ok(()), "there is room without it");
+    assert_eq!(reserve.bytes().unwrap(), 64 * MIB);
+    assert_eq!(asked(48 * MIB, 1 << 30), Ok(()));
+    assert_eq!(reserve.bytes().unwrap(), 0);
+}

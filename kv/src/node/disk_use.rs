@@ -1,0 +1,91 @@
+//! What a node's files take of its disk, looked at every so often; and the reserve, which is kept for when the disk is full.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::front::Front;
+use super::space::Used;
+use crate::env::{self, Disk};
+
+/// How often it is looked at: between two looks a node writes less than the twentieth part that it keeps free.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What the files in these directories use, of so many bytes at most (0: of what the disk has). `None` where the disk does not
+/// say. Blocks.
+fn look(disk: &dyn Disk, dirs: &[PathBuf], max: u64) -> io::Result<Option<Used>> {
+    let mut bytes = 0u64;
+    for dir in dirs {
+        let Some(taken) = disk.taken_bytes(dir)? else {
+            return Ok(None);
+        };
+        bytes = bytes.saturating_add(taken);
+    }
+    let free = disk.free_bytes(dirs.first().map_or(Path::new("."), PathBuf::as_path))?;
+    let has = free.map(|free| bytes.saturating_add(free));
+    let max = [has, (max > 0).then_some(max)].into_iter().flatten().min();
+    Ok(Some(Used {
+        bytes,
+        history: 0,
+        max,
+    }))
+}
+
+/// Runs until it is dropped, with the node's tasks.
+pub(super) async fn watch(front: Arc<Front>, disk: Arc<dyn Disk>, dirs: Vec<PathBuf>) {
+    let mut is_told = false;
+    loop {
+        let (asked, of, max) = (Arc::clone(&disk), dirs.clone(), front.settings.disk_bytes_max);
+        let machine = front.raft.machine();
+        let (reserve, reader) = (machine.reserve().clone(), machine.reader().clone());
+        let looked = env::spawn_blocking(move || {
+            // A state that cannot be looked at has stopped the node.
+            let file_bytes = reader.view().map_or(0, |view| view.file_bytes());
+            let reserved = reserve.keep(file_bytes);
+            (look(&*asked, &of, max), reserved)
+        });
+        let Ok((used, reserved)) = looked.await else {
+            return;
+        };
+        match (used, reserved) {
+            (Ok(Some(used)), Ok(_)) => front.space().note_disk(used),
+            (Ok(None), Ok(_)) => {}
+            // It serves without knowing; what the disk then refuses ends it cleanly.
+            (Err(error), _) | (_, Err(error)) => {
+                if !std::mem::replace(&mut is_told, true) {
+                    tracing::warn!(%error, "what this node takes of its disk cannot be looked at");
+                }
+            }
+        }
+        env::sleep(LOOK_EVERY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::RealDisk;
+
+    #[test]
+    fn what_files_take_is_counted_and_what_they_may_take_is_the_lesser_of_both_limits() {
+        let dir = tempfile::tempdir().unwrap();
+        let dirs = ["log", "state"].map(|part| dir.path().join(part));
+        for part in &dirs {
+            std::fs::create_dir(part).unwrap();
+            std::fs::write(part.join("file"), vec![7; 1 << 20]).unwrap();
+        }
+        // A length takes nothing by itself.
+        std::fs::File::create(dirs[0].join("long"))
+            .unwrap()
+            .set_len(1 << 30)
+            .unwrap();
+        let used = |max| look(&RealDisk, &dirs, max).unwrap().expect("a real disk tells");
+        let bytes = used(0).bytes;
+        assert!((2 << 20..4 << 20).contains(&bytes), "{bytes}");
+        let has = used(0).max.expect("a real disk tells what is free");
+        assert!(has > bytes);
+        assert_eq!(used(3 << 20).max, Some(3 << 20));
+        assert!(used(u64::MAX).max < Some(u64::MAX), "the disk has less");
+    }
+}
