@@ -154,6 +154,10 @@ fn protocol_decoders() -> Vec<Decoder> {
             wait: Duration::from_secs(2),
             time: Duration::from_secs(9),
         },
+        Request::WriteAgain(Command::Txn {
+            session: Some(session()),
+            txn: txn(),
+        }),
         Request::Status,
         Request::Shrink,
         Request::Admin(Admin::AddLearner {

@@ -51,6 +51,9 @@ pub(crate) enum Request {
     Admin(Admin),
     /// Nobody waits any more for the answer to the read of this number, on the same stream. Not answered.
     GiveUp { call: u64 },
+    /// Propose a command of a session of which an earlier attempt may have been carried out: the log says whether it was, and
+    /// then its answer, so a full store does not refuse it.
+    WriteAgain(Command),
 }
 
 impl Request {
@@ -61,6 +64,7 @@ impl Request {
                 reads, consistency, ..
             } => *consistency != Consistency::Linearizable || ReadClass::of(reads) == ReadClass::Scan,
             Request::Write(_)
+            | Request::WriteAgain(_)
             | Request::Status
             | Request::Shrink
             | Request::Admin(_)
@@ -138,7 +142,7 @@ pub(crate) enum Failure {
     /// The read took longer than one may, and was given up.
     ReadTooLong { limit: Duration },
     /// The store is nearly full, and the transaction may grow it; nothing was proposed.
-    NoSpace { used: u64, limit: u64 },
+    NoSpace { used: u64, limit: u64, wanted: u64 },
     /// The same of the leader's disk.
     DiskFull { used: u64, limit: u64 },
 }

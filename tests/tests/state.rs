@@ -155,7 +155,7 @@ async fn fill(node: &Node, from: u32) -> u32 {
         let key = Key::new(format!("fill/{number}")).expect("a legal key");
         match node.client().put(key, vec![1; 1_000]).await {
             Ok(_) => {}
-            Err(Error::NoSpace { used, limit }) => {
+            Err(Error::NoSpace { used, limit, .. }) => {
                 assert!(used * 100 >= limit * 95, "{used} of {limit}");
                 return number;
             }
@@ -169,6 +169,8 @@ async fn fill(node: &Node, from: u32) -> u32 {
 fn a_store_that_is_full_takes_what_frees_room_and_writes_again_once_there_is() {
     let mut settings = Settings::default();
     settings.store_bytes_max = 200_000;
+    // Else it goes by itself.
+    settings.history_kept = Duration::ZERO;
     run(settings, |node| async move {
         let client = node.client();
         let count = fill(&node, 0).await;

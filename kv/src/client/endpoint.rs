@@ -177,9 +177,11 @@ impl Endpoint {
     ) -> Result<Response, CallError> {
         let until = match &request {
             Request::Read { .. } | Request::Shrink => end,
-            Request::Write(_) | Request::Status | Request::Admin(_) | Request::GiveUp { .. } => {
-                end.min(env::now() + silence_max)
-            }
+            Request::Write(_)
+            | Request::WriteAgain(_)
+            | Request::Status
+            | Request::Admin(_)
+            | Request::GiveUp { .. } => end.min(env::now() + silence_max),
         };
         match env::timeout_at(until, front.call(request, until)).await {
             Ok(response) => Ok(response),

@@ -92,14 +92,17 @@ pub enum Error {
     /// The store uses nearly as many bytes as it may, and the transaction may write; nothing was changed. Deletes, reads and
     /// whatever gives history up go on: they make room.
     #[error(
-        "the store is nearly full: {used} of {limit} bytes are used; delete keys and give up history \
-         (quorate kv compact), or raise store_bytes_max (quorate config set)"
+        "the store is nearly full: {used} of {limit} bytes are used, and this may add {wanted}; what grows is refused from 95 % on \
+         until less than 80 % are used: delete keys and give up history (quorate kv compact), or raise store_bytes_max \
+         (quorate config set)"
     )]
     NoSpace {
         /// What keys and values count, history included, in bytes.
         used: u64,
         /// The limit of the cluster, `store_bytes_max`.
         limit: u64,
+        /// What the transaction may add at most.
+        wanted: u64,
     },
     /// The leader's disk is nearly full, or its directory takes nearly as many bytes as it may, and the transaction may write;
     /// nothing was changed. Deletes, reads and whatever makes room go on.

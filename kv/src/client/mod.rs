@@ -676,7 +676,13 @@ impl Inner {
                 return Err(Error::Rejected { reason });
             };
             let asking = self.routes.asks(place);
-            let result = endpoint.call(request(), SILENCE_MAX, time.end).await;
+            let request = match (progress.effect(), request()) {
+                (Effect::Possible, Request::Write(command @ Command::Txn { session: Some(_), .. })) => {
+                    Request::WriteAgain(command)
+                }
+                (_, request) => request,
+            };
+            let result = endpoint.call(request, SILENCE_MAX, time.end).await;
             asking.ends();
             let redirected = match progress.take(place, endpoint.name(), kind, result) {
                 Step::Answered(response) => {

@@ -315,8 +315,9 @@ fn of_failure(failure: Failure, node: &str) -> Attempt {
         Failure::Compacted { oldest } => (Next::Failed(Error::Compacted { oldest }), Effect::Impossible),
         Failure::TooStale { lag } => (Next::Failed(Error::TooStale { lag }), Effect::Impossible),
         Failure::ReadTooLong { limit } => (Next::Failed(Error::ReadTooLong { limit }), Effect::Impossible),
-        Failure::NoSpace { used, limit } => {
-            (Next::Failed(Error::NoSpace { used, limit }), Effect::Impossible)
+        Failure::NoSpace { used, limit, wanted } => {
+            let error = Error::NoSpace { used, limit, wanted };
+            (Next::Failed(error), Effect::Impossible)
         }
         Failure::DiskFull { used, limit } => {
             (Next::Failed(Error::DiskFull { used, limit }), Effect::Impossible)

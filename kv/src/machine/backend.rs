@@ -16,6 +16,7 @@
 //! does not know; no lock that a reader takes is held over I/O, but by one that found a page to be wrong.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -26,7 +27,7 @@ use self::ledger::{HEADER_BYTES, Ledger, page_number};
 use self::pages::{Held, Pages, Run};
 use self::sums::{Mismatch, PAGE_BYTES, Sum, Sums, sums_of};
 use super::error::StateFile;
-use crate::env::File;
+use crate::env::{self, File};
 use crate::planted::{self, Bug};
 use crate::scrub::Scrubbed;
 
@@ -84,6 +85,30 @@ impl Gathered {
     fn end(&self) -> u64 {
         self.waiting.end().max(self.leaving.end())
     }
+}
+
+/// Where pages of a file read as other than was written, as far as the two files beside it tell of them; whether a page is in
+/// use or was. Reads the file to its end, and changes nothing. Nothing is found where they do not tell of the file as it is.
+pub(super) fn unlike_what_was_written(file: &dyn File, beside: &[Arc<dyn File>; 2]) -> io::Result<Vec<u64>> {
+    const STEP_BYTES: u64 = 1 << 20;
+    let len = file.len()?;
+    let mut header = vec![0; len.min(HEADER_BYTES as u64) as usize];
+    file.read_from_disk_at(&mut header, 0)?;
+    let Some((_, _, mut all)) = Ledger::told(beside, &header)? else {
+        return Ok(Vec::new());
+    };
+    all.truncate((len / PAGE_BYTES as u64) as usize);
+    let sums = Sums::of(all);
+    let (mut unlike, mut offset) = (Vec::new(), 0);
+    while offset < len {
+        let mut step = vec![0; (len - offset).min(STEP_BYTES) as usize];
+        file.read_from_disk_at(&mut step, offset)?;
+        let pages = (offset..).step_by(PAGE_BYTES).zip(step.chunks(PAGE_BYTES));
+        let wrong = pages.filter(|(at, page)| sums.compare(*at, page).is_err());
+        unlike.extend(wrong.map(|(at, _)| at));
+        offset += step.len() as u64;
+    }
+    Ok(unlike)
 }
 
 /// What pages read as from now on, by number.
@@ -382,29 +407,48 @@ enum Left {
 #[derive(Debug)]
 pub(super) struct Opened(pub(super) Arc<Backend>);
 
+impl Opened {
+    /// What panics below redb is an error to it. It holds locks there, which an unwinding would poison; and what it then drops
+    /// takes them again, and panics while it unwinds, which ends the whole program.
+    fn guarded<T>(&self, work: impl FnOnce(&Backend) -> io::Result<T>) -> io::Result<T> {
+        let done = catch_unwind(AssertUnwindSafe(|| work(&self.0)));
+        done.unwrap_or_else(|panicked| {
+            let message = env::panic_message(panicked.as_ref());
+            tracing::error!(
+                file = self.0.name.name(),
+                panic = message,
+                "the storage of the state panicked"
+            );
+            Err(io::Error::other(format!(
+                "the storage of the state panicked: {message}"
+            )))
+        })
+    }
+}
+
 impl StorageBackend for Opened {
     fn len(&self) -> io::Result<u64> {
-        self.0.len()
+        self.guarded(|backend| backend.len())
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read(offset, out)
+        self.guarded(|backend| backend.read(offset, out))
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.guarded(|backend| backend.set_len(len))
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.guarded(|backend| backend.sync_data())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write(offset, data)
+        self.guarded(|backend| backend.write(offset, data))
     }
 
     fn close(&self) -> io::Result<()> {
-        self.0.close()
+        self.guarded(|backend| backend.close())
     }
 }
 
@@ -892,6 +936,21 @@ mod tests {
         backend.write(48, b"six").unwrap();
         let refused = backend.sync_data().unwrap_err();
         assert_eq!(refused.to_string(), "an earlier write to this file has failed");
+    }
+
+    /// The story: a panic in the middle of a write unwound through redb, which panicked again while it dropped what it held: the
+    /// whole program was over.
+    #[test]
+    fn what_panics_below_redb_is_an_error_to_it() {
+        let file = Failing::panicking_after(0);
+        let backend = Arc::new(Backend::new(file, StateFile::new(Path::new("state")), 0));
+        let opened = Opened(backend);
+        opened.write(0, &[7; PAGE_BYTES]).unwrap();
+        let error = opened.sync_data().unwrap_err();
+        assert!(
+            error.to_string().contains("panicked: on the way to the file"),
+            "{error}"
+        );
     }
 
     /// The story: redb writes while it is dropped, also behind a panic, and its header then told of pages that the panic had

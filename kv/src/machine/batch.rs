@@ -476,6 +476,9 @@ impl<'s> Batch<'s> {
         };
         for (prefix, (original, now)) in self.counters {
             if original != now {
+                if original == 0 {
+                    self.held.sequence_begins(prefix.len());
+                }
                 sum = sum.wrapping_sub(last_hash(&prefix, original));
                 sum = sum.wrapping_add(last_hash(&prefix, now));
                 self.additions.sequences.push((prefix, now));

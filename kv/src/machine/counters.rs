@@ -1,9 +1,10 @@
 //! How much a state holds, counted as it changes, so that nobody needs a scan to know.
 //!
-//! Each version of a key counts its key, its value and [`RECORD_BYTES`]. What a live key's newest version counts is live; the
-//! rest is history, which is each node's own.
+//! Each version of a key counts its key, its value and [`RECORD_BYTES`]. What a live key's newest version counts is live, and so is
+//! the row of a sequence, as a key's with a number; the rest is history, which is each node's own.
 
 use super::range::RECORD_BYTES;
+use super::sequences;
 use super::wire::{Malformed, Row, put_u64};
 
 /// See the module.
@@ -11,14 +12,14 @@ use super::wire::{Malformed, Row, put_u64};
 pub(super) struct Counters {
     /// Keys that exist.
     pub(super) records: u64,
-    /// What their records count.
+    /// What their records count, and sequences.
     pub(super) live_bytes: u64,
-    /// What all versions count, the live ones included.
+    /// What all versions count, and sequences, the live ones included.
     pub(super) version_bytes: u64,
 }
 
 /// What a version of a key counts whose value has so many bytes.
-pub(super) fn version_bytes(key: usize, value: u64) -> u64 {
+pub(crate) fn version_bytes(key: usize, value: u64) -> u64 {
     (key as u64).saturating_add(value).saturating_add(RECORD_BYTES)
 }
 
@@ -50,6 +51,20 @@ impl Counters {
     /// It is there no more.
     pub(super) fn version_goes(&mut self, key: usize, value: u64) {
         self.version_bytes = self.version_bytes.saturating_sub(version_bytes(key, value));
+    }
+
+    /// A sequence has given its first number: its row is there for ever, and counts as live.
+    pub(super) fn sequence_begins(&mut self, prefix: usize) {
+        let bytes = version_bytes(prefix, sequences::ROW_BYTES);
+        self.live_bytes = self.live_bytes.saturating_add(bytes);
+        self.version_bytes = self.version_bytes.saturating_add(bytes);
+    }
+
+    /// A row of a sequence is another one, or none.
+    pub(super) fn sequence_ends(&mut self, prefix: usize) {
+        let bytes = version_bytes(prefix, sequences::ROW_BYTES);
+        self.live_bytes = self.live_bytes.saturating_sub(bytes);
+        self.version_bytes = self.version_bytes.saturating_sub(bytes);
     }
 
     pub(super) fn put(self, out: &mut Vec<u8>) {

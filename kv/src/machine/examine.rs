@@ -6,6 +6,7 @@
 
 mod pages;
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ use super::system::{Standing, System};
 use super::tables::{SYSTEM, Table};
 use super::version::{self, Version};
 use super::wire::{Malformed, hash_of_logical_row};
-use super::{MachineOpenError, sequences, sessions, times, verify};
+use super::{MachineOpenError, backend, sequences, sessions, times, verify};
 use crate::damage::{Damage, Damages, Part};
 use crate::env::{self, Disk};
 use crate::fault::Fault;
@@ -70,7 +71,15 @@ pub(crate) fn examine(disk: &dyn Disk, dir: &Path, damages: &mut Damages) -> Exa
     };
     let walked = file.and_then(|file| {
         examined.bytes = file.len()?;
-        pages::walk(&*file, &path, damages)
+        let (walked, places) = pages::walk(&*file, &path, damages)?;
+        // A start reads with the sums of the pages, and finds these too.
+        for at in unlike_what_was_written(disk, &path, &*file)? {
+            if !places.iter().any(|place| place.contains(&at)) {
+                let detail = "the page of 4096 bytes here reads as another than was written; nothing of the state is in it now";
+                damages.add(Damage::new(Part::State, &path, detail).at(at));
+            }
+        }
+        Ok(walked)
     });
     let Walked { pages, wrong, .. } = match walked {
         Ok(walked) => walked,
@@ -104,6 +113,21 @@ pub(crate) fn examine(disk: &dyn Disk, dir: &Path, damages: &mut Damages) -> Exa
         ))),
     }
     examined
+}
+
+/// Where pages of the state file read as other than was written, as far as the files beside it tell.
+fn unlike_what_was_written(
+    disk: &dyn Disk,
+    path: &Path,
+    file: &dyn crate::env::File,
+) -> io::Result<Vec<u64>> {
+    let [a, b] = database::ledger_paths(path);
+    match (disk.exists(&a)?, disk.exists(&b)?) {
+        (true, true) => {
+            backend::unlike_what_was_written(file, &[disk.open(&a, false)?, disk.open(&b, false)?])
+        }
+        _ => Ok(Vec::new()),
+    }
 }
 
 /// Names in the directory of the state that a start would remove: a snapshot on its way in, whose sender or receiver ended.
@@ -182,7 +206,10 @@ impl Rows<'_> {
         });
         debug_assert!(leases == 0 || !self.damages.is_empty());
         let (sessions, answers) = self.sessions();
-        let sequences = self.logical(Table::Sequences, |_, _, row| sequences::decode(row).map(drop));
+        let sequences = self.logical(Table::Sequences, |rows, prefix, row| {
+            rows.counters.sequence_begins(prefix.len());
+            sequences::decode(row).map(drop)
+        });
         self.times();
         if self.is_complete {
             let wrong = [

@@ -174,6 +174,12 @@ impl View {
         }
     }
 
+    /// Whether what was given up of the history has gone from the state file.
+    pub fn history_has_gone(&self) -> bool {
+        let standing = &self.published.standing;
+        standing.history.since >= standing.oldest
+    }
+
     /// The revision that stood at a time of the log, or, where several were made within a second, an earlier one of them: none
     /// that is older was made later. `None` where history does not go back so far.
     pub fn revision_at(&self, time: LogTime) -> Result<Option<Revision>, Fault> {

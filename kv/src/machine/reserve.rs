@@ -19,12 +19,12 @@ const MIB: u64 = 1 << 20;
 /// It grows by pieces of this size.
 const PIECE_BYTES: u64 = 4 * MIB;
 /// A state file from this length on has a reserve.
-const OF_FILES_FROM: u64 = 32 * MIB;
+const OF_FILES_FROM: u64 = 16 * MIB;
 /// It is half of the state file, within these bounds.
-const BYTES_MIN: u64 = 64 * MIB;
+const BYTES_MIN: u64 = 16 * MIB;
 const BYTES_MAX: u64 = 512 * MIB;
 /// It grows only where so many times what it takes are free.
-const FREE_TIMES: u64 = 4;
+const FREE_TIMES: u64 = 2;
 /// A node that starts with less free than this gives it up.
 const START_BYTES_MIN: u64 = 32 * MIB;
 

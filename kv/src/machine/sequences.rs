@@ -5,6 +5,9 @@
 
 use super::wire::{Malformed, Row};
 
+/// The bytes of a row's value.
+pub(super) const ROW_BYTES: u64 = 8;
+
 pub(super) fn encode(number: u64) -> [u8; 8] {
     number.to_be_bytes()
 }

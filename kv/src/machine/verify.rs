@@ -102,6 +102,10 @@ impl Found {
         self.rows_hash = self.rows_hash.wrapping_add(hash);
         match table {
             Table::Current => count_head(&mut self.counters, key, row),
+            Table::Sequences => {
+                self.counters.sequence_begins(key.len());
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
@@ -120,6 +124,9 @@ impl Found {
             && let (_, Some((_, digest))) = Head::decode_newest(row)?
         {
             self.counters.ends(key.len(), digest.size());
+        }
+        if table == Table::Sequences {
+            self.counters.sequence_ends(key.len());
         }
         Ok(())
     }

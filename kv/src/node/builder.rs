@@ -348,9 +348,11 @@ impl Builder {
         let raft = match raft.await {
             Ok(raft) => Arc::new(raft),
             Err(fault) => {
+                // What openraft says of it is a text; the fault that it met decides whether a retry may help.
+                let met = faults.first().unwrap_or(fault);
                 // Before the directory's lock is given free. What it says is the same fault, or nothing new.
                 let _closed = storage.log.close().await;
-                return Err(fault.into());
+                return Err(met.into());
             }
         };
         let (stopping, tasks) = (CancellationToken::new(), Tasks::new(faults.clone()));

@@ -14,12 +14,12 @@ use quorate_transport::{Identity, MessageReceiver, MessageSender, Stream};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::cost;
-use super::front::{Front, ReadCall};
+use super::front::{Attempt, Front, ReadCall};
 use super::given_up::OpenReads;
 use super::reply::{Outgoing, ReplyTo, SIGN_INTERVAL, give_sign};
 use super::room::{Guest, Held};
 use crate::env::{self, Instant, Semaphore, mpsc};
-use crate::model::{self, DecodeError};
+use crate::model::{self, Command, DecodeError};
 use crate::protocol::{Call, Failure, Reply, Request, Response};
 use crate::tasks::Tasks;
 
@@ -237,20 +237,23 @@ impl Serving {
         reply
     }
 
+    fn write(&self, command: Command, attempt: Attempt, reply: ReplyTo) {
+        let front = Arc::clone(&self.front);
+        if let Some((checked, reply)) = front.write_now(command, attempt, reply) {
+            self.tasks.spawn("client-write", async move {
+                front.write_in_time(checked, attempt, reply).await;
+            });
+        }
+    }
+
     /// Begins to carry a call out. Waits for nothing.
     fn begin(&mut self, call: Call, held: Held) {
         let Call { id, request } = call;
         let front = Arc::clone(&self.front);
         let may_be_given_up = request.may_be_given_up();
         match request {
-            Request::Write(command) => {
-                let reply = self.reply_to(id, held);
-                if let Some((checked, reply)) = front.write_now(command, reply) {
-                    self.tasks.spawn("client-write", async move {
-                        front.write_in_time(checked, reply).await;
-                    });
-                }
-            }
+            Request::Write(command) => self.write(command, Attempt::First, self.reply_to(id, held)),
+            Request::WriteAgain(command) => self.write(command, Attempt::Again, self.reply_to(id, held)),
             Request::Read {
                 reads,
                 consistency,

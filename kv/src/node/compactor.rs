@@ -21,8 +21,8 @@ const LOOKS: u32 = 20;
 /// How often it is looked at, at least and at most: limits are changed meanwhile.
 const LOOK_MAX: Duration = Duration::from_secs(5);
 const LOOK_MIN: Duration = Duration::from_millis(50);
-/// The same while the store's quota is near: what is given up takes a while to go from the disk.
-const PRESSED_LOOK_MIN: Duration = Duration::from_secs(2);
+/// How often it is looked at, at least: the quota may be near soon.
+const PRESSED_LOOK: Duration = Duration::from_millis(250);
 
 /// So many are noted at most: more than are needed, and a bound where history is kept for ever.
 const NOTED_MAX: usize = 1_000;
@@ -64,7 +64,7 @@ pub(super) async fn run(front: Arc<Front>) {
     let mut past = Past::default();
     let mut pause = LOOK_MIN;
     loop {
-        env::sleep(pause).await;
+        wait(&front, pause).await;
         // A state that cannot be looked at has stopped the node.
         let Ok(view) = front.raft.machine().reader().view() else {
             return;
@@ -72,6 +72,7 @@ pub(super) async fn run(front: Arc<Front>) {
         let (revision, oldest) = (view.applied().revision, view.applied().oldest);
         let limits = *view.limits().1;
         let is_pressed = Used::of(&view).presses();
+        let has_gone = view.history_has_gone();
         drop(view);
         let now = env::now();
         let kept = Duration::from_millis(limits.history_kept_millis);
@@ -83,8 +84,11 @@ pub(super) async fn run(front: Arc<Front>) {
         pause = (kept / LOOKS).clamp(LOOK_MIN, LOOK_MAX);
         past.note(now, revision, kept / LOOKS);
         if is_pressed {
-            // Half of what there is, each time: it goes from the disks by the next look.
-            pause = pause.max(PRESSED_LOOK_MIN);
+            // Half of what there is, each time, as soon as what was given up before has gone from the disk.
+            pause = pause.min(PRESSED_LOOK);
+            if !has_gone {
+                continue;
+            }
             let half = oldest.number().midpoint(revision.number().saturating_add(1));
             give_up(&front, Revision::new(half).min(revision), oldest).await;
             continue;
@@ -97,6 +101,19 @@ pub(super) async fn run(front: Arc<Front>) {
         let newest = revision.number().saturating_sub(before_it);
         let target = old.min(Revision::new(newest));
         give_up(&front, target, oldest).await;
+    }
+}
+
+/// Waits so long, or until the store's quota is near.
+async fn wait(front: &Front, pause: Duration) {
+    let until = env::now() + pause;
+    loop {
+        let left = until.since(env::now());
+        env::sleep(left.min(PRESSED_LOOK)).await;
+        let view = front.raft.machine().reader().view();
+        if left <= PRESSED_LOOK || view.is_ok_and(|view| Used::of(&view).presses()) {
+            return;
+        }
     }
 }
 

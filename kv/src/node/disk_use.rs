@@ -39,9 +39,15 @@ pub(super) async fn watch(front: Arc<Front>, disk: Arc<dyn Disk>, dirs: Vec<Path
         let (asked, of, max) = (Arc::clone(&disk), dirs.clone(), front.settings.disk_bytes_max);
         let machine = front.raft.machine();
         let (reserve, reader) = (machine.reserve().clone(), machine.reader().clone());
+        // A state that cannot be looked at has stopped the node.
+        let Ok(view) = reader.view() else {
+            return;
+        };
+        // Also who does not lead knows whether the store is full: it may lead next.
+        front.space().is_full(Used::of(&view));
+        let file_bytes = view.file_bytes();
+        drop(view);
         let looked = env::spawn_blocking(move || {
-            // A state that cannot be looked at has stopped the node.
-            let file_bytes = reader.view().map_or(0, |view| view.file_bytes());
             let reserved = reserve.keep(file_bytes);
             (look(&*asked, &of, max), reserved)
         });

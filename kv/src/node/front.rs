@@ -15,7 +15,7 @@ use super::reply::{NO_ANSWER, ReplyTo};
 use super::room::{Guest, Rooms};
 use super::service::Service;
 use super::settings::Settings;
-use super::space::{Space, Used};
+use super::space::{Admits, Space, Used};
 use super::status::{MemberStatus, NodeRole, Status};
 use crate::env::{self, Instant};
 use crate::fault::{Fault, Faults};
@@ -30,6 +30,19 @@ use crate::planted::{self, Bug};
 use crate::protocol::{Admin, Failure, Request, Response};
 use crate::raft::{MemberState, MembershipError, Part, RaftNode, RaftState, ReadIndexError, address_text};
 use crate::tasks::Tasks;
+
+/// How long a write waits for history that goes by itself, in a store that is full of it: less than a client is patient with
+/// a node that says nothing.
+const SPACE_WAIT_MAX: Duration = Duration::from_millis(1_500);
+/// How often it looks.
+const SPACE_LOOK: Duration = Duration::from_millis(50);
+
+/// Whether a write is sent for the first time, or may have been carried out already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Attempt {
+    First,
+    Again,
+}
 
 /// What the front desk needs to know of its node.
 pub(crate) struct Front {
@@ -189,10 +202,11 @@ impl Front {
         let (reply, answer) = ReplyTo::local();
         match request {
             Request::Write(command) => match self.check(command) {
-                Ok((command, size)) => {
-                    self.wait_for_limits(&command, until).await;
-                    self.proposals.send(command, size, reply, until).await;
-                }
+                Ok(checked) => self.write(checked, reply, until).await,
+                Err(failure) => reply.send(Response::Failed(failure)),
+            },
+            Request::WriteAgain(command) => match self.check(command) {
+                Ok(checked) => self.hand_in(checked, reply, until).await,
                 Err(failure) => reply.send(Response::Failed(failure)),
             },
             Request::Read {
@@ -216,10 +230,28 @@ impl Front {
     }
 
     /// Checks a command and hands it in, where there is room for it; gives it back otherwise. The answer goes to `reply`.
-    pub(super) fn write_now(&self, command: Command, reply: ReplyTo) -> Option<(Checked, ReplyTo)> {
-        match self.check(command) {
-            Ok(checked) if self.waits_for_limits(&checked.0) => Some((checked, reply)),
-            Ok((command, size)) => {
+    pub(super) fn write_now(
+        &self,
+        command: Command,
+        attempt: Attempt,
+        reply: ReplyTo,
+    ) -> Option<(Checked, ReplyTo)> {
+        let checked = self.check(command).and_then(|checked| {
+            let admits = match attempt {
+                Attempt::First => self.admits(&checked.0),
+                Attempt::Again => Admits::Now,
+            };
+            match admits {
+                Admits::Never(failure) => Err(failure),
+                Admits::Now => Ok((checked, true)),
+                Admits::OnceHistoryIsGone(_) => Ok((checked, false)),
+            }
+        });
+        match checked {
+            Ok((checked, is_admitted)) if !is_admitted || self.waits_for_limits(&checked.0) => {
+                Some((checked, reply))
+            }
+            Ok(((command, size), _)) => {
                 let back = self.proposals.send_now(command, size, reply);
                 back.map(|(command, reply)| ((command, size), reply))
             }
@@ -231,10 +263,53 @@ impl Front {
     }
 
     /// Hands in what was given back, once there is room for it, or tells its caller that there was none.
-    pub(super) async fn write_in_time(&self, (command, size): Checked, reply: ReplyTo) {
+    pub(super) async fn write_in_time(&self, checked: Checked, attempt: Attempt, reply: ReplyTo) {
         let until = env::now() + ROOM_WAIT_MAX;
+        match attempt {
+            Attempt::First => self.write(checked, reply, until).await,
+            Attempt::Again => self.hand_in(checked, reply, until).await,
+        }
+    }
+
+    async fn write(&self, checked: Checked, reply: ReplyTo, until: Instant) {
+        match self.wait_for_space(&checked.0, until).await {
+            Ok(()) => self.hand_in(checked, reply, until).await,
+            Err(failure) => reply.send(Response::Failed(failure)),
+        }
+    }
+
+    async fn hand_in(&self, (command, size): Checked, reply: ReplyTo, until: Instant) {
         self.wait_for_limits(&command, until).await;
         self.proposals.send(command, size, reply, until).await;
+    }
+
+    fn admits(&self, command: &Command) -> Admits {
+        // Who does not lead has another state, perhaps an older one, and is answered that it does not. A state that cannot be looked
+        // at has stopped the node, which says so itself.
+        self.space.admits(command, || {
+            let leads = self.raft.role() == Part::Leader;
+            let view = leads.then(|| self.raft.machine().reader().view())?;
+            Some(Used::of(&view.ok()?))
+        })
+    }
+
+    /// Waits for history that goes by itself, where the store is full of that: a burst of writes is no full store.
+    async fn wait_for_space(&self, command: &Command, until: Instant) -> Result<(), Failure> {
+        let until = until.min(env::now() + SPACE_WAIT_MAX);
+        loop {
+            match self.admits(command) {
+                Admits::Now => return Ok(()),
+                Admits::Never(failure) => return Err(failure),
+                Admits::OnceHistoryIsGone(_) if env::now() < until => {
+                    env::mark("space.waits_for_history");
+                    env::sleep(SPACE_LOOK).await;
+                }
+                Admits::OnceHistoryIsGone(failure) => {
+                    env::mark("space.refused");
+                    return Err(failure);
+                }
+            }
+        }
     }
 
     /// Whether a command comes before the cluster has its limits, which its leader is about to propose: they are to count
@@ -262,16 +337,6 @@ impl Front {
     }
 
     fn check(&self, command: Command) -> Result<Checked, Failure> {
-        // Who does not lead has another state, perhaps an older one, and is answered that it does not. A state that cannot be looked
-        // at has stopped the node, which says so itself.
-        let used = || {
-            let leads = self.raft.role() == Part::Leader;
-            let view = leads.then(|| self.raft.machine().reader().view())?;
-            Some(Used::of(&view.ok()?))
-        };
-        if let Some(full) = self.space.refusal(&command, used) {
-            return Err(full);
-        }
         match command {
             Command::Txn { session, txn } => {
                 let checked = CheckedTxn::check(txn, &self.settings.limits)?;
@@ -686,7 +751,7 @@ impl Front {
             file_bytes: view.as_ref().map(View::file_bytes).unwrap_or_default(),
             holds: view.as_ref().map(View::holds).unwrap_or_default(),
             store_bytes_max: used.and_then(|used| used.max),
-            is_full: leading && used.is_some_and(|used| self.space.is_full(used)),
+            is_full: used.is_some_and(|used| self.space.is_full(used)),
             disk_bytes: disk.map(|disk| disk.bytes),
             disk_bytes_max: disk.and_then(|disk| disk.max),
             disk_is_full: self.space.disk_is_full(),

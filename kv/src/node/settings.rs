@@ -101,7 +101,7 @@ pub struct Settings {
     /// The most sessions of the cluster at once: 1 to 1,000,000; 10,000 by default.
     pub sessions_max: u64,
     /// How long a session must not have written to make room for another when there are as many as may be: 1 s to
-    /// [`session_ttl`](Self::session_ttl); 1 minute by default. A client whose session made room and that then sends a
+    /// 30 days; 1 minute by default. With more than [`session_ttl`](Self::session_ttl) none makes room before it expires. A client whose session made room and that then sends a
     /// write again does not hear its outcome, so it must be longer than clients wait for an answer.
     pub session_idle: Duration,
     /// The most bytes that the answers of one session may have which its client has not said it has: 64 KiB to 1 GiB;
@@ -315,8 +315,8 @@ impl Settings {
         range(
             "session_idle",
             millis(self.session_idle),
-            1_000..=millis(self.session_ttl).max(1_000),
-            "1,000 ms to session_ttl",
+            of(Limit::SessionIdle),
+            "1,000 ms to 30 days",
         );
         range(
             "unanswered_bytes_max",

@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::env;
-use crate::machine::{Holds, View};
-use crate::model::{Command, Op};
+use crate::machine::{self, Holds, View};
+use crate::model::{Command, Key, Op};
 use crate::protocol::Failure;
 
 /// From so many percent of the limit on what grows is refused, until less than so many are used.
@@ -21,6 +21,10 @@ const FULL_PERCENT: u64 = 95;
 const ROOM_PERCENT: u64 = 80;
 /// From so many on the leader gives history up, however young it is.
 const PRESSING_PERCENT: u64 = 75;
+
+/// The bytes of a number, as a value, and as the digits that a sequence adds to its prefix.
+const NUMBER: usize = 8;
+const DIGITS: usize = 20;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -40,7 +44,7 @@ struct Level {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Used {
     pub(super) bytes: u64,
-    /// Of these, history.
+    /// Of these, history that may go.
     pub(super) history: u64,
     /// `None`: there is no limit.
     pub(super) max: Option<u64>,
@@ -53,10 +57,12 @@ impl Used {
             history_bytes,
             ..
         } = view.holds();
-        let max = view.limits().1.store_bytes_max;
+        let limits = view.limits().1;
+        let max = limits.store_bytes_max;
+        let is_kept_for_ever = limits.history_kept_millis == 0;
         Self {
             bytes: live_bytes.saturating_add(history_bytes),
-            history: history_bytes,
+            history: if is_kept_for_ever { 0 } else { history_bytes },
             max: (max > 0).then_some(max),
         }
     }
@@ -141,39 +147,69 @@ impl Space {
         self.disk.is_full.load(Ordering::Relaxed)
     }
 
-    /// Why a command is refused by a leader, if it is. `used` is `None` on a node that does not lead.
-    pub(super) fn refusal(&self, command: &Command, used: impl FnOnce() -> Option<Used>) -> Option<Failure> {
-        if !grows(command) {
-            return None;
-        }
-        let used = used()?;
+    /// What becomes of a command on a leader; `used` is `None` on a node that does not lead.
+    pub(super) fn admits(&self, command: &Command, used: impl FnOnce() -> Option<Used>) -> Admits {
+        let Some(wanted) = may_add(command) else {
+            return Admits::Now;
+        };
+        let Some(used) = used() else {
+            return Admits::Now;
+        };
         if let Some(limit) = used.max
-            && self.is_full(used)
+            && (self.is_full(used) || used.bytes.saturating_add(wanted) > limit)
         {
-            env::mark("space.refused");
-            return Some(Failure::NoSpace {
+            let failure = Failure::NoSpace {
                 used: used.bytes,
                 limit,
-            });
+                wanted,
+            };
+            if used.presses() {
+                return Admits::OnceHistoryIsGone(failure);
+            }
+            env::mark("space.refused");
+            return Admits::Never(failure);
         }
-        let disk = self.disk_is_full().then(|| self.disk_used()).flatten()?;
-        Some(Failure::DiskFull {
-            used: disk.bytes,
-            limit: disk.max.unwrap_or_default(),
-        })
+        match self.disk_is_full().then(|| self.disk_used()).flatten() {
+            Some(disk) => Admits::Never(Failure::DiskFull {
+                used: disk.bytes,
+                limit: disk.max.unwrap_or_default(),
+            }),
+            None => Admits::Now,
+        }
     }
 }
 
-/// Whether a command may add to what is stored.
-fn grows(command: &Command) -> bool {
+/// Whether a leader takes a command.
+#[derive(Debug, PartialEq)]
+pub(super) enum Admits {
+    Now,
+    /// The store is full of history that goes by itself; this is what is said where it does not go in time.
+    OnceHistoryIsGone(Failure),
+    Never(Failure),
+}
+
+/// How many bytes a command may add to what is stored, as the store counts them; `None` for one that adds none.
+fn may_add(command: &Command) -> Option<u64> {
     let Command::Txn { txn, .. } = command else {
-        return false;
+        return None;
     };
-    let mut ops = txn.then.iter().chain(&txn.otherwise);
-    ops.any(|op| match op {
-        Op::Put { .. } | Op::Add { .. } | Op::Max { .. } | Op::PutSequence { .. } => true,
-        Op::Delete { .. } | Op::DeleteRange { .. } | Op::Get { .. } | Op::Range(_) => false,
-    })
+    let bytes_of = |key: &Key, more: usize, value: usize| {
+        machine::version_bytes(key.as_bytes().len().saturating_add(more), value as u64)
+    };
+    let of = |ops: &[Op]| {
+        let added = ops.iter().filter_map(|op| match op {
+            Op::Put { key, value, .. } => Some(bytes_of(key, 0, value.len())),
+            Op::Add { key, .. } | Op::Max { key, .. } => Some(bytes_of(key, 0, NUMBER)),
+            // The key that it makes, and the sequence.
+            Op::PutSequence { prefix, value } => {
+                Some(bytes_of(prefix, DIGITS, value.len()).saturating_add(bytes_of(prefix, 0, NUMBER)))
+            }
+            Op::Delete { .. } | Op::DeleteRange { .. } | Op::Get { .. } | Op::Range(_) => None,
+        });
+        added.reduce(u64::saturating_add)
+    };
+    // It takes one way or the other.
+    [of(&txn.then), of(&txn.otherwise)].into_iter().flatten().max()
 }
 
 #[cfg(test)]
@@ -213,16 +249,19 @@ mod tests {
         assert!(!space.is_full(boundless), "the limit was taken away");
     }
 
+    fn put(bytes: usize) -> Command {
+        let key = Key::try_from("a").expect("a legal key");
+        Command::Txn {
+            session: None,
+            txn: Txn::new([Op::put(key, vec![0; bytes])]),
+        }
+    }
+
     #[test]
     fn what_grows_is_refused_on_a_leader_whose_disk_is_nearly_full_and_nothing_else() {
-        let key = || Key::try_from("a").expect("a legal key");
-        let put = Command::Txn {
-            session: None,
-            txn: Txn::new([Op::put(key(), "1")]),
-        };
         let delete = Command::Txn {
             session: None,
-            txn: Txn::new([Op::delete(key())]),
+            txn: Txn::new([Op::delete(Key::try_from("a").expect("a legal key"))]),
         };
         let space = Space::default();
         let boundless = || {
@@ -232,31 +271,75 @@ mod tests {
             })
         };
         assert_eq!(
-            space.refusal(&put, boundless),
-            None,
+            space.admits(&put(1), boundless),
+            Admits::Now,
             "nobody looked at the disk yet"
         );
         for (bytes, is_full) in [(949, false), (950, true), (800, true), (799, false), (960, true)] {
             space.note_disk(used(bytes));
-            let full = is_full.then_some(Failure::DiskFull {
-                used: bytes,
-                limit: 1_000,
-            });
+            let expected = || match is_full {
+                true => Admits::Never(Failure::DiskFull {
+                    used: bytes,
+                    limit: 1_000,
+                }),
+                false => Admits::Now,
+            };
             for of_store in [boundless(), Some(used(10))] {
-                assert_eq!(space.refusal(&put, || of_store), full, "at {bytes}");
+                assert_eq!(space.admits(&put(1), || of_store), expected(), "at {bytes}");
             }
-            assert_eq!(space.refusal(&put, || None), None, "it does not lead");
-            assert_eq!(space.refusal(&delete, boundless), None);
+            assert_eq!(space.admits(&put(1), || None), Admits::Now, "it does not lead");
+            assert_eq!(space.admits(&delete, boundless), Admits::Now);
             assert_eq!(space.disk_is_full(), is_full);
         }
-        let both = space.refusal(&put, || Some(used(990)));
-        assert_eq!(
-            both,
-            Some(Failure::NoSpace {
-                used: 990,
-                limit: 1_000
-            }),
+        let both = space.admits(&put(1), || Some(used_by_the_living(990)));
+        assert!(
+            matches!(both, Admits::Never(Failure::NoSpace { .. })),
             "the store's limit is told first"
+        );
+    }
+
+    fn used_by_the_living(bytes: u64) -> Used {
+        Used {
+            history: 0,
+            ..used(bytes)
+        }
+    }
+
+    /// The story: one transaction of 14 MB was taken by a store of 1 MiB of which 34 kB were used.
+    #[test]
+    fn one_transaction_that_is_larger_than_what_is_left_is_refused_and_says_how_large() {
+        let space = Space::default();
+        // A key of one byte, and 64 for each version.
+        let left = |bytes: usize| 1_000 - (bytes as u64 + 65);
+        assert_eq!(
+            space.admits(&put(500), || Some(used_by_the_living(left(500)))),
+            Admits::Now
+        );
+        assert_eq!(
+            space.admits(&put(500), || Some(used_by_the_living(left(500) + 1))),
+            Admits::Never(Failure::NoSpace {
+                used: 436,
+                limit: 1_000,
+                wanted: 565
+            })
+        );
+        assert!(!space.is_full(used_by_the_living(436)), "a smaller one is taken");
+    }
+
+    /// The story: a store of which a tenth lived refused writes for a minute, while its history went, half of the revisions
+    /// every five seconds.
+    #[test]
+    fn who_writes_to_a_store_full_of_history_that_goes_by_itself_waits_for_that() {
+        let space = Space::default();
+        let waits = space.admits(&put(1), || Some(used(960)));
+        assert!(
+            matches!(waits, Admits::OnceHistoryIsGone(Failure::NoSpace { .. })),
+            "{waits:?}"
+        );
+        let refused = space.admits(&put(1), || Some(used_by_the_living(960)));
+        assert!(
+            matches!(refused, Admits::Never(_)),
+            "nothing would go: {refused:?}"
         );
     }
 
@@ -285,7 +368,12 @@ mod tests {
         let delete = || Op::delete(key("a"));
         let put = || Op::put(key("a"), "1");
         let space = Space::default();
-        let is_refused = |command: &Command| space.refusal(command, || Some(used(990))).is_some();
+        let is_refused = |command: &Command| {
+            matches!(
+                space.admits(command, || Some(used_by_the_living(990))),
+                Admits::Never(_)
+            )
+        };
         assert!(is_refused(&txn(vec![put()], vec![])));
         assert!(is_refused(&txn(vec![delete()], vec![put()])), "it may put");
         assert!(!is_refused(&txn(vec![delete()], vec![Op::get(key("b"))])));

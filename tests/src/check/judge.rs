@@ -192,8 +192,9 @@ impl Judge<'_> {
             | Error::Rejected { .. }
             | Error::Unavailable { .. } => true,
             // Whatever frees room goes on, and what grows until there is little.
-            Error::NoSpace { used, limit } => {
-                grows(&call.request) && u128::from(*used) * 100 >= u128::from(*limit) * 80
+            Error::NoSpace { used, limit, wanted } => {
+                let is_near = u128::from(*used) * 100 >= u128::from(*limit) * 80;
+                grows(&call.request) && (is_near || used.saturating_add(*wanted) > *limit)
             }
             // What only reads are answered with, or what is no failure at all. A transact reads.
             Error::Compacted { .. } | Error::NotYet { .. } => {

@@ -76,7 +76,11 @@ fn failures() -> Vec<(Failure, Says)> {
         Failure::Stopped("a fault".to_owned()),
         Failure::Busy("no room".to_owned()),
         Failure::ReadTooLong { limit: DEADLINE },
-        Failure::NoSpace { used: 9, limit: 8 },
+        Failure::NoSpace {
+            used: 9,
+            limit: 8,
+            wanted: 1,
+        },
         Failure::DiskFull { used: 9, limit: 8 },
         Failure::LedByAnother {
             asked: NodeId::new(1),

@@ -143,6 +143,8 @@ async fn a_segment_of_several_steps_is_gone_through_to_its_end_and_rot_in_its_mi
     for round in 0..40 {
         let batch = (round * 32..(round + 1) * 32).map(|number| entry_of(1, number, 4_000));
         append(&log, batch.collect()).await?;
+        // Who finds no segment made ready makes a short one.
+        log.maker.idle().await;
     }
     let ended: Vec<(PathBuf, u64)> = {
         let view = log.shared.view();

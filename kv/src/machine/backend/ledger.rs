@@ -109,6 +109,22 @@ impl Ledger {
     /// What two files tell of the file whose header this is, and the ledger to go on with. `None` where they tell
     /// nothing of it.
     pub(super) fn open(files: [Arc<dyn File>; 2], header: &[u8]) -> io::Result<Option<(Self, All)>> {
+        let Some((number, which, all)) = Self::told(&files, header)? else {
+            return Ok(None);
+        };
+        let [first, second] = files;
+        let files = match which {
+            0 => [first, second],
+            _ => [second, first],
+        };
+        // Anew: what follows the header's record counts for nothing.
+        let ledger = Self::begin(files, number.saturating_add(1), &all, sum_of(header))?;
+        Ok(Some((ledger, all)))
+    }
+
+    /// What two files tell of the file whose header this is: the number of the better one, which it is, and the sums. Changes
+    /// nothing.
+    pub(super) fn told(files: &[Arc<dyn File>; 2], header: &[u8]) -> io::Result<Option<(u64, usize, All)>> {
         let Some(header) = sum_of(header) else {
             return Ok(None);
         };
@@ -124,17 +140,7 @@ impl Ledger {
                 best = Some((number, which, all));
             }
         }
-        let Some((number, which, all)) = best else {
-            return Ok(None);
-        };
-        let [first, second] = files;
-        let files = match which {
-            0 => [first, second],
-            _ => [second, first],
-        };
-        // Anew: what follows the header's record counts for nothing.
-        let ledger = Self::begin(files, number.saturating_add(1), &all, Some(header))?;
-        Ok(Some((ledger, all)))
+        Ok(best)
     }
 
     fn put(&mut self, kind: u8, pages: &[(u32, Option<Sum>)]) {

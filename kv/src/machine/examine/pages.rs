@@ -7,6 +7,7 @@
 //! Always: no page is looked into before its checksum is right, so that what is followed was written by redb.
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 
 use xxhash_rust::xxh3::xxh3_128;
@@ -37,8 +38,12 @@ pub(super) struct Walked {
     pub(super) wrong: u64,
 }
 
-/// Walks through the file.
-pub(super) fn walk(file: &dyn File, path: &Path, damages: &mut Damages) -> io::Result<Walked> {
+/// Walks through the file; also answers where the pages are that are wrong.
+pub(super) fn walk(
+    file: &dyn File,
+    path: &Path,
+    damages: &mut Damages,
+) -> io::Result<(Walked, Vec<Range<u64>>)> {
     let mut walk = Walk {
         file,
         path,
@@ -48,9 +53,10 @@ pub(super) fn walk(file: &dyn File, path: &Path, damages: &mut Damages) -> io::R
         region_header_pages: 0,
         region_pages: 0,
         walked: Walked::default(),
+        wrong: Vec::new(),
     };
     walk.file()?;
-    Ok(walk.walked)
+    Ok((walk.walked, walk.wrong))
 }
 
 struct Walk<'a> {
@@ -62,6 +68,7 @@ struct Walk<'a> {
     region_header_pages: u64,
     region_pages: u64,
     walked: Walked,
+    wrong: Vec<Range<u64>>,
 }
 
 /// A tree: where its root is, the checksum of that, and how wide keys and values are where that is fixed.
@@ -172,6 +179,7 @@ impl Walk<'_> {
         self.file.read_from_disk_at(&mut page, offset)?;
         let told = covered(&page, tree).and_then(|end| page.get(..end));
         if told.map(xxh3_128) != Some(link.checksum) {
+            self.wrong.push(offset..offset + bytes);
             self.wrong(
                 offset,
                 format!(

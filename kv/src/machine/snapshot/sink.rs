@@ -386,6 +386,7 @@ impl SnapshotSink {
                     let stood = times::read(key, value).map_err(corrupt)?;
                     times::follows(self.stood.replace(stood), stood).map_err(corrupt)?;
                 }
+                Table::Sequences => self.counters.sequence_begins(key.len()),
                 _ => {}
             }
             self.rows += 1;

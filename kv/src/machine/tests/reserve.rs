@@ -14,8 +14,9 @@ fn reserve(disk: &Arc<disk::MemoryDisk>) -> Reserve {
 fn a_large_state_file_has_a_reserve_of_its_half_within_bounds_and_a_small_one_has_none() {
     for (file, expected) in [
         (0, 0),
-        (32 * MIB - 1, 0),
-        (32 * MIB, 64 * MIB),
+        (16 * MIB - 1, 0),
+        (16 * MIB, 16 * MIB),
+        (48 * MIB, 24 * MIB),
         (160 * MIB, 80 * MIB),
         (163 * MIB, 80 * MIB),
         (1 << 40, 512 * MIB),
@@ -28,17 +29,17 @@ fn a_large_state_file_has_a_reserve_of_its_half_within_bounds_and_a_small_one_ha
 }
 
 #[test]
-fn it_grows_with_the_file_and_never_where_less_than_four_times_what_it_takes_is_free() {
+fn it_grows_with_the_file_and_never_where_less_than_twice_what_it_takes_is_free() {
     let disk = Arc::new(disk::MemoryDisk::default());
     let reserve = reserve(&disk);
-    assert_eq!(reserve.keep(64 * MIB).unwrap(), 0, "nobody knows what is free");
-    disk.say_free(256 * MIB - 1);
-    assert_eq!(reserve.keep(64 * MIB).unwrap(), 0);
-    disk.say_free(256 * MIB);
-    assert_eq!(reserve.keep(64 * MIB).unwrap(), 64 * MIB);
-    disk.say_free(64 * MIB - 1);
+    assert_eq!(reserve.keep(128 * MIB).unwrap(), 0, "nobody knows what is free");
+    disk.say_free(128 * MIB - 2);
+    assert_eq!(reserve.keep(128 * MIB).unwrap(), 0);
+    disk.say_free(128 * MIB);
+    assert_eq!(reserve.keep(128 * MIB).unwrap(), 64 * MIB);
+    disk.say_free(32 * MIB - 2);
     assert_eq!(reserve.keep(160 * MIB).unwrap(), 64 * MIB);
-    disk.say_free(64 * MIB);
+    disk.say_free(32 * MIB);
     assert_eq!(reserve.keep(160 * MIB).unwrap(), 80 * MIB);
     assert_eq!(
         reserve.keep(64 * MIB).unwrap(),
@@ -54,7 +55,7 @@ fn who_starts_on_a_disk_that_is_nearly_full_gives_it_up_and_nobody_else() {
     let disk = Arc::new(disk::MemoryDisk::default());
     let reserve = reserve(&disk);
     disk.say_free(256 * MIB);
-    reserve.keep(64 * MIB).unwrap();
+    reserve.keep(128 * MIB).unwrap();
     disk.say_free(32 * MIB);
     reserve.give_up_if_full().unwrap();
     assert_eq!(reserve.bytes().unwrap(), 64 * MIB);
@@ -76,7 +77,7 @@ fn a_copy_that_finds_no_room_beside_the_reserve_takes_its_room() {
     store.machine.make_durable().unwrap();
     let reserve = store.machine.reserve().clone();
     disk.say_free(256 * MIB);
-    reserve.keep(64 * MIB).unwrap();
+    reserve.keep(128 * MIB).unwrap();
     // A small file and 16 MiB beside it.
     disk.say_free(0);
     let copy = store.machine.begin_shrinking().unwrap().expect("it has room");
@@ -97,7 +98,7 @@ fn a_reserve_that_does_not_suffice_is_kept() {
     let disk = Arc::new(disk::MemoryDisk::default());
     let reserve = reserve(&disk);
     disk.say_free(256 * MIB);
-    reserve.keep(64 * MIB).unwrap();
+    reserve.keep(128 * MIB).unwrap();
     let asked = |free, file| {
         disk.say_free(free);
         crate::machine::shrink::make_room(&*disk, dir(), file, 40 * MIB, &reserve)
