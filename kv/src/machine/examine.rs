@@ -6,11 +6,12 @@
 
 mod pages;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use redb::ReadTransaction;
+use redb::{ReadTransaction, TableHandle as _};
 
 use self::pages::Walked;
 use super::chain::Fold;
@@ -19,10 +20,10 @@ use super::database::{self, FILE_NAME, OpenState, RECEIVING_CACHE_BYTES, UNFINIS
 use super::error::{StateFile, step, storage};
 use super::head::{Head, ValueDigest};
 use super::heads;
-use super::runs::{self, Runs};
+use super::runs::{self, Dead, Runs};
 use super::settings::MachineSettings;
 use super::system::{Standing, System};
-use super::tables::{SYSTEM, Table};
+use super::tables::{FILTERS, SYSTEM, Table};
 use super::version::{self, Version};
 use super::wire::{Malformed, hash_of_logical_row};
 use super::{MachineOpenError, backend, sequences, sessions, times, verify};
@@ -198,6 +199,10 @@ type Checked = Result<(), Malformed>;
 impl Rows<'_> {
     fn all(&mut self, system: &System) -> Held {
         let standing = self.standing;
+        if let Err(fault) = self.runs() {
+            self.is_complete = false;
+            self.tell(format!("the runs of heads cannot be read: {fault}"));
+        }
         let keys = self.current();
         let deleted = self.deleted();
         let versions = self.versions();
@@ -296,6 +301,58 @@ impl Rows<'_> {
             rows.sum = rows.sum.wrapping_add(hash);
             visit(rows, key, row)
         })
+    }
+
+    /// Demands that there are the runs that are listed, with as many heads as is said of them, and none besides.
+    fn runs(&mut self) -> Result<(), Fault> {
+        let listed: BTreeSet<u64> = self.runs.list.iter().map(|run| run.number).collect();
+        let tables = self.txn.list_tables().map_err(storage(self.file))?;
+        for table in tables {
+            let name = table.name();
+            let Some(number) = name.strip_prefix("heads-") else {
+                continue;
+            };
+            let number = u64::from_str_radix(number, 16).ok();
+            if !number.is_some_and(|number| listed.contains(&number) || self.runs.unfinished == Some(number))
+            {
+                self.tell(format!("table {name} is a run that is not listed"));
+            }
+        }
+        let filters = self
+            .txn
+            .open_table(FILTERS)
+            .map_err(step(self.file, "opening the filters of"))?;
+        for row in filters.range::<&[u8]>(..).map_err(storage(self.file))? {
+            let (key, _) = row.map_err(storage(self.file))?;
+            let number = key.value().get(..8).and_then(|number| number.try_into().ok());
+            let number = number.map(u64::from_be_bytes);
+            if !number.is_some_and(|number| listed.contains(&number)) {
+                let detail = "it is of a run that is not listed".to_owned();
+                let damage = Damage::new(Part::State, self.path, format!("table filters: {detail}"));
+                self.damages.add(damage.of_key(key.value()));
+            }
+        }
+        for run in &self.runs.list {
+            let table = runs::open(self.file, self.txn, run.number)?;
+            let (mut rows, mut dead) = (0, Dead::default());
+            for row in table.range::<&[u8]>(..).map_err(storage(self.file))? {
+                let (_, head) = row.map_err(storage(self.file))?;
+                rows += 1;
+                // What is no head is told of by those who go through the keys.
+                if let Ok((revision, None)) = Head::decode_newest(head.value()) {
+                    dead.rows += 1;
+                    dead.newest = dead.newest.max(revision.number());
+                }
+            }
+            if (rows, dead) != (run.rows, run.dead) {
+                let number = run.number;
+                self.tell(format!(
+                    "run {number} has {rows} heads, {} of them of deleted keys, and is listed with {} and {}",
+                    dead.rows, run.rows, run.dead.rows
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn current(&mut self) -> u64 {

@@ -7,6 +7,7 @@ mod forgetting;
 mod golden;
 mod laws;
 mod memory;
+mod merging;
 mod opening;
 mod reserve;
 mod rot;

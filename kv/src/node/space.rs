@@ -214,8 +214,16 @@ fn may_add(command: &Command) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+
     use super::*;
-    use crate::model::{Key, Txn};
+    use crate::env::RealDisk;
+    use crate::machine::{Entry, Machine, MachineSettings, OpenMode, Payload};
+    use crate::model::{
+        KeyRange, LogIndex, LogPosition, LogTime, NodeId, Proposal, RangeRead, Term, Txn, encode,
+    };
 
     fn used(bytes: u64) -> Used {
         Used {
@@ -305,6 +313,49 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_is_used_of_a_store_is_what_lives_and_its_history() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut machine, reader) = Machine::open(
+            Arc::new(RealDisk),
+            dir.path(),
+            OpenMode::Create,
+            MachineSettings::default(),
+        )
+        .unwrap();
+        let mut apply = |index, command| {
+            let proposal = Proposal {
+                stamp: LogTime::from_millis(0),
+                commands: vec![command],
+            };
+            let entry = Entry {
+                position: LogPosition {
+                    term: Term::new(1),
+                    leader: NodeId::new(1),
+                    index: LogIndex::new(index),
+                },
+                payload: Payload::Proposal(encode(&proposal).into()),
+            };
+            machine.apply(vec![entry]).unwrap();
+        };
+        apply(1, put(100));
+        apply(2, put(10));
+        let used = Used::of(&reader.view().unwrap());
+        assert_eq!((used.bytes, used.history), (65 + 100 + 65 + 10, 65 + 100));
+        assert_eq!(used.max, Some(8 << 30));
+        let kept_for_ever = crate::model::LimitChange::new(crate::model::Limit::HistoryKept, 0);
+        let changes = vec![kept_for_ever];
+        apply(
+            3,
+            Command::SetLimits {
+                expected: None,
+                changes,
+            },
+        );
+        let used = Used::of(&reader.view().unwrap());
+        assert_eq!((used.bytes, used.history), (240, 0), "none of it goes by itself");
+    }
+
     /// The story: one transaction of 14 MB was taken by a store of 1 MiB of which 34 kB were used.
     #[test]
     fn one_transaction_that_is_larger_than_what_is_left_is_refused_and_says_how_large() {
@@ -375,6 +426,23 @@ mod tests {
             )
         };
         assert!(is_refused(&txn(vec![put()], vec![])));
+        let one = |op| txn(vec![op], vec![]);
+        assert!(is_refused(&one(Op::Add {
+            key: key("n"),
+            delta: 1
+        })));
+        assert!(is_refused(&one(Op::Max {
+            key: key("n"),
+            operand: 1
+        })));
+        let value = Bytes::new();
+        assert!(is_refused(&one(Op::PutSequence {
+            prefix: key("q"),
+            value
+        })));
+        let all = KeyRange::all();
+        assert!(!is_refused(&one(Op::delete_range(all.clone(), 1))));
+        assert!(!is_refused(&one(Op::Range(RangeRead::new(all)))));
         assert!(is_refused(&txn(vec![delete()], vec![put()])), "it may put");
         assert!(!is_refused(&txn(vec![delete()], vec![Op::get(key("b"))])));
         let revision = crate::model::Revision::new(7);

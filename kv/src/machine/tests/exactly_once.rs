@@ -522,3 +522,35 @@ fn limits_are_set_by_a_command_once_for_each_version_and_belong_to_the_state() {
     assert_eq!(*machine.limits(), others);
     assert_eq!(reader.view().unwrap().limits(), (2, &others));
 }
+
+/// A replica that was started anew and one that was not must refuse the same writes.
+#[test]
+fn what_the_answers_of_a_session_take_is_the_same_after_a_restart() {
+    let mut stores = [Store::new(), Store::new()];
+    let mut outcomes = [Vec::new(), Vec::new()];
+    let mut ids = [None, None];
+    for (store, id) in stores.iter_mut().zip(&mut ids) {
+        store.limit(|limits| limits.unanswered_bytes_max = 200);
+        *id = Some(open_session(store, 0, 1_000));
+    }
+    let id = ids[0].unwrap();
+    assert_eq!(ids[1], Some(id));
+    for sequence in 1..=30 {
+        for (store, outcomes) in stores.iter_mut().zip(&mut outcomes) {
+            outcomes.push(store.one(1, add(id, sequence, 1)));
+        }
+        if sequence % 3 == 0 {
+            let [_, restarted] = &mut stores;
+            restarted.machine.make_durable().unwrap();
+            let (machine, reader) = reopen(&restarted.disk);
+            (restarted.machine, restarted.reader) = (machine, reader);
+        }
+    }
+    assert_eq!(outcomes[0], outcomes[1]);
+    let refused = too_many(TooManyOf::UnansweredBytes, 200);
+    let is_refused = |outcome: &&Outcome| matches!(outcome, Outcome::Txn(Err(told)) if *told == refused);
+    let refused = outcomes[0].iter().filter(is_refused).count();
+    assert!((1..30).contains(&refused), "{refused} refused");
+    let hashes = stores.each_ref().map(|store| store.machine.applied().state_hash);
+    assert_eq!(hashes[0], hashes[1]);
+}

@@ -314,3 +314,42 @@ fn a_panic_while_a_database_is_closed_reaches_none_of_its_readers() {
     assert!(met.load(Ordering::SeqCst), "closing it writes");
     reopen(&disk).0.verify_hash().unwrap();
 }
+
+/// Nodes compare what they have at agreed entries, and each is fed in cuts of its own.
+#[test]
+fn the_hashes_that_are_kept_are_those_behind_agreed_entries_however_entries_are_cut() {
+    let mut settings = settings();
+    settings.tuning.hash_entries = 5;
+    let entries = |range: std::ops::RangeInclusive<u64>| {
+        let put = |index: u64| {
+            let txn = Txn::new([crate::model::Op::put(key(&format!("k{index}")), value("v"))]);
+            proposal(index, 0, vec![Command::Txn { session: None, txn }])
+        };
+        range.map(put).collect::<Vec<_>>()
+    };
+    let start = || {
+        let disk: Arc<dyn Disk> = Arc::<disk::MemoryDisk>::default();
+        Machine::open(disk, dir(), OpenMode::Create, settings.clone()).unwrap()
+    };
+    let (mut single, single_reader) = start();
+    let mut expected = Vec::new();
+    for index in 1..=22 {
+        single.apply(entries(index..=index)).unwrap();
+        if index % 5 == 0 {
+            let applied = single.applied();
+            expected.push((applied.position.unwrap(), applied.state_hash));
+        }
+    }
+    assert_eq!(single_reader.view().unwrap().hashes(), expected);
+    for cuts in [
+        vec![1..=22],
+        vec![1..=7, 8..=9, 10..=22],
+        vec![1..=5, 6..=20, 21..=22],
+    ] {
+        let (mut machine, reader) = start();
+        for cut in cuts.clone() {
+            machine.apply(entries(cut)).unwrap();
+        }
+        assert_eq!(reader.view().unwrap().hashes(), expected, "{cuts:?}");
+    }
+}

@@ -1,0 +1,206 @@
+//! Merging: runs of heads become one, and nothing is ever told of it.
+
+use std::collections::BTreeSet;
+
+use super::disk::MemoryDisk;
+use super::*;
+use crate::damage::Damages;
+use crate::machine::examine;
+use crate::model::{KeyRange, Op, RangeRead, ReadOp, ReadResult};
+
+/// A store each of whose checkpoints makes a run of its own, and whose steps of merging write so many rows.
+fn store(merge_rows: usize) -> Store {
+    let disk: Arc<dyn Disk> = Arc::<MemoryDisk>::default();
+    Store::with(disk, OpenMode::Create, merging(merge_rows, 1))
+}
+
+fn merging(merge_rows: usize, run_rows: u64) -> MachineSettings {
+    let mut settings = settings();
+    settings.tuning.merge_rows = merge_rows;
+    settings.tuning.run_rows = run_rows;
+    settings.tuning.runs_merged = 2;
+    settings
+}
+
+fn name(number: u64) -> Key {
+    key(&format!("k{number:04}"))
+}
+
+/// Writes keys in one transaction, and makes them durable.
+fn put(store: &mut Store, numbers: impl IntoIterator<Item = u64>) {
+    let puts = numbers
+        .into_iter()
+        .map(|number| Op::put(name(number), value("v")));
+    store.txn(Txn::new(puts)).unwrap();
+    store.machine.make_durable().unwrap();
+}
+
+fn delete(store: &mut Store, numbers: impl IntoIterator<Item = u64>) {
+    store
+        .txn(Txn::new(
+            numbers.into_iter().map(|number| Op::delete(name(number))),
+        ))
+        .unwrap();
+    store.machine.make_durable().unwrap();
+}
+
+fn forget_all(store: &mut Store) {
+    let revision = store.machine.applied().revision;
+    store.one(0, Command::Compact { revision });
+    store.machine.make_durable().unwrap();
+    while let Some(step) = store.machine.begin_forgetting() {
+        store.machine.end_checkpoint(step.write()).unwrap();
+    }
+}
+
+/// One step of merging; whether there was one.
+fn merge_a_step(store: &mut Store) -> bool {
+    let Some(step) = store.machine.begin_merging() else {
+        return false;
+    };
+    store.machine.end_checkpoint(step.write()).unwrap();
+    true
+}
+
+fn reopened(store: Store, settings: MachineSettings) -> Store {
+    let Store {
+        disk,
+        machine,
+        reader,
+        ..
+    } = store;
+    drop((machine, reader));
+    Store::with(disk, OpenMode::Existing, settings)
+}
+
+/// Demands that these keys exist and no others, by a scan, by gets, and by all that is proven of a state and of its file.
+fn has(store: &Store, expected: impl IntoIterator<Item = u64>) {
+    let expected: BTreeSet<Key> = expected.into_iter().map(name).collect();
+    let view = store.reader.view().unwrap();
+    let all = [ReadOp::Range(RangeRead::new(KeyRange::all()))];
+    let ReadResult::Range { records, .. } = view.read(&all, None).unwrap().unwrap().remove(0) else {
+        panic!("a range answers no range");
+    };
+    let scanned: BTreeSet<Key> = records.into_iter().map(|found| found.key).collect();
+    assert_eq!(scanned, expected);
+    for number in 0..200 {
+        let got = view
+            .read(&[ReadOp::Get(name(number))], None)
+            .unwrap()
+            .unwrap()
+            .remove(0);
+        let is_there = matches!(got, ReadResult::Get(Some(_)));
+        assert_eq!(is_there, expected.contains(&name(number)), "{number}");
+    }
+    store.verify();
+    let mut damages = Damages::default();
+    let examined = examine::examine(&*store.disk, dir(), &mut damages);
+    assert!(damages.is_empty(), "{damages:?}");
+    assert!(examined.held.is_some());
+}
+
+/// The gravest of the bugs that a saboteur planted: keys came back whose deletion was merged away above an older run.
+#[test]
+fn what_was_deleted_stays_deleted_while_an_older_run_has_it_though_its_history_is_forgotten() {
+    for merge_rows in [1, 2, 1_000] {
+        let mut store = store(merge_rows);
+        put(&mut store, 0..100);
+        delete(&mut store, [3, 50, 99]);
+        put(&mut store, [100, 101, 102]);
+        forget_all(&mut store);
+        assert_eq!(store.machine.runs(), 3);
+        let living = || (0..103).filter(|number| ![3, 50, 99].contains(number));
+        has(&store, living());
+        assert!(
+            merge_a_step(&mut store),
+            "the two newest runs are as large as each other"
+        );
+        while merge_a_step(&mut store) {
+            has(&store, living());
+        }
+        assert_eq!(store.machine.runs(), 2, "the oldest is far larger than both");
+        has(&store, living());
+        let store = reopened(store, merging(merge_rows, 1));
+        has(&store, living());
+    }
+}
+
+#[test]
+fn a_checkpoint_between_two_steps_takes_no_run_that_is_being_merged() {
+    let mut store = store(2);
+    put(&mut store, [0, 1, 2]);
+    put(&mut store, [3, 4]);
+    assert!(merge_a_step(&mut store));
+    // From here on a checkpoint writes small runs anew together with its own.
+    store = {
+        let Store {
+            disk,
+            machine,
+            reader,
+            index,
+        } = store;
+        drop((machine, reader));
+        let mut store = Store::with(disk, OpenMode::Existing, merging(2, 1_000));
+        store.index = index.max(store.index);
+        store
+    };
+    assert!(merge_a_step(&mut store), "begun anew");
+    put(&mut store, [5]);
+    has(&store, 0..6);
+    while merge_a_step(&mut store) {
+        has(&store, 0..6);
+    }
+    has(&store, 0..6);
+    let store = reopened(store, merging(2, 1_000));
+    has(&store, 0..6);
+}
+
+/// What it had made is begun anew, and removed before.
+#[test]
+fn a_merge_that_a_crash_broke_off_leaves_no_run_and_no_filter_behind() {
+    let mut store = store(3);
+    put(&mut store, 0..20);
+    put(&mut store, 20..40);
+    for _ in 0..3 {
+        assert!(merge_a_step(&mut store));
+    }
+    let mut store = reopened(store, merging(1_000, 1));
+    has(&store, 0..40);
+    while merge_a_step(&mut store) {}
+    assert_eq!(store.machine.runs(), 1);
+    has(&store, 0..40);
+}
+
+/// A filter has a part for each 64 KiB.
+#[test]
+fn a_run_that_was_merged_takes_all_parts_of_its_filter_along() {
+    let mut store = store(1_000_000);
+    const MANY: u64 = 60_000;
+    put(&mut store, 0..MANY);
+    put(&mut store, MANY..2 * MANY);
+    assert_eq!(store.machine.runs(), 2);
+    while merge_a_step(&mut store) {}
+    assert_eq!(store.machine.runs(), 1);
+    let mut damages = Damages::default();
+    examine::examine(&*store.disk, dir(), &mut damages);
+    assert!(damages.is_empty(), "{damages:?}");
+}
+
+/// What a snapshot, or a copy, lists of its runs decides when their dead heads go.
+#[test]
+fn what_is_listed_of_a_copys_runs_is_what_they_have() {
+    let mut store = store(1_000);
+    put(&mut store, 0..100);
+    delete(&mut store, 0..60);
+    let copy = store.machine.begin_shrinking().unwrap().expect("there is room");
+    store.machine.end_checkpoint(copy.write()).unwrap();
+    assert!(matches!(store.machine.take_shrunk(), Some(Ok(_))));
+    has(&store, 60..100);
+    forget_all(&mut store);
+    assert!(
+        merge_a_step(&mut store),
+        "most heads are of deleted keys whose history has gone"
+    );
+    while merge_a_step(&mut store) {}
+    has(&store, 60..100);
+}
