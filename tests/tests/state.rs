@@ -296,12 +296,22 @@ fn a_node_whose_state_differs_from_the_others_leaves_service() {
             }
         };
         let first = future::select(future::select_all(stops), Box::pin(writing));
-        let Either::Left(((reason, _, _), _)) = first.await;
-        reason.expect("it stopped by itself")
+        let Either::Left(((reason, which, _), _)) = first.await;
+        planted::plant(None);
+        nodes.remove(which).shutdown().await;
+        let again = start(which as u32 + 1).await.expect("no panic");
+        (reason.expect("it stopped by itself"), again.map(drop))
     });
     planted::plant(None);
     sim.end();
-    let reason = ended.expect("the simulation goes on");
+    let (reason, again) = ended.expect("the simulation goes on");
+    let refused = again.expect_err("its hashes are gone, and its state is as wrong as before");
+    assert!(!refused.is_retryable(), "{refused}");
+    let refused = refused.to_string();
+    assert!(
+        refused.contains("is not what it is on most nodes: at entry"),
+        "{refused}"
+    );
     assert!(reason.contains("is not what it is on other nodes"), "{reason}");
     assert!(reason.contains("entry 1/"), "it says at which: {reason}");
 }

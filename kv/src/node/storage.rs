@@ -61,6 +61,17 @@ pub enum StorageError {
     /// The state file cannot be used.
     #[error(transparent)]
     State(#[from] MachineOpenError),
+    /// The state was found to differ from that of most nodes, in an earlier run.
+    #[error(
+        "the state in {dir} is not what it is on most nodes: {detail}. Remove this node from the cluster and add an empty directory \
+         under a new node id; keep the files for analysis"
+    )]
+    StateDiffers {
+        /// The data directory.
+        dir: PathBuf,
+        /// Where, and from whom it differs.
+        detail: String,
+    },
     /// The log was purged beyond the state.
     #[error(
         "the state in {dir} was applied up to {applied}, but the log begins after {purged}: one of the two is from \
@@ -86,7 +97,9 @@ impl StorageError {
             StorageError::Identity(error) => error.is_retryable(),
             StorageError::Log(error) => error.is_retryable(),
             StorageError::State(error) => error.is_retryable(),
-            StorageError::IdentityMissing { .. } | StorageError::StateBehindLog { .. } => false,
+            StorageError::IdentityMissing { .. }
+            | StorageError::StateDiffers { .. }
+            | StorageError::StateBehindLog { .. } => false,
         }
     }
 }
@@ -159,6 +172,11 @@ pub(crate) fn open(
     let reserve = Reserve::of(Arc::clone(disk), &dir.join("state"));
     reserve.give_up_if_full().map_err(io(dir))?;
     let known = find_or_prepare(disk, dir, cluster, node)?;
+    let state_dir = dir.join("state");
+    if let Some(detail) = crate::raft::noted_to_differ(&**disk, &state_dir).map_err(io(&state_dir))? {
+        let dir = dir.to_owned();
+        return Err(StorageError::StateDiffers { dir, detail }.into());
+    }
     let is_new = known.is_none();
     let settings = LogSettings {
         mode: match is_new {

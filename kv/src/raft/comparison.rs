@@ -9,6 +9,9 @@
 //! and no order of messages is taken for a difference.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -17,7 +20,7 @@ use super::acquaintance::Acquaintance;
 use super::network::ask_control;
 use super::types::{Member, Raft};
 use super::wire::{ControlRequest, ControlResponse};
-use crate::env;
+use crate::env::{self, Disk};
 use crate::fault::{Fault, Faults};
 use crate::machine::Reader;
 use crate::model::{LogPosition, StateHash};
@@ -38,6 +41,34 @@ pub(super) struct Comparison {
     pub(super) reader: Reader,
     pub(super) interval: Duration,
     pub(super) faults: Faults,
+    /// Where it is noted that this node's state is wrong.
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) dir: PathBuf,
+}
+
+/// The name of the file, in the directory of the state, that says that the state is not what it is on most nodes: hashes are kept
+/// in memory alone, and a node that is started anew would serve until it has the next one.
+const DIFFERS: &str = "DIFFERS";
+
+/// Notes that the state in a directory is wrong. Blocks.
+fn note(disk: &dyn Disk, dir: &Path, detail: &str) -> io::Result<()> {
+    let file = disk.open(&dir.join(DIFFERS), true)?;
+    file.set_len(0)?;
+    file.write_all_at(detail.as_bytes(), 0)?;
+    file.sync_data()?;
+    disk.sync_dir(dir)
+}
+
+/// What was noted of the state in a directory, if that is wrong. Blocks.
+pub(crate) fn noted(disk: &dyn Disk, dir: &Path) -> io::Result<Option<String>> {
+    let path = dir.join(DIFFERS);
+    if !disk.exists(&path)? {
+        return Ok(None);
+    }
+    let file = disk.open(&path, false)?;
+    let mut detail = vec![0; usize::try_from(file.len()?).map_err(io::Error::other)?];
+    file.read_exact_at(&mut detail, 0)?;
+    Ok(Some(String::from_utf8_lossy(&detail).into_owned()))
 }
 
 /// What a comparison came to.
@@ -185,6 +216,7 @@ impl Comparison {
                 Verdict::Undecided { is_open: true, .. } => open_for + 1,
                 _ => 0,
             };
+            let is_certain = matches!(verdict, Verdict::Outvoted { .. });
             let (at, nodes, why) = match verdict {
                 Verdict::Alike => (None, BTreeSet::new(), ""),
                 Verdict::OthersDiffer { at, nodes } => {
@@ -210,6 +242,14 @@ impl Comparison {
                 env::mark("raft.state_differs");
                 let nodes: Vec<String> = nodes.iter().map(u64::to_string).collect();
                 let detail = format!("it differs from that of {}, and {why}", nodes.join(", "));
+                if is_certain {
+                    let (disk, dir) = (Arc::clone(&self.disk), self.dir.clone());
+                    let told = format!("at entry {at} {detail}");
+                    let noted = env::spawn_blocking(move || note(&*disk, &dir, &told)).await;
+                    if let Ok(Err(error)) = noted {
+                        tracing::warn!(%error, "that this state is wrong cannot be noted in its directory");
+                    }
+                }
                 self.faults.raise(Fault::StateDiffers { at, detail });
                 return;
             }

@@ -35,6 +35,7 @@ mod tap;
 mod types;
 mod wire;
 
+pub(crate) use comparison::noted as noted_to_differ;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use decoders::decoders;
 pub(crate) use log_store::read_vote;
@@ -244,6 +245,7 @@ impl RaftNode {
             .validate()
             .map_err(|e| stopped(&e))?;
         let bounds = parts.settings.apply;
+        let (disk, dir) = (Arc::clone(&parts.disk), parts.dir.clone());
         let tap = parts.tap.clone();
         let machine = StateMachine::start(
             parts.machine,
@@ -337,6 +339,8 @@ impl RaftNode {
             reader: machine.reader().clone(),
             interval: parts.settings.compare_interval,
             faults: parts.faults.clone(),
+            disk,
+            dir,
         };
         tasks.spawn("comparison", comparison.run());
         tasks.spawn(
