@@ -737,7 +737,8 @@ Reads identity, log, vote and state file, each byte that counts, and tells all
 that is wrong by file, byte or key. While it runs, the node cannot start. The
 files need not be this machine's: a copy of a data directory will do.
 
-Exit codes: 0 whole, 6 damaged, 3 no node's directory, 4 a node runs on it.";
+Exit codes: 0 whole, 6 damaged, 2 whole and of another node or cluster than was
+said, 3 no node's directory, 4 a node runs on it.";
 
 /// `quorate check`.
 #[derive(Debug, Args)]
