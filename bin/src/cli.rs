@@ -61,6 +61,7 @@ pub enum Command {
     /// The limits of the cluster, the same on every node: show them, change them
     Config(ConfigArgs),
     /// Have every node copy its state file into a smaller one, while it serves
+    #[command(after_help = SHRINK_HELP)]
     Shrink(Reach),
     /// Make a cluster's authority and the certificates of its nodes and clients
     Certs(CertsArgs),
@@ -126,6 +127,13 @@ pub struct Reach {
           value_parser = humantime::parse_duration)]
     pub deadline: Duration,
 }
+
+const SHRINK_HELP: &str = "\
+A copy of a large state takes its time: all nodes together have --deadline
+(QUORATE_DEADLINE) where that is given, and ten minutes where it is not.
+
+An endpoint that is no member of the cluster is named as such, and is no
+failure. Exit code 4 says that a member has not shrunk its file.";
 
 const SERVE_HELP: &str = "\
 Every flag is also a variable QUORATE_<FLAG>, and all but --config, --check and

@@ -2,7 +2,7 @@
 
 mod program;
 
-use program::{Home, until};
+use program::{Home, free_ports, until};
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -378,7 +378,7 @@ fn who_fills_the_store_gets_out_as_the_manual_says() {
 #[test]
 fn a_state_file_is_shrunk_by_hand() {
     let home = Home::new();
-    let _server = home.serve_alone();
+    let server = home.serve_alone();
     home.run(["kv", "put", "k", "v"]).ok();
     let told = home.line("shrink --json").json();
     let node = &told["nodes"][0];
@@ -388,8 +388,15 @@ fn a_state_file_is_shrunk_by_hand() {
     );
     assert_eq!(node["error"], serde_json::Value::Null);
     assert_eq!(home.line("kv get k --raw").ok().text(), "v");
+    assert_eq!(node["member"], true, "{told}");
     let table = home.line("shrink").ok().text();
     assert!(table.contains("before") && table.contains("iB"), "{table}");
+
+    let gone = free_ports(1)[0];
+    let endpoints = format!("{},127.0.0.1:{gone}", server.address);
+    let asked = ["shrink", "--certs", "data/certs", "--endpoints", &endpoints];
+    let table = home.run(asked).ok().text();
+    assert!(table.contains(&format!("no member: 127.0.0.1:{gone}")), "{table}");
 }
 
 #[test]
