@@ -10,7 +10,7 @@ use crate::cli::{ConfigArgs, ConfigCommand};
 use crate::failure::Failure;
 use crate::output::{Output, Report, number, table};
 use crate::reach::Reached;
-use crate::text::{distance, parse_size, size, thousands};
+use crate::text::{distance, exact_size, parse_size, set_time, thousands};
 
 /// Runs the command.
 pub async fn run(args: ConfigArgs, output: Output) -> Result<(), Failure> {
@@ -57,7 +57,9 @@ fn parse(limit: Limit, text: &str) -> Result<u64, Failure> {
     };
     let value = match (text.trim(), limit.unit()) {
         ("none", _) if limit.bounds().or_none => 0,
-        (text, Unit::Bytes) => parse_size(text).ok_or_else(|| refused("a size, such as 64MiB".to_owned()))?,
+        (text, Unit::Bytes) => {
+            parse_size(text).ok_or_else(|| refused("a size, such as 64MiB, of whole bytes".to_owned()))?
+        }
         ("0", Unit::Millis) => 0,
         (text, Unit::Millis) => {
             let time = humantime::parse_duration(text)
@@ -86,8 +88,8 @@ fn show(limit: Limit, value: u64) -> String {
     match limit.unit() {
         _ if value == 0 && limit.bounds().or_none => "none".to_owned(),
         Unit::Count => thousands(value),
-        Unit::Bytes => size(value),
-        Unit::Millis => humantime::format_duration(Duration::from_millis(value)).to_string(),
+        Unit::Bytes => exact_size(value),
+        Unit::Millis => set_time(Duration::from_millis(value)),
     }
 }
 
@@ -218,6 +220,8 @@ mod tests {
             (Limit::HistoryKept, "0", 0),
             (Limit::StoreBytesMax, "64 MiB", 64 << 20),
             (Limit::StoreBytesMax, "none", 0),
+            (Limit::StoreBytesMax, "1PiB", 1 << 50),
+            (Limit::StoreBytesMax, "1500000", 1_500_000),
             (Limit::SessionsMax, "10_000", 10_000),
             (Limit::SessionsMax, "10,000", 10_000),
         ] {
@@ -244,10 +248,11 @@ mod tests {
         let told = |limit, text| parse(limit, text).expect_err("refused").to_string();
         assert_eq!(
             told(Limit::HistoryKept, "10ms"),
-            "history_kept: 10ms is out of range\n  hint: it may be 1s to 1year, or none".replace(
-                "1year",
-                &humantime::format_duration(Duration::from_secs(365 * 86_400)).to_string()
-            )
+            "history_kept: 10ms is out of range\n  hint: it may be 1s to 365 days, or none"
+        );
+        assert_eq!(
+            told(Limit::StoreBytesMax, "4095"),
+            "store_bytes_max: 4095 B is out of range\n  hint: it may be 4 KiB to 1 PiB, or none"
         );
         assert!(told(Limit::SessionsMax, "none").contains("is not a whole number"));
         assert!(told(Limit::StoreBytesMax, "much").contains("a size, such as 64MiB"));
