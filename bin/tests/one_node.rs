@@ -337,7 +337,13 @@ fn limits_of_the_cluster_are_shown_and_changed() {
         "{all}"
     );
     let told = home.line("config set history_kept 1h").ok().text();
-    assert!(told.starts_with("history_kept = 1h\n"), "{told}");
+    assert!(told.starts_with("history_kept = 1h (it was 10m)\n"), "{told}");
+    let told = home.line("config set store.history_kept 2h --json").json();
+    assert_eq!(
+        (&told["was"], &told["value"]),
+        (&json!(3_600_000), &json!(7_200_000))
+    );
+    home.line("config set history_kept 1h").ok();
     let one = home.line("config get history_kept --json").json();
     assert_eq!(
         (&one["value"], &one["unit"]),
