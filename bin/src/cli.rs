@@ -323,10 +323,10 @@ pub enum KvCommand {
     /// Give up the history before a revision; reads below it are refused from then on
     Compact {
         /// The oldest revision that is to stay readable
-        #[arg(conflicts_with = "keep")]
+        #[arg(conflicts_with = "keep", value_parser = clap::value_parser!(u64).range(1..))]
         revision: Option<u64>,
-        /// Keep so many of the newest revisions; the present one is always kept
-        #[arg(long, value_name = "N")]
+        /// Keep so many of the newest revisions, the present one included
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         keep: Option<u64>,
     },
     /// Run a transaction: conditions, and what to do if they hold or not

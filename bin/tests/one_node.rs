@@ -304,12 +304,15 @@ fn history_is_given_up_by_hand() {
     }
     let at = |revision| home.line(&format!("kv get k --revision {revision}"));
     at(2).ok();
+    at(1).fails(3, &["there is no key k at revision 1"]);
     assert_eq!(home.line("kv compact 3 --json").json()["oldest"], 3);
     at(2).fails(2, &["the history before revision 3 is gone"]);
     at(3).ok();
     home.line("kv compact 9")
         .fails(2, &["revision 9 has not come", "at revision 4"]);
     home.line("kv compact").fails(2, &["--keep"]);
+    home.line("kv compact 0").fails(2, &["0 is not in 1.."]);
+    home.line("kv compact --keep 0").fails(2, &["0 is not in 1.."]);
     assert_eq!(home.line("kv compact --keep 2 --json").json()["oldest"], 3);
     let told = home.line("kv compact --keep 1").ok().text();
     assert!(
