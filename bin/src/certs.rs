@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::cli::{CertsArgs, CertsCommand};
 use crate::failure::Failure;
 use crate::output::{Line, Output};
+use crate::text::set_time;
 
 /// Runs the command.
 pub fn run(args: CertsArgs, output: Output) -> Result<(), Failure> {
@@ -86,7 +87,7 @@ fn issue(
     let (certificate, key) = issued.write(out)?;
     let mut line = format!(
         "{identity}, valid for {}:\n  {}\n  {}",
-        humantime::format_duration(validity),
+        set_time(validity),
         certificate.display(),
         key.display()
     );

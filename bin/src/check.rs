@@ -1,7 +1,10 @@
 //! `quorate check`: the files of a node that does not run, verified whole. What is verified, and how, is `quorate_kv::check`'s.
 
+use std::panic::{self, AssertUnwindSafe};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use quorate_kv::check::{CheckError, Expected, LogReport, Report, StateReport, check};
-use quorate_kv::model::NodeId;
 
 use crate::cli::CheckArgs;
 use crate::failure::{Failure, Kind};
@@ -10,12 +13,13 @@ use crate::text::{size, thousands};
 
 /// Runs the command.
 pub fn run(args: &CheckArgs, output: Output) -> Result<(), Failure> {
-    let expected = Expected {
-        cluster: args.cluster.as_deref(),
-        node: args.node_id.map(NodeId::new),
-    };
-    let report = check(&args.dir, expected).map_err(failure)?;
-    output.show(&report)?;
+    let report = examine(&args.dir)?;
+    // Whole files of another node are no damage: a name or an id was mistyped, and nobody is to throw that node away.
+    let another = another(args, &report);
+    match another {
+        Some(another) if report.whole => return Err(Failure::refused(another)),
+        _ => output.show(&report)?,
+    }
     if report.whole {
         return Ok(());
     }
@@ -25,11 +29,51 @@ pub fn run(args: &CheckArgs, output: Output) -> Result<(), Failure> {
         many => format!("{} things are wrong", thousands(many)),
     };
     Err(
-        Failure::new(Kind::Damaged, format!("{what} with the files in {}", report.dir.display())).hint(
+        Failure::new(Kind::Damaged, format!("{what} with the files in {}", report.dir.display())).details(another).hint(
             "nothing was changed; leave the files as they are, look at the disk, and replace the node by an empty one under a \
              new id: docs/operations.md",
         ),
     )
+}
+
+/// Verifies the files. A panic over damaged ones is caught where it is told as damage, and standard error is left alone by it.
+fn examine(dir: &Path) -> Result<Report, Failure> {
+    let last = Arc::new(Mutex::new(None));
+    let told = Arc::clone(&last);
+    let before = panic::take_hook();
+    panic::set_hook(Box::new(move |panicked| {
+        *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(panicked.to_string());
+    }));
+    let examined = panic::catch_unwind(AssertUnwindSafe(|| check(dir, Expected::default())));
+    panic::set_hook(before);
+    match examined {
+        Ok(report) => report.map_err(failure),
+        // Nobody below has told of this one.
+        Err(_) => {
+            let last = last.lock().unwrap_or_else(PoisonError::into_inner).take();
+            Err(Failure::failed(last.unwrap_or_else(|| "a panic".to_owned())))
+        }
+    }
+}
+
+/// Whose the directory is, where it is not that of the node that was asked for.
+fn another(args: &CheckArgs, report: &Report) -> Option<String> {
+    let found = report.identity.as_ref()?;
+    let cluster = args.cluster.as_ref().filter(|cluster| **cluster != found.cluster);
+    let node = args.node_id.filter(|node| *node != found.node.number());
+    let said = [
+        cluster.map(|cluster| format!("--cluster says {cluster}")),
+        node.map(|node| format!("--node-id says {node}")),
+    ];
+    let said: Vec<String> = said.into_iter().flatten().collect();
+    (!said.is_empty()).then(|| {
+        format!(
+            "this directory is of node {} of cluster {}; {}",
+            found.node,
+            found.cluster,
+            said.join(", ")
+        )
+    })
 }
 
 fn failure(error: CheckError) -> Failure {

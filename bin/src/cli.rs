@@ -61,6 +61,7 @@ pub enum Command {
     /// The limits of the cluster, the same on every node: show them, change them
     Config(ConfigArgs),
     /// Have every node copy its state file into a smaller one, while it serves
+    #[command(after_help = SHRINK_HELP)]
     Shrink(Reach),
     /// Make a cluster's authority and the certificates of its nodes and clients
     Certs(CertsArgs),
@@ -126,6 +127,13 @@ pub struct Reach {
           value_parser = humantime::parse_duration)]
     pub deadline: Duration,
 }
+
+const SHRINK_HELP: &str = "\
+A copy of a large state takes its time: all nodes together have --deadline
+(QUORATE_DEADLINE) where that is given, and ten minutes where it is not.
+
+An endpoint that is no member of the cluster is named as such, and is no
+failure. Exit code 4 says that a member has not shrunk its file.";
 
 const SERVE_HELP: &str = "\
 Every flag is also a variable QUORATE_<FLAG>, and all but --config, --check and
@@ -315,10 +323,10 @@ pub enum KvCommand {
     /// Give up the history before a revision; reads below it are refused from then on
     Compact {
         /// The oldest revision that is to stay readable
-        #[arg(conflicts_with = "keep")]
+        #[arg(conflicts_with = "keep", value_parser = clap::value_parser!(u64).range(1..))]
         revision: Option<u64>,
-        /// Keep so many of the newest revisions; the present one is always kept
-        #[arg(long, value_name = "N")]
+        /// Keep so many of the newest revisions, the present one included
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         keep: Option<u64>,
     },
     /// Run a transaction: conditions, and what to do if they hold or not
@@ -737,7 +745,8 @@ Reads identity, log, vote and state file, each byte that counts, and tells all
 that is wrong by file, byte or key. While it runs, the node cannot start. The
 files need not be this machine's: a copy of a data directory will do.
 
-Exit codes: 0 whole, 6 damaged, 3 no node's directory, 4 a node runs on it.";
+Exit codes: 0 whole, 6 damaged, 2 whole and of another node or cluster than was
+said, 3 no node's directory, 4 a node runs on it.";
 
 /// `quorate check`.
 #[derive(Debug, Args)]

@@ -8,9 +8,9 @@ use serde::Serialize;
 
 use crate::cli::{ConfigArgs, ConfigCommand};
 use crate::failure::Failure;
-use crate::output::{Output, Report, number, table};
+use crate::output::{Output, Report, columns, number, table};
 use crate::reach::Reached;
-use crate::text::{distance, parse_size, size, thousands};
+use crate::text::{distance, exact_size, parse_size, set_time, thousands};
 
 /// Runs the command.
 pub async fn run(args: ConfigArgs, output: Output) -> Result<(), Failure> {
@@ -28,13 +28,19 @@ pub async fn run(args: ConfigArgs, output: Output) -> Result<(), Failure> {
         None => output.show(&All::of(&client.limits().await?)),
         Some((limit, None)) => output.show(&One::of(limit, &client.limits().await?)),
         Some((limit, Some(value))) => {
+            let before = client.limits().await?;
             let stand = client.set_limits([(limit, value)]).await?;
-            output.show(&One::of(limit, &stand))
+            output.show(&Changed {
+                was: before.get(limit),
+                one: One::of(limit, &stand),
+            })
         }
     }
 }
 
+/// By its name, or by its key in the file.
 fn limit(name: &str) -> Result<Limit, Failure> {
+    let name = name.strip_prefix("store.").unwrap_or(name);
     name.parse().map_err(|unknown: quorate_kv::model::UnknownLimit| {
         let failure = Failure::refused(unknown.to_string());
         let near = Limit::ALL
@@ -57,7 +63,9 @@ fn parse(limit: Limit, text: &str) -> Result<u64, Failure> {
     };
     let value = match (text.trim(), limit.unit()) {
         ("none", _) if limit.bounds().or_none => 0,
-        (text, Unit::Bytes) => parse_size(text).ok_or_else(|| refused("a size, such as 64MiB".to_owned()))?,
+        (text, Unit::Bytes) => {
+            parse_size(text).ok_or_else(|| refused("a size, such as 64MiB, of whole bytes".to_owned()))?
+        }
         ("0", Unit::Millis) => 0,
         (text, Unit::Millis) => {
             let time = humantime::parse_duration(text)
@@ -86,8 +94,8 @@ fn show(limit: Limit, value: u64) -> String {
     match limit.unit() {
         _ if value == 0 && limit.bounds().or_none => "none".to_owned(),
         Unit::Count => thousands(value),
-        Unit::Bytes => size(value),
-        Unit::Millis => humantime::format_duration(Duration::from_millis(value)).to_string(),
+        Unit::Bytes => exact_size(value),
+        Unit::Millis => set_time(Duration::from_millis(value)),
     }
 }
 
@@ -149,7 +157,20 @@ impl One {
             limit,
         }
     }
+
+    /// What it means and may be, for people.
+    fn about(&self) -> String {
+        format!(
+            "{}\n{}; {} by default",
+            self.meaning,
+            bounds(self.limit),
+            show(self.limit, self.default)
+        )
+    }
 }
+
+/// How wide the table of all limits is where no terminal says how wide it is: as the help.
+const COLUMNS: u16 = 110;
 
 /// In one line.
 fn meaning(limit: Limit) -> String {
@@ -159,12 +180,32 @@ fn meaning(limit: Limit) -> String {
 impl Report for One {
     fn text(&self) -> String {
         format!(
-            "{} = {}\n{}\n{}; {} by default",
+            "{} = {}\n{}",
             self.name,
             show(self.limit, self.value),
-            self.meaning,
-            bounds(self.limit),
-            show(self.limit, self.default)
+            self.about()
+        )
+    }
+}
+
+/// A limit that was set, with what stood before, as it was read just before.
+#[derive(Debug, Serialize)]
+struct Changed {
+    was: u64,
+    #[serde(flatten)]
+    one: One,
+}
+
+impl Report for Changed {
+    fn text(&self) -> String {
+        let One {
+            name, limit, value, ..
+        } = self.one;
+        format!(
+            "{name} = {} (it was {})\n{}",
+            show(limit, value),
+            show(limit, self.was),
+            self.one.about()
         )
     }
 }
@@ -189,17 +230,15 @@ impl All {
 impl Report for All {
     fn text(&self) -> String {
         let mut table = table(["limit", "stands", "default", "meaning"]);
+        if columns().is_none() {
+            table.set_width(COLUMNS);
+        }
         for one in &self.limits {
-            // The first sentence; `config get NAME` has all.
-            let first = one
-                .meaning
-                .split_once(". ")
-                .map_or(&*one.meaning, |(first, _)| first);
             table.add_row(vec![
                 Cell::new(one.name),
                 number(show(one.limit, one.value)),
                 number(show(one.limit, one.default)),
-                Cell::new(first.trim_end_matches('.')),
+                Cell::new(&one.meaning),
             ]);
         }
         table.to_string()
@@ -218,6 +257,8 @@ mod tests {
             (Limit::HistoryKept, "0", 0),
             (Limit::StoreBytesMax, "64 MiB", 64 << 20),
             (Limit::StoreBytesMax, "none", 0),
+            (Limit::StoreBytesMax, "1PiB", 1 << 50),
+            (Limit::StoreBytesMax, "1500000", 1_500_000),
             (Limit::SessionsMax, "10_000", 10_000),
             (Limit::SessionsMax, "10,000", 10_000),
         ] {
@@ -244,10 +285,11 @@ mod tests {
         let told = |limit, text| parse(limit, text).expect_err("refused").to_string();
         assert_eq!(
             told(Limit::HistoryKept, "10ms"),
-            "history_kept: 10ms is out of range\n  hint: it may be 1s to 1year, or none".replace(
-                "1year",
-                &humantime::format_duration(Duration::from_secs(365 * 86_400)).to_string()
-            )
+            "history_kept: 10ms is out of range\n  hint: it may be 1s to 365 days, or none"
+        );
+        assert_eq!(
+            told(Limit::StoreBytesMax, "4095"),
+            "store_bytes_max: 4095 B is out of range\n  hint: it may be 4 KiB to 1 PiB, or none"
         );
         assert!(told(Limit::SessionsMax, "none").contains("is not a whole number"));
         assert!(told(Limit::StoreBytesMax, "much").contains("a size, such as 64MiB"));
@@ -256,6 +298,28 @@ mod tests {
             "not for ever"
         );
         assert!(told(Limit::SessionTtl, "1 apple").contains("a time, such as 10m"));
+    }
+
+    #[test]
+    fn a_limit_is_known_by_its_key_in_the_file_too() {
+        assert_eq!(limit("store.history_kept").unwrap(), Limit::HistoryKept);
+        let told = limit("store.history_keep")
+            .expect_err("no such limit")
+            .to_string();
+        assert!(told.ends_with("did you mean history_kept?"), "{told}");
+    }
+
+    #[test]
+    fn the_table_says_all_of_what_a_limit_means_and_fits_where_no_terminal_is() {
+        let text = All::of(&ReplicatedLimits::default()).text();
+        let widest = text.lines().map(|line| line.chars().count()).max().unwrap();
+        assert!(widest <= usize::from(COLUMNS), "{widest} columns:\n{text}");
+        let words: std::collections::BTreeSet<&str> = text.split_whitespace().collect();
+        for limit in Limit::ALL {
+            for word in limit.meaning().split_whitespace() {
+                assert!(words.contains(word), "{limit}: {word} is missing in\n{text}");
+            }
+        }
     }
 
     #[test]

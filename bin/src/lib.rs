@@ -95,7 +95,10 @@ fn run(command: Command, matches: &clap::ArgMatches, failures: &mut Output) -> R
         Command::Meta(args) => ask()?.block_on(meta::run(args, output)),
         Command::Member(args) => ask()?.block_on(member::run(args, output)),
         Command::Config(args) => ask()?.block_on(config::run(args, output)),
-        Command::Shrink(args) => ask()?.block_on(shrink::run(args, output)),
+        Command::Shrink(args) => {
+            let deadline = variables::is_given(matches, "shrink", "deadline").then_some(args.deadline);
+            ask()?.block_on(shrink::run(args, deadline, output))
+        }
         Command::Certs(args) => certs::run(args, output),
         Command::Check(args) => check::run(&args, output),
         Command::Demo(args) => runtime(None)?.block_on(demo::run(args, output)),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use comfy_table::{Cell, Color};
+use quorate_kv::Client;
 use quorate_kv::client::Error;
 use quorate_kv::model::{LogPosition, NodeId, StateHash};
 use quorate_kv::node::{NodeRole, Status};
@@ -25,13 +26,42 @@ pub async fn run(reach: Reach, output: Output) -> Result<(), Failure> {
         .with_deadline(reach.deadline.min(PATIENCE));
     match ClusterReport::new(client.statuses().await) {
         Ok(report) => output.show(&report),
-        // Asked as every other command asks, the client says which kind of failure it is: whether this client is admitted
-        // by none, or nobody is there.
-        Err(silent) => match client.status().await {
-            Err(error @ Error::NotAdmitted { .. }) => Err(error.into()),
-            _ => Err(silent),
-        },
+        Err(silent) => Err(why(&client, silent).await),
     }
+}
+
+/// Why no node answers. Asked as every other command asks, the client says which kind of failure it is: whether this client is
+/// admitted by none, or nobody is there.
+async fn why(client: &Client, silent: Failure) -> Failure {
+    match client.status().await {
+        Err(error @ Error::NotAdmitted { .. }) => error.into(),
+        _ => silent,
+    }
+}
+
+/// Where the members of the cluster are, as the node knows that knows best; none where it belongs to no cluster yet.
+pub(crate) async fn member_addresses(client: &Client) -> Result<Vec<String>, Failure> {
+    let statuses = client.statuses().await;
+    match best_view(answered(&statuses)) {
+        Some(view) => Ok(view.members.iter().map(|member| member.address.clone()).collect()),
+        None => Err(why(client, nobody(&statuses)).await),
+    }
+}
+
+fn answered(statuses: &BTreeMap<String, Result<Status, String>>) -> Vec<&Status> {
+    statuses
+        .values()
+        .filter_map(|status| status.as_ref().ok())
+        .collect()
+}
+
+/// No node answers: each with its reason.
+fn nobody(statuses: &BTreeMap<String, Result<Status, String>>) -> Failure {
+    let reason = |(address, status): (&String, &Result<_, String>)| {
+        let reason = status.as_ref().err()?;
+        Some(format!("{address}: {reason}"))
+    };
+    Failure::unavailable("no node answers").details(statuses.iter().filter_map(reason))
 }
 
 /// The cluster at a moment.
@@ -60,6 +90,25 @@ enum Standing {
     NoQuorum,
     /// None of the nodes that answered belongs to a cluster yet.
     NotFormed,
+}
+
+/// Whether a node has a leader with a quorum behind it.
+fn is_served(status: &Status) -> bool {
+    status.quorum && status.leader.is_some()
+}
+
+/// Which of those that answered knows the cluster best. Of two that call themselves leader the one with the higher term is it;
+/// one that has lost its quorum is none. Whom others follow that are reached leads too, where it is not reached itself.
+fn best_view<'a>(answered: impl IntoIterator<Item = &'a Status>) -> Option<&'a Status> {
+    let leads = |s: &Status| s.role == NodeRole::Leader;
+    answered.into_iter().max_by_key(|s| {
+        (
+            is_served(s),
+            is_served(s) && leads(s),
+            s.cluster_uuid.is_some(),
+            s.term,
+        )
+    })
 }
 
 /// What the cluster knows of a node that answers: by its id, its directory's uuid and its cluster's.
@@ -223,26 +272,9 @@ impl HashAt {
 impl ClusterReport {
     /// From what the nodes told, by address. When none answered, the cluster is unavailable.
     pub fn new(statuses: BTreeMap<String, Result<Status, String>>) -> Result<Self, Failure> {
-        let answered: Vec<&Status> = statuses.values().filter_map(|s| s.as_ref().ok()).collect();
-        // Of two that call themselves leader the one with the higher term is it; one that has lost its quorum is none.
-        // Whom others follow that are reached leads too, where it is not reached itself.
-        let is_served = |s: &Status| s.quorum && s.leader.is_some();
-        let leads = |s: &Status| s.role == NodeRole::Leader;
-        let rank = |s: &&&Status| {
-            (
-                is_served(s),
-                is_served(s) && leads(s),
-                s.cluster_uuid.is_some(),
-                s.term,
-            )
-        };
-        let Some(view) = answered.iter().max_by_key(rank).copied() else {
-            let reason = |(address, status): (&String, &Result<_, String>)| {
-                let reason = status.as_ref().err()?;
-                Some(format!("{address}: {reason}"))
-            };
-            let reasons = statuses.iter().filter_map(reason);
-            return Err(Failure::unavailable("no node answers").details(reasons));
+        let answered = answered(&statuses);
+        let Some(view) = best_view(answered.iter().copied()) else {
+            return Err(nobody(&statuses));
         };
         let leader = view.leader.filter(|_| is_served(view));
         let voters: Vec<_> = view.members.iter().filter(|m| m.voter).map(|m| m.id).collect();

@@ -192,7 +192,8 @@ impl Serialize for JsonValue {
     }
 }
 
-const UNITS: [(&str, u64); 4] = [
+const UNITS: [(&str, u64); 5] = [
+    ("PiB", 1 << 50),
     ("TiB", 1 << 40),
     ("GiB", 1 << 30),
     ("MiB", 1 << 20),
@@ -208,16 +209,57 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
-/// A number of bytes as a person writes it: `65536`, `64 KiB`, `64KiB`.
+/// A number of bytes to the byte: in a unit where two digits behind the point say it all, and else in bytes.
+pub fn exact_size(bytes: u64) -> String {
+    let hundredths = |unit: u64| u128::from(bytes) * 100 / u128::from(unit);
+    match UNITS.iter().find(|(_, unit)| bytes >= *unit) {
+        Some((name, unit)) if (u128::from(bytes) * 100).is_multiple_of(u128::from(*unit)) => {
+            let (whole, rest) = (hundredths(*unit) / 100, hundredths(*unit) % 100);
+            let text = format!("{whole}.{rest:02}");
+            format!("{} {name}", text.trim_end_matches('0').trim_end_matches('.'))
+        }
+        _ => format!("{bytes} B"),
+    }
+}
+
+/// A number of bytes as a person writes it: `65536`, `64 KiB`, `64KiB`, `1.5GiB`. Nothing is rounded: what comes to no whole
+/// bytes is none.
 pub fn parse_size(text: &str) -> Option<u64> {
+    let is_of_number = |c: char| c.is_ascii_digit() || c == '.';
     let text = text.trim();
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (number, unit) = text.split_at(digits);
+    let (number, unit) = text.split_at(text.len() - text.trim_start_matches(is_of_number).len());
     let unit = match unit.trim() {
         "" | "B" => 1,
         name => UNITS.iter().find(|(known, _)| *known == name)?.1,
     };
-    number.parse::<u64>().ok()?.checked_mul(unit)
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    let parts = u32::try_from(fraction.len())
+        .ok()
+        .and_then(|digits| 10u128.checked_pow(digits))?;
+    let (whole, fraction) = (whole.parse::<u64>().ok()?, fraction.parse::<u64>().ok()?);
+    let fraction = u128::from(fraction) * u128::from(unit);
+    let fraction = fraction.is_multiple_of(parts).then(|| fraction / parts)?;
+    whole
+        .checked_mul(unit)?
+        .checked_add(u64::try_from(fraction).ok()?)
+}
+
+/// A time that somebody sets, in words that read back: days where it has some, for months and years are of no whole days.
+pub fn set_time(time: Duration) -> String {
+    const DAY: u64 = 86_400;
+    let (days, rest) = (
+        time.as_secs() / DAY,
+        Duration::new(time.as_secs() % DAY, time.subsec_nanos()),
+    );
+    let days = match days {
+        0 => return humantime::format_duration(time).to_string(),
+        1 => "1 day".to_owned(),
+        many => format!("{many} days"),
+    };
+    match rest.is_zero() {
+        true => days,
+        false => format!("{days} {}", humantime::format_duration(rest)),
+    }
 }
 
 /// A time in the unit that suits it.
@@ -349,8 +391,57 @@ mod tests {
         assert_eq!(parse_size("64 MB"), None);
         assert_eq!(parse_size("MiB"), None);
         assert_eq!(parse_size("99999999999 TiB"), None, "out of range");
+        assert_eq!(parse_size("16384 PiB"), None, "out of range by one");
         assert_eq!(size(64 << 20), "64 MiB");
         assert_eq!(size(1500), "1.5 KiB");
+    }
+
+    #[test]
+    fn a_fraction_of_a_size_counts_to_the_byte_or_not_at_all() {
+        assert_eq!(parse_size("1.5GiB"), Some(3 << 29));
+        assert_eq!(parse_size("0.25 KiB"), Some(256));
+        assert_eq!(parse_size("1.0"), Some(1));
+        assert_eq!(parse_size("1PiB"), Some(1 << 50));
+        for not in ["0.1KiB", "1.5", "1.5.5KiB", ".5KiB", "1.KiB", ".", "-1KiB"] {
+            assert_eq!(parse_size(not), None, "{not}");
+        }
+        assert_eq!(
+            parse_size(&format!("1.{}KiB", "0".repeat(60))),
+            None,
+            "too many digits"
+        );
+    }
+
+    #[test]
+    fn a_size_is_shown_to_the_byte_where_it_must_be() {
+        for (bytes, shown) in [
+            (0, "0 B"),
+            (4095, "4095 B"),
+            (4096, "4 KiB"),
+            (3 << 29, "1.5 GiB"),
+            ((1 << 30) - 1, "1073741823 B"),
+            (1 << 50, "1 PiB"),
+            (u64::MAX, "18446744073709551615 B"),
+        ] {
+            assert_eq!(exact_size(bytes), shown);
+            assert_eq!(parse_size(shown), Some(bytes), "{shown} reads back");
+        }
+    }
+
+    #[test]
+    fn a_time_of_days_is_shown_in_days() {
+        const DAY: u64 = 86_400;
+        for (seconds, shown) in [
+            (0, "0s"),
+            (5_400, "1h 30m"),
+            (DAY, "1 day"),
+            (31 * DAY + 3_600, "31 days 1h"),
+            (365 * DAY, "365 days"),
+        ] {
+            let time = Duration::from_secs(seconds);
+            assert_eq!(set_time(time), shown);
+            assert_eq!(humantime::parse_duration(shown), Ok(time), "{shown} reads back");
+        }
     }
 
     #[test]

@@ -46,6 +46,14 @@ pub(crate) fn given_to(matches: &ArgMatches, command: &str) -> BTreeSet<String> 
     variables.map(|id| id.to_string()).collect()
 }
 
+/// Whether a flag of a command has a value that was given, by an argument or a variable, and is not its default.
+pub(crate) fn is_given(matches: &ArgMatches, command: &str, id: &str) -> bool {
+    let source = matches
+        .subcommand_matches(command)
+        .and_then(|matches| matches.value_source(id));
+    matches!(source, Some(ValueSource::CommandLine | ValueSource::EnvVariable))
+}
+
 /// Refuses variables that nobody reads.
 pub(crate) fn refuse_unknown() -> Result<(), Failure> {
     let set = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
@@ -136,6 +144,16 @@ mod tests {
             set.map(|(name, value)| (name.to_owned(), value.to_owned())),
             &known(),
         )
+    }
+
+    #[test]
+    fn a_default_is_not_taken_for_what_was_given() {
+        let given = |line: &str| {
+            let matches = Cli::command().try_get_matches_from(line.split(' ')).unwrap();
+            is_given(&matches, "shrink", "deadline")
+        };
+        assert!(given("quorate shrink --deadline 15s"));
+        assert!(!given("quorate shrink"));
     }
 
     #[test]

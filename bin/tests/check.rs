@@ -43,8 +43,20 @@ fn the_files_of_a_node_that_was_killed_are_whole_and_rot_in_them_is_told_by_file
         "{told}"
     );
     home.line("check data --cluster quorate --node-id 1").ok();
-    home.line("check data --cluster orders")
-        .fails(6, &["one thing is wrong with the files in data"]);
+    let of = "this directory is of node 1 of cluster quorate";
+    for (asked, said) in [
+        ("--cluster orders", "--cluster says orders"),
+        ("--node-id 7", "--node-id says 7"),
+        (
+            "--cluster orders --node-id 7",
+            "--cluster says orders, --node-id says 7",
+        ),
+    ] {
+        let ran = home.line(&format!("check data {asked}"));
+        ran.fails(2, &[of, said]);
+        let told = &ran.stderr;
+        assert!(!told.contains("replace"), "a node that is whole stays: {told}");
+    }
 
     let at = flip(&home, "data/log/segment-00000001.log", value.as_bytes());
     let ran = home.line("check data");
@@ -59,6 +71,40 @@ fn the_files_of_a_node_that_was_killed_are_whole_and_rot_in_them_is_told_by_file
     assert_eq!(damage["part"], json!("log"));
     let offset = damage["offset"].as_u64().unwrap();
     assert!(offset <= at && at < offset + 4096, "{at}: {told}");
+}
+
+/// The story: redb panicked over a damaged page, and its message stood on standard error before the right answer, so that nobody
+/// could tell it from a crash.
+#[test]
+fn files_that_the_database_panics_over_are_told_as_damaged_and_nothing_else_is_said() {
+    const PAGE: usize = 4096;
+    let home = Home::new();
+    let server = home.serve_alone();
+    for number in 0..20 {
+        home.run(["kv", "put", &format!("key/{number}"), "a value"]).ok();
+    }
+    assert!(server.stop().success());
+
+    let path = home.path("data/state/state.redb");
+    let whole = std::fs::read(&path).unwrap();
+    let mut damaged = 0;
+    for page in 1..whole.len().div_ceil(PAGE).min(32) {
+        let mut bytes = whole.clone();
+        bytes[page * PAGE] ^= 0xff;
+        std::fs::write(&path, bytes).unwrap();
+        let ran = home.line("check data --json");
+        let told = &ran.stderr;
+        assert!(!told.contains("panicked"), "page {page}: {told}");
+        match ran.code {
+            0 => assert_eq!(told.as_str(), "", "page {page}, which is free"),
+            6 => {
+                damaged += 1;
+                let _: serde_json::Value = serde_json::from_str(told).expect("one object");
+            }
+            other => panic!("page {page}: exit code {other}: {told}"),
+        }
+    }
+    assert!(damaged > 0, "no page that counts was damaged");
 }
 
 #[test]

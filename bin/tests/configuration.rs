@@ -33,6 +33,25 @@ fn a_configuration_is_refused_with_all_its_faults_at_once() {
 }
 
 #[test]
+fn a_setting_out_of_its_range_is_told_with_its_unit() {
+    let home = Home::new();
+    home.file(
+        "q.toml",
+        "data_dir = 'data'\n[store]\ncompare_interval = '10ms'\nstore_bytes_max = 4095\nlog_segment_bytes = '1.5GiB'\n\
+         sessions_max = 0\n",
+    );
+    home.line("serve --config q.toml --check").fails(
+        2,
+        &[
+            "store.compare_interval: 10ms is out of range; it must be 100 ms to 1 day",
+            "store.store_bytes_max: 4095 B is out of range; it must be 0 for no limit, or 4 KiB to 1 PiB",
+            "store.log_segment_bytes: 1.5 GiB is out of range; it must be 64 KiB to 1 GiB",
+            "store.sessions_max: 0 is out of range; it must be 1 to 1,000,000",
+        ],
+    );
+}
+
+#[test]
 fn only_a_node_with_one_worker_thread_can_be_told_to_look_for_datagrams_and_not_for_long() {
     let home = Home::new();
     home.line("serve --data-dir data --workers 2 --busy-poll 200us").fails(

@@ -2,7 +2,7 @@
 
 mod program;
 
-use program::{Home, until};
+use program::{Home, free_ports, until};
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -304,12 +304,15 @@ fn history_is_given_up_by_hand() {
     }
     let at = |revision| home.line(&format!("kv get k --revision {revision}"));
     at(2).ok();
+    at(1).fails(3, &["there is no key k at revision 1"]);
     assert_eq!(home.line("kv compact 3 --json").json()["oldest"], 3);
     at(2).fails(2, &["the history before revision 3 is gone"]);
     at(3).ok();
     home.line("kv compact 9")
         .fails(2, &["revision 9 has not come", "at revision 4"]);
     home.line("kv compact").fails(2, &["--keep"]);
+    home.line("kv compact 0").fails(2, &["0 is not in 1.."]);
+    home.line("kv compact --keep 0").fails(2, &["0 is not in 1.."]);
     assert_eq!(home.line("kv compact --keep 2 --json").json()["oldest"], 3);
     let told = home.line("kv compact --keep 1").ok().text();
     assert!(
@@ -337,7 +340,13 @@ fn limits_of_the_cluster_are_shown_and_changed() {
         "{all}"
     );
     let told = home.line("config set history_kept 1h").ok().text();
-    assert!(told.starts_with("history_kept = 1h\n"), "{told}");
+    assert!(told.starts_with("history_kept = 1h (it was 10m)\n"), "{told}");
+    let told = home.line("config set store.history_kept 2h --json").json();
+    assert_eq!(
+        (&told["was"], &told["value"]),
+        (&json!(3_600_000), &json!(7_200_000))
+    );
+    home.line("config set history_kept 1h").ok();
     let one = home.line("config get history_kept --json").json();
     assert_eq!(
         (&one["value"], &one["unit"]),
@@ -378,7 +387,7 @@ fn who_fills_the_store_gets_out_as_the_manual_says() {
 #[test]
 fn a_state_file_is_shrunk_by_hand() {
     let home = Home::new();
-    let _server = home.serve_alone();
+    let server = home.serve_alone();
     home.run(["kv", "put", "k", "v"]).ok();
     let told = home.line("shrink --json").json();
     let node = &told["nodes"][0];
@@ -388,8 +397,15 @@ fn a_state_file_is_shrunk_by_hand() {
     );
     assert_eq!(node["error"], serde_json::Value::Null);
     assert_eq!(home.line("kv get k --raw").ok().text(), "v");
+    assert_eq!(node["member"], true, "{told}");
     let table = home.line("shrink").ok().text();
     assert!(table.contains("before") && table.contains("iB"), "{table}");
+
+    let gone = free_ports(1)[0];
+    let endpoints = format!("{},127.0.0.1:{gone}", server.address);
+    let asked = ["shrink", "--certs", "data/certs", "--endpoints", &endpoints];
+    let table = home.run(asked).ok().text();
+    assert!(table.contains(&format!("no member: 127.0.0.1:{gone}")), "{table}");
 }
 
 #[test]

@@ -246,8 +246,7 @@ impl Found {
         let identity = match Identity::load(disk, dir) {
             Ok(Some(identity)) => identity,
             Ok(None) => {
-                let detail = "the file is missing, and log or state are there: restore it from a backup of this very node, or \
-                              replace the node by a new one";
+                let detail = "the file is missing, and log or state are there";
                 self.damages.add(damage(detail.to_owned()));
                 return;
             }

@@ -110,8 +110,8 @@ struct Body {
 pub enum IdentityError {
     /// The file is there, and is not an identity.
     #[error(
-        "the identity file {} is corrupt: {detail}. Check the disk; restore the file from a backup of this very \
-         node, or replace the node by a new one", file.display()
+        "the identity file {} is corrupt: {detail}. Check the disk, remove this node from the cluster and add an \
+         empty directory under a new node id", file.display()
     )]
     Corrupt {
         /// Which file.

@@ -298,7 +298,13 @@ async fn get(
     output: Output,
 ) -> Result<(), Failure> {
     let record = client.get_with(key.clone(), consistency).await?;
-    let record = record.ok_or_else(|| Failure::not_found(no_such_key(&key, forms)))?;
+    let record = record.ok_or_else(|| {
+        let missing = no_such_key(&key, forms);
+        Failure::not_found(match consistency {
+            Consistency::At(revision) => format!("{missing} at revision {revision}"),
+            _ => missing,
+        })
+    })?;
     if forms.values == Form::Number && text::number(&record.value).is_none() {
         return Err(Failure::refused(format!(
             "the value of {} has {} bytes, and a number has 8",

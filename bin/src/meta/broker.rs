@@ -201,7 +201,7 @@ async fn describe(client: &Meta, id: BrokerId, output: Output) -> Result<(), Fai
 fn bytes(text: &str) -> Result<u64, Failure> {
     parse_size(text).ok_or_else(|| {
         Failure::refused(format!(
-            "--disk-bytes: {text:?} is no number of bytes, such as 500GiB (KiB, MiB, GiB, TiB)"
+            "--disk-bytes: {text:?} is no number of bytes, such as 500GiB (KiB, MiB, GiB, TiB, PiB)"
         ))
     })
 }

@@ -1,25 +1,7 @@
 //! What the process takes of the machine's memory, beside what the node was told that it may take.
 
-use metrics::{Unit, describe_gauge, gauge};
+use metrics::gauge;
 use quorate_kv::node::{MemoryParts, Settings};
-
-pub(super) fn describe() {
-    describe_gauge!(
-        "quorate_memory_bytes_max",
-        Unit::Bytes,
-        "the memory that the node may take: memory_bytes"
-    );
-    describe_gauge!(
-        "quorate_memory_part_bytes_max",
-        Unit::Bytes,
-        "what each part of it may take, by part"
-    );
-    describe_gauge!(
-        "process_resident_memory_bytes",
-        Unit::Bytes,
-        "the memory that the process takes; on Linux"
-    );
-}
 
 /// Tells what the node may take, once.
 pub(crate) fn tell(settings: &Settings, parts: &MemoryParts) {

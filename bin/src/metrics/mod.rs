@@ -388,7 +388,21 @@ fn describe() {
         Unit::Count,
         "1 from 95 % of that on, until less than 80 % are used: where this node leads it refuses what would grow"
     );
-    memory::describe();
+    describe_gauge!(
+        "quorate_memory_bytes_max",
+        Unit::Bytes,
+        "the memory that the node may take: memory_bytes"
+    );
+    describe_gauge!(
+        "quorate_memory_part_bytes_max",
+        Unit::Bytes,
+        "what each part of it may take, by part"
+    );
+    describe_gauge!(
+        "process_resident_memory_bytes",
+        Unit::Bytes,
+        "the memory that the process takes; on Linux"
+    );
     describe_gauge!(
         "quorate_full",
         Unit::Count,

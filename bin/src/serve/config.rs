@@ -20,7 +20,7 @@ use crate::cli::ServeArgs;
 use crate::failure::Failure;
 use crate::logging::{Format, Logging};
 use crate::output::Report;
-use crate::text::with_brackets;
+use crate::text::{exact_size, with_brackets};
 
 /// Where a node listens when nothing is said: this machine alone reaches it.
 pub const LISTEN: &str = "127.0.0.1:7001";
@@ -628,10 +628,14 @@ fn settings(keys: &mut Keys) -> Settings {
                     bounds,
                 } => {
                     let section = if setting.contains('.') { "" } else { "store." };
-                    keys.fault(
-                        &format!("{section}{setting}"),
-                        format!("{value} is out of range; it must be {bounds}"),
-                    );
+                    let key = format!("{section}{setting}");
+                    let value = match keys.given(&key) {
+                        Some(given) => given.to_owned(),
+                        // A default that another setting makes wrong.
+                        None if setting.contains("bytes") => exact_size(value),
+                        None => value.to_string(),
+                    };
+                    keys.fault(&key, format!("{value} is out of range; it must be {bounds}"));
                 }
                 InvalidSettings::Timing(timing) => keys.fault("timing", timing),
                 // A later kind names its setting itself.

@@ -30,6 +30,8 @@ pub struct Keys {
     /// Which keys came from a flag or a variable, and its name.
     flags: BTreeMap<String, String>,
     asked: BTreeSet<&'static str>,
+    /// What was given for sizes and times, with its unit.
+    given: BTreeMap<&'static str, String>,
     faults: Vec<Fault>,
 }
 
@@ -55,6 +57,7 @@ impl Keys {
             values,
             flags: BTreeMap::new(),
             asked: BTreeSet::new(),
+            given: BTreeMap::new(),
             faults: Vec::new(),
         }
     }
@@ -88,6 +91,11 @@ impl Keys {
             key,
             reason: reason.to_string(),
         });
+    }
+
+    /// What was given for a size or a time, with its unit; none where it was left out.
+    pub fn given(&self, key: &str) -> Option<&str> {
+        self.given.get(key).map(String::as_str)
     }
 
     /// All that is wrong, unknown keys included.
@@ -177,11 +185,16 @@ impl Keys {
             Value::String(text) => text::parse_size(text),
             _ => None,
         };
+        if let Some(size) = size {
+            self.given.insert(key, text::exact_size(size));
+        }
         if size.is_none() {
             let found = kind(&value);
             self.fault(
                 key,
-                format!("expected bytes, such as 65536 or \"64 KiB\" (KiB, MiB, GiB), found {found}"),
+                format!(
+                    "expected bytes, such as 65536 or \"64 KiB\" (KiB, MiB, GiB, TiB, PiB), found {found}"
+                ),
             );
         }
         size
@@ -194,6 +207,9 @@ impl Keys {
             Value::String(text) => humantime::parse_duration(text).ok(),
             _ => None,
         };
+        if let Some(duration) = duration {
+            self.given.insert(key, text::set_time(duration));
+        }
         if duration.is_none() {
             self.fault(
                 key,

@@ -575,7 +575,13 @@ impl From<StartError> for Failure {
             StartError::Fault(fault) => kind_of(fault),
             error => start_kind(error.is_retryable()),
         };
-        Failure::new(kind, format!("the node did not start: {error}"))
+        let failure = Failure::new(kind, format!("the node did not start: {error}"));
+        match error {
+            StartError::Fault(Fault::Corrupt { .. }) => failure.hint(
+                "its files are as they were; quorate check tells all that is wrong with them, and docs/operations.md what to do",
+            ),
+            _ => failure,
+        }
     }
 }
 

@@ -55,6 +55,18 @@ fn faults() -> Vec<(&'static str, Fault, Kind)> {
     ]
 }
 
+/// The story: over a page that had rotted a start ended with where that was, and with nothing of what to do.
+#[test]
+fn a_start_that_corruption_ends_says_what_to_do() {
+    let corrupt = Fault::Corrupt {
+        path: "f".to_owned(),
+        offset: 1,
+        detail: "x".to_owned(),
+    };
+    let told = Failure::from(StartError::Fault(corrupt)).to_string();
+    assert!(told.contains("quorate check"), "{told}");
+}
+
 fn starts() -> Vec<(&'static str, StartError, Kind)> {
     let cluster = ClusterId::new("a").unwrap();
     let (file, dir) = (PathBuf::from("f"), PathBuf::from("d"));

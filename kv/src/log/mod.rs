@@ -159,8 +159,8 @@ pub enum LogOpenError {
     /// A file holds what was never written to it, or lacks what was durable.
     #[error(
         "the log is corrupt: {} at byte {offset}: {detail}. Do not delete or cut the file: it held durable \
-         entries. Check the disk, then replace this node by a new one that copies the others' state, or \
-         restore a backup", file.display()
+         entries and votes. Check the disk, remove this node from the cluster and add an empty directory under a new \
+         node id; for a node alone, quorate check tells what is whole", file.display()
     )]
     Corrupt {
         /// Which file.

@@ -172,7 +172,7 @@ pub enum MachineOpenError {
     /// There is no state file.
     #[error(
         "the state file {path} is missing or empty. This node's state is lost: do not start it under the same \
-         id with an empty state; bring the file back, or remove the node from the cluster and add a new one"
+         id with an empty state; remove it from the cluster and add an empty directory under a new node id"
     )]
     Missing {
         /// Where it should be.
@@ -189,8 +189,8 @@ pub enum MachineOpenError {
     },
     /// The file is not a whole state file.
     #[error(
-        "the state file {path} is corrupt: {detail}. It was left as it is: bring back a copy, or remove the \
-         node from the cluster and add a new one, which receives the state from the others"
+        "the state file {path} is corrupt: {detail}. It was left as it is: check the disk, remove this node \
+         from the cluster and add an empty directory under a new node id; for a node alone, quorate check tells what is whole"
     )]
     Corrupt {
         /// Which file.

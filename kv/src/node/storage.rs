@@ -46,8 +46,8 @@ pub enum StorageError {
     Identity(#[from] IdentityError),
     /// The identity file is gone while log or state remain.
     #[error(
-        "{dir} holds a node's {found} but no IDENTITY file: restore it from a backup, or remove this node from \
-         the cluster and add an empty directory under a new node id"
+        "{dir} holds a node's {found} but no IDENTITY file: remove this node from the cluster and add an \
+         empty directory under a new node id"
     )]
     IdentityMissing {
         /// The data directory.
