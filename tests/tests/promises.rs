@@ -146,7 +146,8 @@ fn a_node_whose_state_rots_under_it_stops_and_serves_nothing_of_it() {
         plan.faulty = ms(12_000);
         plan
     };
-    assert!(found(&held(5, rots)) > 0, "no read met what rotted");
+    // A bit that flips is mostly in a page that nobody reads.
+    assert!(found(&held(14, rots)) > 0, "no read met what rotted");
     let scrubbed = |seed| {
         let mut plan = rots(seed);
         plan.readers = 0;

@@ -33,7 +33,7 @@ pub(super) const FILE_NAME: &str = "state.redb";
 pub(super) const UNFINISHED_PREFIX: &str = "state.unfinished-";
 
 /// How much of the cache a file gets while a snapshot is received into it.
-pub(crate) const RECEIVING_CACHE_BYTES: usize = 16 * 1024 * 1024;
+pub(crate) const RECEIVING_CACHE_BYTES: usize = 8 * 1024 * 1024;
 
 /// The part of a state's cache that holds records: one in so many bytes. The rest holds pages.
 const RECORDS_PART: usize = 8;

@@ -10,7 +10,7 @@ const MIB: u64 = 1 << 20;
 /// The budget of a node that is told nothing.
 pub(super) const DEFAULT_BYTES: u64 = 256 * MIB;
 /// A part that shares has so much at least for each MiB that it has in the default budget.
-const SHARE_MIN: u64 = MIB / 8;
+const SHARE_MIN: u64 = MIB / 4;
 
 /// A layer takes so many times its size at most, in halves: the one that is being written, the one behind it, and half as much
 /// while steps of merging or of forgetting come first.
@@ -56,8 +56,8 @@ pub struct MemoryParts {
 
 /// The parts that are as large in every budget: what they hold is no less in a small one.
 const RECEIVING_BYTES: u64 = (RECEIVING_CACHE_BYTES + GATHERED_BYTES_MAX) as u64;
-/// One message of the longest.
-const CLIENT_MESSAGES_BYTES: u64 = quorate_transport::MESSAGE_BYTES_MAX as u64;
+/// Two messages of the longest: one that finds no room ends its stream.
+const CLIENT_MESSAGES_BYTES: u64 = 2 * quorate_transport::MESSAGE_BYTES_MAX as u64;
 const REST_MIN: u64 = 24 * MIB;
 /// The rest is one in so many bytes of the budget at least.
 const REST_PART: u64 = 8;
@@ -77,14 +77,14 @@ impl MemoryParts {
         let layers = |layer: u64| layer.saturating_mul(LAYER_HALVES) / 2;
         let share = |given: Option<u64>, weight| Share { given, weight };
         let shares = [
-            share(settings.state_cache_bytes, 40),
-            share(settings.state_layer_bytes.map(layers), 40),
-            share(settings.log_cache_bytes, 12),
-            share(None, 8),
-            share(settings.apply_queue_bytes, 8),
-            share(settings.proposals_bytes_max, 8),
-            share(settings.calls_bytes_max, 12),
-            share(settings.answers_bytes_max, 16),
+            share(settings.state_cache_bytes, 24),
+            share(settings.state_layer_bytes.map(layers), 38),
+            share(settings.log_cache_bytes, 6),
+            share(None, 4),
+            share(settings.apply_queue_bytes, 5),
+            share(settings.proposals_bytes_max, 5),
+            share(settings.calls_bytes_max, 24),
+            share(settings.answers_bytes_max, 14),
         ];
         let given = shares.iter().filter_map(|share| share.given);
         let given = given.fold(0, u64::saturating_add);
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn the_parts_of_any_budget_make_no_more_than_it_and_no_part_is_missing() {
-        for mib in [130, 160, 256, 300, 1_024, 1 << 20] {
+        for mib in [158, 160, 256, 300, 1_024, 1 << 20] {
             let settings = Settings {
                 memory_bytes: mib * MIB,
                 ..Settings::default()
