@@ -16,7 +16,7 @@ use crate::env::{self, Disk};
 const FILE_NAME: &str = "reserve";
 const MIB: u64 = 1 << 20;
 
-/// It grows by pieces of this size.
+/// It grows by pieces of this size, one a second.
 const PIECE_BYTES: u64 = 4 * MIB;
 /// A state file from this length on has a reserve.
 const OF_FILES_FROM: u64 = 16 * MIB;
@@ -59,7 +59,8 @@ impl Reserve {
         }
     }
 
-    /// Takes as much as belongs to a state file of so many bytes, if there is plenty; answers its length. Blocks.
+    /// Takes a piece more, up to what belongs to a state file of so many bytes, if there is plenty; answers its length. Blocks. One
+    /// piece at a time: the log's syncs wait behind what is written here.
     pub(crate) fn keep(&self, file_bytes: u64) -> io::Result<u64> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let mut bytes = self.bytes()?;
@@ -79,12 +80,10 @@ impl Reserve {
         .flat_map(u64::to_le_bytes)
         .take(PIECE_BYTES as usize)
         .collect();
-        while bytes < wanted {
-            file.write_all_at(&piece, bytes)?;
-            file.sync_data()?;
-            file.drop_cached();
-            bytes += PIECE_BYTES;
-        }
+        file.write_all_at(&piece, bytes)?;
+        file.sync_data()?;
+        file.drop_cached();
+        bytes += PIECE_BYTES;
         self.disk.sync_dir(&self.dir)?;
         env::mark("reserve.taken");
         Ok(bytes)
@@ -124,7 +123,7 @@ impl Reserve {
 }
 
 /// The reserve of a state file of so many bytes.
-fn wanted(file_bytes: u64) -> u64 {
+pub(super) fn wanted(file_bytes: u64) -> u64 {
     match file_bytes < OF_FILES_FROM {
         true => 0,
         false => (file_bytes / 2).clamp(BYTES_MIN, BYTES_MAX) / PIECE_BYTES * PIECE_BYTES,
