@@ -165,6 +165,33 @@ async fn fill(node: &Node, from: u32) -> u32 {
     unreachable!("numbers do not end")
 }
 
+/// The story: a store of which a tenth lived refused half of all writes while its history went, and took none for a minute after
+/// all of its keys were deleted: each half of the history waited for a checkpoint of its own.
+#[test]
+fn a_store_full_of_history_has_its_writers_wait_for_a_moment_and_refuses_none() {
+    let mut settings = Settings::default();
+    settings.store_bytes_max = 1_000_000;
+    run(settings, |node| async move {
+        let client = node.client();
+        for number in 0..3_000 {
+            let put = client.put(key(), vec![1; 1_000]).await;
+            put.unwrap_or_else(|error| panic!("put {number} of one key: {error}"));
+        }
+        // Far less than its history has.
+        client
+            .set_limits([(Limit::StoreBytesMax, 20_000)])
+            .await
+            .expect("it is lowered");
+        let begun = env::now();
+        while client.put(key(), "1").await.is_err() {
+            assert!(
+                begun.elapsed() < Duration::from_secs(10),
+                "the history does not go"
+            );
+        }
+    });
+}
+
 #[test]
 fn a_store_that_is_full_takes_what_frees_room_and_writes_again_once_there_is() {
     let mut settings = Settings::default();

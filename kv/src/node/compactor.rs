@@ -86,11 +86,14 @@ pub(super) async fn run(front: Arc<Front>) {
         if is_pressed {
             // Half of what there is, each time, as soon as what was given up before has gone from the disk.
             pause = pause.min(PRESSED_LOOK);
-            if !has_gone {
-                continue;
+            if has_gone {
+                let half = oldest.number().midpoint(revision.number().saturating_add(1));
+                give_up(&front, Revision::new(half).min(revision), oldest).await;
             }
-            let half = oldest.number().midpoint(revision.number().saturating_add(1));
-            give_up(&front, Revision::new(half).min(revision), oldest).await;
+            // It goes behind the next checkpoint, which nothing else asks for in a store that is full.
+            if front.raft.role() == Part::Leader {
+                let _in_time = env::timeout(LOOK_MAX, front.raft.machine().make_durable()).await;
+            }
             continue;
         }
         let Some(old) = past.before(now, kept) else {
