@@ -305,6 +305,12 @@ impl Found {
 
     fn state(&mut self, disk: &dyn Disk, dir: &Path) {
         let machine::Examined { bytes, pages, held } = machine::examine(disk, dir, &mut self.damages);
+        if let Ok(Some(detail)) = crate::raft::noted_to_differ(disk, dir) {
+            let detail = format!(
+                "most nodes found that the state is not what it is on them: {detail}; no node starts on it"
+            );
+            self.damages.add(Damage::new(Part::State, dir, detail));
+        }
         let unfinished = machine::unfinished(disk, dir);
         if unfinished > 0 {
             self.notes.push(format!(

@@ -231,7 +231,8 @@ async fn what_a_start_would_find_in_the_state_file_a_check_finds() {
         let report = found(copy.path());
         if !report.whole {
             wrong += 1;
-            let is_told = |damage: &Damage| damage.detail.contains("nothing of the state is in it now");
+            let is_told =
+                |damage: &Damage| damage.detail.contains("in what the state does not use of it now");
             of_no_use += usize::from(report.damages.iter().any(is_told));
             continue;
         }

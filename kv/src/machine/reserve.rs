@@ -4,8 +4,8 @@
 //! beside the one that is there. So a part of the disk is taken while there is plenty, and given up when it is needed: by a
 //! node that starts on a full disk, and by a copy of the state that finds no room.
 //!
-//! Always: the file's bytes stand on the disk, as far as its length says; it never holds anything that anybody reads; to take
-//! more never makes a disk full.
+//! Always: the file's bytes stand on the disk, as far as its length says; it never holds anything that anybody reads; it takes
+//! more only where at least as much, and 32 MiB, is left.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,8 +23,9 @@ const OF_FILES_FROM: u64 = 16 * MIB;
 /// It is half of the state file, within these bounds.
 const BYTES_MIN: u64 = 16 * MIB;
 const BYTES_MAX: u64 = 512 * MIB;
-/// It grows only where so many times what it takes are free.
+/// It grows only where so many times what it lacks are free, and this.
 const FREE_TIMES: u64 = 2;
+const FREE_MIN: u64 = 32 * MIB;
 /// A node that starts with less free than this gives it up.
 const START_BYTES_MIN: u64 = 32 * MIB;
 
@@ -59,17 +60,13 @@ impl Reserve {
         }
     }
 
-    /// Takes a piece more, up to what belongs to a state file of so many bytes, if there is plenty; answers its length. Blocks. One
+    /// Takes a piece more, up to what belongs to a state file of so many bytes, if there is plenty of what is free for it; answers its length. Blocks. One
     /// piece at a time: the log's syncs wait behind what is written here.
-    pub(crate) fn keep(&self, file_bytes: u64) -> io::Result<u64> {
+    pub(crate) fn keep(&self, file_bytes: u64, free: u64) -> io::Result<u64> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let mut bytes = self.bytes()?;
-        let wanted = wanted(file_bytes);
-        // Who does not know how much is free takes nothing.
-        let Some(free) = self.disk.free_bytes(&self.dir)? else {
-            return Ok(bytes);
-        };
-        if bytes >= wanted || free / FREE_TIMES < wanted - bytes {
+        let missing = wanted(file_bytes).saturating_sub(bytes);
+        if missing == 0 || free < missing.saturating_mul(FREE_TIMES).saturating_add(FREE_MIN) {
             return Ok(bytes);
         }
         let file = self.disk.open(&self.path(), true)?;

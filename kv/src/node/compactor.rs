@@ -91,7 +91,8 @@ pub(super) async fn run(front: Arc<Front>) {
                 give_up(&front, Revision::new(half).min(revision), oldest).await;
             }
             // It goes behind the next checkpoint, which nothing else asks for in a store that is full.
-            if front.raft.role() == Part::Leader {
+            let goes = !has_gone || front.raft.machine().applied().borrow().oldest > oldest;
+            if goes && front.raft.role() == Part::Leader {
                 let _in_time = env::timeout(LOOK_MAX, front.raft.machine().make_durable()).await;
             }
             continue;

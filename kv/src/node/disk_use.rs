@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::front::Front;
 use super::space::Used;
 use crate::env::{self, Disk};
+use crate::machine::Reserve;
 
 /// How often it is looked at: between two looks a node writes less than the twentieth part that it keeps free.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -32,6 +33,17 @@ fn look(disk: &dyn Disk, dirs: &[PathBuf], max: u64) -> io::Result<Option<Used>>
     }))
 }
 
+/// Takes more of the reserve where there is plenty; gives it up where the node may not take so much, since nobody else takes that
+/// room then.
+fn keep_reserve(reserve: &Reserve, file_bytes: u64, used: Used, disk_bytes_max: u64) -> io::Result<()> {
+    let Some(max) = used.max else { return Ok(()) };
+    let is_of_budget = disk_bytes_max > 0 && max == disk_bytes_max;
+    match is_of_budget && used.is_tight() {
+        true => reserve.give_up().map(drop),
+        false => reserve.keep(file_bytes, max.saturating_sub(used.bytes)).map(drop),
+    }
+}
+
 /// Runs until it is dropped, with the node's tasks.
 pub(super) async fn watch(front: Arc<Front>, disk: Arc<dyn Disk>, dirs: Vec<PathBuf>) {
     let mut is_told = false;
@@ -48,21 +60,24 @@ pub(super) async fn watch(front: Arc<Front>, disk: Arc<dyn Disk>, dirs: Vec<Path
         let file_bytes = view.file_bytes();
         drop(view);
         let looked = env::spawn_blocking(move || {
-            let reserved = reserve.keep(file_bytes);
-            (look(&*asked, &of, max), reserved)
+            let used = look(&*asked, &of, max);
+            let reserved = match &used {
+                Ok(Some(used)) => keep_reserve(&reserve, file_bytes, *used, max),
+                Ok(None) | Err(_) => Ok(()),
+            };
+            (used, reserved)
         });
         let Ok((used, reserved)) = looked.await else {
             return;
         };
-        match (used, reserved) {
-            (Ok(Some(used)), Ok(_)) => front.space().note_disk(used),
-            (Ok(None), Ok(_)) => {}
-            // It serves without knowing; what the disk then refuses ends it cleanly.
-            (Err(error), _) | (_, Err(error)) => {
-                if !std::mem::replace(&mut is_told, true) {
-                    tracing::warn!(%error, "what this node takes of its disk cannot be looked at");
-                }
-            }
+        if let Ok(Some(used)) = used {
+            front.space().note_disk(used);
+        }
+        // It serves without knowing; what the disk then refuses ends it cleanly.
+        if let Some(error) = used.err().or(reserved.err())
+            && !std::mem::replace(&mut is_told, true)
+        {
+            tracing::warn!(%error, "what this node takes of its disk cannot be looked at, or its reserve not be kept");
         }
         env::sleep(LOOK_EVERY).await;
     }

@@ -44,6 +44,16 @@ pub(super) enum Attempt {
     Again,
 }
 
+impl Attempt {
+    /// What it is of this command: only within a session is there an answer of an earlier one.
+    fn of(self, command: &Command) -> Self {
+        match command {
+            Command::Txn { session: Some(_), .. } => self,
+            _ => Attempt::First,
+        }
+    }
+}
+
 /// What the front desk needs to know of its node.
 pub(crate) struct Front {
     pub(crate) raft: Arc<RaftNode>,
@@ -237,7 +247,7 @@ impl Front {
         reply: ReplyTo,
     ) -> Option<(Checked, ReplyTo)> {
         let checked = self.check(command).and_then(|checked| {
-            let admits = match attempt {
+            let admits = match attempt.of(&checked.0) {
                 Attempt::First => self.admits(&checked.0),
                 Attempt::Again => Admits::Now,
             };
@@ -265,7 +275,7 @@ impl Front {
     /// Hands in what was given back, once there is room for it, or tells its caller that there was none.
     pub(super) async fn write_in_time(&self, checked: Checked, attempt: Attempt, reply: ReplyTo) {
         let until = env::now() + ROOM_WAIT_MAX;
-        match attempt {
+        match attempt.of(&checked.0) {
             Attempt::First => self.write(checked, reply, until).await,
             Attempt::Again => self.hand_in(checked, reply, until).await,
         }

@@ -45,7 +45,7 @@ pub struct Settings {
     /// Memory for what was read of the state file, in bytes; a share of [`memory_bytes`](Self::memory_bytes) by default. An eighth
     /// holds records, so that gets of them wait for no thread; the rest holds pages.
     pub state_cache_bytes: Option<u64>,
-    /// How much may be applied, in bytes of memory, until the next checkpoint begins; a share of
+    /// How much may be applied, in bytes of memory, until the next checkpoint begins: 4 KiB to 1 TiB; a share of
     /// [`memory_bytes`](Self::memory_bytes) by default. It takes up to 2.5 times as much; the smaller it is, the oftener the same
     /// pages of the state file are written.
     pub state_layer_bytes: Option<u64>,
@@ -392,6 +392,9 @@ impl Settings {
             0..=record_max.saturating_sub(self.limits.key_bytes_max as u64),
             "at most the 16 MiB that one batch of reads returns, less limits.key_bytes_max and 64 bytes",
         );
+        if let Some(bytes) = self.state_layer_bytes {
+            range("state_layer_bytes", bytes, 4_096..=1 << 40, "4 KiB to 1 TiB");
+        }
         range("memory_bytes", self.memory_bytes, 0..=1 << 40, "1 TiB at most");
         if let Err(too_little) = MemoryParts::of(self) {
             wrong.push(too_little);

@@ -168,15 +168,15 @@ pub(crate) fn open(
             error,
         },
     })?;
-    // Before anything is written: opening writes.
-    let reserve = Reserve::of(Arc::clone(disk), &dir.join("state"));
-    reserve.give_up_if_full().map_err(io(dir))?;
     let known = find_or_prepare(disk, dir, cluster, node)?;
     let state_dir = dir.join("state");
     if let Some(detail) = crate::raft::noted_to_differ(&**disk, &state_dir).map_err(io(&state_dir))? {
         let dir = dir.to_owned();
         return Err(StorageError::StateDiffers { dir, detail }.into());
     }
+    // Opening writes.
+    let reserve = Reserve::of(Arc::clone(disk), &state_dir);
+    reserve.give_up_if_full().map_err(io(dir))?;
     let is_new = known.is_none();
     let settings = LogSettings {
         mode: match is_new {

@@ -30,6 +30,9 @@ const OPEN_ROUNDS: u32 = 6;
 /// How long the others' answers are waited for.
 const ANSWERS_MAX: Duration = Duration::from_secs(2);
 
+/// How long the note may take that this node's state is wrong.
+const NOTE_MAX: Duration = Duration::from_secs(1);
+
 /// What a node's state hashed to, by position.
 pub(crate) type Hashes = Vec<(LogPosition, StateHash)>;
 
@@ -245,8 +248,10 @@ impl Comparison {
                 if is_certain {
                     let (disk, dir) = (Arc::clone(&self.disk), self.dir.clone());
                     let told = format!("at entry {at} {detail}");
-                    let noted = env::spawn_blocking(move || note(&*disk, &dir, &told)).await;
-                    if let Ok(Err(error)) = noted {
+                    let noted = env::spawn_blocking(move || note(&*disk, &dir, &told));
+                    // A disk that hangs must not keep it in service.
+                    let noted = env::timeout(NOTE_MAX, noted).await;
+                    if let Ok(Ok(Err(error))) = noted {
                         tracing::warn!(%error, "that this state is wrong cannot be noted in its directory");
                     }
                 }

@@ -72,7 +72,10 @@ impl Budget {
     /// `bytes` in all, and one message in any case. `patience` is how long the sender of a message is waited for at least.
     pub(super) fn new(bytes: usize, message_max: usize, patience: Duration) -> Self {
         let bytes = bytes.max(message_max).min(Semaphore::MAX_PERMITS);
-        let of_one = message_max.saturating_mul(MESSAGES_OF_ONE).min(bytes);
+        // One of the longest it must have room for, however little there is in all.
+        let of_one = message_max
+            .saturating_mul(MESSAGES_OF_ONE)
+            .min((bytes / 4).max(message_max));
         Self {
             all: Arc::new(Semaphore::new(bytes)),
             #[cfg(test)]

@@ -58,7 +58,7 @@ pub struct QuicSettings {
     /// The same of a client. 1,024 by default. A client of the library opens one stream to each node.
     pub client_streams_max: u32,
     /// The memory for messages of clients, at least one message. 512 MiB by default. A message above 16 KiB takes its whole length of
-    /// it from when it begins until no part of it is held any more, by the caller either; one connection takes four messages of the longest at most. A message that finds no room
+    /// it from when it begins until no part of it is held any more, by the caller either; one connection takes four messages of the longest at most, and a quarter of this or one message. A message that finds no room
     /// ends its stream, and its client tries again.
     pub client_messages_bytes: usize,
     /// How long a client may be waited for in the middle of such a message, all in all, and a second more for each 256 KiB of it;

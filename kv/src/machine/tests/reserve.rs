@@ -11,11 +11,11 @@ fn reserve(disk: &Arc<disk::MemoryDisk>) -> Reserve {
     Reserve::of(Arc::<disk::MemoryDisk>::clone(disk), dir())
 }
 
-/// Takes all that belongs to a file, piece by piece.
-fn keep(reserve: &Reserve, file: u64) -> u64 {
+/// Takes all that belongs to a file, piece by piece, where so much stays free.
+fn keep(reserve: &Reserve, file: u64, free: u64) -> u64 {
     let mut bytes = reserve.bytes().unwrap();
     loop {
-        let more = reserve.keep(file).unwrap();
+        let more = reserve.keep(file, free).unwrap();
         assert!(more - bytes <= 4 * MIB, "a piece at a time");
         if more == bytes {
             return bytes;
@@ -40,19 +40,18 @@ fn a_large_state_file_has_a_reserve_of_its_half_within_bounds_and_a_small_one_ha
 }
 
 #[test]
-fn it_grows_with_the_file_and_never_where_less_than_twice_what_it_takes_is_free() {
+fn it_grows_with_the_file_and_never_where_less_than_twice_what_it_lacks_and_32_mib_are_free() {
     let disk = Arc::new(disk::MemoryDisk::default());
     let reserve = reserve(&disk);
-    assert_eq!(keep(&reserve, 128 * MIB), 0, "nobody knows what is free");
-    disk.say_free(128 * MIB - 2);
-    assert_eq!(keep(&reserve, 128 * MIB), 0);
-    disk.say_free(128 * MIB);
-    assert_eq!(keep(&reserve, 128 * MIB), 64 * MIB);
-    disk.say_free(32 * MIB - 2);
-    assert_eq!(keep(&reserve, 160 * MIB), 64 * MIB);
-    disk.say_free(32 * MIB);
-    assert_eq!(keep(&reserve, 160 * MIB), 80 * MIB);
-    assert_eq!(keep(&reserve, 64 * MIB), 80 * MIB, "it is not made smaller");
+    assert_eq!(keep(&reserve, 128 * MIB, (128 + 32) * MIB - 1), 0);
+    assert_eq!(keep(&reserve, 128 * MIB, (128 + 32) * MIB), 64 * MIB);
+    assert_eq!(keep(&reserve, 160 * MIB, (32 + 32) * MIB - 1), 64 * MIB);
+    assert_eq!(keep(&reserve, 160 * MIB, (32 + 32) * MIB), 80 * MIB);
+    assert_eq!(
+        keep(&reserve, 64 * MIB, 1 << 40),
+        80 * MIB,
+        "it is not made smaller"
+    );
     disk.lose_power(|| false);
     assert_eq!(reserve.bytes().unwrap(), 80 * MIB, "it is durable");
 }
@@ -61,8 +60,7 @@ fn it_grows_with_the_file_and_never_where_less_than_twice_what_it_takes_is_free(
 fn who_starts_on_a_disk_that_is_nearly_full_gives_it_up_and_nobody_else() {
     let disk = Arc::new(disk::MemoryDisk::default());
     let reserve = reserve(&disk);
-    disk.say_free(256 * MIB);
-    keep(&reserve, 128 * MIB);
+    keep(&reserve, 128 * MIB, 1 << 40);
     disk.say_free(32 * MIB);
     reserve.give_up_if_full().unwrap();
     assert_eq!(reserve.bytes().unwrap(), 64 * MIB);
@@ -83,8 +81,7 @@ fn a_copy_that_finds_no_room_beside_the_reserve_takes_its_room() {
     store.txn(Txn::new([Op::put(key("a"), value("1"))])).unwrap();
     store.machine.make_durable().unwrap();
     let reserve = store.machine.reserve().clone();
-    disk.say_free(256 * MIB);
-    keep(&reserve, 128 * MIB);
+    keep(&reserve, 128 * MIB, 1 << 40);
     // A small file and 16 MiB beside it.
     disk.say_free(0);
     let copy = store.machine.begin_shrinking().unwrap().expect("it has room");
@@ -104,8 +101,7 @@ fn a_copy_that_finds_no_room_beside_the_reserve_takes_its_room() {
 fn a_reserve_that_does_not_suffice_is_kept() {
     let disk = Arc::new(disk::MemoryDisk::default());
     let reserve = reserve(&disk);
-    disk.say_free(256 * MIB);
-    keep(&reserve, 128 * MIB);
+    keep(&reserve, 128 * MIB, 1 << 40);
     let asked = |free, file| {
         disk.say_free(free);
         crate::machine::shrink::make_room(&*disk, dir(), file, 40 * MIB, &reserve)
