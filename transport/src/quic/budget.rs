@@ -120,16 +120,31 @@ mod tests {
 
     #[test]
     fn one_connection_has_room_for_four_long_messages_and_all_have_the_budget() {
-        let budget = Budget::new(600, 100, Duration::ZERO);
-        let (one, other) = (budget.share(), budget.share());
+        let budget = Budget::new(1_600, 100, Duration::ZERO);
+        let one = budget.share();
         let held: Vec<Reservation> = (0..4).map(|_| one.reserve(100).unwrap()).collect();
         assert!(one.reserve(1).is_none(), "its share is taken");
-        let rest: Vec<Reservation> = (0..2).map(|_| other.reserve(100).unwrap()).collect();
-        assert!(other.reserve(1).is_none(), "the budget is taken");
+        let others = [budget.share(), budget.share(), budget.share()];
+        let rest: Vec<Reservation> = others
+            .iter()
+            .flat_map(|other| (0..4).map(|_| other.reserve(100).unwrap()))
+            .collect();
+        assert!(budget.share().reserve(1).is_none(), "the budget is taken");
         drop(held);
-        other.reserve(100).unwrap();
+        budget.share().reserve(100).unwrap();
         one.reserve(100).unwrap();
         drop(rest);
+    }
+
+    /// The story: with room for two of the longest messages in all, one slow connection had it all.
+    #[test]
+    fn where_there_is_little_room_one_connection_has_a_quarter_or_one_message() {
+        for (bytes, of_one) in [(1_000, 250), (200, 100), (100, 100)] {
+            let budget = Budget::new(bytes, 100, Duration::ZERO);
+            let one = budget.share();
+            let all: Vec<Reservation> = std::iter::from_fn(|| one.reserve(10)).collect();
+            assert_eq!(all.len(), of_one / 10, "of {bytes}");
+        }
     }
 
     #[test]
