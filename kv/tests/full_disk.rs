@@ -232,3 +232,23 @@ async fn before_the_disk_is_full_what_grows_is_refused_and_what_makes_room_goes_
     put_until(&node, Result::is_ok).await;
     node.shutdown().await;
 }
+
+/// The story: on a disk that was full while Raft started, the end of a node was told as one that no retry helps.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_full_at_any_moment_of_a_first_start_may_have_room_later() {
+    let (mut refused, mut started) = (0, 0);
+    for room in (0..48).map(|step| step * (16 << 10)) {
+        let dir = tempfile::tempdir().unwrap();
+        match start(dir.path(), &Device::with_room(room)).await {
+            Ok(node) => {
+                started += 1;
+                node.shutdown().await;
+            }
+            Err(error) => {
+                refused += 1;
+                assert!(error.is_retryable(), "{room}: {error}");
+            }
+        }
+    }
+    assert!(refused > 5 && started > 5, "{refused} refused, {started} started");
+}

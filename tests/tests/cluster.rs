@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use quorate_kv::Client;
+use quorate_kv::client::Error;
 use quorate_kv::model::{Consistency, Key, NodeId, Op, ReadOp, Txn};
 use quorate_kv::node::{NodeRole, StartError, Status, StorageError};
 use quorate_tests::cluster::{Cluster, fast_settings};
@@ -103,6 +104,50 @@ async fn leadership_moves_to_the_node_that_is_named() -> Result<()> {
     assert_eq!(cluster.leader().await?, target);
     put_range(&client, 5..10).await?;
     expect_range(&client, 0..10).await?;
+    cluster.shutdown().await
+}
+
+/// The story: whether a store that was four fifths full took writes depended on who had led when it was fuller.
+#[tokio::test(flavor = "multi_thread")]
+async fn whether_a_store_is_full_does_not_depend_on_who_leads() -> Result<()> {
+    let mut settings = fast_settings();
+    settings.store_bytes_max = 200_000;
+    // Else history would go by itself.
+    settings.history_kept = std::time::Duration::ZERO;
+    let cluster = Cluster::start(3, settings).await?;
+    let client = cluster.client()?;
+    let key = |number: usize| Key::new(format!("fill/{number}"));
+    let mut count = 0;
+    while client.put(key(count)?, vec![1; 1_000]).await.is_ok() {
+        count += 1;
+    }
+    for number in 0..count / 10 {
+        client.delete(key(number)?).await?;
+    }
+    client.compact(client.status().await?.revision).await?;
+    cluster
+        .wait(
+            "nodes that have given the history up, and are between four fifths and all",
+            |statuses| {
+                let is_between = |status: &Status| {
+                    let used = status.holds.live_bytes + status.holds.history_bytes;
+                    status.is_full && (160_000..190_000).contains(&used)
+                };
+                statuses.iter().all(is_between).then_some(())
+            },
+        )
+        .await?;
+    let first = cluster.leader().await?;
+    let second = (1..=3).find(|id| *id != first).expect("two others");
+    for leader in [first, second, first] {
+        client.move_leader(Some(NodeId::new(leader))).await?;
+        assert_eq!(cluster.leader().await?, leader);
+        let put = client.put("more", "1").await;
+        assert!(
+            matches!(put, Err(Error::NoSpace { .. })),
+            "node {leader}: {put:?}"
+        );
+    }
     cluster.shutdown().await
 }
 

@@ -256,6 +256,23 @@ async fn what_a_start_would_find_in_the_state_file_a_check_finds() {
 }
 
 #[tokio::test]
+async fn a_state_that_most_nodes_found_to_be_another_is_not_said_to_be_whole() {
+    let dir = stopped().await;
+    assert!(found(dir.path()).whole);
+    std::fs::write(dir.path().join("state/DIFFERS"), "at entry 7").expect("noted");
+    let report = found(dir.path());
+    assert_told(
+        &report,
+        Part::State,
+        &dir.path().join("state"),
+        "at entry 7; no node starts on it",
+    );
+    let started = Node::builder().data_dir(dir.path()).start().await;
+    let refused = started.map(drop).expect_err("it is refused").to_string();
+    assert!(refused.contains("at entry 7"), "{refused}");
+}
+
+#[tokio::test]
 async fn all_that_rotted_is_told_and_not_only_the_first() {
     let dir = stopped().await;
     let state = dir.path().join("state/state.redb");

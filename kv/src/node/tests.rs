@@ -1,5 +1,6 @@
 //! What a node does with its callers: nobody holds up another, and everything that waits has a bound and an end.
 
+mod full_store;
 mod lanes;
 mod members;
 mod queues;

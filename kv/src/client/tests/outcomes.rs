@@ -336,6 +336,13 @@ async fn a_final_failure_after_a_lost_answer_is_an_unknown_outcome() {
     assert!(matches!(first.request, Request::Write(Command::Txn { .. })));
     stage.break_streams("one:1");
     let second = node.asked().await;
+    assert!(
+        matches!(
+            second.request,
+            Request::WriteAgain(Command::Txn { session: Some(_), .. })
+        ),
+        "a full store is not to refuse what may have happened"
+    );
     let smaller = Failure::Invalid("the value has 1 byte, the limit is 0".to_owned());
     second.answer(Response::Failed(smaller)).await;
     let error = put.await.expect("no panic").expect_err("nobody knows");
