@@ -50,6 +50,7 @@ mod tasks;
 
 mod protocol;
 mod raft;
+mod room;
 
 pub mod check;
 

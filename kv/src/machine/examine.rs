@@ -309,10 +309,9 @@ impl Rows<'_> {
         let tables = self.txn.list_tables().map_err(storage(self.file))?;
         for table in tables {
             let name = table.name();
-            let Some(number) = name.strip_prefix("heads-") else {
+            let Some(number) = runs::run_of_table(name) else {
                 continue;
             };
-            let number = u64::from_str_radix(number, 16).ok();
             if !number.is_some_and(|number| listed.contains(&number) || self.runs.unfinished == Some(number))
             {
                 self.tell(format!("table {name} is a run that is not listed"));
@@ -324,11 +323,9 @@ impl Rows<'_> {
             .map_err(step(self.file, "opening the filters of"))?;
         for row in filters.range::<&[u8]>(..).map_err(storage(self.file))? {
             let (key, _) = row.map_err(storage(self.file))?;
-            let number = key.value().get(..8).and_then(|number| number.try_into().ok());
-            let number = number.map(u64::from_be_bytes);
-            if !number.is_some_and(|number| listed.contains(&number)) {
-                let detail = "it is of a run that is not listed".to_owned();
-                let damage = Damage::new(Part::State, self.path, format!("table filters: {detail}"));
+            if !runs::run_of_filter(key.value()).is_some_and(|number| listed.contains(&number)) {
+                let detail = "table filters: it is of a run that is not listed";
+                let damage = Damage::new(Part::State, self.path, detail);
                 self.damages.add(damage.of_key(key.value()));
             }
         }
@@ -339,10 +336,7 @@ impl Rows<'_> {
                 let (_, head) = row.map_err(storage(self.file))?;
                 rows += 1;
                 // What is no head is told of by those who go through the keys.
-                if let Ok((revision, None)) = Head::decode_newest(head.value()) {
-                    dead.rows += 1;
-                    dead.newest = dead.newest.max(revision.number());
-                }
+                let _no_head = dead.note(head.value());
             }
             if (rows, dead) != (run.rows, run.dead) {
                 let number = run.number;

@@ -17,7 +17,7 @@ use crate::fault::Fault;
 use crate::model::{
     self, Condition, FailedCondition, Found, InvalidKey, Key, KeyRange, KeyTest, LeaseChange, LeaseId,
     LogIndex, Op, OpResult, Order, Outcome, Place, PutMode, RangeExcess, RangeRead, RangeTest,
-    ReplicatedLimits, Revision, TooManyOf, Txn, TxnRefused, TxnResponse,
+    ReplicatedLimits, Revision, SEQUENCE_DIGITS, TooManyOf, Txn, TxnRefused, TxnResponse,
 };
 use crate::planted::{self, Bug};
 
@@ -443,7 +443,7 @@ impl Run<'_, '_, '_, '_> {
             Op::PutSequence { prefix, value } => {
                 let number = self.batch.next_number(&prefix)?;
                 let mut key = prefix.as_bytes().to_vec();
-                key.extend_from_slice(format!("{number:020}").as_bytes());
+                key.extend_from_slice(format!("{number:0SEQUENCE_DIGITS$}").as_bytes());
                 let key = Key::new(key).map_err(|e| {
                     // The gate leaves room for the digits.
                     self.batch

@@ -60,8 +60,8 @@ impl Reserve {
         }
     }
 
-    /// Takes a piece more, up to what belongs to a state file of so many bytes, if there is plenty of what is free for it; answers its length. Blocks. One
-    /// piece at a time: the log's syncs wait behind what is written here.
+    /// Takes a piece more, up to what belongs to a state file of so many bytes, where enough is free for it; answers its length.
+    /// Blocks. One piece at a time: the log's syncs wait behind what is written here.
     pub(crate) fn keep(&self, file_bytes: u64, free: u64) -> io::Result<u64> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let mut bytes = self.bytes()?;

@@ -55,6 +55,17 @@ pub(super) struct Dead {
     pub(super) newest: u64,
 }
 
+impl Dead {
+    /// Takes note of a head.
+    pub(super) fn note(&mut self, head: &[u8]) -> Result<(), Malformed> {
+        if let (revision, None) = Head::decode_newest(head)? {
+            self.rows += 1;
+            self.newest = self.newest.max(revision.number());
+        }
+        Ok(())
+    }
+}
+
 /// The runs of a state file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Runs {
@@ -178,9 +189,18 @@ impl Runs {
     }
 }
 
+const TABLE_PREFIX: &str = "heads-";
+
 /// Makes something of the table of a run.
 pub(super) fn with_table<T>(number: u64, make: impl FnOnce(Definition<'_>) -> T) -> T {
-    make(TableDefinition::new(&format!("heads-{number:016x}")))
+    make(TableDefinition::new(&format!("{TABLE_PREFIX}{number:016x}")))
+}
+
+/// The number of the run that a table is of, by its name; `None` for one that is no run's, and in it for one whose name says no
+/// number.
+pub(super) fn run_of_table(name: &str) -> Option<Option<u64>> {
+    let number = name.strip_prefix(TABLE_PREFIX)?;
+    Some(u64::from_str_radix(number, 16).ok())
 }
 
 /// Opens the table of a run for reading.
@@ -237,6 +257,11 @@ fn filter_key(number: u64, part: u32) -> Vec<u8> {
     let mut key = number.to_be_bytes().to_vec();
     key.extend_from_slice(&part.to_be_bytes());
     key
+}
+
+/// The number of the run that a part of a filter is of.
+pub(super) fn run_of_filter(key: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(*key.first_chunk()?))
 }
 
 /// Writes a run's filter.
@@ -355,11 +380,7 @@ impl Writing {
     pub(super) fn row(&mut self, key: &[u8], head: &[u8]) -> Result<(), Malformed> {
         self.filter.add(FilterHash::of(key));
         self.rows += 1;
-        if let (revision, None) = Head::decode_newest(head)? {
-            self.dead.rows += 1;
-            self.dead.newest = self.dead.newest.max(revision.number());
-        }
-        Ok(())
+        self.dead.note(head)
     }
 }
 

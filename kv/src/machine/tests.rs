@@ -100,6 +100,28 @@ impl Store {
         }
     }
 
+    /// With one key, durable.
+    fn with_a_key(disk: &Arc<disk::MemoryDisk>) -> Self {
+        let mut store = Self::on(Arc::<disk::MemoryDisk>::clone(disk));
+        store
+            .txn(Txn::new([crate::model::Op::put(key("a"), value("1"))]))
+            .unwrap();
+        store.machine.make_durable().unwrap();
+        store
+    }
+
+    /// As after a crash of the process.
+    fn reopened(self, settings: MachineSettings) -> Self {
+        let Self {
+            disk,
+            machine,
+            reader,
+            ..
+        } = self;
+        drop((machine, reader));
+        Self::with(disk, OpenMode::Existing, settings)
+    }
+
     fn apply(&mut self, millis: u64, commands: Vec<Command>) -> Vec<Outcome> {
         self.index += 1;
         let entry = proposal(self.index, millis, commands);

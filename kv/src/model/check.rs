@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, Key, KeyTest, LeaseChange, Op, RangeTest, ReadOp, Txn};
+use super::{Condition, Key, KeyTest, LeaseChange, Op, RangeTest, ReadOp, SEQUENCE_DIGITS, Txn};
 
 /// The limits of a store. All nodes of a cluster and their clients must be given the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -258,8 +258,8 @@ fn check_op(place: Place, op: &Op, limits: &Limits) -> Result<usize, InvalidTxn>
         Op::DeleteRange { range, .. } => range.size(),
         Op::Range(read) => read.range.size(),
         Op::PutSequence { prefix, value } => {
-            // The number's 20 digits count as part of the key.
-            let size = prefix.len() + 20;
+            // The number's digits count as part of the key.
+            let size = prefix.len() + SEQUENCE_DIGITS;
             if size > limits.key_bytes_max {
                 return Err(InvalidTxn::KeyTooLong {
                     place,

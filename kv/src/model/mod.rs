@@ -30,6 +30,7 @@ pub use ids::{
 };
 pub use key::{InvalidKey, Key, KeyRange, Value};
 pub use limits::{Bounds, InvalidLimit, Limit, LimitChange, ReplicatedLimits, Unit, UnknownLimit};
+pub(crate) use op::SEQUENCE_DIGITS;
 pub use op::{LeaseChange, Op, OpResult, PutMode, RangeExcess};
 pub use read::{Consistency, KeyValue, Order, RangeRead, ReadOp, ReadResponse, ReadResult};
 pub use record::Record;

@@ -136,6 +136,9 @@ pub enum OpResult {
     },
 }
 
+/// The decimal digits that a sequence adds to its prefix.
+pub(crate) const SEQUENCE_DIGITS: usize = 20;
+
 impl Op {
     /// A plain put.
     pub fn put(key: Key, value: impl Into<Value>) -> Self {

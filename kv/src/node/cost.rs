@@ -33,27 +33,18 @@ pub(super) fn of_message(bytes: usize, limits: &Limits) -> usize {
 /// `returned_max`: what the reads of one transaction return at most.
 pub(super) fn of_call(bytes: usize, request: &Request, limits: &Limits, returned_max: u64) -> usize {
     let (steps, answer) = match request {
-        Request::Write(Command::Txn { txn, .. }) | Request::WriteAgain(Command::Txn { txn, .. }) => {
-            let steps = txn.guard.nodes().len() + txn.then.len() + txn.otherwise.len();
-            (steps, of_txn_answer(txn, limits, returned_max))
-        }
+        Request::Write(command) | Request::WriteAgain(command) => match command {
+            Command::Txn { txn, .. } => {
+                let steps = txn.guard.nodes().len() + txn.then.len() + txn.otherwise.len();
+                (steps, of_txn_answer(txn, limits, returned_max))
+            }
+            Command::OpenSession { .. }
+            | Command::CloseSession { .. }
+            | Command::SetLimits { .. }
+            | Command::Compact { .. } => (0, 0),
+        },
         Request::Read { reads, .. } => (reads.len(), 0),
-        Request::Write(
-            Command::OpenSession { .. }
-            | Command::CloseSession { .. }
-            | Command::SetLimits { .. }
-            | Command::Compact { .. },
-        )
-        | Request::WriteAgain(
-            Command::OpenSession { .. }
-            | Command::CloseSession { .. }
-            | Command::SetLimits { .. }
-            | Command::Compact { .. },
-        )
-        | Request::Status
-        | Request::Shrink
-        | Request::Admin(_)
-        | Request::GiveUp { .. } => (0, 0),
+        Request::Status | Request::Shrink | Request::Admin(_) | Request::GiveUp { .. } => (0, 0),
     };
     CALL_BYTES + bytes + steps * STEP_BYTES + answer
 }

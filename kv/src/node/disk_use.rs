@@ -10,7 +10,7 @@ use super::space::Used;
 use crate::env::{self, Disk};
 use crate::machine::Reserve;
 
-/// How often it is looked at: between two looks a node writes less than the twentieth part that it keeps free.
+/// How often it is looked at. What is written between two looks comes on top: a small disk may be full before a look.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What the files in these directories use, of so many bytes at most (0: of what the disk has). `None` where the disk does not
@@ -108,5 +108,29 @@ mod tests {
         assert!(has > bytes);
         assert_eq!(used(3 << 20).max, Some(3 << 20));
         assert!(used(u64::MAX).max < Some(u64::MAX), "the disk has less");
+    }
+
+    #[test]
+    fn the_reserve_goes_where_the_budget_is_what_is_short_and_stays_where_the_disk_is() {
+        const GIB: u64 = 1 << 30;
+        let dir = tempfile::tempdir().unwrap();
+        let reserve = Reserve::of(Arc::new(RealDisk), dir.path());
+        let used = |bytes, max| Used {
+            bytes,
+            history: 0,
+            max: Some(max),
+        };
+        let keep = |used, budget| keep_reserve(&reserve, 64 << 20, used, budget).unwrap();
+        keep(used(0, GIB), GIB);
+        assert!(reserve.bytes().unwrap() > 0, "there is plenty");
+        keep(used(GIB - 1, GIB), 2 * GIB);
+        assert!(
+            reserve.bytes().unwrap() > 0,
+            "others fill the disk: it is for that"
+        );
+        keep(used(GIB - 1, GIB), 0);
+        assert!(reserve.bytes().unwrap() > 0);
+        keep(used(GIB / 4 * 3, GIB), GIB);
+        assert_eq!(reserve.bytes().unwrap(), 0);
     }
 }

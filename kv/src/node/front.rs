@@ -44,16 +44,6 @@ pub(super) enum Attempt {
     Again,
 }
 
-impl Attempt {
-    /// What it is of this command: only within a session is there an answer of an earlier one.
-    fn of(self, command: &Command) -> Self {
-        match command {
-            Command::Txn { session: Some(_), .. } => self,
-            _ => Attempt::First,
-        }
-    }
-}
-
 /// What the front desk needs to know of its node.
 pub(crate) struct Front {
     pub(crate) raft: Arc<RaftNode>,
@@ -129,7 +119,7 @@ impl Front {
         let service = Service::new(faults, stop);
         let (proposals, proposer) = Proposals::open(
             Arc::clone(&raft),
-            usize::try_from(memory.proposals).unwrap_or(usize::MAX),
+            memory.proposals,
             settings.proposals_in_flight,
             service.clone(),
         );
@@ -211,14 +201,8 @@ impl Front {
     pub(crate) async fn call(self: &Arc<Self>, request: Request, until: Instant) -> Response {
         let (reply, answer) = ReplyTo::local();
         match request {
-            Request::Write(command) => match self.check(command) {
-                Ok(checked) => self.write(checked, reply, until).await,
-                Err(failure) => reply.send(Response::Failed(failure)),
-            },
-            Request::WriteAgain(command) => match self.check(command) {
-                Ok(checked) => self.hand_in(checked, reply, until).await,
-                Err(failure) => reply.send(Response::Failed(failure)),
-            },
+            Request::Write(command) => self.write(command, Attempt::First, reply, until).await,
+            Request::WriteAgain(command) => self.write(command, Attempt::Again, reply, until).await,
             Request::Read {
                 reads,
                 consistency,
@@ -239,6 +223,13 @@ impl Front {
             .unwrap_or(Response::Failed(Failure::unknown(NO_ANSWER)))
     }
 
+    async fn write(&self, command: Command, attempt: Attempt, reply: ReplyTo, until: Instant) {
+        match self.check(command) {
+            Ok(checked) => self.hand_in(checked, attempt, reply, until).await,
+            Err(failure) => reply.send(Response::Failed(failure)),
+        }
+    }
+
     /// Checks a command and hands it in, where there is room for it; gives it back otherwise. The answer goes to `reply`.
     pub(super) fn write_now(
         &self,
@@ -246,54 +237,43 @@ impl Front {
         attempt: Attempt,
         reply: ReplyTo,
     ) -> Option<(Checked, ReplyTo)> {
-        let checked = self.check(command).and_then(|checked| {
-            let admits = match attempt.of(&checked.0) {
-                Attempt::First => self.admits(&checked.0),
-                Attempt::Again => Admits::Now,
-            };
-            match admits {
-                Admits::Never(failure) => Err(failure),
-                Admits::Now => Ok((checked, true)),
-                Admits::OnceHistoryIsGone(_) => Ok((checked, false)),
-            }
+        let admitted = self.check(command).map(|checked| {
+            let admits = self.admits(&checked.0, attempt);
+            (checked, admits)
         });
-        match checked {
-            Ok((checked, is_admitted)) if !is_admitted || self.waits_for_limits(&checked.0) => {
-                Some((checked, reply))
-            }
-            Ok(((command, size), _)) => {
-                let back = self.proposals.send_now(command, size, reply);
-                back.map(|(command, reply)| ((command, size), reply))
-            }
-            Err(failure) => {
+        match admitted {
+            Ok((_, Admits::Never(failure))) | Err(failure) => {
                 reply.send(Response::Failed(failure));
                 None
             }
+            Ok(((command, size), Admits::Now)) if !self.waits_for_limits(&command) => {
+                let back = self.proposals.send_now(command, size, reply);
+                back.map(|(command, reply)| ((command, size), reply))
+            }
+            Ok((checked, Admits::Now | Admits::OnceHistoryIsGone(_))) => Some((checked, reply)),
         }
     }
 
     /// Hands in what was given back, once there is room for it, or tells its caller that there was none.
     pub(super) async fn write_in_time(&self, checked: Checked, attempt: Attempt, reply: ReplyTo) {
-        let until = env::now() + ROOM_WAIT_MAX;
-        match attempt.of(&checked.0) {
-            Attempt::First => self.write(checked, reply, until).await,
-            Attempt::Again => self.hand_in(checked, reply, until).await,
-        }
+        self.hand_in(checked, attempt, reply, env::now() + ROOM_WAIT_MAX)
+            .await;
     }
 
-    async fn write(&self, checked: Checked, reply: ReplyTo, until: Instant) {
-        match self.wait_for_space(&checked.0, until).await {
-            Ok(()) => self.hand_in(checked, reply, until).await,
-            Err(failure) => reply.send(Response::Failed(failure)),
+    async fn hand_in(&self, (command, size): Checked, attempt: Attempt, reply: ReplyTo, until: Instant) {
+        if let Err(failure) = self.wait_for_space(&command, attempt, until).await {
+            reply.send(Response::Failed(failure));
+            return;
         }
-    }
-
-    async fn hand_in(&self, (command, size): Checked, reply: ReplyTo, until: Instant) {
         self.wait_for_limits(&command, until).await;
         self.proposals.send(command, size, reply, until).await;
     }
 
-    fn admits(&self, command: &Command) -> Admits {
+    fn admits(&self, command: &Command, attempt: Attempt) -> Admits {
+        // Only within a session is there an answer of an earlier attempt.
+        if let (Attempt::Again, Command::Txn { session: Some(_), .. }) = (attempt, command) {
+            return Admits::Now;
+        }
         // Who does not lead has another state, perhaps an older one, and is answered that it does not. A state that cannot be looked
         // at has stopped the node, which says so itself.
         self.space.admits(command, || {
@@ -304,10 +284,15 @@ impl Front {
     }
 
     /// Waits for history that goes by itself, where the store is full of that: a burst of writes is no full store.
-    async fn wait_for_space(&self, command: &Command, until: Instant) -> Result<(), Failure> {
+    async fn wait_for_space(
+        &self,
+        command: &Command,
+        attempt: Attempt,
+        until: Instant,
+    ) -> Result<(), Failure> {
         let until = until.min(env::now() + SPACE_WAIT_MAX);
         loop {
-            match self.admits(command) {
+            match self.admits(command, attempt) {
                 Admits::Now => return Ok(()),
                 Admits::Never(failure) => return Err(failure),
                 Admits::OnceHistoryIsGone(_) if env::now() < until => {

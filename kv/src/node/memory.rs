@@ -54,8 +54,8 @@ pub struct MemoryParts {
     pub rest: u64,
 }
 
-/// And no more than this: what a queue may have.
-const SHARE_MAX: u64 = 4 << 30;
+/// A queue has no more than this, however large the budget is.
+const QUEUE_MAX: u64 = 4 << 30;
 
 /// The parts that are as large in every budget: what they hold is no less in a small one.
 const RECEIVING_BYTES: u64 = (RECEIVING_CACHE_BYTES + GATHERED_BYTES_MAX) as u64;
@@ -70,6 +70,7 @@ struct Share {
     given: Option<u64>,
     /// What it is of all such parts: MiB in the default budget.
     weight: u64,
+    max: u64,
 }
 
 impl MemoryParts {
@@ -78,16 +79,16 @@ impl MemoryParts {
         let budget = settings.memory_bytes;
         let fixed = GATHERED_BYTES_MAX as u64 + RECEIVING_BYTES + CLIENT_MESSAGES_BYTES;
         let layers = |layer: u64| layer.saturating_mul(LAYER_HALVES) / 2;
-        let share = |given: Option<u64>, weight| Share { given, weight };
+        let share = |given: Option<u64>, weight, max| Share { given, weight, max };
         let shares = [
-            share(settings.state_cache_bytes, 24),
-            share(settings.state_layer_bytes.map(layers), 38),
-            share(settings.log_cache_bytes, 6),
-            share(None, 4),
-            share(settings.apply_queue_bytes, 5),
-            share(settings.proposals_bytes_max, 5),
-            share(settings.calls_bytes_max, 24),
-            share(settings.answers_bytes_max, 14),
+            share(settings.state_cache_bytes, 24, u64::MAX),
+            share(settings.state_layer_bytes.map(layers), 38, u64::MAX),
+            share(settings.log_cache_bytes, 6, u64::MAX),
+            share(None, 4, QUEUE_MAX),
+            share(settings.apply_queue_bytes, 5, QUEUE_MAX),
+            share(settings.proposals_bytes_max, 5, QUEUE_MAX),
+            share(settings.calls_bytes_max, 24, QUEUE_MAX),
+            share(settings.answers_bytes_max, 14, QUEUE_MAX),
         ];
         let given = shares.iter().filter_map(|share| share.given);
         let given = given.fold(0, u64::saturating_add);
@@ -113,7 +114,7 @@ impl MemoryParts {
             .saturating_sub(rest);
         let size = |share: &Share| {
             let part = || (u128::from(left) * u128::from(share.weight) / u128::from(weights.max(1))) as u64;
-            share.given.unwrap_or_else(|| part().min(SHARE_MAX))
+            share.given.unwrap_or_else(|| part().min(share.max))
         };
         let [
             state_cache,
@@ -148,33 +149,19 @@ impl MemoryParts {
 
     /// Each part with its name, as metrics and messages call it.
     pub fn named(&self) -> [(&'static str, u64); 12] {
-        let Self {
-            state_cache,
-            state_layers,
-            state_writes,
-            receiving,
-            log_cache,
-            log_queue,
-            apply_queue,
-            proposals,
-            calls,
-            answers,
-            client_messages,
-            rest,
-        } = *self;
         [
-            ("state_cache", state_cache),
-            ("state_layers", state_layers),
-            ("state_writes", state_writes),
-            ("receiving", receiving),
-            ("log_cache", log_cache),
-            ("log_queue", log_queue),
-            ("apply_queue", apply_queue),
-            ("proposals", proposals),
-            ("calls", calls),
-            ("answers", answers),
-            ("client_messages", client_messages),
-            ("rest", rest),
+            ("state_cache", self.state_cache),
+            ("state_layers", self.state_layers),
+            ("state_writes", self.state_writes),
+            ("receiving", self.receiving),
+            ("log_cache", self.log_cache),
+            ("log_queue", self.log_queue),
+            ("apply_queue", self.apply_queue),
+            ("proposals", self.proposals),
+            ("calls", self.calls),
+            ("answers", self.answers),
+            ("client_messages", self.client_messages),
+            ("rest", self.rest),
         ]
     }
 }
@@ -201,6 +188,10 @@ mod tests {
             let is_left_over = mib > 1_024;
             assert!(is_left_over || sum > mib * MIB - 16, "{mib}: {parts:?}");
             assert!(parts.log_queue <= 4 << 30, "the log takes no more");
+            assert!(
+                parts.state_cache >= mib * MIB / 32,
+                "{mib}: caches grow with the budget: {parts:?}"
+            );
             let smallest = parts.named().into_iter().min_by_key(|(_, bytes)| *bytes);
             assert!(smallest.unwrap().1 >= MIB, "{mib}: {parts:?}");
             settings.check().unwrap();

@@ -14,13 +14,13 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::reply::{ReplyTo, SIGN_INTERVAL};
-use super::room::Room;
 use super::service::Service;
 use crate::env::{self, Instant, Semaphore, mpsc};
 use crate::machine::EntryOutcome;
 use crate::model::{Command, Outcome, Proposal};
 use crate::protocol::{Failure, Response};
 use crate::raft::{ProposalData, Proposed, RaftNode};
+use crate::room::Room;
 
 /// Commands that wait to be proposed; more wait in their callers.
 const QUEUE: usize = 4096;
@@ -68,7 +68,7 @@ impl Proposals {
     /// proposals are on their way at once.
     pub(super) fn open(
         raft: Arc<RaftNode>,
-        bytes_max: usize,
+        bytes_max: u64,
         in_flight_max: usize,
         service: Service,
     ) -> (Self, Proposer) {

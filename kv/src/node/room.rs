@@ -14,56 +14,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use quorate_transport::Identity;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::env::Semaphore;
 use crate::machine::ReadClass;
-
-/// Some bytes. Cheap to clone; a clone is the same room.
-#[derive(Debug, Clone)]
-pub(super) struct Room {
-    free: Arc<Semaphore>,
-    bytes: usize,
-}
-
-impl Room {
-    pub(super) fn new(bytes: usize) -> Self {
-        let bytes = bytes.clamp(1, u32::MAX as usize);
-        Self {
-            free: Arc::new(Semaphore::new(bytes)),
-            bytes,
-        }
-    }
-
-    /// A part of this room's size.
-    fn part(&self, divisor: usize) -> Self {
-        Self::new(self.bytes / divisor)
-    }
-
-    /// Waits for so many bytes; for all there are, where there are fewer. Cancel safe.
-    pub(super) async fn take(&self, bytes: usize) -> OwnedSemaphorePermit {
-        let wanted = u32::try_from(bytes.min(self.bytes)).unwrap_or(u32::MAX);
-        match Arc::clone(&self.free).acquire_many_owned(wanted).await {
-            Ok(permit) => permit,
-            // No room is ever closed.
-            Err(_closed) => std::future::pending().await,
-        }
-    }
-
-    /// So many bytes, if they are free.
-    pub(super) fn take_now(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let wanted = u32::try_from(bytes.min(self.bytes)).unwrap_or(u32::MAX);
-        Arc::clone(&self.free).try_acquire_many_owned(wanted).ok()
-    }
-
-    /// Whether so many bytes are free.
-    fn has(&self, bytes: usize) -> bool {
-        self.free.available_permits() >= bytes.min(self.bytes)
-    }
-
-    #[cfg(test)]
-    pub(super) fn held(&self) -> usize {
-        self.bytes - self.free.available_permits()
-    }
-}
+use crate::room::Room;
 
 /// Room that is taken in a stream's, a client's and the node's share at once.
 #[derive(Debug, Clone)]
@@ -167,12 +119,10 @@ const STREAM_PART: usize = 4;
 
 impl Rooms {
     pub(super) fn new(calls: u64, answers: u64) -> Self {
-        let size = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
-        let answers = size(answers);
         Self {
             node: Kinds {
-                streams: Room::new(STREAMS_MAX),
-                calls: Room::new(size(calls)),
+                streams: Room::new(STREAMS_MAX as u64),
+                calls: Room::new(calls),
                 points: Room::new(answers / 4),
                 scans: Room::new(answers - answers / 4),
             },

@@ -74,8 +74,8 @@ pub struct Settings {
     /// default. Who finds it full waits, up to 10 s, and is then told that nothing was proposed.
     pub proposals_bytes_max: Option<u64>,
     /// Memory for the calls of clients, in bytes, from when they are read until their answers have left, the answers of
-    /// writes included: 64 KiB to 4 GiB; a share of [`memory_bytes`](Self::memory_bytes) by default. One client has half of it at most, and one of its streams a
-    /// quarter of that. Of a stream that finds no room nothing more is read until there is some.
+    /// writes included: 64 KiB to 4 GiB; a share of [`memory_bytes`](Self::memory_bytes) by default. One client has half of it
+    /// at most, and one of its streams a quarter of that. Of a stream that finds no room nothing more is read until there is some.
     pub calls_bytes_max: Option<u64>,
     /// Memory for answers to reads, in bytes, until they have left, those above 64 KiB until their clients have acknowledged
     /// all of them: 64 KiB to 4 GiB; a share of [`memory_bytes`](Self::memory_bytes) by default, a quarter of it for reads of a few
@@ -101,8 +101,8 @@ pub struct Settings {
     /// The most sessions of the cluster at once: 1 to 1,000,000; 10,000 by default.
     pub sessions_max: u64,
     /// How long a session must not have written to make room for another when there are as many as may be: 1 s to
-    /// 30 days; 1 minute by default. With more than [`session_ttl`](Self::session_ttl) none makes room before it expires. A client whose session made room and that then sends a
-    /// write again does not hear its outcome, so it must be longer than clients wait for an answer.
+    /// 30 days; 1 minute by default. With more than [`session_ttl`](Self::session_ttl) none makes room before it expires. A
+    /// client whose session made room and that then sends a write again does not hear its outcome, so it must be longer than clients wait for an answer.
     pub session_idle: Duration,
     /// The most bytes that the answers of one session may have which its client has not said it has: 64 KiB to 1 GiB;
     /// 8 MiB by default. The disk holds up to so many for each session.
@@ -531,6 +531,48 @@ mod tests {
             let refused: Vec<String> = refused.iter().map(ToString::to_string).collect();
             assert_eq!(refused, told);
         }
+    }
+
+    #[test]
+    fn the_log_has_an_eighth_of_the_disk_that_the_node_may_take_and_a_gibibyte_at_most() {
+        const GIB: u64 = 1 << 30;
+        let with = |disk_bytes_max, log_bytes_kept| {
+            let settings = Settings {
+                disk_bytes_max,
+                log_bytes_kept,
+                ..Settings::default()
+            };
+            settings.check().unwrap();
+            settings.log_bytes_kept()
+        };
+        assert_eq!(with(0, None), GIB);
+        assert_eq!(with(64 * GIB, None), GIB);
+        assert_eq!(with(4 * GIB, None), GIB / 2);
+        assert_eq!(with(4 * GIB, Some(2 * GIB)), 2 * GIB);
+    }
+
+    #[test]
+    fn a_layer_and_the_disk_have_a_least_and_a_most_that_are_told_by_name() {
+        let with = |layer, disk_bytes_max| {
+            let settings = Settings {
+                memory_bytes: 1 << 40,
+                state_layer_bytes: Some(layer),
+                disk_bytes_max,
+                log_bytes_kept: Some(1 << 30),
+                ..Settings::default()
+            };
+            settings.check()
+        };
+        with(4_096, 1 << 30).unwrap();
+        with(4_096, 1 << 50).unwrap();
+        let refused = with(4_095, (1 << 30) - 1).unwrap_err();
+        assert_eq!(
+            refused.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            [
+                "disk_bytes_max is 1073741823; it must be 0 for what the disk has, or 1 GiB to 1 PiB",
+                "state_layer_bytes is 4095; it must be 4 KiB to 1 TiB",
+            ]
+        );
     }
 
     #[test]

@@ -96,4 +96,19 @@ mod tests {
         assert!(!is_due(u64::MAX, 0, 0, 64 * MIB), "never");
         assert!(is_due(65 * MIB, 0, 3, 64 * MIB), "an empty one that was large");
     }
+
+    #[test]
+    fn a_file_shrinks_earlier_where_three_quarters_of_the_disk_are_used() {
+        let used = |bytes| {
+            Some(Used {
+                bytes,
+                history: 0,
+                max: Some(100),
+            })
+        };
+        assert_eq!(at(3, None), 3);
+        assert_eq!(at(3, used(74)), 3);
+        assert_eq!(at(3, used(75)), 2);
+        assert_eq!(at(0, used(99)), 0, "never");
+    }
 }

@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::env;
 use crate::machine::{self, Holds, View};
-use crate::model::{Command, Key, Op};
+use crate::model::{Command, Key, Op, SEQUENCE_DIGITS};
 use crate::protocol::Failure;
 
 /// From so many percent of the limit on what grows is refused, until less than so many are used.
@@ -21,10 +21,6 @@ const FULL_PERCENT: u64 = 95;
 const ROOM_PERCENT: u64 = 80;
 /// From so many on the leader gives history up, however young it is.
 const PRESSING_PERCENT: u64 = 75;
-
-/// The bytes of a number, as a value, and as the digits that a sequence adds to its prefix.
-const NUMBER: usize = 8;
-const DIGITS: usize = 20;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -199,11 +195,15 @@ fn may_add(command: &Command) -> Option<u64> {
     let of = |ops: &[Op]| {
         let added = ops.iter().filter_map(|op| match op {
             Op::Put { key, value, .. } => Some(bytes_of(key, 0, value.len())),
-            Op::Add { key, .. } | Op::Max { key, .. } => Some(bytes_of(key, 0, NUMBER)),
+            Op::Add { key, .. } | Op::Max { key, .. } => Some(bytes_of(key, 0, size_of::<i64>())),
             // The key that it makes, and the sequence.
-            Op::PutSequence { prefix, value } => {
-                Some(bytes_of(prefix, DIGITS, value.len()).saturating_add(bytes_of(prefix, 0, NUMBER)))
-            }
+            Op::PutSequence { prefix, value } => Some(
+                bytes_of(prefix, SEQUENCE_DIGITS, value.len()).saturating_add(bytes_of(
+                    prefix,
+                    0,
+                    size_of::<u64>(),
+                )),
+            ),
             Op::Delete { .. } | Op::DeleteRange { .. } | Op::Get { .. } | Op::Range(_) => None,
         });
         added.reduce(u64::saturating_add)

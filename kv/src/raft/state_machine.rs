@@ -26,7 +26,7 @@ use super::tap::Tap;
 use super::types::{
     LogId, Membership, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, log_id, position,
 };
-use crate::env::{self, Disk, Owner, OwnerHandle, Semaphore, WeakOwnerHandle, oneshot, watch};
+use crate::env::{self, Disk, Owner, OwnerHandle, WeakOwnerHandle, oneshot, watch};
 use crate::fault::{Fault, Faults};
 use crate::log::CrashPoint;
 use crate::machine::{
@@ -35,6 +35,7 @@ use crate::machine::{
 };
 use crate::model::{self, LogPosition, Revision};
 use crate::planted::{self, Bug};
+use crate::room::Room;
 
 /// Entries that one job carries at most: bounds the memory of a replay after a restart.
 const APPLY_ENTRIES_MAX: usize = 4096;
@@ -100,7 +101,8 @@ pub(crate) struct StateMachine {
     faults: Faults,
     /// Whether the owner takes more entries.
     room: watch::Receiver<bool>,
-    queue: ApplyQueue,
+    /// For the entries that wait to be applied.
+    queue: Room,
     reserve: Reserve,
     reader: Reader,
     sendings: Sendings,
@@ -159,30 +161,9 @@ struct ApplyJob {
     held: Option<OwnedSemaphorePermit>,
 }
 
-/// Room for the entries that wait to be applied.
-#[derive(Clone)]
-struct ApplyQueue {
-    free: Arc<Semaphore>,
-    bytes: u32,
-}
-
-impl ApplyQueue {
-    fn new(bytes: u64) -> Self {
-        let bytes = u32::try_from(bytes)
-            .unwrap_or(u32::MAX >> 3)
-            .clamp(1, u32::MAX >> 3);
-        Self {
-            free: Arc::new(Semaphore::new(bytes as usize)),
-            bytes,
-        }
-    }
-
-    /// Waits for so many bytes; for all there are, where there are fewer. Cancel safe.
-    async fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).clamp(1, self.bytes);
-        // It is never closed.
-        Arc::clone(&self.free).acquire_many_owned(bytes).await.ok()
-    }
+/// A job's place among those that wait to be applied: also an empty one has one.
+async fn place(queue: &Room, bytes: usize) -> OwnedSemaphorePermit {
+    queue.take(bytes.max(1)).await
 }
 
 type Done<T> = oneshot::Sender<Result<T, Fault>>;
@@ -300,7 +281,7 @@ impl StateMachine {
             applied,
             faults,
             room,
-            queue: ApplyQueue::new(bounds.queue_bytes),
+            queue: Room::new(bounds.queue_bytes),
             reserve,
             reader,
             sendings: Sendings::default(),
@@ -863,7 +844,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                     entries,
                     responders,
                     bytes,
-                    held: self.queue.take(bytes).await,
+                    held: Some(place(&self.queue, bytes).await),
                 });
                 self.jobs.send(job).await.map_err(|_| STOPPED)?;
             }
@@ -990,23 +971,23 @@ mod tests {
 
     #[tokio::test]
     async fn what_waits_to_be_applied_has_a_bound_in_bytes_and_what_is_larger_goes_alone() {
-        let queue = ApplyQueue::new(100);
-        let first = queue.take(60).await;
-        let mut second = std::pin::pin!(queue.take(41));
+        let queue = Room::new(100);
+        let first = place(&queue, 60).await;
+        let mut second = std::pin::pin!(place(&queue, 41));
         assert!(futures_util::poll!(&mut second).is_pending());
         drop(first);
         let second = second.await;
-        assert!(second.is_some());
-        let mut large = std::pin::pin!(queue.take(usize::MAX));
+        assert_eq!(second.num_permits(), 41);
+        let mut large = std::pin::pin!(place(&queue, usize::MAX));
         assert!(futures_util::poll!(&mut large).is_pending(), "it waits for all");
         drop(second);
         let large = large.await;
-        let mut next = std::pin::pin!(queue.take(0));
+        let mut next = std::pin::pin!(place(&queue, 0));
         assert!(
             futures_util::poll!(&mut next).is_pending(),
             "an empty one has a place too"
         );
         drop(large);
-        assert!(next.await.is_some());
+        assert_eq!(next.await.num_permits(), 1);
     }
 }

@@ -64,20 +64,7 @@ fn a_retry_after_a_restart_returns_the_first_answer() {
     let id = open_session(&mut store, 0, 1_000);
     let first = store.one(1, add(id, 1, 1));
     store.machine.make_durable().unwrap();
-    let Store {
-        disk,
-        machine,
-        reader,
-        index,
-    } = store;
-    drop((machine, reader));
-    let (machine, reader) = reopen(&disk);
-    let mut store = Store {
-        disk,
-        machine,
-        reader,
-        index,
-    };
+    let mut store = store.reopened(settings());
     assert_eq!(store.one(2, add(id, 1, 1)), first);
     assert_eq!(number(&store.one(3, add(id, 2, 1))), 2);
     store.verify();
@@ -511,16 +498,9 @@ fn limits_are_set_by_a_command_once_for_each_version_and_belong_to_the_state() {
         .collect();
     assert_eq!(is_open, [true, false, false, true]);
     store.machine.make_durable().unwrap();
-    let Store {
-        disk,
-        machine,
-        reader,
-        ..
-    } = store;
-    drop((machine, reader));
-    let (machine, reader) = reopen(&disk);
-    assert_eq!(*machine.limits(), others);
-    assert_eq!(reader.view().unwrap().limits(), (2, &others));
+    let store = store.reopened(settings());
+    assert_eq!(*store.machine.limits(), others);
+    assert_eq!(store.reader.view().unwrap().limits(), (2, &others));
 }
 
 /// A replica that was started anew and one that was not must refuse the same writes.

@@ -505,9 +505,7 @@ fn the_revision_that_stood_at_a_time_is_told_from_memory_and_from_the_file_as_fa
     assert_eq!(told(&store), expected);
     store.machine.make_durable().unwrap();
     assert_eq!(told(&store), expected, "from the file");
-    let Store { disk, machine, .. } = store;
-    drop(machine);
-    let mut store = Store::with(disk, OpenMode::Existing, settings());
+    let mut store = store.reopened(settings());
     assert_eq!(told(&store), expected, "after a start");
     compact(&mut store, second.number());
     forget(&mut store);

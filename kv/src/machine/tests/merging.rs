@@ -62,17 +62,6 @@ fn merge_a_step(store: &mut Store) -> bool {
     true
 }
 
-fn reopened(store: Store, settings: MachineSettings) -> Store {
-    let Store {
-        disk,
-        machine,
-        reader,
-        ..
-    } = store;
-    drop((machine, reader));
-    Store::with(disk, OpenMode::Existing, settings)
-}
-
 /// Demands that these keys exist and no others, by a scan, by gets, and by all that is proven of a state and of its file.
 fn has(store: &Store, expected: impl IntoIterator<Item = u64>) {
     let expected: BTreeSet<Key> = expected.into_iter().map(name).collect();
@@ -120,7 +109,7 @@ fn what_was_deleted_stays_deleted_while_an_older_run_has_it_though_its_history_i
         }
         assert_eq!(store.machine.runs(), 2, "the oldest is far larger than both");
         has(&store, living());
-        let store = reopened(store, merging(merge_rows, 1));
+        let store = store.reopened(merging(merge_rows, 1));
         has(&store, living());
     }
 }
@@ -132,18 +121,7 @@ fn a_checkpoint_between_two_steps_takes_no_run_that_is_being_merged() {
     put(&mut store, [3, 4]);
     assert!(merge_a_step(&mut store));
     // From here on a checkpoint writes small runs anew together with its own.
-    store = {
-        let Store {
-            disk,
-            machine,
-            reader,
-            index,
-        } = store;
-        drop((machine, reader));
-        let mut store = Store::with(disk, OpenMode::Existing, merging(2, 1_000));
-        store.index = index.max(store.index);
-        store
-    };
+    let mut store = store.reopened(merging(2, 1_000));
     assert!(merge_a_step(&mut store), "begun anew");
     put(&mut store, [5]);
     has(&store, 0..6);
@@ -151,7 +129,7 @@ fn a_checkpoint_between_two_steps_takes_no_run_that_is_being_merged() {
         has(&store, 0..6);
     }
     has(&store, 0..6);
-    let store = reopened(store, merging(2, 1_000));
+    let store = store.reopened(merging(2, 1_000));
     has(&store, 0..6);
 }
 
@@ -164,7 +142,7 @@ fn a_merge_that_a_crash_broke_off_leaves_no_run_and_no_filter_behind() {
     for _ in 0..3 {
         assert!(merge_a_step(&mut store));
     }
-    let mut store = reopened(store, merging(1_000, 1));
+    let mut store = store.reopened(merging(1_000, 1));
     has(&store, 0..40);
     while merge_a_step(&mut store) {}
     assert_eq!(store.machine.runs(), 1);

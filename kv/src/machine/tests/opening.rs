@@ -276,14 +276,7 @@ fn the_membership_is_kept_with_its_place_in_the_log() {
         [EntryOutcome::Membership, EntryOutcome::Blank]
     );
     store.machine.make_durable().unwrap();
-    let Store {
-        disk,
-        machine,
-        reader,
-        ..
-    } = store;
-    drop((machine, reader));
-    let (machine, _) = reopen(&disk);
+    let Store { machine, .. } = store.reopened(settings());
     assert_eq!(machine.applied().membership, Some((position(1), members)));
     assert_eq!(machine.applied().position, Some(position(2)));
     assert_eq!(

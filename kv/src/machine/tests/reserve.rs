@@ -3,7 +3,6 @@
 use super::*;
 use crate::machine::reserve::wanted;
 use crate::machine::{NotShrunk, Reserve};
-use crate::model::Op;
 
 const MIB: u64 = 1 << 20;
 
@@ -73,13 +72,7 @@ fn who_starts_on_a_disk_that_is_nearly_full_gives_it_up_and_nobody_else() {
 #[test]
 fn a_copy_that_finds_no_room_beside_the_reserve_takes_its_room() {
     let disk = Arc::new(disk::MemoryDisk::default());
-    let mut store = Store::with(
-        Arc::<disk::MemoryDisk>::clone(&disk),
-        OpenMode::Create,
-        settings(),
-    );
-    store.txn(Txn::new([Op::put(key("a"), value("1"))])).unwrap();
-    store.machine.make_durable().unwrap();
+    let mut store = Store::with_a_key(&disk);
     let reserve = store.machine.reserve().clone();
     keep(&reserve, 128 * MIB, 1 << 40);
     // A small file and 16 MiB beside it.

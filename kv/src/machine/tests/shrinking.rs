@@ -27,12 +27,6 @@ fn large() -> Store {
     store
 }
 
-fn reopened(store: Store) -> Store {
-    let Store { disk, machine, .. } = store;
-    drop(machine);
-    Store::with(disk, OpenMode::Existing, settings())
-}
-
 fn all(store: &Store) -> Vec<ReadResult> {
     let all = ReadOp::Range(RangeRead::new(KeyRange::all()));
     store.reader.view().unwrap().read(&[all], None).unwrap().unwrap()
@@ -81,7 +75,7 @@ fn a_file_that_gave_much_up_becomes_as_small_as_what_it_holds_while_entries_are_
     store.machine.make_durable().unwrap();
     store.verify();
     drop(old_view);
-    let store = reopened(store);
+    let store = store.reopened(settings());
     assert_eq!(all(&store), there);
     store.verify();
 }
@@ -131,7 +125,7 @@ fn a_copy_of_a_state_that_a_snapshot_replaced_is_thrown_away() {
     assert_eq!(all(&store), all(&ahead));
     assert_eq!(unfinished(&store), 0);
     store.verify();
-    let store = reopened(store);
+    let store = store.reopened(settings());
     assert_eq!(all(&store), all(&ahead));
     assert_eq!(store.machine.applied().revision, Revision::new(103));
 }
@@ -139,13 +133,7 @@ fn a_copy_of_a_state_that_a_snapshot_replaced_is_thrown_away() {
 #[test]
 fn no_copy_begins_where_the_disk_has_no_room_for_a_second_file_and_for_the_log() {
     let disk = Arc::new(disk::MemoryDisk::default());
-    let mut store = Store::with(
-        Arc::<disk::MemoryDisk>::clone(&disk),
-        OpenMode::Create,
-        settings(),
-    );
-    store.txn(Txn::new([Op::put(key("a"), value("1"))])).unwrap();
-    store.machine.make_durable().unwrap();
+    let mut store = Store::with_a_key(&disk);
     let wanted = store.machine.file_bytes() + (64 << 20);
     disk.say_free(wanted - 1);
     let refused = store.machine.begin_shrinking().err();

@@ -30,7 +30,7 @@ impl Desk {
         let (faults, stop) = (Faults::default(), CancellationToken::new());
         let service = Service::new(faults.clone(), stop.clone());
         let raft = std::sync::Arc::clone(&world.node.inner.raft);
-        let (proposals, proposer) = Proposals::open(raft, ROOM, 4, service);
+        let (proposals, proposer) = Proposals::open(raft, ROOM as u64, 4, service);
         Self {
             world,
             proposals,
