@@ -186,10 +186,11 @@ impl Front {
         self.rooms.held()
     }
 
-    /// All the room that callers in this process have for answers to reads of a few keys.
+    /// All the room that callers in this process have for answers to reads of a few keys, once it is free: an answer
+    /// gives its own back a moment after it was given.
     #[cfg(test)]
-    pub(super) fn all_room_for_points(&self) -> Option<super::room::Held> {
-        self.here.answers(ReadClass::Point).take_now(usize::MAX)
+    pub(super) async fn all_room_for_points(&self) -> super::room::Held {
+        self.here.answers(ReadClass::Point).take(usize::MAX).await
     }
 
     /// A new stream of this client, if there is a place for it.

@@ -635,7 +635,7 @@ async fn a_get_is_answered_at_once_only_where_answers_have_room() {
     client.get_with(key(0), STALE).await.expect("it is read");
     let look = || client.get_with(key(0), STALE).now_or_never();
     assert!(look().is_some());
-    let all = node.inner.front.all_room_for_points();
+    let all = node.inner.front.all_room_for_points().await;
     assert!(look().is_none(), "others wait for room");
     drop(all);
     assert!(look().is_some());
