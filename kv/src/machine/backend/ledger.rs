@@ -58,10 +58,14 @@ pub(super) struct Ledger {
     record: Vec<u8>,
 }
 
-/// The sum of a header.
+/// The sum of a header. `None` where there is none: a file to which none was written yet has a hole in its place, so zeros
+/// would stand for states of which no record tells.
 pub(super) fn sum_of(header: &[u8]) -> Option<Sum> {
-    let sum = xxh3_64(header.get(..HEADER_BYTES)?);
-    Some(Sum::new(sum).unwrap_or(Sum::MIN))
+    let header = header.get(..HEADER_BYTES)?;
+    if header.iter().all(|byte| *byte == 0) {
+        return None;
+    }
+    Some(Sum::new(xxh3_64(header)).unwrap_or(Sum::MIN))
 }
 
 impl Ledger {
