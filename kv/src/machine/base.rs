@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use redb::{Range, ReadOnlyTable, ReadTransaction};
 
+use super::blocks;
 use super::database::{OpenState, for_each_row};
 use super::error::{StateFile, step, storage};
 use super::filter::{Filter, FilterHash};
@@ -103,9 +104,9 @@ impl Base {
         let hash = FilterHash::of(key);
         for (filter, rows) in &self.heads {
             if filter.may_have(hash)
-                && let Some(row) = rows.get(key).map_err(storage(self.file()))?
+                && let Some(row) = blocks::find(self.file(), rows, key)?
             {
-                return Ok(Some(self.decode_head(row.value())?));
+                return Ok(Some(self.decode_head(row.head())?));
             }
         }
         Ok(None)
@@ -116,10 +117,8 @@ impl Base {
         let runs = self
             .heads
             .iter()
-            .map(|(_, rows)| rows.range::<&[u8]>(range.bounds()));
-        let runs = runs
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(storage(self.file()))?;
+            .map(|(_, rows)| blocks::rows(self.file(), rows, range.bounds(), order));
+        let runs = runs.collect::<Result<Vec<_>, _>>()?;
         Heads::new(self.file(), order, runs)
     }
 

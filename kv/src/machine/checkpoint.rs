@@ -12,9 +12,10 @@ use std::ops::Bound;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use redb::{Durability, ReadableTable, WriteTransaction};
+use redb::{Durability, WriteTransaction};
 
 use super::base::Base;
+use super::blocks;
 use super::database::{OpenState, write_system};
 use super::error::{step, storage};
 use super::forget;
@@ -184,13 +185,16 @@ impl Checkpoint {
         };
         let number = runs.number();
         let rows_max = absorbed.iter().map(|run| run.rows).sum::<u64>() + order.len() as u64;
-        let mut writing = Writing::of(rows_max);
+        let mut writing = Writing::of(rows_max, state.tuning.block_bytes);
         {
             let old = absorbed.iter().rev();
             let old = old.map(|run| runs::open_within(file, txn, run.number));
             let old = old.collect::<Result<Vec<_>, _>>()?;
-            let old = old.iter().map(|run| run.range::<&[u8]>(..));
-            let old = old.collect::<Result<Vec<_>, _>>().map_err(storage(file))?;
+            let all = (Bound::Unbounded, Bound::Unbounded);
+            let old = old
+                .iter()
+                .map(|run| blocks::rows(file, run, all, Order::Ascending));
+            let old = old.collect::<Result<Vec<_>, _>>()?;
             let mut old = Heads::new(file, Order::Ascending, old)?;
             let mut before = old.next()?;
             let mut table = runs::open_within(file, txn, number)?;
@@ -200,8 +204,7 @@ impl Checkpoint {
             let mut put = |key: &[u8], head: &[u8]| -> Result<(), Fault> {
                 self.in_use()?;
                 if !goes(head)? {
-                    end.insert_before(key, head).map_err(storage(file))?;
-                    writing.row(key, head).map_err(|e| file.malformed(&e))?;
+                    writing.put(file, &mut end, key, head)?;
                 }
                 Ok(())
             };
@@ -218,23 +221,15 @@ impl Checkpoint {
                 put(row.key(), row.head())?;
                 before = old.next()?;
             }
+            writing.close_block(file, &mut end)?;
             end.close().map_err(storage(file))?;
         }
         for run in &absorbed {
             runs::remove(file, txn, run.number)?;
         }
-        if writing.rows == 0 {
-            runs::remove(file, txn, number)?;
-        } else {
-            let Writing {
-                mut filter,
-                rows,
-                dead,
-            } = writing;
-            filter.fit(rows);
-            runs::write_filter(file, txn, number, &filter)?;
+        if let Some((run, filter)) = writing.finish(file, txn, number)? {
             state.runs.keep(number, filter);
-            runs.list.push(Run { number, rows, dead });
+            runs.list.push(run);
         }
         runs.write(file, txn)
     }

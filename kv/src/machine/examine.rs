@@ -14,6 +14,7 @@ use std::sync::Arc;
 use redb::{ReadTransaction, TableHandle as _};
 
 use self::pages::Walked;
+use super::blocks::Block;
 use super::chain::Fold;
 use super::counters::Counters;
 use super::database::{self, FILE_NAME, OpenState, RECEIVING_CACHE_BYTES, UNFINISHED_PREFIX};
@@ -332,11 +333,33 @@ impl Rows<'_> {
         for run in &self.runs.list {
             let table = runs::open(self.file, self.txn, run.number)?;
             let (mut rows, mut dead) = (0, Dead::default());
+            let mut last: Option<Vec<u8>> = None;
             for row in table.range::<&[u8]>(..).map_err(storage(self.file))? {
-                let (_, head) = row.map_err(storage(self.file))?;
-                rows += 1;
-                // What is no head is told of by those who go through the keys.
-                let _no_head = dead.note(head.value());
+                let (key, block) = row.map_err(storage(self.file))?;
+                let checked = (|| {
+                    for row in Block::of(block)?.rows() {
+                        let row = row?;
+                        rows += 1;
+                        // What is no head is told of by those who go through the keys.
+                        let _no_head = dead.note(row.head());
+                        if last
+                            .replace(row.key().to_vec())
+                            .is_some_and(|last| &last[..] >= row.key())
+                        {
+                            return Err(Malformed("its keys are not in order"));
+                        }
+                    }
+                    match last.as_deref() == Some(key.value()) {
+                        true => Ok(()),
+                        false => Err(Malformed("its last key is not that of its row")),
+                    }
+                })();
+                if let Err(error) = checked {
+                    self.is_complete = false;
+                    let detail = format!("a block of run {}: {error}", run.number);
+                    let damage = Damage::new(Part::State, self.path, detail);
+                    self.damages.add(damage.of_key(key.value()));
+                }
             }
             if (rows, dead) != (run.rows, run.dead) {
                 let number = run.number;

@@ -1,11 +1,13 @@
 //! Reading heads in the order of their keys, over all runs: of those that a key has the newest counts.
 
 use std::cmp::Ordering;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
+use std::sync::Arc;
 
-use redb::{AccessGuard, OwnedAccessGuard, OwnedRange, Range, StorageError};
+use redb::{AccessGuard, OwnedAccessGuard, OwnedRange, StorageError};
 
-use super::error::{StateFile, storage};
+use super::blocks::{Block, RunRows};
+use super::error::StateFile;
 use super::head::Head;
 use super::layered::in_order;
 use super::tables::Table;
@@ -43,14 +45,14 @@ impl Guard for OwnedAccessGuard<Slice> {
     }
 }
 
-/// The rows of a run, from either end.
+/// The rows of a run's table, from either end: keys and blocks.
 pub(super) trait Rows:
     DoubleEndedIterator<Item = Result<(Self::Guard, Self::Guard), StorageError>>
 {
     type Guard: Guard;
 }
 
-impl<'b> Rows for Range<'b, Slice, Slice> {
+impl<'b> Rows for redb::Range<'b, Slice, Slice> {
     type Guard = AccessGuard<'b, Slice>;
 }
 
@@ -60,17 +62,23 @@ impl Rows for OwnedRange<Slice, Slice> {
 
 /// A head, and the key that it is of.
 pub(super) struct HeadRow<G> {
-    key: G,
-    head: G,
+    block: Arc<Block<G>>,
+    key: Range<usize>,
+    head: Range<usize>,
 }
 
 impl<G: Guard> HeadRow<G> {
+    /// In a block, of which these are parts.
+    pub(super) fn new(block: Arc<Block<G>>, key: Range<usize>, head: Range<usize>) -> Self {
+        Self { block, key, head }
+    }
+
     pub(super) fn key(&self) -> &[u8] {
-        self.key.bytes()
+        self.block.bytes(self.key.clone())
     }
 
     pub(super) fn head(&self) -> &[u8] {
-        self.head.bytes()
+        self.block.bytes(self.head.clone())
     }
 }
 
@@ -85,13 +93,17 @@ pub(super) struct Heads<R: Rows, F> {
 }
 
 struct Stream<R: Rows> {
-    rows: R,
+    rows: RunRows<R>,
     front: Option<HeadRow<R::Guard>>,
 }
 
 impl<R: Rows, F: Deref<Target = StateFile>> Heads<R, F> {
-    /// Over the rows of these runs, the newest first.
-    pub(super) fn new(file: F, order: Order, runs: impl IntoIterator<Item = R>) -> Result<Self, Fault> {
+    /// Over the rows of these runs, the newest first, which have all this order.
+    pub(super) fn new(
+        file: F,
+        order: Order,
+        runs: impl IntoIterator<Item = RunRows<R>>,
+    ) -> Result<Self, Fault> {
         let runs = runs.into_iter().map(|rows| Stream { rows, front: None });
         let mut heads = Self {
             file,
@@ -112,12 +124,7 @@ impl<R: Rows, F: Deref<Target = StateFile>> Heads<R, F> {
     /// The next row of a run becomes its front.
     fn advance(&mut self, run: usize) -> Result<Option<HeadRow<R::Guard>>, Fault> {
         let stream = &mut self.runs[run];
-        let row = match self.order {
-            Order::Ascending => stream.rows.next(),
-            Order::Descending => stream.rows.next_back(),
-        };
-        let row = row.transpose().map_err(storage(&self.file))?;
-        let row = row.map(|(key, head)| HeadRow { key, head });
+        let row = stream.rows.next(&self.file)?;
         Ok(std::mem::replace(&mut stream.front, row))
     }
 

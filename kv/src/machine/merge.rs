@@ -8,14 +8,14 @@
 
 use std::ops::Bound;
 
-use redb::{ReadableTable, WriteTransaction};
+use redb::WriteTransaction;
 
+use super::blocks;
 use super::database::OpenState;
 use super::error::storage;
-use super::filter::Filter;
 use super::head::Head;
 use super::heads::Heads;
-use super::runs::{self, Dead, Merging, Run, Runs, Writing};
+use super::runs::{self, Merging, Runs, Writing};
 use super::wire::Malformed;
 use crate::fault::Fault;
 use crate::model::{Order, Revision};
@@ -70,9 +70,7 @@ pub(super) fn step(
             Merging {
                 inputs: listed.list[from..].iter().map(|run| run.number).collect(),
                 output,
-                filter: Filter::for_keys(rows),
-                rows: 0,
-                dead: Dead::default(),
+                writing: Writing::of(rows, state.tuning.block_bytes),
                 last: None,
             }
         }
@@ -97,9 +95,7 @@ pub(super) fn step(
     let Merging {
         inputs,
         output,
-        mut filter,
-        rows,
-        dead,
+        writing,
         ..
     } = merging;
     for input in &inputs {
@@ -107,14 +103,9 @@ pub(super) fn step(
     }
     listed.unfinished = None;
     listed.list.drain(first..first + inputs.len());
-    if rows > 0 {
-        let number = output;
-        listed.list.insert(first, Run { number, rows, dead });
-        filter.fit(rows);
-        runs::write_filter(file, txn, output, &filter)?;
+    if let Some((run, filter)) = writing.finish(file, txn, output)? {
+        listed.list.insert(first, run);
         state.runs.keep(output, filter);
-    } else {
-        runs::remove(file, txn, output)?;
     }
     listed.write(file, txn)
 }
@@ -140,18 +131,13 @@ fn some_rows(
     };
     let ranges = inputs
         .iter()
-        .map(|input| input.range::<&[u8]>((from, Bound::Unbounded)));
-    let ranges = ranges.collect::<Result<Vec<_>, _>>().map_err(storage(file))?;
+        .map(|input| blocks::rows(file, input, (from, Bound::Unbounded), Order::Ascending));
+    let ranges = ranges.collect::<Result<Vec<_>, _>>()?;
     let mut heads = Heads::new(file, Order::Ascending, ranges)?;
     let mut output = runs::open_within(file, txn, merging.output)?;
     let mut end = output
         .upper_bound_mut(Bound::<&[u8]>::Unbounded)
         .map_err(storage(file))?;
-    let mut writing = Writing {
-        filter: std::mem::replace(&mut merging.filter, Filter::for_keys(0)),
-        rows: merging.rows,
-        dead: merging.dead,
-    };
     let mut is_done = false;
     for count in 0.. {
         if count % ASKED_EVERY == 0 {
@@ -166,16 +152,14 @@ fn some_rows(
             None => false,
         };
         if !goes {
-            end.insert_before(row.key(), row.head()).map_err(storage(file))?;
-            let noted = writing.row(row.key(), row.head());
-            noted.map_err(|e| file.malformed(&e))?;
+            merging.writing.put(file, &mut end, row.key(), row.head())?;
         }
         if count + 1 >= rows_wanted.max(1) {
             merging.last = Some(row.key().to_vec());
             break;
         }
     }
+    merging.writing.close_block(file, &mut end)?;
     end.close().map_err(storage(file))?;
-    (merging.filter, merging.rows, merging.dead) = (writing.filter, writing.rows, writing.dead);
     Ok(is_done)
 }

@@ -26,6 +26,7 @@ mod answers;
 mod backend;
 mod base;
 mod batch;
+mod blocks;
 mod chain;
 mod changed;
 mod checkpoint;

@@ -9,8 +9,9 @@
 //!
 //! The row `runs` of the table `system` lists them: the number of the next run (8), the number of one that is being
 //! made by a merge and counts for nothing (8; 0 for none), then for each run, the oldest first, its number (8), how
-//! many rows it has (8), how many of these are of deleted keys (8), and the newest revision that deleted one (8). A run's table is called `heads-` and its number in 16 hexadecimal digits. Its keys and values
-//! are those that `head` specifies, of keys that exist and of deleted ones. The table `filters` has for each run a
+//! many heads it has (8), how many of these are of deleted keys (8), and the newest revision that deleted one (8). A run's
+//! table is called `heads-` and its number in 16 hexadecimal digits. Its heads, those that `head` specifies, of keys that exist
+//! and of deleted ones, stand in [blocks](super::blocks). The table `filters` has for each run a
 //! [`Filter`] in parts. Key: the run's number (8), the part's (4). Value: words, big-endian.
 //!
 //! Always: a run that is listed never changes; numbers are never given twice; a run's filter is written with it.
@@ -18,8 +19,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use redb::{OwnedRange, ReadTransaction, ReadableTable, TableDefinition, TableError, WriteTransaction};
+use redb::{
+    CursorMut, OwnedRange, ReadTransaction, ReadableTable, TableDefinition, TableError, WriteTransaction,
+};
 
+use super::blocks::{Filling, RunRows};
 use super::error::{StateFile, step, storage};
 use super::filter::{Filter, FilterHash};
 use super::head::Head;
@@ -220,7 +224,8 @@ pub(super) fn heads(
 ) -> Result<Heads<AllRows, Arc<StateFile>>, Fault> {
     let newest_first = runs.list.iter().rev().map(|run| {
         let rows = open(file, txn, run.number)?;
-        rows.range_owned::<&[u8]>(..).map_err(storage(file))
+        let rows = rows.range_owned::<&[u8]>(..).map_err(storage(file))?;
+        Ok(RunRows::all(rows, Order::Ascending))
     });
     let newest_first = newest_first.collect::<Result<Vec<_>, Fault>>()?;
     Heads::new(Arc::new(file.clone()), Order::Ascending, newest_first)
@@ -265,12 +270,7 @@ pub(super) fn run_of_filter(key: &[u8]) -> Option<u64> {
 }
 
 /// Writes a run's filter.
-pub(super) fn write_filter(
-    file: &StateFile,
-    txn: &WriteTransaction,
-    number: u64,
-    filter: &Filter,
-) -> Result<(), Fault> {
+fn write_filter(file: &StateFile, txn: &WriteTransaction, number: u64, filter: &Filter) -> Result<(), Fault> {
     let mut filters = txn
         .open_table(FILTERS)
         .map_err(step(file, "opening the filters of"))?;
@@ -311,10 +311,8 @@ pub(super) struct Merging {
     pub(super) inputs: Vec<u64>,
     /// What it becomes.
     pub(super) output: u64,
-    pub(super) filter: Filter,
-    pub(super) rows: u64,
-    pub(super) dead: Dead,
-    /// The key that was written last.
+    pub(super) writing: Writing,
+    /// The key that was looked at last.
     pub(super) last: Option<Vec<u8>>,
 }
 
@@ -360,27 +358,69 @@ impl RunsKept {
 }
 
 /// A run that is being written, in the order of its keys.
+#[derive(Debug)]
 pub(super) struct Writing {
-    pub(super) filter: Filter,
+    filter: Filter,
     pub(super) rows: u64,
-    pub(super) dead: Dead,
+    dead: Dead,
+    filling: Filling,
 }
 
 impl Writing {
-    /// Of so many rows at most.
-    pub(super) fn of(rows: u64) -> Self {
+    /// Of so many heads at most, in blocks of so many bytes.
+    pub(super) fn of(rows: u64, block_bytes: usize) -> Self {
         Self {
             filter: Filter::for_keys(rows),
             rows: 0,
             dead: Dead::default(),
+            filling: Filling::blocks_of(block_bytes),
         }
     }
 
-    /// Takes note of a row.
-    pub(super) fn row(&mut self, key: &[u8], head: &[u8]) -> Result<(), Malformed> {
+    /// Whether a key comes behind all that were put.
+    pub(super) fn is_next(&self, key: &[u8]) -> bool {
+        self.filling.is_next(key)
+    }
+
+    /// Writes a head at the end of the run's table, or gathers it for that: what is gathered goes with
+    /// [`close_block`](Self::close_block), before the cursor does.
+    pub(super) fn put(
+        &mut self,
+        file: &StateFile,
+        end: &mut CursorMut<'_, &'static [u8], &'static [u8]>,
+        key: &[u8],
+        head: &[u8],
+    ) -> Result<(), Fault> {
+        self.filling.put(file, end, key, head)?;
         self.filter.add(FilterHash::of(key));
         self.rows += 1;
-        self.dead.note(head)
+        self.dead.note(head).map_err(|e| file.malformed(&e))
+    }
+
+    /// Writes what is gathered.
+    pub(super) fn close_block(
+        &mut self,
+        file: &StateFile,
+        end: &mut CursorMut<'_, &'static [u8], &'static [u8]>,
+    ) -> Result<(), Fault> {
+        self.filling.close(file, end)
+    }
+
+    /// Writes the filter of the run, which has this number, and tells how it is listed; `None` for one without heads, which goes.
+    pub(super) fn finish(
+        mut self,
+        file: &StateFile,
+        txn: &WriteTransaction,
+        number: u64,
+    ) -> Result<Option<(Run, Filter)>, Fault> {
+        let (rows, dead) = (self.rows, self.dead);
+        if rows == 0 {
+            remove(file, txn, number)?;
+            return Ok(None);
+        }
+        self.filter.fit(rows);
+        write_filter(file, txn, number, &self.filter)?;
+        Ok(Some((Run { number, rows, dead }, self.filter)))
     }
 }
 

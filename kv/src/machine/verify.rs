@@ -2,10 +2,12 @@
 //! the state's.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use redb::{ReadableTable, WriteTransaction};
 
 use super::base::{Base, HeadRows};
+use super::blocks;
 use super::chain::Fold;
 use super::counters::Counters;
 use super::error::{StateFile, step, storage};
@@ -230,7 +232,8 @@ pub(super) fn cold_values(
         return Ok(None);
     }
     let heads = runs::open_within(file, txn, run)?;
-    let heads = heads.range::<&[u8]>(..).map_err(storage(file))?;
+    let all = (Bound::Unbounded, Bound::Unbounded);
+    let heads = blocks::rows(file, &heads, all, Order::Ascending)?;
     let versions = txn
         .open_table(Table::Versions.definition())
         .map_err(step(file, "opening a table of"))?;

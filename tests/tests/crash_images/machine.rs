@@ -23,6 +23,7 @@ fn settings() -> MachineSettings {
     settings.tuning.run_rows = 0;
     settings.tuning.runs_merged = 2;
     settings.tuning.merge_rows = 3;
+    settings.tuning.block_bytes = 150;
     settings
 }
 

@@ -13,6 +13,7 @@ use super::{SnapshotMeta, TRAILER, read_head};
 use crate::env::Disk;
 use crate::fault::Fault;
 use crate::machine::backend::Backend;
+use crate::machine::blocks::BLOCK_BYTES;
 use crate::machine::chain::Fold;
 use crate::machine::counters::Counters;
 use crate::machine::database::{
@@ -20,7 +21,7 @@ use crate::machine::database::{
 };
 use crate::machine::error::{StateFile, step, storage};
 use crate::machine::head::Head;
-use crate::machine::runs::{self, Run, Runs, Writing};
+use crate::machine::runs::{self, Runs, Writing};
 use crate::machine::system::System;
 use crate::machine::tables::Table;
 use crate::machine::times::{self, Stood};
@@ -221,8 +222,8 @@ impl SnapshotSink {
         Ok(Self {
             unfinished,
             txn: Some(txn),
-            existing: Writing::of(FILTER_KEYS),
-            deleted: Writing::of(FILTER_KEYS / 16),
+            existing: Writing::of(FILTER_KEYS, BLOCK_BYTES),
+            deleted: Writing::of(FILTER_KEYS / 16, BLOCK_BYTES),
             database: Some(database),
             file,
             expected: 0,
@@ -353,15 +354,19 @@ impl SnapshotSink {
             let Some((key, value, after)) = split_row(&rest[1..]).map_err(corrupt)? else {
                 break;
             };
-            match end.insert_before(key, value) {
-                Ok(()) => {}
-                Err(CursorError::UnorderedKey) => {
-                    return Err(corrupt(Malformed("a row comes twice, or out of order")));
+            let unordered = || corrupt(Malformed("a row comes twice, or out of order"));
+            match &mut heads {
+                Some((_, writing)) if !writing.is_next(key) => return Err(unordered()),
+                Some((_, writing)) => {
+                    // It is the sender's, and goes into the file only where it is one.
+                    Head::decode_newest(value).map_err(corrupt)?;
+                    writing.put(&self.file, &mut end, key, value)?;
                 }
-                Err(error) => return Err(storage(&self.file)(error).into()),
-            }
-            if let Some((_, writing)) = &mut heads {
-                writing.row(key, value).map_err(corrupt)?;
+                None => match end.insert_before(key, value) {
+                    Ok(()) => {}
+                    Err(CursorError::UnorderedKey) => return Err(unordered()),
+                    Err(error) => return Err(storage(&self.file)(error).into()),
+                },
             }
             if table.is_logical() {
                 let hash = hash_of_logical_row(&mut scratch, table, key, value).map_err(corrupt)?;
@@ -391,6 +396,9 @@ impl SnapshotSink {
             }
             self.rows += 1;
             rest = after;
+        }
+        if let Some((_, writing)) = &mut heads {
+            writing.close_block(&self.file, &mut end)?;
         }
         end.close().map_err(storage(&self.file))?;
         Ok(stream.len() - rest.len())
@@ -463,17 +471,12 @@ impl SnapshotSink {
         write_frame(file, &txn)?;
         write_system(file, &txn, &system)?;
         let mut listed = Runs::NONE;
-        for (run, mut writing) in [(EXISTING, self.existing), (DELETED, self.deleted)] {
+        for (run, writing) in [(EXISTING, self.existing), (DELETED, self.deleted)] {
             let number = listed.number();
             debug_assert_eq!(number, run);
-            if writing.rows == 0 {
-                runs::remove(file, &txn, number)?;
-                continue;
+            if let Some((run, _)) = writing.finish(file, &txn, number)? {
+                listed.list.push(run);
             }
-            writing.filter.fit(writing.rows);
-            runs::write_filter(file, &txn, number, &writing.filter)?;
-            let (rows, dead) = (writing.rows, writing.dead);
-            listed.list.push(Run { number, rows, dead });
         }
         listed.write(file, &txn)?;
         txn.commit().map_err(step(file, "committing to"))?;

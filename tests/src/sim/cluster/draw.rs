@@ -120,7 +120,7 @@ pub(super) fn plan(seed: u64, only: Option<Kind>) -> Plan {
 /// What is cut smaller than usual in any run.
 fn small_of_all(random: &mut Rng) -> Small {
     let usual = Small::default();
-    Small {
+    let mut small = Small {
         chunk_keys: *random.pick(&[1, 3, 16, usual.chunk_keys]),
         gap_keys: *random.pick(&[1, 2, usual.gap_keys]),
         apply_keys: *random.pick(&[1, 20, 500, usual.apply_keys]),
@@ -138,7 +138,14 @@ fn small_of_all(random: &mut Rng) -> Small {
         runs_merged: *random.pick(&[2, 4, usual.runs_merged]),
         merge_rows: *random.pick(&[1, 10, usual.merge_rows]),
         ..usual
-    }
+    };
+    // One head each, a few, or a page of them: what merges in small steps has small blocks.
+    small.block_bytes = match small.merge_rows {
+        1 => 1,
+        10 => 200,
+        _ => usual.block_bytes,
+    };
+    small
 }
 
 /// What fails calls that would succeed: only where faults do that too.

@@ -169,6 +169,8 @@ pub struct Small {
     pub runs_merged: usize,
     /// See `Tuning::merge_rows` of the machine.
     pub merge_rows: usize,
+    /// See `Tuning::block_bytes` of the machine.
+    pub block_bytes: usize,
 }
 
 /// A part of a node's memory that no run fills.
@@ -206,6 +208,7 @@ impl Default for Small {
             run_rows: settings.tuning.run_rows,
             runs_merged: settings.tuning.runs_merged,
             merge_rows: settings.tuning.merge_rows,
+            block_bytes: settings.tuning.block_bytes,
         }
     }
 }
@@ -441,6 +444,7 @@ impl Plan {
         settings.tuning.run_rows = small.run_rows;
         settings.tuning.runs_merged = small.runs_merged;
         settings.tuning.merge_rows = small.merge_rows;
+        settings.tuning.block_bytes = small.block_bytes;
         settings
     }
 
