@@ -136,6 +136,35 @@ impl Processes {
             .max_by_key(|memory| memory.now)
     }
 
+    /// The processor's time that all nodes have had, in ticks of a hundredth of a second, where the system tells.
+    fn ticks(&self) -> Option<u64> {
+        let of_node = |node: &Node| {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", node.process.id())).ok()?;
+            // Behind the name, which is in brackets: the state, and with it the fields from the third on.
+            let mut fields = stat.rsplit_once(") ")?.1.split(' ').skip(11);
+            let mut field = || fields.next()?.parse::<u64>().ok();
+            Some(field()? + field()?)
+        };
+        self.nodes.iter().map(of_node).sum()
+    }
+
+    /// Waits until the nodes have nothing to do: together they take less than a tenth of a processor for a second. How long that
+    /// took; `None` where the system does not tell, or it is not so after this time.
+    pub async fn settled(&self, patience: Duration) -> Option<Duration> {
+        const LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
+        let begun = Instant::now();
+        let mut before = self.ticks()?;
+        while begun.elapsed() < patience {
+            tokio::time::sleep(LOOKED_AT_EVERY).await;
+            let now = self.ticks()?;
+            if now.saturating_sub(before) < 10 {
+                return Some(begun.elapsed());
+            }
+            before = now;
+        }
+        None
+    }
+
     /// Kills a node as a crash would, starts it again, and waits until it answers a read of what it has: how long that took.
     pub async fn restart_killed(&mut self, node: usize, args: &BenchArgs) -> Result<Duration, Failure> {
         let failed =

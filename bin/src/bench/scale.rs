@@ -27,6 +27,8 @@ const VALUE: usize = 100;
 const FEW: u64 = 10_000;
 /// Puts of one measurement.
 const PUTS: u64 = 40_000;
+/// And of the one on a store that has settled, so that several checkpoints are in it.
+const PUTS_SETTLED: u64 = 200_000;
 /// Puts of one transaction of the bulk load, and its callers.
 const BULK: u32 = 1_000;
 const BULK_CALLERS: u32 = 8;
@@ -72,7 +74,10 @@ pub(super) async fn run(args: &BenchArgs, keys: u64, output: Output) -> Result<(
         return Err(Failure::failed(format!("the bulk load met: {error}")));
     }
 
-    let puts_many = rate(&load(args, BenchOp::Put, keys, 64, PUTS, 1), &reached, output).await?;
+    let puts = |total| load(args, BenchOp::Put, keys, 64, total, 1);
+    let puts_behind = rate(&puts(PUTS), &reached, output).await?;
+    let settled = processes.settled(PATIENCE).await;
+    let puts_many = rate(&puts(PUTS_SETTLED), &reached, output).await?;
     let begun = Instant::now();
     let counted = count_all(&client).await?;
     let count_seconds = begun.elapsed().as_secs_f64();
@@ -97,6 +102,8 @@ pub(super) async fn run(args: &BenchArgs, keys: u64, output: Output) -> Result<(
         empty_disk_bytes,
         puts_few,
         puts_many,
+        puts_behind,
+        settled_seconds: settled.map(|settled| settled.as_secs_f64()),
         bulk_records: (bulk.ok * u64::from(BULK)) as f64 / bulk.took.as_secs_f64(),
         bulk_p50_us: bulk.latencies.value_at_quantile(0.5),
         bulk_p99_us: bulk.latencies.value_at_quantile(0.99),
@@ -233,8 +240,12 @@ struct ScaleReport {
     empty_disk_bytes: u64,
     /// Puts a second of 64 clients at 10,000 keys.
     puts_few: f64,
-    /// And at all of them.
+    /// And at all of them, once the nodes had nothing else to do.
     puts_many: f64,
+    /// Right behind the bulk load, while its runs are merged.
+    puts_behind: f64,
+    /// How long the nodes were busy behind that; null where the system does not tell, or it did not end.
+    settled_seconds: Option<f64>,
     /// Records a second of the bulk load.
     bulk_records: f64,
     bulk_p50_us: u64,
@@ -282,10 +293,21 @@ impl Report for ScaleReport {
             rate(self.puts_few),
             "64 callers".to_owned(),
         );
+        let of_that = |rate: f64| format!("1/{:.2} of that", self.puts_few / rate.max(1e-9));
+        let keys = thousands(self.keys);
+        let settled = match self.settled_seconds {
+            Some(seconds) => format!("the nodes were at rest {seconds:.0} s later"),
+            None => "the nodes were not seen at rest".to_owned(),
+        };
         row(
-            &format!("puts at {} keys", thousands(self.keys)),
+            &format!("puts at {keys} keys"),
             rate(self.puts_many),
-            format!("1/{:.2} of that", self.puts_few / self.puts_many.max(1e-9)),
+            format!("{}, once the nodes were at rest", of_that(self.puts_many)),
+        );
+        row(
+            "the same right behind the load",
+            rate(self.puts_behind),
+            format!("{}; {settled}", of_that(self.puts_behind)),
         );
         row(
             "bulk load",
