@@ -58,7 +58,7 @@ pub struct Tuning {
     pub run_rows: u64,
     /// So many runs are merged at least: 2 or more; 8 by default.
     pub runs_merged: usize,
-    /// A step of merging looks at so many heads: 1 or more; 131,072 by default.
+    /// A step of merging looks at so many heads: 1 or more; 32,768 by default.
     pub merge_rows: usize,
     /// A block of heads is closed before it has more bytes, unless one head has: a page by default and at most.
     pub block_bytes: usize,
@@ -88,7 +88,7 @@ impl Default for Tuning {
             recall_elsewhere: false,
             run_rows: 2_048,
             runs_merged: 8,
-            merge_rows: 131_072,
+            merge_rows: 32_768,
             block_bytes: super::blocks::BLOCK_BYTES,
         }
     }

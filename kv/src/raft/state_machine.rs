@@ -47,7 +47,7 @@ const QUEUE: usize = 64;
 const SESSIONS_TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// So many steps of merging and of forgetting have their turn behind a checkpoint, before the next one that a bound asks for.
-const STEPS_BETWEEN: u32 = 12;
+const STEPS_BETWEEN: u32 = 24;
 
 /// With more runs than these in the file merging comes before the next checkpoint, however long applying waits.
 const RUNS_MAX: usize = 32;
