@@ -168,7 +168,7 @@ impl Checkpoint {
         let mut runs = Runs::read_within(file, txn)?;
         let absorbed = {
             let merging = state.runs.merging();
-            let is_free = |run: &Run| merging.as_ref().is_none_or(|m| !m.inputs.contains(&run.number));
+            let is_free = |run: &Run| !merging.iter().any(|m| m.inputs.contains(&run.number));
             let mut rows = 0u64;
             let small = runs.list.iter().rev().take_while(|run| {
                 rows = rows.saturating_add(run.rows);

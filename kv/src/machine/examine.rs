@@ -313,7 +313,7 @@ impl Rows<'_> {
             let Some(number) = runs::run_of_table(name) else {
                 continue;
             };
-            if !number.is_some_and(|number| listed.contains(&number) || self.runs.unfinished == Some(number))
+            if !number.is_some_and(|number| listed.contains(&number) || self.runs.unlisted.contains(&number))
             {
                 self.tell(format!("table {name} is a run that is not listed"));
             }
@@ -324,7 +324,9 @@ impl Rows<'_> {
             .map_err(step(self.file, "opening the filters of"))?;
         for row in filters.range::<&[u8]>(..).map_err(storage(self.file))? {
             let (key, _) = row.map_err(storage(self.file))?;
-            if !runs::run_of_filter(key.value()).is_some_and(|number| listed.contains(&number)) {
+            let number = runs::run_of_filter(key.value());
+            if !number.is_some_and(|number| listed.contains(&number) || self.runs.unlisted.contains(&number))
+            {
                 let detail = "table filters: it is of a run that is not listed";
                 let damage = Damage::new(Part::State, self.path, detail);
                 self.damages.add(damage.of_key(key.value()));

@@ -1,10 +1,14 @@
-//! Merging runs, in steps: some of the newest become one, so that a look-up has few to look into.
+//! Merging runs, in steps: neighbours become one, so that a look-up has few to look into.
 //!
 //! A step reads on in all runs that are merged and writes the next keys' newest heads at the end of the new run. The
-//! last one lists it in their place and removes them. Deleted keys of which no history is left go where there is no
-//! older run in which they could be.
+//! last one lists it in their place. Deleted keys of which no history is left go where there is no older run in which they
+//! could be. What was merged is removed in steps too.
 //!
-//! Always: what a read finds is the same before and after each step; a merge that a crash has cut short begins anew.
+//! Newer runs are merged while a merge of older ones is under way, and before it goes on: it may take as long as a hundred
+//! checkpoints, each of which makes a run.
+//!
+//! Always: what a read finds is the same before and after each step; a merge that a crash has cut short begins anew, and what it
+//! had made is removed.
 
 use std::ops::Bound;
 
@@ -15,7 +19,7 @@ use super::database::OpenState;
 use super::error::storage;
 use super::head::Head;
 use super::heads::Heads;
-use super::runs::{self, Merging, Runs, Writing};
+use super::runs::{self, Merging, Run, Runs, Writing};
 use super::wire::Malformed;
 use crate::fault::Fault;
 use crate::model::{Order, Revision};
@@ -26,23 +30,28 @@ pub(super) fn is_forgotten(head: &[u8], since: Revision) -> Result<bool, Malform
     Ok(record.is_none() && revision <= since)
 }
 
-/// Whether there is something to merge.
+/// Whether there is something to merge, or to remove.
 pub(super) fn is_due(state: &OpenState, runs: &Runs, since: Revision) -> bool {
-    state.runs.merging().is_some() || runs.unfinished.is_some() || due(state, runs, since).is_some()
+    let merging = state.runs.merging();
+    !merging.is_empty() || !runs.unlisted.is_empty() || due(state, runs, &merging, since).is_some()
 }
 
-fn due(state: &OpenState, runs: &Runs, since: Revision) -> Option<usize> {
+/// From which on the runs are to be merged that no merge has under way.
+fn due(state: &OpenState, runs: &Runs, merging: &[Merging], since: Revision) -> Option<usize> {
     /// Fewer heads of deleted keys than so many times as a checkpoint writes anew are worth nothing.
     const DEAD_MIN: u64 = 4;
     let tuning = state.tuning;
+    let is_merged = |run: &Run| merging.iter().any(|merging| merging.inputs.contains(&run.number));
+    let merged = runs.list.iter().rposition(is_merged);
     runs.due(
+        merged.map_or(0, |last| last + 1),
         tuning.runs_merged,
         since,
         tuning.run_rows.saturating_mul(DEAD_MIN),
     )
 }
 
-/// Goes on with merging, over so many rows, or begins it.
+/// Goes on with merging, over so many rows, or begins it, or removes some of what was merged.
 pub(super) fn step(
     state: &OpenState,
     txn: &WriteTransaction,
@@ -50,47 +59,60 @@ pub(super) fn step(
     rows_wanted: usize,
     goes_on: impl Fn() -> Result<(), Fault>,
 ) -> Result<(), Fault> {
+    /// A block is removed in the time in which so many rows are merged.
+    const ROWS_OF_A_BLOCK: usize = 8;
     let file = &state.file;
     let mut listed = Runs::read_within(file, txn)?;
     // Taken: after a failure nothing is written any more.
-    let merging = state.runs.merging().take();
-    let mut merging = match merging {
-        Some(merging) => merging,
-        None => {
-            if let Some(left) = listed.unfinished.take() {
-                runs::remove(file, txn, left)?;
-            }
-            let Some(from) = due(state, &listed, since) else {
-                return listed.write(file, txn);
-            };
-            let rows = listed.list[from..].iter().map(|run| run.rows);
-            let rows = rows.fold(0, u64::saturating_add);
-            let output = listed.number();
-            listed.unfinished = Some(output);
-            Merging {
-                inputs: listed.list[from..].iter().map(|run| run.number).collect(),
-                output,
-                writing: Writing::of(rows, state.tuning.block_bytes),
-                last: None,
-            }
+    let mut merging = std::mem::take(&mut *state.runs.merging());
+    let is_made = |number: &u64| merging.iter().any(|merging| merging.output == *number);
+    if let Some(at) = listed.unlisted.iter().position(|number| !is_made(number)) {
+        if runs::remove_some(file, txn, listed.unlisted[at], rows_wanted / ROWS_OF_A_BLOCK)? {
+            listed.unlisted.remove(at);
         }
-    };
+        *state.runs.merging() = merging;
+        return listed.write(file, txn);
+    }
+    if let Some(from) = due(state, &listed, &merging, since) {
+        let output = listed.number();
+        listed.unlisted.push(output);
+        let inputs = &listed.list[from..];
+        let rows = inputs.iter().map(|run| run.rows).fold(0, u64::saturating_add);
+        merging.push(Merging {
+            inputs: inputs.iter().map(|run| run.number).collect(),
+            output,
+            writing: Writing::of(rows, state.tuning.block_bytes),
+            last: None,
+        });
+    }
+    if let Some(newest) = merging.pop()
+        && let Some(newest) = go_on(state, txn, &mut listed, newest, since, rows_wanted, goes_on)?
+    {
+        merging.push(newest);
+    }
+    *state.runs.merging() = merging;
+    listed.write(file, txn)
+}
+
+/// Goes on with one merge; answers it, unless it is done.
+fn go_on(
+    state: &OpenState,
+    txn: &WriteTransaction,
+    listed: &mut Runs,
+    mut merging: Merging,
+    since: Revision,
+    rows_wanted: usize,
+    goes_on: impl Fn() -> Result<(), Fault>,
+) -> Result<Option<Merging>, Fault> {
+    let file = &state.file;
     let first = listed
         .list
         .iter()
         .position(|run| Some(&run.number) == merging.inputs.first());
     let first = first.ok_or_else(|| file.corrupt("a run that is being merged is listed no more"))?;
-    let is_done = some_rows(
-        state,
-        txn,
-        &mut merging,
-        (first == 0).then_some(since),
-        rows_wanted,
-        goes_on,
-    )?;
-    if !is_done {
-        *state.runs.merging() = Some(merging);
-        return listed.write(file, txn);
+    let since = (first == 0).then_some(since);
+    if !some_rows(state, txn, &mut merging, since, rows_wanted, goes_on)? {
+        return Ok(Some(merging));
     }
     let Merging {
         inputs,
@@ -98,16 +120,14 @@ pub(super) fn step(
         writing,
         ..
     } = merging;
-    for input in &inputs {
-        runs::remove(file, txn, *input)?;
-    }
-    listed.unfinished = None;
+    listed.unlisted.retain(|number| *number != output);
     listed.list.drain(first..first + inputs.len());
+    listed.unlisted.extend(inputs);
     if let Some((run, filter)) = writing.finish(file, txn, output)? {
         listed.list.insert(first, run);
         state.runs.keep(output, filter);
     }
-    listed.write(file, txn)
+    Ok(None)
 }
 
 /// Writes the next rows; whether there are no more. `since` where deleted keys of up to that revision go.

@@ -3,13 +3,12 @@
 //! A checkpoint would have to change as many scattered rows of one table as keys were written, and with them as many
 //! pages, read, copied and written whole. Instead it writes a *run*: a table of its own, of the heads of the keys that
 //! were written since the last one, in the order of the keys, whose pages are full and lie side by side. Of the heads
-//! that a key has in several runs the newest run's counts. Now and then some of the newest runs are merged into one
-//! (`merge`). This is O'Neil's log-structured merge-tree (1996), with the layers in memory as its smallest part and
+//! that a key has in several runs the newest run's counts. Now and then some neighbours are merged into one (`merge`). This is O'Neil's log-structured merge-tree (1996), with the layers in memory as its smallest part and
 //! redb's transactions in the place of a manifest.
 //!
-//! The row `runs` of the table `system` lists them: the number of the next run (8), the number of one that is being
-//! made by a merge and counts for nothing (8; 0 for none), then for each run, the oldest first, its number (8), how
-//! many heads it has (8), how many of these are of deleted keys (8), and the newest revision that deleted one (8). A run's
+//! The row `runs` of the table `system` lists them: the number of the next run (8); how many runs there are that count for
+//! nothing (8), since merges are making them, or they were merged and are being removed, and the number of each (8); then for
+//! each run that counts, the oldest first, its number (8), how many heads it has (8), how many of these are of deleted keys (8), and the newest revision that deleted one (8). A run's
 //! table is called `heads-` and its number in 16 hexadecimal digits. Its heads, those that `head` specifies, of keys that exist
 //! and of deleted ones, stand in [blocks](super::blocks). The table `filters` has for each run a
 //! [`Filter`] in parts. Key: the run's number (8), the part's (4). Value: words, big-endian.
@@ -75,8 +74,8 @@ impl Dead {
 pub(super) struct Runs {
     /// The oldest first.
     pub(super) list: Vec<Run>,
-    /// What a merge is making, or was when the node ended.
-    pub(super) unfinished: Option<u64>,
+    /// Those that count for nothing: what merges are making, or were when the node ended, and what is being removed.
+    pub(super) unlisted: Vec<u64>,
     next: u64,
 }
 
@@ -84,14 +83,17 @@ impl Runs {
     /// Of the empty store.
     pub(super) const NONE: Runs = Runs {
         list: Vec::new(),
-        unfinished: None,
+        unlisted: Vec::new(),
         next: 1,
     };
 
     fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(16 + 32 * self.list.len());
+        let mut out = Vec::with_capacity(16 + 8 * self.unlisted.len() + 32 * self.list.len());
         put_u64(&mut out, self.next);
-        put_u64(&mut out, self.unfinished.unwrap_or(0));
+        put_u64(&mut out, self.unlisted.len() as u64);
+        for number in &self.unlisted {
+            put_u64(&mut out, *number);
+        }
         for run in &self.list {
             put_u64(&mut out, run.number);
             put_u64(&mut out, run.rows);
@@ -104,14 +106,21 @@ impl Runs {
     fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut row = Row::new(bytes);
         let next = row.u64()?;
-        let unfinished = Some(row.u64()?).filter(|number| *number != 0);
-        let mut known: BTreeSet<u64> = unfinished.into_iter().collect();
+        let mut known = BTreeSet::new();
+        let mut number = |row: &mut Row<'_>| {
+            let number = row.u64()?;
+            match number != 0 && known.insert(number) {
+                true => Ok(number),
+                false => Err(Malformed("a run is listed twice, or has no number")),
+            }
+        };
+        let mut unlisted = Vec::new();
+        for _ in 0..row.u64()? {
+            unlisted.push(number(&mut row)?);
+        }
         let mut list = Vec::with_capacity(row.rest().len() / 32);
         while !row.rest().is_empty() {
-            let (number, rows) = (row.u64()?, row.u64()?);
-            if number == 0 || !known.insert(number) {
-                return Err(Malformed("a run is listed twice, or has no number"));
-            }
+            let (number, rows) = (number(&mut row)?, row.u64()?);
             let dead = Dead {
                 rows: row.u64()?,
                 newest: row.u64()?,
@@ -121,11 +130,7 @@ impl Runs {
         if known.last().is_some_and(|last| *last >= next) || next == 0 {
             return Err(Malformed("a run's number was not given yet"));
         }
-        Ok(Self {
-            list,
-            unfinished,
-            next,
-        })
+        Ok(Self { list, unlisted, next })
     }
 
     /// Reads the row of the table `system`.
@@ -162,35 +167,35 @@ impl Runs {
         number
     }
 
-    /// From which on the runs are to be merged into one, `since` being the revision up to which history was forgotten: all of
-    /// them where as many heads of deleted keys as a quarter of all, and `dead_min`, would go by that; else as many as their
-    /// sizes say.
-    pub(super) fn due(&self, at_least: usize, since: Revision, dead_min: u64) -> Option<usize> {
+    /// From which on the runs are to be merged into one, of those from the `free`th on, which no merge has under way. `since`
+    /// is the revision up to which history was forgotten: all of them where all are free, and as many heads of deleted keys as a
+    /// quarter of all, and `dead_min`, would go by that; else as many as their sizes say.
+    pub(super) fn due(&self, free: usize, at_least: usize, since: Revision, dead_min: u64) -> Option<usize> {
         let forgotten = self.list.iter().filter(|run| run.dead.newest <= since.number());
         let forgotten = forgotten.fold(0u64, |sum, run| sum.saturating_add(run.dead.rows));
         let all = self
             .list
             .iter()
             .fold(0u64, |sum, run| sum.saturating_add(run.rows));
-        if forgotten > 0 && forgotten >= dead_min.max(all / 4) {
+        if free == 0 && forgotten > 0 && forgotten >= dead_min.max(all / 4) {
             return Some(0);
         }
-        self.due_by_size(at_least)
+        Some(free + due_by_size(self.list.get(free..)?, at_least)?)
     }
+}
 
-    /// By size: at least so many, of which the oldest is at most twice as large as all
-    /// newer ones. So each head is written anew a few times, each time into a run that is larger by half at least, and the
-    /// runs are fewer than so many and some whose sizes are a geometric row.
-    fn due_by_size(&self, at_least: usize) -> Option<usize> {
-        let (mut newer, mut from) = (0u64, None);
-        for (at, run) in self.list.iter().enumerate().rev() {
-            if self.list.len() - at >= at_least.max(2) && newer.saturating_mul(2) >= run.rows {
-                from = Some(at);
-            }
-            newer = newer.saturating_add(run.rows);
+/// By size: at least so many, of which the oldest is at most twice as large as all newer ones. So each head is written anew a
+/// few times, each time into a run that is larger by half at least, and the runs are fewer than so many and some whose sizes are
+/// a geometric row.
+fn due_by_size(runs: &[Run], at_least: usize) -> Option<usize> {
+    let (mut newer, mut from) = (0u64, None);
+    for (at, run) in runs.iter().enumerate().rev() {
+        if runs.len() - at >= at_least.max(2) && newer.saturating_mul(2) >= run.rows {
+            from = Some(at);
         }
-        from
+        newer = newer.saturating_add(run.rows);
     }
+    from
 }
 
 const TABLE_PREFIX: &str = "heads-";
@@ -240,7 +245,30 @@ pub(super) fn open_within<'t>(
     with_table(number, |table| txn.open_table(table)).map_err(step(file, "opening a run of"))
 }
 
-/// Removes a run, or what was made of it.
+/// Takes so many blocks of a run that counts for nothing away, and in the end the run; whether it is gone.
+pub(super) fn remove_some(
+    file: &StateFile,
+    txn: &WriteTransaction,
+    number: u64,
+    blocks: usize,
+) -> Result<bool, Fault> {
+    {
+        let mut table = open_within(file, txn, number)?;
+        let last = {
+            let mut rows = table.range::<&[u8]>(..).map_err(storage(file))?;
+            let last = rows.nth(blocks.max(1) - 1).transpose().map_err(storage(file))?;
+            last.map(|(key, _)| key.value().to_vec())
+        };
+        if let Some(last) = last {
+            let none = table.retain_in::<&[u8], _>(..=&last[..], |_, _| false);
+            return none.map(|()| false).map_err(storage(file));
+        }
+    }
+    remove(file, txn, number)?;
+    Ok(true)
+}
+
+/// Removes a run, or what was made of it: for one that is small.
 pub(super) fn remove(file: &StateFile, txn: &WriteTransaction, number: u64) -> Result<(), Fault> {
     match with_table(number, |table| txn.delete_table(table)) {
         Ok(_) | Err(TableError::TableDoesNotExist(_)) => {}
@@ -300,8 +328,8 @@ fn read_filter(file: &StateFile, txn: &ReadTransaction, number: u64) -> Result<F
 #[derive(Debug, Default)]
 pub(super) struct RunsKept {
     filters: Mutex<BTreeMap<u64, Arc<Filter>>>,
-    /// What the next step of merging goes on with. Taken by whoever writes to the file, who is one at a time.
-    pub(super) merging: Mutex<Option<Merging>>,
+    /// The merges under way: of older runs, then of newer ones. Taken by whoever writes to the file, who is one at a time.
+    pub(super) merging: Mutex<Vec<Merging>>,
 }
 
 /// A merge under way.
@@ -322,7 +350,7 @@ impl RunsKept {
         self.filters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn merging(&self) -> MutexGuard<'_, Option<Merging>> {
+    pub(super) fn merging(&self) -> MutexGuard<'_, Vec<Merging>> {
         // Whoever panicked here had failed to write, and nothing is written after that.
         self.merging.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -446,10 +474,10 @@ mod tests {
     proptest! {
         #[test]
         fn a_list_reads_back_and_garbage_is_refused_or_has_one_form(
-            sizes in prop::collection::vec(any::<u64>(), 0..9), unfinished: bool, garbage in prop::collection::vec(0u64..6, 0..7),
+            sizes in prop::collection::vec(any::<u64>(), 0..9), unlisted in 0usize..3, garbage in prop::collection::vec(0u64..6, 0..7),
         ) {
             let mut runs = of_sizes(&sizes);
-            runs.unfinished = unfinished.then(|| runs.number());
+            runs.unlisted = (0..unlisted).map(|_| runs.number()).collect();
             prop_assert_eq!(Runs::decode(&runs.encode()), Ok(runs));
             let garbage: Vec<u8> = garbage.iter().flat_map(|number| number.to_be_bytes()).collect();
             if let Ok(runs) = Runs::decode(&garbage) {
@@ -464,7 +492,7 @@ mod tests {
             for _ in 0..count {
                 let number = runs.number();
                 runs.list.push(Run { number, rows: 1, dead: Dead::default() });
-                while let Some(from) = runs.due_by_size(at_least) {
+                while let Some(from) = due_by_size(&runs.list, at_least) {
                     let merged: u64 = runs.list.drain(from..).map(|run| run.rows).sum();
                     written += merged;
                     let number = runs.number();
@@ -487,10 +515,10 @@ mod tests {
         let due = |list: &[Run], since| {
             let runs = Runs {
                 list: list.to_vec(),
-                unfinished: None,
+                unlisted: Vec::new(),
                 next: 9,
             };
-            runs.due(8, Revision::new(since), 10)
+            runs.due(0, 8, Revision::new(since), 10)
         };
         let two = [run(1, 100, 0, 0), run(2, 40, 40, 7)];
         assert_eq!(due(&two, 6), None, "it has its history yet");
@@ -515,7 +543,7 @@ mod tests {
             (&[100, 20, 20, 9], 4, None),
             (&[1, 1], 2, Some(0)),
         ] {
-            assert_eq!(of_sizes(sizes).due_by_size(at_least), from, "{sizes:?}");
+            assert_eq!(due_by_size(&of_sizes(sizes).list, at_least), from, "{sizes:?}");
         }
     }
 }

@@ -184,3 +184,91 @@ fn what_is_listed_of_a_copys_runs_is_what_they_have() {
     while merge_a_step(&mut store) {}
     has(&store, 60..100);
 }
+
+fn unlisted(store: &Store) -> usize {
+    store.machine.state.base.runs.unlisted.len()
+}
+
+/// The story: a merge of millions takes as long as a hundred checkpoints. Each left a run, and in the end everybody waited for it.
+#[test]
+fn newer_runs_are_merged_before_a_merge_of_older_ones_goes_on() {
+    let mut store = store(3);
+    put(&mut store, 0..40);
+    put(&mut store, 40..60);
+    assert!(merge_a_step(&mut store));
+    assert_eq!((store.machine.runs(), unlisted(&store)), (2, 1), "under way");
+    for number in 60..64 {
+        put(&mut store, [number]);
+        delete(&mut store, [number - 50]);
+        while store.machine.runs() > 3 {
+            assert!(merge_a_step(&mut store));
+            assert!(unlisted(&store) > 0, "the older merge is not done");
+        }
+    }
+    let living = || (0..64).filter(|number| !(10..14).contains(number));
+    has(&store, living());
+    while merge_a_step(&mut store) {
+        has(&store, living());
+    }
+    assert_eq!(unlisted(&store), 0);
+    has(&store, living());
+}
+
+#[test]
+fn whatever_a_crash_breaks_off_of_two_merges_and_of_what_is_removed_nothing_is_left_of_it() {
+    let begun = || {
+        let mut store = store(3);
+        put(&mut store, 0..30);
+        put(&mut store, 30..50);
+        assert!(merge_a_step(&mut store));
+        put(&mut store, [50, 51]);
+        put(&mut store, [52, 53]);
+        store
+    };
+    let mut all = begun();
+    let mut steps = 0;
+    while merge_a_step(&mut all) {
+        steps += 1;
+    }
+    assert!(steps > 20);
+    for until in 0..steps {
+        let mut store = begun();
+        for _ in 0..until {
+            assert!(merge_a_step(&mut store));
+        }
+        let mut store = store.reopened(merging(1_000, 1));
+        has(&store, 0..54);
+        while merge_a_step(&mut store) {}
+        assert_eq!(unlisted(&store), 0);
+        has(&store, 0..54);
+    }
+}
+
+/// All at once it took as long as reading all of its pages: apply waited for that.
+#[test]
+fn what_was_merged_is_removed_a_few_blocks_at_a_time() {
+    let mut store = store(1_000);
+    put(&mut store, 0..100);
+    put(&mut store, 100..200);
+    assert!(merge_a_step(&mut store));
+    assert_eq!((store.machine.runs(), unlisted(&store)), (1, 2));
+    // Two blocks a step.
+    let mut store = store.reopened(merging(16, 1));
+    let blocks = |store: &Store| -> usize {
+        let (base, mut blocks) = (&store.machine.state.base, 0);
+        for number in &base.runs.unlisted {
+            let run = crate::machine::runs::open(base.file(), &base.txn, *number).unwrap();
+            blocks += redb::ReadableTable::iter(&run).unwrap().count();
+        }
+        blocks
+    };
+    let mut left = blocks(&store);
+    assert!(left > 20, "{left}");
+    while unlisted(&store) > 0 {
+        assert!(merge_a_step(&mut store));
+        assert!(left - blocks(&store) <= 2);
+        left = blocks(&store);
+        has(&store, 0..200);
+    }
+    assert!(!merge_a_step(&mut store));
+}
