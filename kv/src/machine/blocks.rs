@@ -237,14 +237,19 @@ pub(super) fn find<'t>(
     found.map_err(|e| file.malformed(&e))
 }
 
+/// A block that is being read, and what is left of it.
+struct UnderWay<G> {
+    block: Arc<Block<G>>,
+    left: Range<usize>,
+}
+
 /// The heads of a run within bounds, from the end at which the order begins.
 pub(super) struct RunRows<R: Rows> {
     blocks: R,
     order: Order,
     lower: Bound<Vec<u8>>,
     upper: Bound<Vec<u8>>,
-    /// The block under way, and what is left of it.
-    block: Option<(Arc<Block<R::Guard>>, Range<usize>)>,
+    under_way: Option<UnderWay<R::Guard>>,
     /// Nothing within the bounds is in further blocks.
     is_over: bool,
 }
@@ -284,7 +289,7 @@ impl<R: Rows> RunRows<R> {
             order,
             lower,
             upper,
-            block: None,
+            under_way: None,
             is_over: false,
         }
     }
@@ -297,7 +302,7 @@ impl<R: Rows> RunRows<R> {
     pub(super) fn next(&mut self, file: &StateFile) -> Result<Option<HeadRow<R::Guard>>, Fault> {
         let malformed = |e| file.malformed(&e);
         loop {
-            if let Some((block, left)) = &mut self.block {
+            if let Some(UnderWay { block, left }) = &mut self.under_way {
                 let at = match self.order {
                     Order::Ascending => left.next(),
                     Order::Descending => left.next_back(),
@@ -310,18 +315,19 @@ impl<R: Rows> RunRows<R> {
                 return Ok(None);
             }
             let Some(row) = self.next_block().map_err(storage(file))? else {
-                (self.block, self.is_over) = (None, true);
+                (self.under_way, self.is_over) = (None, true);
                 return Ok(None);
             };
             let block = Block::of(row).map_err(malformed)?;
             let (lower, upper) = (self.lower.as_ref(), self.upper.as_ref());
             let within = block.within(lower.map(Vec::as_slice), upper.map(Vec::as_slice));
-            let within = within.map_err(malformed)?;
+            let left = within.map_err(malformed)?;
             self.is_over = match self.order {
-                Order::Ascending => within.end < block.count(),
-                Order::Descending => within.start > 0,
+                Order::Ascending => left.end < block.count(),
+                Order::Descending => left.start > 0,
             };
-            self.block = Some((Arc::new(block), within));
+            let block = Arc::new(block);
+            self.under_way = Some(UnderWay { block, left });
         }
     }
 

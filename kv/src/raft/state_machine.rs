@@ -189,6 +189,9 @@ struct MachineOwner {
     ends: Ends,
     /// Steps of merging and forgetting that come before the next checkpoint.
     steps_left: u32,
+    /// The next step is one of forgetting, where there is something to forget: they take turns, so that neither waits for as long
+    /// as there is something for the other to do.
+    forgets_next: bool,
     /// Checkpoints that were begun and whose end was not taken.
     being_written: usize,
     /// Who waits until what was applied is durable.
@@ -262,6 +265,7 @@ impl StateMachine {
             checkpoints,
             ends,
             steps_left: 0,
+            forgets_next: false,
             being_written: 0,
             waiting: Vec::new(),
             shrinking: None,
@@ -474,9 +478,13 @@ impl MachineOwner {
         // Each look-up goes through more runs the longer they wait.
         let is_pressing = machine.runs() > RUNS_MAX && !is_awaited;
         if (has_turn || is_calm || is_pressing)
-            && let Some(step) = machine.begin_merging().or_else(|| machine.begin_forgetting())
+            && let Some(step) = match self.forgets_next && !is_pressing {
+                true => machine.begin_forgetting().or_else(|| machine.begin_merging()),
+                false => machine.begin_merging().or_else(|| machine.begin_forgetting()),
+            }
         {
             self.steps_left = self.steps_left.saturating_sub(1);
+            self.forgets_next = !self.forgets_next;
             return Some(step);
         }
         if self.shrinking.is_some() && is_calm && !machine.checkpoint_under_way() {
