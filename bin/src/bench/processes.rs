@@ -148,17 +148,21 @@ impl Processes {
         self.nodes.iter().map(of_node).sum()
     }
 
-    /// Waits until the nodes have nothing to do: together they take less than a tenth of a processor for a second. How long that
-    /// took; `None` where the system does not tell, or it is not so after this time.
+    /// Waits until the nodes have nothing to do: together they take less than a tenth of a processor in each of seven seconds, so
+    /// that the checkpoint behind the last write is among them, and what follows from it. How long they were busy; `None` where the system does not tell, or it is not so after this time.
     pub async fn settled(&self, patience: Duration) -> Option<Duration> {
         const LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
+        /// Longer than a node's `durable_interval`.
+        const QUIET: Duration = Duration::from_secs(7);
         let begun = Instant::now();
-        let mut before = self.ticks()?;
+        let (mut before, mut busy_until) = (self.ticks()?, begun);
         while begun.elapsed() < patience {
             tokio::time::sleep(LOOKED_AT_EVERY).await;
             let now = self.ticks()?;
-            if now.saturating_sub(before) < 10 {
-                return Some(begun.elapsed());
+            if now.saturating_sub(before) >= 10 {
+                busy_until = Instant::now();
+            } else if busy_until.elapsed() >= QUIET {
+                return Some(busy_until - begun);
             }
             before = now;
         }

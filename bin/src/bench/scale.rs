@@ -293,7 +293,7 @@ impl Report for ScaleReport {
             rate(self.puts_few),
             "64 callers".to_owned(),
         );
-        let of_that = |rate: f64| format!("1/{:.2} of that", self.puts_few / rate.max(1e-9));
+        let of_few = |rate: f64| format!("1/{:.2} of that at 10,000", self.puts_few / rate.max(1e-9));
         let keys = thousands(self.keys);
         let settled = match self.settled_seconds {
             Some(seconds) => format!("the nodes were at rest {seconds:.0} s later"),
@@ -302,12 +302,15 @@ impl Report for ScaleReport {
         row(
             &format!("puts at {keys} keys"),
             rate(self.puts_many),
-            format!("{}, once the nodes were at rest", of_that(self.puts_many)),
+            match self.settled_seconds {
+                Some(_) => format!("{few}, once the nodes were at rest", few = of_few(self.puts_many)),
+                None => of_few(self.puts_many),
+            },
         );
         row(
             "the same right behind the load",
             rate(self.puts_behind),
-            format!("{}; {settled}", of_that(self.puts_behind)),
+            format!("{}; {settled}", of_few(self.puts_behind)),
         );
         row(
             "bulk load",

@@ -55,6 +55,11 @@ impl Filling {
         self.last.as_ref().is_none_or(|last| &last[..] < key)
     }
 
+    /// Whether all that was put is in blocks that are written.
+    pub(super) fn is_closed(&self) -> bool {
+        self.ends.is_empty()
+    }
+
     /// Adds a head behind all others, and closes the block before it where that is full.
     pub(super) fn put(
         &mut self,

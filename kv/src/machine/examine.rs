@@ -19,6 +19,7 @@ use super::chain::Fold;
 use super::counters::Counters;
 use super::database::{self, FILE_NAME, OpenState, RECEIVING_CACHE_BYTES, UNFINISHED_PREFIX};
 use super::error::{StateFile, step, storage};
+use super::filter::FilterHash;
 use super::head::{Head, ValueDigest};
 use super::heads;
 use super::runs::{self, Dead, Runs};
@@ -334,6 +335,16 @@ impl Rows<'_> {
         }
         for run in &self.runs.list {
             let table = runs::open(self.file, self.txn, run.number)?;
+            let filter = match runs::read_filter(self.file, self.txn, run.number) {
+                Ok(filter) => Some(filter),
+                Err(fault) => {
+                    self.tell(format!(
+                        "the filter of run {} cannot be read: {fault}",
+                        run.number
+                    ));
+                    None
+                }
+            };
             let (mut rows, mut dead) = (0, Dead::default());
             let mut last: Option<Vec<u8>> = None;
             for row in table.range::<&[u8]>(..).map_err(storage(self.file))? {
@@ -349,6 +360,10 @@ impl Rows<'_> {
                             .is_some_and(|last| &last[..] >= row.key())
                         {
                             return Err(Malformed("its keys are not in order"));
+                        }
+                        let hash = FilterHash::of(row.key());
+                        if filter.as_ref().is_some_and(|filter| !filter.may_have(hash)) {
+                            return Err(Malformed("a key of it is not in the run's filter"));
                         }
                     }
                     match last.as_deref() == Some(key.value()) {

@@ -4,13 +4,15 @@
 //! last one lists it in their place. Deleted keys of which no history is left go where there is no older run in which they
 //! could be. What was merged is removed in steps too.
 //!
-//! Newer runs are merged while a merge of older ones is under way, and before it goes on: it may take as long as a hundred
-//! checkpoints, each of which makes a run.
+//! Newer runs are merged while a merge of older ones is under way: it may take as long as a hundred checkpoints, each of which
+//! makes a run. Most steps are those of the merge that has least left, so that the runs soon are few. The more there are, the
+//! fewer are merged at once.
 //!
 //! Always: what a read finds is the same before and after each step; a merge that a crash has cut short begins anew, and what it
 //! had made is removed.
 
 use std::ops::Bound;
+use std::sync::atomic::Ordering;
 
 use redb::WriteTransaction;
 
@@ -36,6 +38,16 @@ pub(super) fn is_due(state: &OpenState, runs: &Runs, since: Revision) -> bool {
     !merging.is_empty() || !runs.unlisted.is_empty() || due(state, runs, &merging, since).is_some()
 }
 
+/// How often there are twice as many runs as where none are many: 0 there, 2 at most.
+fn crowding(state: &OpenState, runs: &Runs) -> u32 {
+    let many = 2 * state.tuning.runs_merged;
+    match runs.list.len() {
+        len if len > 2 * many => 2,
+        len if len > many => 1,
+        _ => 0,
+    }
+}
+
 /// From which on the runs are to be merged that no merge has under way.
 fn due(state: &OpenState, runs: &Runs, merging: &[Merging], since: Revision) -> Option<usize> {
     /// Fewer heads of deleted keys than so many times as a checkpoint writes anew are worth nothing.
@@ -45,7 +57,7 @@ fn due(state: &OpenState, runs: &Runs, merging: &[Merging], since: Revision) -> 
     let merged = runs.list.iter().rposition(is_merged);
     runs.due(
         merged.map_or(0, |last| last + 1),
-        tuning.runs_merged,
+        tuning.runs_merged >> crowding(state, runs),
         since,
         tuning.run_rows.saturating_mul(DEAD_MIN),
     )
@@ -61,17 +73,27 @@ pub(super) fn step(
 ) -> Result<(), Fault> {
     /// A block is removed in the time in which so many rows are merged.
     const ROWS_OF_A_BLOCK: usize = 8;
+    /// One step of so many is that of the oldest merge: it must end too, however much is written.
+    const OF_THE_OLDEST: u64 = 4;
     let file = &state.file;
     let mut listed = Runs::read_within(file, txn)?;
     // Taken: after a failure nothing is written any more.
     let mut merging = std::mem::take(&mut *state.runs.merging());
     let is_made = |number: &u64| merging.iter().any(|merging| merging.output == *number);
-    if let Some(at) = listed.unlisted.iter().position(|number| !is_made(number)) {
-        if runs::remove_some(file, txn, listed.unlisted[at], rows_wanted / ROWS_OF_A_BLOCK)? {
+    let mut rows_wanted = rows_wanted;
+    while let Some(at) = listed.unlisted.iter().position(|number| !is_made(number)) {
+        goes_on()?;
+        let blocks = (rows_wanted / ROWS_OF_A_BLOCK).max(1);
+        let gone = runs::remove_some(file, txn, listed.unlisted[at], blocks)?;
+        let rows_left = gone.map(|removed| rows_wanted.saturating_sub((removed + 1) * ROWS_OF_A_BLOCK));
+        if gone.is_some() {
             listed.unlisted.remove(at);
         }
-        *state.runs.merging() = merging;
-        return listed.write(file, txn);
+        rows_wanted = rows_left.unwrap_or(0);
+        if rows_wanted == 0 {
+            *state.runs.merging() = merging;
+            return listed.write(file, txn);
+        }
     }
     if let Some(from) = due(state, &listed, &merging, since) {
         let output = listed.number();
@@ -83,12 +105,21 @@ pub(super) fn step(
             output,
             writing: Writing::of(rows, state.tuning.block_bytes),
             last: None,
+            left: rows,
         });
     }
-    if let Some(newest) = merging.pop()
-        && let Some(newest) = go_on(state, txn, &mut listed, newest, since, rows_wanted, goes_on)?
-    {
-        merging.push(newest);
+    let step = state.runs.steps.fetch_add(1, Ordering::Relaxed);
+    let shortest = (0..merging.len()).min_by_key(|at| merging[*at].left);
+    if let Some(shortest) = shortest {
+        let at = if step.is_multiple_of(OF_THE_OLDEST) {
+            0
+        } else {
+            shortest
+        };
+        let one = merging.remove(at);
+        if let Some(one) = go_on(state, txn, &mut listed, one, since, rows_wanted, goes_on)? {
+            merging.insert(at, one);
+        }
     }
     *state.runs.merging() = merging;
     listed.write(file, txn)
@@ -167,6 +198,9 @@ fn some_rows(
             is_done = true;
             break;
         };
+        if merging.last.as_ref().is_some_and(|last| row.key() <= &last[..]) {
+            return Err(file.corrupt("the keys of a run are not in order"));
+        }
         let goes = match since {
             Some(since) => is_forgotten(row.head(), since).map_err(|e| file.malformed(&e))?,
             None => false,
@@ -176,6 +210,7 @@ fn some_rows(
         }
         if count + 1 >= rows_wanted.max(1) {
             merging.last = Some(row.key().to_vec());
+            merging.left = merging.left.saturating_sub(rows_wanted.max(1) as u64);
             break;
         }
     }

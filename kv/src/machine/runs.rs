@@ -16,6 +16,7 @@
 //! Always: a run that is listed never changes; numbers are never given twice; a run's filter is written with it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::{
@@ -245,27 +246,29 @@ pub(super) fn open_within<'t>(
     with_table(number, |table| txn.open_table(table)).map_err(step(file, "opening a run of"))
 }
 
-/// Takes so many blocks of a run that counts for nothing away, and in the end the run; whether it is gone.
+/// Takes so many blocks, one or more, of a run that counts for nothing away, and behind the last of them the run. How many blocks
+/// it still had, where it is gone now: fewer than so many.
 pub(super) fn remove_some(
     file: &StateFile,
     txn: &WriteTransaction,
     number: u64,
     blocks: usize,
-) -> Result<bool, Fault> {
+) -> Result<Option<usize>, Fault> {
+    let mut count = 0;
     {
         let mut table = open_within(file, txn, number)?;
-        let last = {
-            let mut rows = table.range::<&[u8]>(..).map_err(storage(file))?;
-            let last = rows.nth(blocks.max(1) - 1).transpose().map_err(storage(file))?;
-            last.map(|(key, _)| key.value().to_vec())
-        };
-        if let Some(last) = last {
+        let mut last = None;
+        for row in table.range::<&[u8]>(..).map_err(storage(file))?.take(blocks) {
+            last = Some(row.map_err(storage(file))?.0.value().to_vec());
+            count += 1;
+        }
+        if let Some(last) = last.filter(|_| count == blocks) {
             let none = table.retain_in::<&[u8], _>(..=&last[..], |_, _| false);
-            return none.map(|()| false).map_err(storage(file));
+            return none.map(|()| None).map_err(storage(file));
         }
     }
     remove(file, txn, number)?;
-    Ok(true)
+    Ok(Some(count))
 }
 
 /// Removes a run, or what was made of it: for one that is small.
@@ -298,7 +301,12 @@ pub(super) fn run_of_filter(key: &[u8]) -> Option<u64> {
 }
 
 /// Writes a run's filter.
-fn write_filter(file: &StateFile, txn: &WriteTransaction, number: u64, filter: &Filter) -> Result<(), Fault> {
+pub(super) fn write_filter(
+    file: &StateFile,
+    txn: &WriteTransaction,
+    number: u64,
+    filter: &Filter,
+) -> Result<(), Fault> {
     let mut filters = txn
         .open_table(FILTERS)
         .map_err(step(file, "opening the filters of"))?;
@@ -309,7 +317,8 @@ fn write_filter(file: &StateFile, txn: &WriteTransaction, number: u64, filter: &
     Ok(())
 }
 
-fn read_filter(file: &StateFile, txn: &ReadTransaction, number: u64) -> Result<Filter, Fault> {
+/// Reads a run's filter.
+pub(super) fn read_filter(file: &StateFile, txn: &ReadTransaction, number: u64) -> Result<Filter, Fault> {
     let filters = txn
         .open_table(FILTERS)
         .map_err(step(file, "opening the filters of"))?;
@@ -330,6 +339,8 @@ pub(super) struct RunsKept {
     filters: Mutex<BTreeMap<u64, Arc<Filter>>>,
     /// The merges under way: of older runs, then of newer ones. Taken by whoever writes to the file, who is one at a time.
     pub(super) merging: Mutex<Vec<Merging>>,
+    /// Steps of merging so far.
+    pub(super) steps: AtomicU64,
 }
 
 /// A merge under way.
@@ -342,6 +353,8 @@ pub(super) struct Merging {
     pub(super) writing: Writing,
     /// The key that was looked at last.
     pub(super) last: Option<Vec<u8>>,
+    /// How many heads of the inputs were not looked at, or more.
+    pub(super) left: u64,
 }
 
 impl RunsKept {
@@ -441,6 +454,9 @@ impl Writing {
         txn: &WriteTransaction,
         number: u64,
     ) -> Result<Option<(Run, Filter)>, Fault> {
+        if !self.filling.is_closed() {
+            return Err(file.corrupt("the last block of a run was not written"));
+        }
         let (rows, dead) = (self.rows, self.dead);
         if rows == 0 {
             remove(file, txn, number)?;

@@ -51,14 +51,14 @@ pub struct Tuning {
     pub shrink_look_millis: u64,
     /// A file that is larger than it may be by fewer bytes stays as it is; 64 MiB by default.
     pub shrink_worth_bytes: u64,
-    /// Reads of callers elsewhere are answered from memory too, where that can be: not by default.
+    /// Reads of callers elsewhere are answered from memory too, where that can be, on the task that has taken them in: by default.
     pub recall_elsewhere: bool,
     /// A checkpoint writes the newest runs of heads anew, together with its own, as long as they have so many rows together at
     /// most; 2,048 by default.
     pub run_rows: u64,
     /// So many runs are merged at least: 2 or more; 8 by default.
     pub runs_merged: usize,
-    /// A step of merging looks at so many heads: 1 or more; 32,768 by default.
+    /// A step of merging writes the heads of so many keys: 1 or more; 32,768 by default.
     pub merge_rows: usize,
     /// A block of heads is closed before it has more bytes, unless one head has: a page by default and at most.
     pub block_bytes: usize,
@@ -85,7 +85,7 @@ impl Default for Tuning {
             time_spacing_millis: 1_000,
             shrink_look_millis: 60_000,
             shrink_worth_bytes: 64 << 20,
-            recall_elsewhere: false,
+            recall_elsewhere: true,
             run_rows: 2_048,
             runs_merged: 8,
             merge_rows: 32_768,

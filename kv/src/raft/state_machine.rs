@@ -47,7 +47,7 @@ const QUEUE: usize = 64;
 const SESSIONS_TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// So many steps of merging and of forgetting have their turn behind a checkpoint, before the next one that a bound asks for.
-const STEPS_BETWEEN: u32 = 24;
+const STEPS_BETWEEN: u32 = 48;
 
 /// With more runs than these in the file merging comes before the next checkpoint, however long applying waits.
 const RUNS_MAX: usize = 32;
@@ -469,7 +469,7 @@ impl MachineOwner {
         }
         let is_due = is_awaited || is_full;
         // Writers that fill one layer after the other must not keep history from going for as long as they write.
-        // A step takes a tenth of a second; what may gather meanwhile is half as much again.
+        // A step takes some hundredths of a second; what may gather meanwhile is half as much again.
         let is_urgent = |count: u64, bound: u64| count >= bound.saturating_add(bound / 4);
         let is_urgent = is_urgent(entries, self.bounds.entries) || is_urgent(bytes, self.bounds.bytes);
         let has_turn = self.steps_left > 0 && !is_awaited && !is_urgent;

@@ -33,6 +33,7 @@ fn tight() -> MachineSettings {
             run_rows: 2,
             runs_merged: 2,
             merge_rows: 2,
+            block_bytes: 60,
             ..Tuning::default()
         },
         ..MachineSettings::default()

@@ -272,3 +272,82 @@ fn what_was_merged_is_removed_a_few_blocks_at_a_time() {
     }
     assert!(!merge_a_step(&mut store));
 }
+
+/// However much is written: what is written is merged first, and could take all steps.
+#[test]
+fn a_merge_of_old_runs_ends_though_new_ones_come_all_the_time() {
+    let mut store = store(2);
+    put(&mut store, 0..100);
+    put(&mut store, 100..160);
+    assert!(merge_a_step(&mut store));
+    let oldest = store.machine.state.base.runs.list[0].number;
+    let mut writes = 0;
+    while store.machine.state.base.runs.list[0].number == oldest {
+        // Each write makes a run of one head, and each head is written anew some six times, for each of which it is removed once.
+        put(&mut store, [writes % 160]);
+        for _ in 0..8 {
+            merge_a_step(&mut store);
+        }
+        writes += 1;
+        assert!(writes < 400, "{:?}", store.machine.state.base.runs);
+    }
+    has(&store, 0..160);
+}
+
+/// Each would make a look-up miss a key that is there.
+#[test]
+fn blocks_and_filters_that_are_not_as_they_must_be_are_damage() {
+    use crate::machine::filter::Filter;
+    use crate::machine::runs;
+    use redb::{Durability, ReadableTable as _};
+
+    type Spoil = fn(&mut Vec<u8>, &mut Vec<u8>);
+    let spoils: [(Spoil, &str); 5] = [
+        (
+            |_, block| block.truncate(block.len() - 1),
+            "a block does not end where it says",
+        ),
+        (|_, block| block.clear(), "a block is shorter than it says"),
+        (|_, block| *block = vec![0, 0, 0, 0], "a block is empty"),
+        (|key, _| key.push(b'0'), "its last key is not that of its row"),
+        // The first letter of the first key.
+        (
+            |_, block| {
+                let begin = 2 * (usize::from(block[1]) + 1);
+                block[begin + 2] = b'z';
+            },
+            "its keys are not in order",
+        ),
+    ];
+    let damaged = |spoil: &dyn Fn(&Store, &redb::WriteTransaction, u64)| {
+        let mut store = store(1_000);
+        put(&mut store, 0..10);
+        let number = store.machine.state.base.runs.list[0].number;
+        let state = &store.machine.state.base.state;
+        let txn = state.begin_write(Durability::Immediate).unwrap();
+        spoil(&store, &txn, number);
+        state.commit(txn).unwrap();
+        let mut damages = Damages::default();
+        examine::examine(&*store.disk, dir(), &mut damages);
+        format!("{damages:?}")
+    };
+    for (spoil, told) in spoils {
+        let damages = damaged(&|store, txn, number| {
+            let file = store.machine.state.base.file();
+            let mut run = runs::open_within(file, txn, number).unwrap();
+            let (mut key, mut block) = {
+                let (key, block) = run.first().unwrap().unwrap();
+                (key.value().to_vec(), block.value().to_vec())
+            };
+            run.remove(&key[..]).unwrap();
+            spoil(&mut key, &mut block);
+            run.insert(&key[..], &block[..]).unwrap();
+        });
+        assert!(damages.contains(told), "{told}: {damages}");
+    }
+    let damages = damaged(&|store, txn, number| {
+        let file = store.machine.state.base.file();
+        runs::write_filter(file, txn, number, &Filter::for_keys(10)).unwrap();
+    });
+    assert!(damages.contains("is not in the run's filter"), "{damages}");
+}

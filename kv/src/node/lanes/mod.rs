@@ -191,8 +191,7 @@ impl Lanes {
     }
 }
 
-/// What memory answers to a read, where somebody in this process waits for it in time: those elsewhere come by one worker, whose
-/// core is better left to the network.
+/// What memory answers to a read, where somebody waits for it in time.
 fn recalled(look: Option<&mut Look<'_>>, point: &PointJob, elsewhere: bool) -> Option<ReadResponse> {
     let look = look?;
     let ReadJob {
