@@ -449,6 +449,70 @@ mod tests {
         }
     }
 
+    /// Counts the blocks that are read.
+    struct Counting(
+        std::vec::IntoIter<(Vec<u8>, Vec<u8>)>,
+        std::rc::Rc<std::cell::Cell<usize>>,
+    );
+
+    impl Counting {
+        fn row(&self, row: Option<(Vec<u8>, Vec<u8>)>) -> Option<Result<(Vec<u8>, Vec<u8>), StorageError>> {
+            self.1.set(self.1.get() + usize::from(row.is_some()));
+            row.map(Ok)
+        }
+    }
+
+    impl Iterator for Counting {
+        type Item = Result<(Vec<u8>, Vec<u8>), StorageError>;
+
+        fn next(&mut self) -> Option<Self::Item> {
+            let row = self.0.next();
+            self.row(row)
+        }
+    }
+
+    impl DoubleEndedIterator for Counting {
+        fn next_back(&mut self) -> Option<Self::Item> {
+            let row = self.0.next_back();
+            self.row(row)
+        }
+    }
+
+    impl Rows for Counting {
+        type Guard = Vec<u8>;
+    }
+
+    #[test]
+    fn a_range_reads_no_more_blocks_than_it_is_in_and_one() {
+        // A block for each number, of one head.
+        let blocks: Vec<_> = (0..100u8)
+            .map(|number| {
+                let entry = [0, 1, number, b'H'];
+                (vec![number], encode(&[4], &entry).unwrap())
+            })
+            .collect();
+        for order in [Order::Ascending, Order::Descending] {
+            let read = std::rc::Rc::default();
+            // The table gives the blocks from the lower bound on, and downwards from the one with the upper.
+            let (from, to) = match order {
+                Order::Ascending => (40, 100),
+                Order::Descending => (0, 43),
+            };
+            let of_table = Counting(blocks[from..to].to_vec().into_iter(), std::rc::Rc::clone(&read));
+            let bounds = [40, 42].map(|number: u8| Bound::Included(vec![number]));
+            let [lower, upper] = bounds;
+            let mut rows = RunRows::new(of_table, order, lower, upper);
+            let mut keys = Vec::new();
+            while let Some(row) = rows.next(&file()).unwrap() {
+                keys.push(row.key()[0]);
+            }
+            keys.sort_unstable();
+            assert_eq!(keys, [40, 41, 42]);
+            assert!(rows.next(&file()).unwrap().is_none());
+            assert_eq!(read.get(), 4, "{order:?}");
+        }
+    }
+
     #[test]
     fn the_documented_block_has_these_bytes() {
         let heads = BTreeMap::from([(b"a".to_vec(), b"HEAD".to_vec()), (b"bc".to_vec(), b"H".to_vec())]);

@@ -140,7 +140,12 @@ fn go_on(
         .list
         .iter()
         .position(|run| Some(&run.number) == merging.inputs.first());
-    let first = first.ok_or_else(|| file.corrupt("a run that is being merged is listed no more"))?;
+    let lost = || file.corrupt("a run that is being merged is listed no more");
+    let first = first.ok_or_else(lost)?;
+    let here = listed.list[first..].iter().map(|run| run.number);
+    if !here.take(merging.inputs.len()).eq(merging.inputs.iter().copied()) {
+        return Err(lost());
+    }
     let since = (first == 0).then_some(since);
     if !some_rows(state, txn, &mut merging, since, rows_wanted, goes_on)? {
         return Ok(Some(merging));

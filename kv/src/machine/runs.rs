@@ -539,6 +539,13 @@ mod tests {
         let two = [run(1, 100, 0, 0), run(2, 40, 40, 7)];
         assert_eq!(due(&two, 6), None, "it has its history yet");
         assert_eq!(due(&two, 7), Some(0));
+        let runs = Runs {
+            list: two.to_vec(),
+            unlisted: Vec::new(),
+            next: 9,
+        };
+        let beside_another = runs.due(1, 8, Revision::new(7), 10);
+        assert_eq!(beside_another, None, "a merge has the first under way");
         assert_eq!(
             due(&[run(1, 100, 0, 0), run(2, 30, 30, 7)], 7),
             None,

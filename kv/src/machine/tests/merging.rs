@@ -351,3 +351,68 @@ fn blocks_and_filters_that_are_not_as_they_must_be_are_damage() {
     });
     assert!(damages.contains("is not in the run's filter"), "{damages}");
 }
+
+/// The runs that it absorbs are the newest, and none that is being merged.
+#[test]
+fn a_checkpoint_beside_a_merge_takes_no_older_run_either() {
+    let mut store = store(2);
+    put(&mut store, 0..100);
+    put(&mut store, 100..110);
+    put(&mut store, 110..120);
+    let mut store = store.reopened(merging(2, 1_000));
+    assert!(merge_a_step(&mut store));
+    let inputs = store.machine.state.base.state.runs.merging()[0].inputs.len();
+    assert_eq!((store.machine.runs(), inputs), (3, 2), "the oldest is too large");
+    put(&mut store, [120]);
+    has(&store, 0..121);
+    while merge_a_step(&mut store) {
+        has(&store, 0..121);
+    }
+    let store = store.reopened(merging(2, 1_000));
+    has(&store, 0..121);
+}
+
+/// However many of its heads count for nothing any more.
+#[test]
+fn a_step_looks_at_so_many_keys_also_where_all_are_deleted_and_forgotten() {
+    let mut store = store(3);
+    put(&mut store, 0..100);
+    delete(&mut store, 0..100);
+    forget_all(&mut store);
+    let mut steps = 0;
+    while store.machine.runs() > 0 {
+        assert!(merge_a_step(&mut store));
+        steps += 1;
+    }
+    assert!(steps >= 33, "{steps}");
+    while merge_a_step(&mut store) {}
+    assert_eq!(unlisted(&store), 0);
+    has(&store, []);
+}
+
+/// One that is nearly done soon makes one run of many, whatever it had to do in the beginning.
+#[test]
+fn the_merge_that_has_least_left_goes_on_first() {
+    let mut store = store(10);
+    put(&mut store, 0..60);
+    put(&mut store, 60..90);
+    for _ in 0..8 {
+        assert!(merge_a_step(&mut store));
+    }
+    put(&mut store, 100..130);
+    put(&mut store, 130..150);
+    let left = |store: &Store| -> Vec<u64> {
+        let merging = store.machine.state.base.state.runs.merging();
+        merging.iter().map(|merging| merging.left).collect()
+    };
+    assert_eq!(left(&store), [10]);
+    let (mut steps, mut first_done) = (0, None);
+    while merge_a_step(&mut store) {
+        steps += 1;
+        if store.machine.runs() == 3 {
+            first_done.get_or_insert(steps);
+        }
+    }
+    // One to its last row, and one that finds none behind that.
+    assert_eq!(first_done, Some(2), "of {steps} steps");
+}
