@@ -133,6 +133,31 @@ async fn of_two_unknown_writes_that_do_the_same_the_one_that_is_needed_later_is_
     assert_eq!(judge::judge(&ground, &calls), []);
 }
 
+/// The story: two that changed nothing came before all others, and the first was answered last. A minute of chaos called that a
+/// fault, once in months.
+#[tokio::test]
+async fn what_saw_the_empty_store_is_put_in_the_order_of_its_entries() {
+    let mut model = Model::default();
+    let nothing = Txn::new([Op::delete(Key::try_from("k").expect("a key"))]);
+    let mut ran = |number: u64| {
+        let index = quorate_kv::model::LogIndex::new(number);
+        let told = model.run_now(&nothing, index).expect("nothing speaks against it");
+        Call {
+            id: CallId { client: 1, number },
+            parent: None,
+            called: Duration::ZERO,
+            answered: Duration::from_secs(10 - number),
+            request: Request::Txn(nothing.clone()),
+            answer: Answer::Txn(told),
+        }
+    };
+    let mut calls = [ran(5), ran(6)];
+    calls.reverse();
+    let (ground, violations) = rebuilt(&calls, &model).await;
+    assert_eq!(violations, []);
+    assert_eq!(judge::judge(&ground, &calls), []);
+}
+
 /// A store that counts what it is asked.
 struct Counted<'g> {
     model: &'g Model,

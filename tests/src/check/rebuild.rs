@@ -118,18 +118,12 @@ pub async fn rebuild(
         seen_by: seen_by(calls),
         guesses: Vec::new(),
     };
-    building.saw(told.remove(&Revision::FIRST).unwrap_or_default());
+    building.saw(in_order(told.remove(&Revision::FIRST).unwrap_or_default()));
     let mut revision = Revision::FIRST;
     let stride = newest.number().div_ceil(WHOLE_READS + 1).max(1);
     while revision < newest && building.violations.is_empty() {
         revision = revision.next();
-        let mut here = told.remove(&revision).unwrap_or_default();
-        here.sort_by_key(|known| {
-            (
-                known.response.map(|response| response.log_index),
-                known.call.called,
-            )
-        });
+        let mut here = in_order(told.remove(&revision).unwrap_or_default());
         match here.iter().position(|known| building.makes(known, revision)) {
             Some(maker) => building.run(here.remove(maker)),
             None => building.explain(revision, store).await?,
@@ -150,6 +144,17 @@ pub async fn rebuild(
         }
     }
     Ok((building.ground, building.violations))
+}
+
+/// Those that were told of one revision, as they ran: their answers come in any order.
+fn in_order(mut known: Vec<Known<'_>>) -> Vec<Known<'_>> {
+    known.sort_by_key(|known| {
+        (
+            known.response.map(|response| response.log_index),
+            known.call.called,
+        )
+    });
+    known
 }
 
 /// By when a revision, or a later one, had been seen: who called later did not make it. Ascending.
