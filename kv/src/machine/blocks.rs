@@ -347,8 +347,10 @@ impl<R: Rows> RunRows<R> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::collections::BTreeMap;
     use std::path::Path;
+    use std::rc::Rc;
 
     use proptest::prelude::*;
     use redb::{Database, ReadableDatabase, TableDefinition};
@@ -450,20 +452,19 @@ mod tests {
     }
 
     /// Counts the blocks that are read.
-    struct Counting(
-        std::vec::IntoIter<(Vec<u8>, Vec<u8>)>,
-        std::rc::Rc<std::cell::Cell<usize>>,
-    );
+    struct Counting(std::vec::IntoIter<RowOfTable>, Rc<Cell<usize>>);
+
+    type RowOfTable = (Vec<u8>, Vec<u8>);
 
     impl Counting {
-        fn row(&self, row: Option<(Vec<u8>, Vec<u8>)>) -> Option<Result<(Vec<u8>, Vec<u8>), StorageError>> {
+        fn row(&self, row: Option<RowOfTable>) -> Option<Result<RowOfTable, StorageError>> {
             self.1.set(self.1.get() + usize::from(row.is_some()));
             row.map(Ok)
         }
     }
 
     impl Iterator for Counting {
-        type Item = Result<(Vec<u8>, Vec<u8>), StorageError>;
+        type Item = Result<RowOfTable, StorageError>;
 
         fn next(&mut self) -> Option<Self::Item> {
             let row = self.0.next();
@@ -492,13 +493,14 @@ mod tests {
             })
             .collect();
         for order in [Order::Ascending, Order::Descending] {
-            let read = std::rc::Rc::default();
+            let read = Rc::default();
             // The table gives the blocks from the lower bound on, and downwards from the one with the upper.
             let (from, to) = match order {
                 Order::Ascending => (40, 100),
                 Order::Descending => (0, 43),
             };
-            let of_table = Counting(blocks[from..to].to_vec().into_iter(), std::rc::Rc::clone(&read));
+            let of_table = blocks[from..to].to_vec();
+            let of_table = Counting(of_table.into_iter(), Rc::clone(&read));
             let bounds = [40, 42].map(|number: u8| Bound::Included(vec![number]));
             let [lower, upper] = bounds;
             let mut rows = RunRows::new(of_table, order, lower, upper);
