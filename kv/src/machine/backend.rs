@@ -371,6 +371,10 @@ impl Backend {
             return Ok(None);
         }
         let scrubbed = self.within(offset, buf.len())?;
+        if scrubbed.bytes == 0 {
+            // It was cut to less since the step before: the pass is at its end.
+            return Ok(Some(scrubbed));
+        }
         let wanted = &mut buf[..scrubbed.bytes as usize];
         self.file.read_from_disk_at(wanted, offset)?;
         self.sums
