@@ -1,7 +1,7 @@
 //! A run's heads in blocks: so many neighbours as fill a page of the state file are one row of the run's table.
 //!
-//! A row of the database costs some hundred nanoseconds to write and to read on, a head in a block a tenth of that. A run is
-//! written and read from one end to the other, again and again as runs are merged, and never changed in its middle.
+//! A row of the database costs far more to write, and to read on, than a head in a block. A run is written and read from one
+//! end to the other, again and again as runs are merged, and never changed in its middle.
 //!
 //! The row's key is the last key of its block, so that the first row at or behind a key has the block in which it is, if it is in
 //! any. The row's value: how many entries the block has (2 bytes); where each ends, counted from where the first begins (2
@@ -123,7 +123,6 @@ pub(super) struct Block<G> {
 }
 
 /// Where an entry's key and head are in its block.
-#[derive(Debug, Clone, PartialEq, Eq)]
 struct Entry {
     key: Range<usize>,
     head: Range<usize>,

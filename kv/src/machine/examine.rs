@@ -307,15 +307,15 @@ impl Rows<'_> {
 
     /// Demands that there are the runs that are listed, with as many heads as is said of them, and none besides.
     fn runs(&mut self) -> Result<(), Fault> {
-        let listed: BTreeSet<u64> = self.runs.list.iter().map(|run| run.number).collect();
+        let listed = self.runs.list.iter().map(|run| run.number);
+        let known: BTreeSet<u64> = listed.chain(self.runs.unlisted.iter().copied()).collect();
         let tables = self.txn.list_tables().map_err(storage(self.file))?;
         for table in tables {
             let name = table.name();
             let Some(number) = runs::run_of_table(name) else {
                 continue;
             };
-            if !number.is_some_and(|number| listed.contains(&number) || self.runs.unlisted.contains(&number))
-            {
+            if !number.is_some_and(|number| known.contains(&number)) {
                 self.tell(format!("table {name} is a run that is not listed"));
             }
         }
@@ -325,9 +325,7 @@ impl Rows<'_> {
             .map_err(step(self.file, "opening the filters of"))?;
         for row in filters.range::<&[u8]>(..).map_err(storage(self.file))? {
             let (key, _) = row.map_err(storage(self.file))?;
-            let number = runs::run_of_filter(key.value());
-            if !number.is_some_and(|number| listed.contains(&number) || self.runs.unlisted.contains(&number))
-            {
+            if !runs::run_of_filter(key.value()).is_some_and(|number| known.contains(&number)) {
                 let detail = "table filters: it is of a run that is not listed";
                 let damage = Damage::new(Part::State, self.path, detail);
                 self.damages.add(damage.of_key(key.value()));

@@ -73,29 +73,45 @@ pub(super) fn step(
 ) -> Result<(), Fault> {
     /// A block is removed in the time in which so many rows are merged.
     const ROWS_OF_A_BLOCK: usize = 8;
-    /// One step of so many is that of the oldest merge: it must end too, however much is written.
-    const OF_THE_OLDEST: u64 = 4;
     let file = &state.file;
     let mut listed = Runs::read_within(file, txn)?;
     // Taken: after a failure nothing is written any more.
     let mut merging = std::mem::take(&mut *state.runs.merging());
     let is_made = |number: &u64| merging.iter().any(|merging| merging.output == *number);
-    let mut rows_wanted = rows_wanted;
-    while let Some(at) = listed.unlisted.iter().position(|number| !is_made(number)) {
+    let mut rows_left = rows_wanted.max(1);
+    while rows_left > 0
+        && let Some(at) = listed.unlisted.iter().position(|number| !is_made(number))
+    {
         goes_on()?;
-        let blocks = (rows_wanted / ROWS_OF_A_BLOCK).max(1);
-        let gone = runs::remove_some(file, txn, listed.unlisted[at], blocks)?;
-        let rows_left = gone.map(|removed| rows_wanted.saturating_sub((removed + 1) * ROWS_OF_A_BLOCK));
-        if gone.is_some() {
-            listed.unlisted.remove(at);
-        }
-        rows_wanted = rows_left.unwrap_or(0);
-        if rows_wanted == 0 {
-            *state.runs.merging() = merging;
-            return listed.write(file, txn);
-        }
+        let blocks = (rows_left / ROWS_OF_A_BLOCK).max(1);
+        rows_left = match runs::remove_some(file, txn, listed.unlisted[at], blocks)? {
+            Some(removed) => {
+                listed.unlisted.remove(at);
+                rows_left.saturating_sub((removed + 1) * ROWS_OF_A_BLOCK)
+            }
+            None => 0,
+        };
     }
-    if let Some(from) = due(state, &listed, &merging, since) {
+    if rows_left > 0 {
+        merge(state, txn, &mut listed, &mut merging, since, rows_left, goes_on)?;
+    }
+    *state.runs.merging() = merging;
+    listed.write(file, txn)
+}
+
+/// Begins a merge where one is due, and goes on with one of those under way.
+fn merge(
+    state: &OpenState,
+    txn: &WriteTransaction,
+    listed: &mut Runs,
+    merging: &mut Vec<Merging>,
+    since: Revision,
+    rows_wanted: usize,
+    goes_on: impl Fn() -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    /// One step of so many is that of the oldest merge: it must end too, however much is written.
+    const OF_THE_OLDEST: u64 = 4;
+    if let Some(from) = due(state, listed, merging, since) {
         let output = listed.number();
         listed.unlisted.push(output);
         let inputs = &listed.list[from..];
@@ -117,12 +133,11 @@ pub(super) fn step(
             shortest
         };
         let one = merging.remove(at);
-        if let Some(one) = go_on(state, txn, &mut listed, one, since, rows_wanted, goes_on)? {
+        if let Some(one) = go_on(state, txn, listed, one, since, rows_wanted, goes_on)? {
             merging.insert(at, one);
         }
     }
-    *state.runs.merging() = merging;
-    listed.write(file, txn)
+    Ok(())
 }
 
 /// Goes on with one merge; answers it, unless it is done.
@@ -213,9 +228,9 @@ fn some_rows(
         if !goes {
             merging.writing.put(file, &mut end, row.key(), row.head())?;
         }
-        if count + 1 >= rows_wanted.max(1) {
+        if count + 1 >= rows_wanted {
             merging.last = Some(row.key().to_vec());
-            merging.left = merging.left.saturating_sub(rows_wanted.max(1) as u64);
+            merging.left = merging.left.saturating_sub(rows_wanted as u64);
             break;
         }
     }

@@ -3,13 +3,14 @@
 //! A checkpoint would have to change as many scattered rows of one table as keys were written, and with them as many
 //! pages, read, copied and written whole. Instead it writes a *run*: a table of its own, of the heads of the keys that
 //! were written since the last one, in the order of the keys, whose pages are full and lie side by side. Of the heads
-//! that a key has in several runs the newest run's counts. Now and then some neighbours are merged into one (`merge`). This is O'Neil's log-structured merge-tree (1996), with the layers in memory as its smallest part and
-//! redb's transactions in the place of a manifest.
+//! that a key has in several runs the newest run's counts. Now and then some neighbours are merged into one (`merge`). This
+//! is O'Neil's log-structured merge-tree (1996), with the layers in memory as its smallest part and redb's transactions in
+//! the place of a manifest.
 //!
 //! The row `runs` of the table `system` lists them: the number of the next run (8); how many runs there are that count for
 //! nothing (8), since merges are making them, or they were merged and are being removed, and the number of each (8); then for
-//! each run that counts, the oldest first, its number (8), how many heads it has (8), how many of these are of deleted keys (8), and the newest revision that deleted one (8). A run's
-//! table is called `heads-` and its number in 16 hexadecimal digits. Its heads, those that `head` specifies, of keys that exist
+//! each run that counts, the oldest first, its number (8), how many heads it has (8), how many of these are of deleted keys
+//! (8), and the newest revision that deleted one (8). A run's table is called `heads-` and its number in 16 hexadecimal digits. Its heads, those that `head` specifies, of keys that exist
 //! and of deleted ones, stand in [blocks](super::blocks). The table `filters` has for each run a
 //! [`Filter`] in parts. Key: the run's number (8), the part's (4). Value: words, big-endian.
 //!
@@ -528,24 +529,19 @@ mod tests {
             rows,
             dead: Dead { rows: dead, newest },
         };
-        let due = |list: &[Run], since| {
+        let due_from = |free, list: &[Run], since| {
             let runs = Runs {
                 list: list.to_vec(),
                 unlisted: Vec::new(),
                 next: 9,
             };
-            runs.due(0, 8, Revision::new(since), 10)
+            runs.due(free, 8, Revision::new(since), 10)
         };
+        let due = |list: &[Run], since| due_from(0, list, since);
         let two = [run(1, 100, 0, 0), run(2, 40, 40, 7)];
         assert_eq!(due(&two, 6), None, "it has its history yet");
         assert_eq!(due(&two, 7), Some(0));
-        let runs = Runs {
-            list: two.to_vec(),
-            unlisted: Vec::new(),
-            next: 9,
-        };
-        let beside_another = runs.due(1, 8, Revision::new(7), 10);
-        assert_eq!(beside_another, None, "a merge has the first under way");
+        assert_eq!(due_from(1, &two, 7), None, "a merge has the first under way");
         assert_eq!(
             due(&[run(1, 100, 0, 0), run(2, 30, 30, 7)], 7),
             None,

@@ -355,13 +355,9 @@ impl SnapshotSink {
                 break;
             };
             let unordered = || corrupt(Malformed("a row comes twice, or out of order"));
-            match &mut heads {
+            match &heads {
                 Some((_, writing)) if !writing.is_next(key) => return Err(unordered()),
-                Some((_, writing)) => {
-                    // It is the sender's, and goes into the file only where it is one.
-                    Head::decode_newest(value).map_err(corrupt)?;
-                    writing.put(&self.file, &mut end, key, value)?;
-                }
+                Some(_) => {}
                 None => match end.insert_before(key, value) {
                     Ok(()) => {}
                     Err(CursorError::UnorderedKey) => return Err(unordered()),
@@ -393,6 +389,10 @@ impl SnapshotSink {
                 }
                 Table::Sequences => self.counters.sequence_begins(key.len()),
                 _ => {}
+            }
+            // By now it was found to be a head.
+            if let Some((_, writing)) = &mut heads {
+                writing.put(&self.file, &mut end, key, value)?;
             }
             self.rows += 1;
             rest = after;

@@ -64,6 +64,14 @@ fn merge_a_step(store: &mut Store) -> bool {
     true
 }
 
+/// Merges to the end, and demands the same of the store before, after each step, and behind the last.
+fn merge_all(store: &mut Store, expected: impl Iterator<Item = u64> + Clone) {
+    has(store, expected.clone());
+    while merge_a_step(store) {
+        has(store, expected.clone());
+    }
+}
+
 /// Demands that these keys exist and no others, by a scan, by gets, and by all that is proven of a state and of its file.
 fn has(store: &Store, expected: impl IntoIterator<Item = u64>) {
     let expected: BTreeSet<Key> = expected.into_iter().map(name).collect();
@@ -106,11 +114,8 @@ fn what_was_deleted_stays_deleted_while_an_older_run_has_it_though_its_history_i
             merge_a_step(&mut store),
             "the two newest runs are as large as each other"
         );
-        while merge_a_step(&mut store) {
-            has(&store, living());
-        }
+        merge_all(&mut store, living());
         assert_eq!(store.machine.runs(), 2, "the oldest is far larger than both");
-        has(&store, living());
         let store = store.reopened(merging(merge_rows, 1));
         has(&store, living());
     }
@@ -126,11 +131,7 @@ fn a_checkpoint_between_two_steps_takes_no_run_that_is_being_merged() {
     let mut store = store.reopened(merging(2, 1_000));
     assert!(merge_a_step(&mut store), "begun anew");
     put(&mut store, [5]);
-    has(&store, 0..6);
-    while merge_a_step(&mut store) {
-        has(&store, 0..6);
-    }
-    has(&store, 0..6);
+    merge_all(&mut store, 0..6);
     let store = store.reopened(merging(2, 1_000));
     has(&store, 0..6);
 }
@@ -206,12 +207,8 @@ fn newer_runs_are_merged_before_a_merge_of_older_ones_goes_on() {
         }
     }
     let living = || (0..64).filter(|number| !(10..14).contains(number));
-    has(&store, living());
-    while merge_a_step(&mut store) {
-        has(&store, living());
-    }
+    merge_all(&mut store, living());
     assert_eq!(unlisted(&store), 0);
-    has(&store, living());
 }
 
 #[test]
@@ -364,10 +361,7 @@ fn a_checkpoint_beside_a_merge_takes_no_older_run_either() {
     let inputs = store.machine.state.base.state.runs.merging()[0].inputs.len();
     assert_eq!((store.machine.runs(), inputs), (3, 2), "the oldest is too large");
     put(&mut store, [120]);
-    has(&store, 0..121);
-    while merge_a_step(&mut store) {
-        has(&store, 0..121);
-    }
+    merge_all(&mut store, 0..121);
     let store = store.reopened(merging(2, 1_000));
     has(&store, 0..121);
 }
