@@ -410,3 +410,25 @@ fn the_merge_that_has_least_left_goes_on_first() {
     // One to its last row, and one that finds none behind that.
     assert_eq!(first_done, Some(2), "of {steps} steps");
 }
+
+/// A merge that has less left comes first, and there may always be one.
+#[test]
+fn the_oldest_merge_has_a_turn_also_while_shorter_ones_are_under_way() {
+    let mut store = store(10);
+    put(&mut store, 0..60);
+    put(&mut store, 60..90);
+    assert!(merge_a_step(&mut store));
+    let oldest = |store: &Store| store.machine.state.base.state.runs.merging()[0].left;
+    assert_eq!(oldest(&store), 80);
+    // Two runs each time, whose merge takes more than the three steps.
+    for round in 0..14 {
+        let from = 90 + 15 * (round % 6);
+        put(&mut store, from..from + 15);
+        put(&mut store, from..from + 15);
+        for _ in 0..3 {
+            assert!(merge_a_step(&mut store));
+        }
+    }
+    assert!(oldest(&store) <= 60, "{} are left", oldest(&store));
+    merge_all(&mut store, 0..180);
+}
