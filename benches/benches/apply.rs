@@ -97,6 +97,7 @@ fn entry(index: u64) -> Result<Entry> {
     };
     let proposal = Proposal {
         stamp: LogTime::from_millis(index),
+        full_at: None,
         commands: vec![txn],
     };
     Ok(Entry {

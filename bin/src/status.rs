@@ -223,7 +223,7 @@ struct NodeState {
     state_file_bytes: u64,
     /// Keys that exist.
     records: u64,
-    /// What they count, each with 64 bytes.
+    /// What they count: the key twice, the value and 64 bytes each.
     live_bytes: u64,
     /// What the versions before them count that the node still has.
     history_bytes: u64,

@@ -365,14 +365,31 @@ fn who_fills_the_store_gets_out_as_the_manual_says() {
     let home = Home::new();
     let _server = home.serve_alone();
     home.line("config set store_bytes_max 64KiB").ok();
-    let value = "v".repeat(8_000);
+    for id in 1..=2 {
+        home.line(&format!("meta broker register {id} broker{id}:9092"))
+            .ok();
+    }
+    home.line("meta topic create orders --assignment 1,2;2,1").ok();
+    home.line("kv put own first").ok();
+    let value = "v".repeat(7_000);
     let full = (0..20).find(|number| {
         let put = home.run(["kv", "put", &format!("k{number}"), &value]);
         put.code != 0
     });
-    assert_eq!(full, Some(8), "eight of some 8 KiB are more than 95 % of 64 KiB");
+    assert!(full.is_some(), "twenty of 7,000 bytes have no room in 64 KiB");
+    let rest = (0..200).find(|number| {
+        let put = home.run(["kv", "put", &format!("kk{number}"), "1"]);
+        put.code != 0
+    });
+    assert!(rest.is_some(), "what grows by little is refused too");
     home.run(["kv", "put", "more", "1"])
         .fails(4, &["the store is nearly full", "quorate kv compact"]);
+    // Who fails over is not held up.
+    home.line("kv put own second").ok();
+    home.line("meta partition set-leader orders/0 2").ok();
+    home.line("meta broker fence 1").ok();
+    home.line("meta topic create more --assignment 2")
+        .fails(4, &["the store is nearly full"]);
     let status = home.line("status").ok().text();
     assert!(status.contains("the store is nearly full"), "{status}");
     home.line("kv del k --prefix").ok();

@@ -98,6 +98,7 @@ impl Bench {
         self.index += 1;
         let proposal = Proposal {
             stamp: LogTime::from_millis(self.index / 1_000),
+            full_at: None,
             commands: vec![command],
         };
         Entry {

@@ -246,6 +246,7 @@ impl Node {
         self.index += 1;
         let proposal = Proposal {
             stamp: LogTime::from_millis(self.index / 1_000),
+            full_at: None,
             commands,
         };
         Entry {

@@ -99,6 +99,7 @@ impl Bench {
         let commands = txns.into_iter().map(|txn| Command::Txn { session: None, txn });
         let proposal = Proposal {
             stamp: LogTime::from_millis(self.index),
+            full_at: None,
             commands: commands.collect(),
         };
         let entry = Entry {

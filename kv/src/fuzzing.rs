@@ -103,6 +103,7 @@ fn model_decoders() -> Vec<Decoder> {
         check: proposal,
         samples: vec![encode(&Proposal {
             stamp: LogTime::from_millis(1_700_000_000_000),
+            full_at: Some(1 << 20),
             commands: vec![
                 Command::Txn {
                     session: Some(session()),
@@ -322,6 +323,11 @@ fn outcomes() -> Vec<Outcome> {
             what: Work::KeysChanged,
         },
         TxnRefused::AnswerTooLarge { size: 300, limit: 7 },
+        TxnRefused::NoSpace {
+            used: 1 << 20,
+            limit: 1 << 20,
+            wanted: 300,
+        },
     ];
     let mut outcomes = vec![
         Outcome::Txn(Ok(response)),

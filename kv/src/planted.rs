@@ -72,11 +72,12 @@ pub enum Bug {
     NoStepDown,
     /// What is read of the state file is not compared with what was written to it.
     PageSumNotChecked,
+    FullStoreGrows,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 31] = [
+    pub const ALL: [Bug; 32] = [
         Bug::AckBeforeSync,
         Bug::VoteVolatile,
         Bug::VoteAfterAppend,
@@ -108,6 +109,7 @@ impl Bug {
         Bug::LeaseEndedBySilence,
         Bug::NoStepDown,
         Bug::PageSumNotChecked,
+        Bug::FullStoreGrows,
     ];
 
     /// As the command line writes it.
@@ -144,6 +146,7 @@ impl Bug {
             Bug::LeaseEndedBySilence => "lease-ended-by-silence",
             Bug::NoStepDown => "no-step-down",
             Bug::PageSumNotChecked => "page-sum-not-checked",
+            Bug::FullStoreGrows => "full-store-grows",
         }
     }
 }
@@ -189,6 +192,7 @@ impl Bug {
             Bug::PageSumNotChecked => {
                 "what is read of the state file is not compared with what was written to it"
             }
+            Bug::FullStoreGrows => "a store that is nearly full takes new keys",
         }
     }
 }

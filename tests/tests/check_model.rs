@@ -62,7 +62,11 @@ impl Entries {
                 let count = self.random.between(1, 4);
                 let commands = (0..count).map(|_| self.command()).collect();
                 let stamp = LogTime::from_millis(self.time);
-                Payload::Proposal(Bytes::from(encode(&Proposal { stamp, commands })))
+                Payload::Proposal(Bytes::from(encode(&Proposal {
+                    stamp,
+                    full_at: None,
+                    commands,
+                })))
             }
         };
         Entry { position, payload }

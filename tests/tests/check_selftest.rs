@@ -476,6 +476,7 @@ fn a_retry_in_a_new_entry_is_answered_from_memory_and_is_not_a_second_run() {
         },
         payload: Payload::Proposal(Bytes::from(encode(&Proposal {
             stamp: LogTime::ZERO,
+            full_at: None,
             commands,
         }))),
     };

@@ -38,6 +38,10 @@ fn clusters_keep_what_they_acknowledged_through_the_faults_of_200_seeds() {
     );
     assert!(summary.mark("raft.truncate") > 0, "no log was truncated");
     assert!(
+        summary.mark("space.nothing_grows") > 0 && summary.mark("space.refused") > 0,
+        "no store was full"
+    );
+    assert!(
         summary.mark("log.purged_by_bytes") > 0,
         "no log took more of its disk than it may"
     );

@@ -361,7 +361,7 @@ fn describe() {
     describe_gauge!(
         "quorate_live_bytes",
         Unit::Bytes,
-        "what the keys that exist count: key, value and 64 bytes each"
+        "what the keys that exist count: the key twice, the value and 64 bytes each"
     );
     describe_gauge!(
         "quorate_history_bytes",

@@ -232,7 +232,8 @@ fn is_first_answer(refused: &TxnRefused) -> bool {
         TxnRefused::SessionExpired { .. }
         | TxnRefused::SequenceForgotten { .. }
         | TxnRefused::TooMany { .. }
-        | TxnRefused::EntrySpent { .. } => false,
+        | TxnRefused::EntrySpent { .. }
+        | TxnRefused::NoSpace { .. } => false,
     }
 }
 
@@ -246,6 +247,10 @@ fn of_answer(response: Response, node: &str) -> Attempt {
     };
     let next = match passing {
         None => Next::Answered(response),
+        // That may take as long as somebody takes to delete something.
+        Some(TxnRefused::NoSpace { used, limit, wanted }) => {
+            Next::Failed(Error::NoSpace { used, limit, wanted })
+        }
         Some(refused) => Next::Again {
             way: Way::Here,
             told: Told::Answered,

@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use super::chain::{Chain, Change};
 use super::changed::Changed;
-use super::counters::Counters;
+use super::counters::{Counters, version_bytes};
 use super::error::StateFile;
 use super::gaps::{Gaps, GoneBy, Segment};
 use super::head::{Head, Meta, ValueDigest};
@@ -28,6 +28,7 @@ use super::tables::Table;
 use super::times::Stood;
 use super::version::RecordRef;
 use super::wire::{begin_hash, end_hash, hash_row};
+use super::work::Growth;
 use crate::fault::Fault;
 use crate::model::{Key, KeyRange, Order, Revision, Sequence, SessionId};
 
@@ -329,6 +330,26 @@ impl<'s> Batch<'s> {
             let existed = slot.head.as_ref().is_some_and(|head| head.record.is_some());
             existed || matches!(slot.draft, Some(Some(_)))
         })
+    }
+
+    /// By how much the transaction under way lets what lives grow.
+    pub(super) fn growth(&self) -> Growth {
+        let (mut comes, mut goes, mut kept) = (0u64, 0u64, 0u64);
+        for place in &self.touched {
+            let (slot, key) = (&self.slots[*place as usize], self.keys.key(*place).len());
+            let before = slot.head.as_ref().and_then(|head| head.record);
+            if let Some((_, digest)) = before {
+                goes = goes.saturating_add(version_bytes(key, digest.size()));
+            }
+            if let Some(Some(draft)) = &slot.draft {
+                comes = comes.saturating_add(version_bytes(key, draft.value.len() as u64));
+                kept += u64::from(before.is_some());
+            }
+        }
+        Growth {
+            bytes: comes.saturating_sub(goes),
+            kept,
+        }
     }
 
     /// Ends the transaction.

@@ -1,6 +1,6 @@
 //! How much a state holds, counted as it changes, so that nobody needs a scan to know.
 //!
-//! Each version of a key counts its key, its value and [`RECORD_BYTES`]. What a live key's newest version counts is live, and so is
+//! Each version of a key counts its key twice, as it stands in the version and in the key's head, its value and [`RECORD_BYTES`]. What a live key's newest version counts is live, and so is
 //! the row of a sequence, as a key's with a number; the rest is history, which is each node's own.
 
 use super::range::RECORD_BYTES;
@@ -20,7 +20,10 @@ pub(super) struct Counters {
 
 /// What a version of a key counts whose value has so many bytes.
 pub(crate) fn version_bytes(key: usize, value: u64) -> u64 {
-    (key as u64).saturating_add(value).saturating_add(RECORD_BYTES)
+    (key as u64)
+        .saturating_mul(2)
+        .saturating_add(value)
+        .saturating_add(RECORD_BYTES)
 }
 
 impl Counters {

@@ -76,6 +76,10 @@ pub(super) fn execute(
     let mut meter = Meter::new(limits, entry);
     let run = run(batch, txn, (revision, log_index), &mut meter);
     let (looked_at, answer_bytes) = meter.used();
+    let run = run.and_then(|response| {
+        entry.grow(batch, limits)?;
+        Ok(response)
+    });
     let mut answer = match run {
         Ok(response) => Ok(response),
         Err(Stop::Refused(refused)) => Err(refused),

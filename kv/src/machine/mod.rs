@@ -891,7 +891,7 @@ impl Apply<'_, '_> {
         for id in self.sessions.due(now.time) {
             self.end_session(id);
         }
-        let mut work = EntryWork::default();
+        let mut work = EntryWork::new(proposal.full_at);
         let mut outcomes = Vec::with_capacity(proposal.commands.len());
         for command in proposal.commands {
             outcomes.push(match command {

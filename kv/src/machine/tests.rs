@@ -48,10 +48,19 @@ fn position(index: u64) -> LogPosition {
 }
 
 fn proposal(index: u64, millis: u64, commands: Vec<Command>) -> Entry {
+    proposal_when_full(index, millis, None, commands)
+}
+
+fn proposal_when_full(index: u64, millis: u64, full_at: Option<u64>, commands: Vec<Command>) -> Entry {
     let stamp = LogTime::from_millis(millis);
+    let proposal = Proposal {
+        stamp,
+        full_at,
+        commands,
+    };
     Entry {
         position: position(index),
-        payload: Payload::Proposal(encode(&Proposal { stamp, commands }).into()),
+        payload: Payload::Proposal(encode(&proposal).into()),
     }
 }
 

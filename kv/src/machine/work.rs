@@ -8,7 +8,22 @@
 //! Always: what is counted depends on the logical state and on the transactions of the entry, and never on layers,
 //! checkpoints, or how entries are cut into calls of `apply`.
 
+use super::batch::Batch;
 use crate::model::{Place, ReplicatedLimits, TxnRefused, Work};
+use crate::planted::{self, Bug};
+
+/// A key that is written over may grow by so many bytes in a store that is nearly full: a record has numbers and lists in it that
+/// take a byte more now and then.
+const GROWTH_OF_A_KEY: u64 = 64;
+
+/// By how much a transaction lets what lives grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Growth {
+    /// Bytes that it adds; 0 where it takes some away.
+    pub(super) bytes: u64,
+    /// Keys that it writes and that were there before.
+    pub(super) kept: u64,
+}
 
 /// What the transactions of an entry have used together.
 #[derive(Debug, Default)]
@@ -18,9 +33,34 @@ pub(super) struct EntryWork {
     answer_bytes: u64,
     /// Bytes of answers that were remembered and are given again.
     given_again: u64,
+    /// What the proposer found used of a store that is nearly full.
+    full_at: Option<u64>,
 }
 
 impl EntryWork {
+    pub(super) fn new(full_at: Option<u64>) -> Self {
+        Self {
+            full_at,
+            ..Self::default()
+        }
+    }
+
+    /// Refuses the transaction under way where it lets what lives grow and the store is nearly full.
+    pub(super) fn grow(&self, batch: &Batch<'_>, limits: &ReplicatedLimits) -> Result<(), TxnRefused> {
+        let Some(used) = self.full_at.filter(|_| !planted::is(Bug::FullStoreGrows)) else {
+            return Ok(());
+        };
+        let Growth { bytes, kept } = batch.growth();
+        match bytes > kept.saturating_mul(GROWTH_OF_A_KEY) {
+            true => Err(TxnRefused::NoSpace {
+                used,
+                limit: limits.store_bytes_max,
+                wanted: bytes,
+            }),
+            false => Ok(()),
+        }
+    }
+
     /// An answer of so many bytes is given again. The first always is: whatever its size, who asks for it alone gets it.
     pub(super) fn give_again(&mut self, bytes: u64, limits: &ReplicatedLimits) -> Result<(), TxnRefused> {
         if self.given_again == 0 {

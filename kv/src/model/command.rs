@@ -13,6 +13,9 @@ use super::{
 pub struct Proposal {
     /// The proposer's wall clock. `apply` uses the greater of this and the last one.
     pub stamp: LogTime,
+    /// How many bytes the proposer found used, where the store is nearly full. A transaction of this entry that would let what
+    /// lives grow is refused then.
+    pub full_at: Option<u64>,
     /// The commands, in order.
     pub commands: Vec<Command>,
 }
@@ -228,6 +231,19 @@ pub enum TxnRefused {
         /// The limit.
         limit: u64,
     },
+    /// The store is nearly full, and the transaction would let what lives grow: by more than 64 bytes for each key that is there
+    /// before and after it. There may be room when it is tried again.
+    #[error(
+        "the store is nearly full: {used} of {limit} bytes are used, and this would add {wanted} to what lives"
+    )]
+    NoSpace {
+        /// What was used when it was proposed, in bytes, history included.
+        used: u64,
+        /// The limit, `store_bytes_max`.
+        limit: u64,
+        /// By how many bytes what lives would have grown.
+        wanted: u64,
+    },
 }
 
 impl TxnRefused {
@@ -235,7 +251,7 @@ impl TxnRefused {
     /// a refusal is not remembered: the number stays free.
     pub fn is_retryable(&self) -> bool {
         match self {
-            TxnRefused::TooMany { .. } | TxnRefused::EntrySpent { .. } => true,
+            TxnRefused::TooMany { .. } | TxnRefused::EntrySpent { .. } | TxnRefused::NoSpace { .. } => true,
             TxnRefused::KeyExists { .. }
             | TxnRefused::NotANumber { .. }
             | TxnRefused::Overflow { .. }

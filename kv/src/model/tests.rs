@@ -151,6 +151,7 @@ proptest! {
             .or_else([Op::get(key("b")), Op::Range(RangeRead::new(KeyRange::prefix("p")))]);
         let proposal = Proposal {
             stamp: LogTime::from_millis(1_700_000_000_000),
+            full_at: Some(1 << 20),
             commands: vec![Command::Txn { session: None, txn }, Command::open_session(5)],
         };
         let bytes = encode(&proposal);

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::lanes::{End, Lanes, ReadJob};
 use super::limits::LimitsSet;
 use super::memory::MemoryParts;
-use super::proposer::{Proposals, ROOM_WAIT_MAX};
+use super::proposer::{Proposals, ROOM_WAIT_MAX, Write};
 use super::reply::{NO_ANSWER, ReplyTo};
 use super::room::{Guest, Rooms};
 use super::service::Service;
@@ -239,19 +239,32 @@ impl Front {
         reply: ReplyTo,
     ) -> Option<(Checked, ReplyTo)> {
         let admitted = self.check(command).map(|checked| {
-            let admits = self.admits(&checked.0, attempt);
+            let admits = self.admits(&checked.0, attempt, true);
             (checked, admits)
         });
+        let full_at = |admits: &Admits| match admits {
+            Admits::Now => Some(None),
+            Admits::WhatGrowsNot { used } => Some(Some(*used)),
+            Admits::OnceHistoryIsGone | Admits::Never(_) => None,
+        };
         match admitted {
             Ok((_, Admits::Never(failure))) | Err(failure) => {
                 reply.send(Response::Failed(failure));
                 None
             }
-            Ok(((command, size), Admits::Now)) if !self.waits_for_limits(&command) => {
-                let back = self.proposals.send_now(command, size, reply);
-                back.map(|(command, reply)| ((command, size), reply))
+            Ok(((command, size), admits))
+                if !self.waits_for_limits(&command)
+                    && let Some(full_at) = full_at(&admits) =>
+            {
+                let write = Write {
+                    command,
+                    size,
+                    full_at,
+                };
+                let back = self.proposals.send_now(write, reply);
+                back.map(|(Write { command, size, .. }, reply)| ((command, size), reply))
             }
-            Ok((checked, Admits::Now | Admits::OnceHistoryIsGone(_))) => Some((checked, reply)),
+            Ok((checked, _)) => Some((checked, reply)),
         }
     }
 
@@ -262,47 +275,60 @@ impl Front {
     }
 
     async fn hand_in(&self, (command, size): Checked, attempt: Attempt, reply: ReplyTo, until: Instant) {
-        if let Err(failure) = self.wait_for_space(&command, attempt, until).await {
-            reply.send(Response::Failed(failure));
-            return;
-        }
+        let full_at = match self.wait_for_space(&command, attempt, until).await {
+            Ok(full_at) => full_at,
+            Err(failure) => {
+                reply.send(Response::Failed(failure));
+                return;
+            }
+        };
         self.wait_for_limits(&command, until).await;
-        self.proposals.send(command, size, reply, until).await;
+        let write = Write {
+            command,
+            size,
+            full_at,
+        };
+        self.proposals.send(write, reply, until).await;
     }
 
-    fn admits(&self, command: &Command, attempt: Attempt) -> Admits {
-        // Only within a session is there an answer of an earlier attempt.
-        if let (Attempt::Again, Command::Txn { session: Some(_), .. }) = (attempt, command) {
-            return Admits::Now;
-        }
+    /// Whether a command is taken, which waits for history that goes by itself, or does not.
+    fn admits(&self, command: &Command, attempt: Attempt, waits: bool) -> Admits {
         // Who does not lead has another state, perhaps an older one, and is answered that it does not. A state that cannot be looked
         // at has stopped the node, which says so itself.
-        self.space.admits(command, || {
+        let admits = self.space.admits(command, waits, || {
             let leads = self.raft.role() == Part::Leader;
             let view = leads.then(|| self.raft.machine().reader().view())?;
             Some(Used::of(&view.ok()?))
-        })
+        });
+        // Only within a session is there an answer of an earlier attempt, which it gets however full the store is by now.
+        let is_again = matches!(
+            (attempt, command),
+            (Attempt::Again, Command::Txn { session: Some(_), .. })
+        );
+        match admits {
+            Admits::Never(Failure::NoSpace { used, .. }) if is_again => Admits::WhatGrowsNot { used },
+            Admits::Never(Failure::DiskFull { .. }) if is_again => Admits::Now,
+            admits => admits,
+        }
     }
 
-    /// Waits for history that goes by itself, where the store is full of that: a burst of writes is no full store.
+    /// Waits for history that goes by itself, where the store is full of that: a burst of writes is no full store. Answers what is
+    /// used, where nothing may grow.
     async fn wait_for_space(
         &self,
         command: &Command,
         attempt: Attempt,
         until: Instant,
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<u64>, Failure> {
         let until = until.min(env::now() + SPACE_WAIT_MAX);
         loop {
-            match self.admits(command, attempt) {
-                Admits::Now => return Ok(()),
+            match self.admits(command, attempt, env::now() < until) {
+                Admits::Now => return Ok(None),
+                Admits::WhatGrowsNot { used } => return Ok(Some(used)),
                 Admits::Never(failure) => return Err(failure),
-                Admits::OnceHistoryIsGone(_) if env::now() < until => {
+                Admits::OnceHistoryIsGone => {
                     env::mark("space.waits_for_history");
                     env::sleep(SPACE_LOOK).await;
-                }
-                Admits::OnceHistoryIsGone(failure) => {
-                    env::mark("space.refused");
-                    return Err(failure);
                 }
             }
         }

@@ -41,12 +41,20 @@ pub(super) struct Proposals {
     service: Service,
 }
 
+/// A command that is to be proposed.
+#[derive(Debug)]
+pub(super) struct Write {
+    pub(super) command: Command,
+    /// About how many bytes it takes in an entry.
+    pub(super) size: usize,
+    /// What the store uses, where it is nearly full, so that this must not let it grow.
+    pub(super) full_at: Option<u64>,
+}
+
 /// A command and who waits for its answer.
 #[derive(Debug)]
 struct Waiting {
-    command: Command,
-    /// About how many bytes it takes in an entry.
-    size: usize,
+    write: Write,
     reply: ReplyTo,
     _room: OwnedSemaphorePermit,
 }
@@ -93,35 +101,30 @@ impl Proposals {
     }
 
     /// Hands a command in where there is room for it; gives it back otherwise. The answer goes to `reply`.
-    pub(super) fn send_now(
-        &self,
-        command: Command,
-        size: usize,
-        reply: ReplyTo,
-    ) -> Option<(Command, ReplyTo)> {
+    pub(super) fn send_now(&self, write: Write, reply: ReplyTo) -> Option<(Write, ReplyTo)> {
         if let Some(failure) = self.service.is_over() {
             reply.send(Response::Failed(failure));
             return None;
         }
-        match (self.room.take_now(size), self.queue.try_reserve()) {
+        match (self.room.take_now(write.size), self.queue.try_reserve()) {
             (Some(room), Ok(place)) => {
                 place.send(Waiting {
-                    command,
-                    size,
+                    write,
                     reply,
                     _room: room,
                 });
                 None
             }
-            _ => Some((command, reply)),
+            _ => Some((write, reply)),
         }
     }
 
     /// The same, waiting for room until then, and no longer than ten seconds.
-    pub(super) async fn send(&self, command: Command, size: usize, reply: ReplyTo, until: Instant) {
-        let Some((command, reply)) = self.send_now(command, size, reply) else {
+    pub(super) async fn send(&self, write: Write, reply: ReplyTo, until: Instant) {
+        let Some((write, reply)) = self.send_now(write, reply) else {
             return;
         };
+        let size = write.size;
         let room = async {
             let room = self.room.take(size).await;
             (room, self.queue.reserve().await)
@@ -140,8 +143,7 @@ impl Proposals {
         let failure = match waited {
             Ok(Ok((room, Ok(place)))) => {
                 return place.send(Waiting {
-                    command,
-                    size,
+                    write,
                     reply,
                     _room: room,
                 });
@@ -215,26 +217,29 @@ impl Proposer {
                 }
                 self.waiting.extend(taken.drain(..));
             }
-            let (mut commands, mut replies, mut size) = (Vec::new(), Vec::new(), 0);
+            let (mut commands, mut replies, mut size, mut full_at) = (Vec::new(), Vec::new(), 0, None);
             while let Some(next) = self.waiting.front()
-                && (commands.is_empty() || size + next.size <= ENTRY_BYTES_MAX)
-                && let Some(next) = self.waiting.pop_front()
+                && (commands.is_empty() || size + next.write.size <= ENTRY_BYTES_MAX)
+                && let Some(Waiting { write, reply, .. }) = self.waiting.pop_front()
             {
-                size += next.size;
-                commands.push(next.command);
-                replies.push(next.reply);
+                size += write.size;
+                // What was looked at a moment earlier, when there was room, has none any more.
+                full_at = full_at.max(write.full_at);
+                commands.push(write.command);
+                replies.push(reply);
             }
-            self.propose(commands, Pending::new(replies, permit)).await;
+            let proposal = Proposal {
+                stamp: env::wall_clock(),
+                full_at,
+                commands,
+            };
+            self.propose(&proposal, Pending::new(replies, permit)).await;
         }
     }
 
-    async fn propose(&mut self, commands: Vec<Command>, pending: Arc<Pending>) {
-        metrics::histogram!("quorate_proposal_commands").record(commands.len() as f64);
-        let proposal = Proposal {
-            stamp: env::wall_clock(),
-            commands,
-        };
-        let data = ProposalData::encode(&proposal);
+    async fn propose(&mut self, proposal: &Proposal, pending: Arc<Pending>) {
+        metrics::histogram!("quorate_proposal_commands").record(proposal.commands.len() as f64);
+        let data = ProposalData::encode(proposal);
         let started = env::now();
         self.sent.retain(|sent| sent.strong_count() > 0);
         self.sent.push_back(Arc::downgrade(&pending));

@@ -1,9 +1,11 @@
 //! Whether there is room for what grows: the quota of a store, and the disk of a node.
 //!
-//! What keys and values count, history included, is known without a scan. Where it comes near the limit the leader refuses what
-//! would grow before it is proposed, and takes whatever frees room; it takes all again once there is plenty. Between the
-//! two lies a distance, so that a store at its limit does not go back and forth with each write. The same holds for the disk of
-//! the node that leads, and what its files take of it, which [`disk_use`](super::disk_use) looks at.
+//! What keys and values count, history included, is known without a scan. Where it comes near the limit the leader proposes what
+//! may write with a note, so that the state machine refuses what lets what lives grow: keys that are there can be written over, as
+//! a broker is fenced. What would go beyond the limit, history included, is refused before it is proposed. All is taken again
+//! once there is plenty. Between the two lies a distance, so that a store at its limit does not go back and forth with
+//! each write. Where the disk of the node that leads is nearly full, and what its files take of it, which
+//! [`disk_use`](super::disk_use) looks at, whatever may write is refused before it is proposed.
 //!
 //! Always: a command that writes nothing, and whatever belongs to the cluster itself, is never refused here. What is on its
 //! way when the limit is met comes on top: at most what the queue of proposals holds.
@@ -65,8 +67,9 @@ impl Used {
 
     /// Whether history is to go, whatever is kept of it otherwise: before anything is refused.
     pub(super) fn presses(self) -> bool {
-        // What is left of it when nearly all is live helps nobody.
-        let is_much = |max: u64| self.history > max / 20;
+        // What is left of it when nearly all is live helps nobody but who writes over keys of a store that is full.
+        let part = if self.is_at(FULL_PERCENT) { 100 } else { 20 };
+        let is_much = |max: u64| self.history > max / part;
         self.is_at(PRESSING_PERCENT) && self.max.is_some_and(is_much)
     }
 
@@ -143,34 +146,47 @@ impl Space {
         self.disk.is_full.load(Ordering::Relaxed)
     }
 
-    /// What becomes of a command on a leader; `used` is `None` on a node that does not lead.
-    pub(super) fn admits(&self, command: &Command, used: impl FnOnce() -> Option<Used>) -> Admits {
+    /// What becomes of a command on a leader; `used` is `None` on a node that does not lead. One that `waits` does so for history
+    /// that goes by itself.
+    pub(super) fn admits(
+        &self,
+        command: &Command,
+        waits: bool,
+        used: impl FnOnce() -> Option<Used>,
+    ) -> Admits {
         let Some(wanted) = may_add(command) else {
             return Admits::Now;
         };
         let Some(used) = used() else {
             return Admits::Now;
         };
-        if let Some(limit) = used.max
-            && (self.is_full(used) || used.bytes.saturating_add(wanted) > limit)
-        {
-            let failure = Failure::NoSpace {
+        let is_full = self.is_full(used);
+        let beyond = used
+            .max
+            .filter(|limit| used.bytes.saturating_add(wanted) > *limit);
+        if (is_full || beyond.is_some()) && waits && used.presses() {
+            return Admits::OnceHistoryIsGone;
+        }
+        if let Some(limit) = beyond {
+            env::mark("space.refused");
+            return Admits::Never(Failure::NoSpace {
                 used: used.bytes,
                 limit,
                 wanted,
-            };
-            if used.presses() {
-                return Admits::OnceHistoryIsGone(failure);
-            }
-            env::mark("space.refused");
-            return Admits::Never(failure);
+            });
         }
-        match self.disk_is_full().then(|| self.disk_used()).flatten() {
-            Some(disk) => Admits::Never(Failure::DiskFull {
+        if let Some(disk) = self.disk_is_full().then(|| self.disk_used()).flatten() {
+            return Admits::Never(Failure::DiskFull {
                 used: disk.bytes,
                 limit: disk.max.unwrap_or_default(),
-            }),
-            None => Admits::Now,
+            });
+        }
+        match is_full {
+            true => {
+                env::mark("space.nothing_grows");
+                Admits::WhatGrowsNot { used: used.bytes }
+            }
+            false => Admits::Now,
         }
     }
 }
@@ -179,8 +195,12 @@ impl Space {
 #[derive(Debug, PartialEq)]
 pub(super) enum Admits {
     Now,
-    /// The store is full of history that goes by itself; this is what is said where it does not go in time.
-    OnceHistoryIsGone(Failure),
+    /// Where it does not let what lives grow, which the state machine finds; so much is used.
+    WhatGrowsNot {
+        used: u64,
+    },
+    /// The store is full of history that goes by itself.
+    OnceHistoryIsGone,
     Never(Failure),
 }
 
@@ -279,7 +299,7 @@ mod tests {
             })
         };
         assert_eq!(
-            space.admits(&put(1), boundless),
+            space.admits(&put(1), true, boundless),
             Admits::Now,
             "nobody looked at the disk yet"
         );
@@ -293,13 +313,17 @@ mod tests {
                 false => Admits::Now,
             };
             for of_store in [boundless(), Some(used(10))] {
-                assert_eq!(space.admits(&put(1), || of_store), expected(), "at {bytes}");
+                assert_eq!(space.admits(&put(1), true, || of_store), expected(), "at {bytes}");
             }
-            assert_eq!(space.admits(&put(1), || None), Admits::Now, "it does not lead");
-            assert_eq!(space.admits(&delete, boundless), Admits::Now);
+            assert_eq!(
+                space.admits(&put(1), true, || None),
+                Admits::Now,
+                "it does not lead"
+            );
+            assert_eq!(space.admits(&delete, true, boundless), Admits::Now);
             assert_eq!(space.disk_is_full(), is_full);
         }
-        let both = space.admits(&put(1), || Some(used_by_the_living(990)));
+        let both = space.admits(&put(1), true, || Some(used_by_the_living(990)));
         assert!(
             matches!(both, Admits::Never(Failure::NoSpace { .. })),
             "the store's limit is told first"
@@ -326,6 +350,7 @@ mod tests {
         let mut apply = |index, command| {
             let proposal = Proposal {
                 stamp: LogTime::from_millis(0),
+                full_at: None,
                 commands: vec![command],
             };
             let entry = Entry {
@@ -341,7 +366,7 @@ mod tests {
         apply(1, put(100));
         apply(2, put(10));
         let used = Used::of(&reader.view().unwrap());
-        assert_eq!((used.bytes, used.history), (65 + 100 + 65 + 10, 65 + 100));
+        assert_eq!((used.bytes, used.history), (66 + 100 + 66 + 10, 66 + 100));
         assert_eq!(used.max, Some(8 << 30));
         let kept_for_ever = crate::model::LimitChange::new(crate::model::Limit::HistoryKept, 0);
         let changes = vec![kept_for_ever];
@@ -353,28 +378,28 @@ mod tests {
             },
         );
         let used = Used::of(&reader.view().unwrap());
-        assert_eq!((used.bytes, used.history), (240, 0), "none of it goes by itself");
+        assert_eq!((used.bytes, used.history), (242, 0), "none of it goes by itself");
     }
 
     /// The story: one transaction of 14 MB was taken by a store of 1 MiB of which 34 kB were used.
     #[test]
     fn one_transaction_that_is_larger_than_what_is_left_is_refused_and_says_how_large() {
         let space = Space::default();
-        // A key of one byte, and 64 for each version.
-        let left = |bytes: usize| 1_000 - (bytes as u64 + 65);
+        // A key of one byte, which counts twice, and 64 for each version.
+        let left = |bytes: usize| 1_000 - (bytes as u64 + 66);
         assert_eq!(
-            space.admits(&put(500), || Some(used_by_the_living(left(500)))),
+            space.admits(&put(500), true, || Some(used_by_the_living(left(500)))),
             Admits::Now
         );
         assert_eq!(
-            space.admits(&put(500), || Some(used_by_the_living(left(500) + 1))),
+            space.admits(&put(500), true, || Some(used_by_the_living(left(500) + 1))),
             Admits::Never(Failure::NoSpace {
-                used: 436,
+                used: 435,
                 limit: 1_000,
-                wanted: 565
+                wanted: 566
             })
         );
-        assert!(!space.is_full(used_by_the_living(436)), "a smaller one is taken");
+        assert!(!space.is_full(used_by_the_living(435)), "a smaller one is taken");
     }
 
     /// The story: a store of which a tenth lived refused writes for a minute, while its history went, half of the revisions
@@ -382,16 +407,33 @@ mod tests {
     #[test]
     fn who_writes_to_a_store_full_of_history_that_goes_by_itself_waits_for_that() {
         let space = Space::default();
-        let waits = space.admits(&put(1), || Some(used(960)));
-        assert!(
-            matches!(waits, Admits::OnceHistoryIsGone(Failure::NoSpace { .. })),
-            "{waits:?}"
-        );
-        let refused = space.admits(&put(1), || Some(used_by_the_living(960)));
+        let waits = space.admits(&put(1), true, || Some(used(960)));
+        assert!(waits == Admits::OnceHistoryIsGone, "{waits:?}");
+        let refused = space.admits(&put(1), true, || Some(used_by_the_living(960)));
         assert!(
             matches!(refused, Admits::Never(_)),
             "nothing would go: {refused:?}"
         );
+    }
+
+    /// The story: a store was full, and no broker could be fenced any more, which writes over a key.
+    #[test]
+    fn a_store_that_is_nearly_full_takes_what_does_not_grow_as_long_as_its_history_has_room() {
+        let space = Space::default();
+        let used = |bytes, history| Used {
+            bytes,
+            history,
+            max: Some(10_000),
+        };
+        let admits = |bytes, history, waits| space.admits(&put(1), waits, || Some(used(bytes, history)));
+        assert_eq!(admits(9_499, 0, true), Admits::Now);
+        assert_eq!(admits(9_500, 0, true), Admits::WhatGrowsNot { used: 9_500 });
+        // A key of one byte, which counts twice, a value of one byte, and 64.
+        assert_eq!(admits(9_933, 0, true), Admits::WhatGrowsNot { used: 9_933 });
+        assert!(matches!(admits(9_934, 0, true), Admits::Never(_)));
+        assert_eq!(admits(9_933, 101, true), Admits::OnceHistoryIsGone);
+        assert_eq!(admits(9_933, 101, false), Admits::WhatGrowsNot { used: 9_933 });
+        assert!(matches!(admits(9_934, 101, false), Admits::Never(_)));
     }
 
     /// The story: the newest 10,000 revisions alone had filled a store, and none of them ever went, as nothing was written.
@@ -404,6 +446,10 @@ mod tests {
             ..used(900)
         };
         assert!(!nearly_all_lives.presses());
+        // Who writes over the keys of a full store makes history of what was there.
+        let full = |history| Used { history, ..used(950) };
+        assert!(full(11).presses());
+        assert!(!full(10).presses());
     }
 
     #[test]
@@ -421,7 +467,7 @@ mod tests {
         let space = Space::default();
         let is_refused = |command: &Command| {
             matches!(
-                space.admits(command, || Some(used_by_the_living(990))),
+                space.admits(command, true, || Some(used_by_the_living(990))),
                 Admits::Never(_)
             )
         };

@@ -130,12 +130,14 @@ impl Acquaintance {
         let vote = &metrics.vote;
         // Nobody leads it, and it has no more than the entry that forms a cluster: nobody took up what it began.
         let is_alone = !vote.committed && committed.log_id().is_none() && metrics.last_log_index <= Some(0);
-        let has_begun = metrics.last_log_index.is_some() || vote.leader_id.term > 0 || vote.committed;
+        let has_log = metrics.last_log_index.is_some();
+        let has_begun = has_log || vote.leader_id.term > 0 || vote.committed;
         let stage = match (has_begun, is_alone, state.is_joining) {
+            // It may have heard a leader whose membership had it, and which lost that. Nobody counts on what it promised.
+            _ if state.is_joining && !has_log => Stage::Joining,
             (true, true, false) => Stage::Forming,
             (true, ..) => Stage::Formed,
-            (false, _, true) => Stage::Joining,
-            (false, _, false) => Stage::New,
+            (false, ..) => Stage::New,
         };
         let hello = Hello {
             node: own.node,
@@ -500,8 +502,43 @@ mod tests {
     use quorate_transport::memory::{MemoryNetwork, TokioClock};
     use quorate_transport::{ClusterId, Identity};
 
+    use super::super::types::Vote;
     use super::testing::{directory, of_two};
     use super::*;
+
+    /// The story: a leader heard of a learner, lost the entry that had added it with its power, and added it again without its
+    /// uuid, as it had just begun to lead. The learner had saved that leader's term, passed for one that had taken part, and
+    /// was never taken in.
+    #[tokio::test]
+    async fn who_waits_to_be_added_and_has_no_log_may_be_introduced_though_it_has_heard_a_leader() {
+        let network = MemoryNetwork::new(Arc::new(TokioClock::new(1)));
+        let identity = Identity::node(ClusterId::new("one").expect("a name"), 2);
+        let hello = |is_joining, last_log_index| {
+            let own = Own {
+                node: 2,
+                member: directory(2),
+                process: 1,
+            };
+            let transport = network.transport(identity.clone(), "two:1");
+            let who = Acquaintance::new(own, transport, Faults::default());
+            who.waits_for(is_joining, BTreeSet::new());
+            let metrics = RaftMetrics {
+                vote: Vote::new_committed(3, 1),
+                last_log_index,
+                ..RaftMetrics::new_initial(2)
+            };
+            who.runs(watch::channel(metrics).1);
+            who.hello_to(1).expect("it runs").0
+        };
+        let joining = hello(true, None);
+        assert_eq!(joining.stage, Stage::Joining);
+        assert!(joining.may_be_introduced());
+        for (is_joining, last_log_index) in [(true, Some(0)), (false, None), (false, Some(0))] {
+            let other = hello(is_joining, last_log_index);
+            assert_eq!(other.stage, Stage::Formed, "{is_joining}, {last_log_index:?}");
+            assert!(!other.may_be_introduced());
+        }
+    }
 
     /// The story: a learner that was removed while it caught up ran on for ever: its own log never came to its removal, nor to
     /// its addition.

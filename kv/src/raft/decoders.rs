@@ -190,6 +190,7 @@ fn membership() -> Membership {
 fn entries() -> Vec<Entry> {
     let proposal = Proposal {
         stamp: LogTime::from_millis(5),
+        full_at: None,
         commands: Vec::new(),
     };
     let payloads = [

@@ -87,7 +87,7 @@ pub(crate) enum Known {
 pub(crate) enum Stage {
     /// To form a cluster with the peers that it was given.
     New,
-    /// To be added to a cluster.
+    /// To be added to a cluster. It may have heard of a leader already.
     Joining,
     /// Nothing: it has a log, or has voted.
     Formed,

@@ -95,16 +95,19 @@ impl RaftNode {
             ));
         }
         let members = Members::of(&self.raft).await?;
-        let introduced = match members.leads {
+        let mut introduced = match members.leads {
             true => Some(self.introduction(&members, id, &address).await?),
-            // Who leads introduces it.
+            // It is told so below, unless it leads by then.
             false => None,
         };
         let _change = self.begin_change().await?;
         let members = Members::of(&self.raft).await?;
-        // openraft leaves a node that it knows as it is, and says that it is done.
         if members.leads {
+            // openraft leaves a node that it knows as it is, and says that it is done.
             check_address(&members, id, &address)?;
+            if introduced.is_none() {
+                introduced = Some(self.introduction(&members, id, &address).await?);
+            }
         }
         let add = ChangeMembers::AddNodes(BTreeMap::from([(
             id.number(),

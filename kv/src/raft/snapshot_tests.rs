@@ -50,6 +50,7 @@ fn state(dir: &Path) -> Reader {
     });
     let proposal = Proposal {
         stamp: LogTime::ZERO,
+        full_at: None,
         commands: vec![Command::Txn {
             session: None,
             txn: Txn::new(puts),

@@ -159,6 +159,7 @@ impl TestStore {
         };
         let proposal = Proposal {
             stamp: LogTime::from_millis(self.clock.load(Ordering::Relaxed)),
+            full_at: None,
             commands: vec![Command::Txn {
                 session: None,
                 txn: txn.clone(),

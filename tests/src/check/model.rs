@@ -14,7 +14,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use bill::{Bill, Shared, answer_bytes, visited};
+use bill::{Bill, Shared, answer_bytes, counted, visited};
 use bytes::Bytes;
 use quorate_kv::machine::{Entry, EntryOutcome, Payload};
 use quorate_kv::model::{
@@ -256,7 +256,7 @@ impl Model {
         self.sessions
             .retain(|_, session| after(session.used_at, session.ttl_millis) >= now);
         let (mut outcomes, mut steps) = (Vec::new(), Vec::new());
-        let mut shared = Shared::default();
+        let mut shared = Shared::new(proposal.full_at);
         for command in proposal.commands {
             match command {
                 Command::Txn { session, txn } => {
@@ -556,6 +556,9 @@ impl Model {
         let Attempt {
             writes, sequences, ..
         } = attempt;
+        if let Err(stopped) = self.finds_room(&writes, shared) {
+            return refused(stopped, shared);
+        }
         let changes =
             |(key, record): (&Bytes, &Option<Record>)| record.is_some() || self.now.contains_key(key);
         let changed = writes.iter().any(changes);
@@ -575,6 +578,33 @@ impl Model {
             writes,
             sequences,
             shared,
+        }
+    }
+
+    /// A store that is nearly full takes what leaves it as large as it is; a key that was there may grow a little.
+    fn finds_room(&self, writes: &BTreeMap<Bytes, Option<Record>>, shared: Shared) -> Result<(), TxnRefused> {
+        /// Of a key that was there before and is there after it.
+        const GROWTH_MAX: u64 = 64;
+        let Some(used) = shared.full_at else {
+            return Ok(());
+        };
+        let (mut before, mut after, mut allowed) = (0, 0, 0);
+        for (key, record) in writes {
+            let was = self.now.get(key);
+            before += was.map_or(0, |was| counted(key, was));
+            after += record.as_ref().map_or(0, |record| counted(key, record));
+            if was.is_some() && record.is_some() {
+                allowed += GROWTH_MAX;
+            }
+        }
+        let limit = self.limits.store_bytes_max;
+        match after > before + allowed {
+            true => Err(TxnRefused::NoSpace {
+                used,
+                limit,
+                wanted: after - before,
+            }),
+            false => Ok(()),
         }
     }
 

@@ -117,6 +117,7 @@ fn entry(index: u64, random: &mut Rng) -> Entry {
     });
     let proposal = Proposal {
         stamp: LogTime::from_millis(index * 1000),
+        full_at: None,
         commands: commands.collect(),
     };
     Entry {

@@ -173,8 +173,15 @@ fn refusals() -> Vec<(TxnRefused, bool)> {
             },
             false,
         ),
+        (NO_SPACE, false),
     ]
 }
+
+const NO_SPACE: TxnRefused = TxnRefused::NoSpace {
+    used: 9,
+    limit: 10,
+    wanted: 2,
+};
 
 type Attempt = Result<Response, CallError>;
 
@@ -183,7 +190,9 @@ fn attempts() -> Vec<(Attempt, Says)> {
     let failures = failures().into_iter();
     let failures = failures.map(|(failure, says)| (Ok(Response::Failed(failure)), says));
     let silences = silences().into_iter().map(|(error, says)| (Err(error), says));
-    failures.chain(silences).collect()
+    // It was proposed, and the state machine found no room for it.
+    let refused = Ok(Response::Written(Outcome::Txn(Err(NO_SPACE))));
+    failures.chain(silences).chain([(refused, Nothing)]).collect()
 }
 
 /// What a call ends with whose attempts fail so, one after the other, and whose time is over then. `None` where one of

@@ -221,21 +221,22 @@ fn any_command() -> impl Strategy<Value = Command> {
 
 /// Entries, with stamps that mostly rise.
 fn script(entries: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Entry>> {
+    let full_at = prop::option::weighted(0.2, 1u64..1_000);
     let payload = prop_oneof![
-        8 => (0u64..12, vec(any_command(), 1..5)).prop_map(Some),
+        8 => (0u64..12, full_at, vec(any_command(), 1..5)).prop_map(Some),
         1 => Just(None),
     ];
     // Mostly with small limits from the beginning.
     let limits = prop::option::weighted(0.8, any_limits());
     (limits, vec(payload, entries)).prop_map(|(limits, payloads)| {
         let mut time = 0;
-        let limits = limits.map(|limits| Some((0, vec![set_limits(0, &limits)])));
+        let limits = limits.map(|limits| Some((0, None, vec![set_limits(0, &limits)])));
         let payloads = limits.into_iter().chain(payloads).zip(1..);
         payloads
             .map(|(payload, index)| match payload {
-                Some((step, commands)) => {
+                Some((step, full_at, commands)) => {
                     time += step;
-                    proposal(index, time.saturating_sub(3), commands)
+                    proposal_when_full(index, time.saturating_sub(3), full_at, commands)
                 }
                 None => Entry {
                     position: position(index),

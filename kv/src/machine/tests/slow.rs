@@ -29,6 +29,11 @@ fn size(key: &Key, value: &Bytes) -> u64 {
     key.len() as u64 + value.len() as u64 + 64
 }
 
+/// What a record counts of the quota.
+fn counted(key: &Key, record: &Record) -> u64 {
+    2 * key.len() as u64 + record.value.len() as u64 + 64
+}
+
 /// What the commands of the entry under way have used together.
 #[derive(Clone, Copy, Default)]
 struct Entry {
@@ -37,6 +42,7 @@ struct Entry {
     changed: u64,
     answered: u64,
     given_again: u64,
+    full_at: Option<u64>,
 }
 
 /// What a transaction has used.
@@ -164,6 +170,7 @@ impl Slow {
         self.time = self.time.max(proposal.stamp.millis());
         self.entry = Entry {
             index: index.number(),
+            full_at: proposal.full_at,
             ..Entry::default()
         };
         let now = self.time;
@@ -362,6 +369,17 @@ impl Slow {
             results.push(run.op(index as u32, place, op)?);
         }
         let (now, sequences) = (run.now, run.sequences);
+        if let Some(used) = self.entry.full_at {
+            let counts =
+                |state: &State| -> u64 { state.iter().map(|(key, record)| counted(key, record)).sum() };
+            let wanted = counts(&now).saturating_sub(counts(&before));
+            let is_written_over =
+                |(key, record): &(&Key, &Record)| before.get(*key).is_some_and(|before| before != *record);
+            if wanted > 64 * now.iter().filter(is_written_over).count() as u64 {
+                let limit = self.limits.store_bytes_max;
+                return Err(TxnRefused::NoSpace { used, limit, wanted });
+            }
+        }
         self.sequences = sequences;
         if now != before {
             self.states.push(now);

@@ -8,7 +8,7 @@ use super::{PATIENCE, World};
 use crate::env::{self, mpsc, oneshot};
 use crate::fault::{Fault, Faults};
 use crate::model::{Command, Key, Op, Txn};
-use crate::node::proposer::{Proposals, Proposer};
+use crate::node::proposer::{Proposals, Proposer, Write};
 use crate::node::reply::ReplyTo;
 use crate::node::service::Service;
 use crate::protocol::{Failure, Response};
@@ -46,7 +46,7 @@ impl Desk {
         let proposals = self.proposals.clone();
         let until = env::now() + within;
         env::spawn("caller", async move {
-            proposals.send(put(), size, reply, until).await;
+            proposals.send(put(size), reply, until).await;
         });
         answer
     }
@@ -59,11 +59,16 @@ impl Desk {
     }
 }
 
-fn put() -> Command {
+fn put(size: usize) -> Write {
     let key = Key::try_from("k").expect("a legal key");
-    Command::Txn {
+    let command = Command::Txn {
         session: None,
         txn: Txn::new([Op::put(key, "v")]),
+    };
+    Write {
+        command,
+        size,
+        full_at: None,
     }
 }
 
@@ -99,7 +104,7 @@ async fn what_waits_for_room_hears_that_it_is_not_forgotten() {
     let (replies, mut outgoing) = mpsc::channel(100);
     let (proposals, reply) = (desk.proposals.clone(), ReplyTo::stream(7, replies, None));
     env::spawn("caller", async move {
-        proposals.send(put(), 1, reply, env::now() + LONG).await;
+        proposals.send(put(1), reply, env::now() + LONG).await;
     });
     let sign = outgoing.recv().await.expect("a sign").reply;
     assert!(

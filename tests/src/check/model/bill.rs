@@ -24,6 +24,17 @@ pub(super) struct Shared {
     changed: u64,
     answered: u64,
     pub(super) given_again: u64,
+    /// What the proposer found used of a store that is nearly full.
+    pub(super) full_at: Option<u64>,
+}
+
+impl Shared {
+    pub(super) fn new(full_at: Option<u64>) -> Self {
+        Self {
+            full_at,
+            ..Self::default()
+        }
+    }
 }
 
 /// What one transaction has used. Every method says what stops it, if anything does.
@@ -145,6 +156,11 @@ impl Bill {
         self.shared.answered += bytes;
         Ok(())
     }
+}
+
+/// What a record counts of the quota.
+pub(super) fn counted(key: &Bytes, record: &Record) -> u64 {
+    (2 * key.len() + record.value.len()) as u64 + RECORD_BYTES
 }
 
 /// A value costs one key more for each whole KiB.
