@@ -370,7 +370,10 @@ impl Node {
             Some(checkpoint) => Some((checkpoint, false)),
             None => {
                 let step = self.machine.begin_forgetting();
-                let step = step.or_else(|| self.machine.begin_merging());
+                let step = step.or_else(|| match self.machine.entries_since_checkpoint() {
+                    0 => self.machine.begin_merging_at_rest(),
+                    _ => self.machine.begin_merging(),
+                });
                 step.map(|step| (step, true))
             }
         };

@@ -21,7 +21,7 @@ use super::error::{step, storage};
 use super::forget;
 use super::heads::Heads;
 use super::layer::Layer;
-use super::merge;
+use super::merge::{self, Load};
 use super::runs::{self, Run, Runs, Writing};
 use super::shrink;
 use super::snapshot::ReceivedSnapshot;
@@ -48,7 +48,7 @@ pub(super) enum What {
     /// Nothing: the file is copied into a smaller one.
     Copy(shrink::Copy),
     /// So many heads of several runs, to one.
-    Merge { rows: usize },
+    Merge { rows: usize, load: Load },
 }
 
 /// How a checkpoint ended, for [`Machine::end_checkpoint`](super::Machine::end_checkpoint).
@@ -79,8 +79,8 @@ impl Checkpoint {
                     self.forget(*rows)?;
                     Base::pin(Arc::clone(&self.state))
                 }
-                What::Merge { rows } => {
-                    self.merge(*rows)?;
+                What::Merge { rows, load } => {
+                    self.merge(*rows, *load)?;
                     Base::pin(Arc::clone(&self.state))
                 }
                 What::Copy(what) => {
@@ -136,7 +136,7 @@ impl Checkpoint {
         self.passed("state.forgotten")
     }
 
-    fn merge(&self, rows: usize) -> Result<(), Fault> {
+    fn merge(&self, rows: usize, load: Load) -> Result<(), Fault> {
         let file = &self.state.file;
         self.passed("state.merging_begins")?;
         let txn = self.state.begin_write(Durability::Immediate)?;
@@ -146,7 +146,7 @@ impl Checkpoint {
                 .map_err(step(file, "opening the system table of"))?;
             system::read_standing(file, &table)?.history.since
         };
-        merge::step(&self.state, &txn, since, rows, || self.in_use())?;
+        merge::step(&self.state, &txn, since, rows, load, || self.in_use())?;
         self.passed("state.merged_not_committed")?;
         self.state.commit(txn)?;
         env::mark("state.merged");

@@ -8,6 +8,8 @@
 //! makes a run. Most steps are those of the merge that has least left, so that the runs soon are few. The more there are, the
 //! fewer are merged at once.
 //!
+//! Where nothing is written the runs become fewer than they need to be beside writers, for whom there is less to merge then.
+//!
 //! Always: what a read finds is the same before and after each step; a merge that a crash has cut short begins anew, and what it
 //! had made is removed.
 
@@ -32,10 +34,17 @@ pub(super) fn is_forgotten(head: &[u8], since: Revision) -> Result<bool, Malform
     Ok(record.is_none() && revision <= since)
 }
 
+/// Whether somebody writes meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Load {
+    Writers,
+    None,
+}
+
 /// Whether there is something to merge, or to remove.
-pub(super) fn is_due(state: &OpenState, runs: &Runs, since: Revision) -> bool {
+pub(super) fn is_due(state: &OpenState, runs: &Runs, since: Revision, load: Load) -> bool {
     let merging = state.runs.merging();
-    !merging.is_empty() || !runs.unlisted.is_empty() || due(state, runs, &merging, since).is_some()
+    !merging.is_empty() || !runs.unlisted.is_empty() || due(state, runs, &merging, since, load).is_some()
 }
 
 /// How often there are twice as many runs as where none are many: 0 there, 2 at most.
@@ -49,18 +58,22 @@ fn crowding(state: &OpenState, runs: &Runs) -> u32 {
 }
 
 /// From which on the runs are to be merged that no merge has under way.
-fn due(state: &OpenState, runs: &Runs, merging: &[Merging], since: Revision) -> Option<usize> {
+fn due(state: &OpenState, runs: &Runs, merging: &[Merging], since: Revision, load: Load) -> Option<usize> {
     /// Fewer heads of deleted keys than so many times as a checkpoint writes anew are worth nothing.
     const DEAD_MIN: u64 = 4;
     let tuning = state.tuning;
     let is_merged = |run: &Run| merging.iter().any(|merging| merging.inputs.contains(&run.number));
     let merged = runs.list.iter().rposition(is_merged);
-    runs.due(
+    let due = runs.due(
         merged.map_or(0, |last| last + 1),
         tuning.runs_merged >> crowding(state, runs),
         since,
         tuning.run_rows.saturating_mul(DEAD_MIN),
-    )
+    );
+    due.or_else(|| match (load, merged) {
+        (Load::None, None) => runs.due_at_rest(tuning.run_rows),
+        _ => None,
+    })
 }
 
 /// Goes on with merging, over so many rows, or begins it, or removes some of what was merged.
@@ -69,6 +82,7 @@ pub(super) fn step(
     txn: &WriteTransaction,
     since: Revision,
     rows_wanted: usize,
+    load: Load,
     goes_on: impl Fn() -> Result<(), Fault>,
 ) -> Result<(), Fault> {
     /// A block is removed in the time in which so many rows are merged.
@@ -93,13 +107,37 @@ pub(super) fn step(
         };
     }
     if rows_left > 0 {
+        begin_what_is_due(state, &mut listed, &mut merging, since, load);
         merge(state, txn, &mut listed, &mut merging, since, rows_left, goes_on)?;
     }
     *state.runs.merging() = merging;
     listed.write(file, txn)
 }
 
-/// Begins a merge where one is due, and goes on with one of those under way.
+fn begin_what_is_due(
+    state: &OpenState,
+    listed: &mut Runs,
+    merging: &mut Vec<Merging>,
+    since: Revision,
+    load: Load,
+) {
+    let Some(from) = due(state, listed, merging, since, load) else {
+        return;
+    };
+    let output = listed.number();
+    listed.unlisted.push(output);
+    let inputs = &listed.list[from..];
+    let rows = inputs.iter().map(|run| run.rows).fold(0, u64::saturating_add);
+    merging.push(Merging {
+        inputs: inputs.iter().map(|run| run.number).collect(),
+        output,
+        writing: Writing::of(rows, state.tuning.block_bytes),
+        last: None,
+        left: rows,
+    });
+}
+
+/// Goes on with one of the merges under way.
 fn merge(
     state: &OpenState,
     txn: &WriteTransaction,
@@ -111,19 +149,6 @@ fn merge(
 ) -> Result<(), Fault> {
     /// One step of so many is that of the oldest merge: it must end too, however much is written.
     const OF_THE_OLDEST: u64 = 4;
-    if let Some(from) = due(state, listed, merging, since) {
-        let output = listed.number();
-        listed.unlisted.push(output);
-        let inputs = &listed.list[from..];
-        let rows = inputs.iter().map(|run| run.rows).fold(0, u64::saturating_add);
-        merging.push(Merging {
-            inputs: inputs.iter().map(|run| run.number).collect(),
-            output,
-            writing: Writing::of(rows, state.tuning.block_bytes),
-            last: None,
-            left: rows,
-        });
-    }
     let step = state.runs.steps.fetch_add(1, Ordering::Relaxed);
     let shortest = (0..merging.len()).min_by_key(|at| merging[*at].left);
     if let Some(shortest) = shortest {

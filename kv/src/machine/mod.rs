@@ -87,6 +87,7 @@ use self::execute::{Executed, Room};
 use self::gaps::Gaps;
 use self::hashes::Hashes;
 use self::layered::Layered;
+use self::merge::Load;
 pub use self::read::{Answered, Holds, Pinned, ReadBudget, ReadClass, ReadRefused, Reader, Scan, Step, View};
 pub use self::reserve::Reserve;
 pub use self::scrub::Scrubber;
@@ -514,15 +515,25 @@ impl Machine {
     /// Begins a step of merging, in the place of a checkpoint: runs of heads become fewer. `None` if they are few, or a checkpoint
     /// is under way; none begins until it has ended. A crash costs nothing but what was merged.
     pub fn begin_merging(&mut self) -> Option<Checkpoint> {
+        self.begin_merging_under(Load::Writers)
+    }
+
+    /// The same where nothing is written at present: they become fewer than beside writers, who find less to merge then.
+    pub fn begin_merging_at_rest(&mut self) -> Option<Checkpoint> {
+        self.begin_merging_under(Load::None)
+    }
+
+    fn begin_merging_under(&mut self, load: Load) -> Option<Checkpoint> {
         let base = &self.state.base;
         if self.poison.is_some()
             || self.checkpoint_under_way()
-            || !merge::is_due(&base.state, &base.runs, base.standing.history.since)
+            || !merge::is_due(&base.state, &base.runs, base.standing.history.since, load)
         {
             return None;
         }
         Some(self.begin_step(checkpoint::What::Merge {
             rows: self.settings.tuning.merge_rows,
+            load,
         }))
     }
 

@@ -186,6 +186,21 @@ impl Runs {
     }
 }
 
+impl Runs {
+    /// The same where nothing is written, for runs that have so many rows together at least: what is left is few runs, each of which is
+    /// larger than four times all newer ones.
+    pub(super) fn due_at_rest(&self, rows_min: u64) -> Option<usize> {
+        let (mut newer, mut from) = (0u64, None);
+        for (at, run) in self.list.iter().enumerate().rev() {
+            if newer > 0 && newer >= rows_min && newer.saturating_mul(4) >= run.rows {
+                from = Some(at);
+            }
+            newer = newer.saturating_add(run.rows);
+        }
+        from
+    }
+}
+
 /// By size: at least so many, of which the oldest is at most twice as large as all newer ones. So each head is written anew a
 /// few times, each time into a run that is larger by half at least, and the runs are fewer than so many and some whose sizes are
 /// a geometric row.
@@ -549,6 +564,25 @@ mod tests {
         );
         assert_eq!(due(&[run(1, 9, 9, 7)], 7), None, "too few to be worth it");
         assert_eq!(due(&[run(1, 100, 0, 0)], 7), None);
+    }
+
+    /// The story: what writers had left after a load was merged, ten million heads of it, beside those who wrote next.
+    #[test]
+    fn where_nothing_is_written_runs_become_few_of_which_each_is_far_larger_than_all_newer_ones() {
+        for (sizes, from) in [
+            (&[][..], None),
+            (&[100], None),
+            (&[100, 24], None),
+            (&[100, 25], Some(0)),
+            (&[100, 10, 15], Some(0)),
+            (&[100, 12, 2], None),
+            (&[100, 12, 3], Some(1)),
+            (&[100, 1, 1], None),
+            (&[1_000, 100, 12, 3, 2], Some(2)),
+            (&[100, 2, 2], Some(1)),
+        ] {
+            assert_eq!(of_sizes(sizes).due_at_rest(2), from, "{sizes:?}");
+        }
     }
 
     #[test]

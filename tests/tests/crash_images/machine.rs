@@ -171,7 +171,7 @@ fn go(disk: &SimDisk, mut machine: Machine, steps: &[Step], states: &mut States)
 /// And merges what is to be merged.
 fn make_durable(machine: &mut Machine) -> Result<(), Fault> {
     machine.make_durable()?;
-    while let Some(step) = machine.begin_merging() {
+    while let Some(step) = machine.begin_merging_at_rest() {
         machine.end_checkpoint(step.write())?;
     }
     Ok(())

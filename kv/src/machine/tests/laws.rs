@@ -265,6 +265,8 @@ enum Step {
     Forget,
     /// A step of merging, if nothing is under way.
     Merge,
+    /// The same as where nothing is written.
+    MergeAtRest,
     /// The file begins to be copied into a smaller one, if nothing is under way.
     Shrink,
 }
@@ -278,6 +280,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         Step::Whole,
         Step::Forget,
         Step::Merge,
+        Step::MergeAtRest,
         Step::Shrink,
     ])
 }
@@ -300,9 +303,10 @@ fn take(step: Step, machine: &mut Machine, under_way: &mut Option<Checkpoint>) {
             machine.make_durable().unwrap();
             assert_eq!(machine.durable(), machine.applied().position);
         }
-        Step::Forget | Step::Merge => {
+        Step::Forget | Step::Merge | Step::MergeAtRest => {
             let begun = match step {
                 Step::Forget => machine.begin_forgetting(),
+                Step::MergeAtRest => machine.begin_merging_at_rest(),
                 _ => machine.begin_merging(),
             };
             if let Some(step) = begun {
@@ -325,7 +329,10 @@ fn take(step: Step, machine: &mut Machine, under_way: &mut Option<Checkpoint>) {
 /// Forgets all that may be forgotten, and merges what is to be merged.
 fn forget_all(machine: &mut Machine) {
     machine.make_durable().unwrap();
-    while let Some(step) = machine.begin_forgetting().or_else(|| machine.begin_merging()) {
+    while let Some(step) = machine
+        .begin_forgetting()
+        .or_else(|| machine.begin_merging_at_rest())
+    {
         machine.end_checkpoint(step.write()).unwrap();
     }
 }

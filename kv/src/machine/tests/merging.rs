@@ -122,6 +122,36 @@ fn what_was_deleted_stays_deleted_while_an_older_run_has_it_though_its_history_i
 }
 
 #[test]
+fn where_nothing_is_written_runs_are_merged_that_stay_beside_writers() {
+    for merge_rows in [1, 7, 1_000] {
+        let mut settings = merging(merge_rows, 2);
+        settings.tuning.runs_merged = 8;
+        let disk: Arc<dyn Disk> = Arc::<MemoryDisk>::default();
+        let mut store = Store::with(disk, OpenMode::Create, settings);
+        put(&mut store, 0..40);
+        put(&mut store, 40..50);
+        delete(&mut store, [3, 45, 49]);
+        forget_all(&mut store);
+        let living = || (0..50).filter(|number| ![3, 45, 49].contains(number));
+        has(&store, living());
+        let runs = store.machine.runs();
+        assert!(
+            runs > 1 && store.machine.begin_merging().is_none(),
+            "{runs} runs are few"
+        );
+        while let Some(step) = store.machine.begin_merging_at_rest() {
+            store.machine.end_checkpoint(step.write()).unwrap();
+            has(&store, living());
+        }
+        assert_eq!(store.machine.runs(), 1);
+        // What comes then is far smaller, and is left alone.
+        put(&mut store, [50, 51, 52]);
+        assert_eq!(store.machine.runs(), 2);
+        assert!(store.machine.begin_merging_at_rest().is_none());
+    }
+}
+
+#[test]
 fn a_checkpoint_between_two_steps_takes_no_run_that_is_being_merged() {
     let mut store = store(2);
     put(&mut store, [0, 1, 2]);
