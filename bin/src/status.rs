@@ -463,7 +463,7 @@ impl Report for ClusterReport {
             .filter_map(|node| {
                 let state = node.state.as_ref().filter(|state| state.disk_full)?;
                 Some(format!(
-                    "\nthe disk of node {} is nearly full: {} of {} are used; where it leads, what grows is refused",
+                    "\nthe disk of node {} is nearly full: {} of {} are used; where it leads, what may write is refused",
                     node.id?,
                     size(state.disk_bytes?),
                     size(state.disk_bytes_max?)

@@ -141,9 +141,9 @@ pub(crate) enum Failure {
     AnswerTooLarge { size: u64, limit: u64 },
     /// The read took longer than one may, and was given up.
     ReadTooLong { limit: Duration },
-    /// The store is nearly full, and the transaction may grow it; nothing was proposed.
+    /// The transaction may add more than what is left of the store's limit; nothing was proposed.
     NoSpace { used: u64, limit: u64, wanted: u64 },
-    /// The same of the leader's disk.
+    /// The leader's disk is nearly full, and the transaction may write; nothing was proposed.
     DiskFull { used: u64, limit: u64 },
 }
 

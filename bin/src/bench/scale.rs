@@ -92,7 +92,12 @@ pub(super) async fn run(args: &BenchArgs, keys: u64, output: Output) -> Result<(
         .map(|shrunk| shrunk.after)
         .max();
     // What a user counts: keys and values alone.
-    let plain = live.holds.live_bytes.saturating_sub(64 * live.holds.records);
+    let values = VALUE as u64 * live.holds.records;
+    let keys_twice = live
+        .holds
+        .live_bytes
+        .saturating_sub(64 * live.holds.records + values);
+    let plain = values + keys_twice / 2;
 
     let restart_seconds = processes.restart_killed(0, args).await?.as_secs_f64();
     let report = ScaleReport {

@@ -386,7 +386,7 @@ fn describe() {
     describe_gauge!(
         "quorate_disk_full",
         Unit::Count,
-        "1 from 95 % of that on, until less than 80 % are used: where this node leads it refuses what would grow"
+        "1 from 95 % of that on, until less than 80 % are used: where this node leads it refuses what may write"
     );
     describe_gauge!(
         "quorate_memory_bytes_max",
@@ -406,7 +406,7 @@ fn describe() {
     describe_gauge!(
         "quorate_full",
         Unit::Count,
-        "1 from 95 % of that limit until less than 80 % are used: a leader refuses what would grow"
+        "1 from 95 % of that limit until less than 80 % are used: what would grow is refused"
     );
     describe_gauge!(
         "quorate_states_that_differ",

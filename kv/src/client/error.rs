@@ -90,10 +90,10 @@ pub enum Error {
         limit: Duration,
     },
     /// The store uses nearly as many bytes as it may, and the transaction would let it grow; nothing was changed. Deletes, reads and
-    /// whatever gives history up go on: they make room. So do transactions that leave what lives as it is: that write over keys, none
-    /// of which grows by more than 64 bytes.
+    /// whatever gives history up go on: they make room. So do transactions that leave what lives as it is: that write over keys, which
+    /// grow by no more than 64 bytes each.
     #[error(
-        "the store is nearly full: {used} of {limit} bytes are used, and this would add {wanted}; what grows is refused from 95 % on \
+        "the store is nearly full: {used} of {limit} bytes are used, and this may add {wanted}; what grows is refused from 95 % on \
          until less than 80 % are used: delete keys and give up history (quorate kv compact), or raise store_bytes_max \
          (quorate config set)"
     )]
@@ -102,7 +102,8 @@ pub enum Error {
         used: u64,
         /// The limit of the cluster, `store_bytes_max`.
         limit: u64,
-        /// What the transaction would add, to what lives or to its history, in bytes.
+        /// What the transaction would add to what lives or to its history, in bytes; the most that it may, where it was not
+        /// proposed.
         wanted: u64,
     },
     /// The leader's disk is nearly full, or its directory takes nearly as many bytes as it may, and the transaction may write;

@@ -332,7 +332,7 @@ impl<'s> Batch<'s> {
         })
     }
 
-    /// By how much the transaction under way lets what lives grow.
+    /// What the transaction under way makes of what the store holds.
     pub(super) fn growth(&self) -> Growth {
         let (mut comes, mut goes, mut kept) = (0u64, 0u64, 0u64);
         for place in &self.touched {
@@ -346,10 +346,11 @@ impl<'s> Batch<'s> {
                 kept += u64::from(before.is_some());
             }
         }
-        Growth {
-            bytes: comes.saturating_sub(goes),
-            kept,
+        // A sequence that gives its first number has a row from then on.
+        for (prefix, _) in self.advanced.iter().filter(|(_, last)| *last == 0) {
+            comes = comes.saturating_add(version_bytes(prefix.len(), sequences::ROW_BYTES));
         }
+        Growth { comes, goes, kept }
     }
 
     /// Ends the transaction.

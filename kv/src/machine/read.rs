@@ -48,7 +48,7 @@ pub struct Pinned {
     pub state_hash: StateHash,
 }
 
-/// How much a state holds, where each version of a key counts its key, its value and 64 bytes.
+/// How much a state holds, where each version of a key counts its key twice, its value and 64 bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Holds {
     /// Keys that exist.

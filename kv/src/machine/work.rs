@@ -16,11 +16,16 @@ use crate::planted::{self, Bug};
 /// take a byte more now and then.
 const GROWTH_OF_A_KEY: u64 = 64;
 
-/// By how much a transaction lets what lives grow.
+/// Where less of the limit is used, a store is not full for a transaction, whatever its proposer found.
+const ROOM_PERCENT: u128 = 80;
+
+/// What a transaction makes of what the store holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Growth {
-    /// Bytes that it adds; 0 where it takes some away.
-    pub(super) bytes: u64,
+    /// What the records that it writes count, and the sequences that it begins.
+    pub(super) comes: u64,
+    /// What the records counted that it writes over or deletes.
+    pub(super) goes: u64,
     /// Keys that it writes and that were there before.
     pub(super) kept: u64,
 }
@@ -45,20 +50,27 @@ impl EntryWork {
         }
     }
 
-    /// Refuses the transaction under way where it lets what lives grow and the store is nearly full.
+    /// Refuses the transaction under way where the store is nearly full, and it lets what lives grow or goes beyond the limit.
     pub(super) fn grow(&self, batch: &Batch<'_>, limits: &ReplicatedLimits) -> Result<(), TxnRefused> {
-        let Some(used) = self.full_at.filter(|_| !planted::is(Bug::FullStoreGrows)) else {
+        let limit = limits.store_bytes_max;
+        // Since it was proposed the limit may have been raised, or taken away.
+        let is_full = |used: &u64| {
+            limit > 0
+                && u128::from(*used) * 100 >= u128::from(limit) * ROOM_PERCENT
+                && !planted::is(Bug::FullStoreGrows)
+        };
+        let Some(used) = self.full_at.filter(is_full) else {
             return Ok(());
         };
-        let Growth { bytes, kept } = batch.growth();
-        match bytes > kept.saturating_mul(GROWTH_OF_A_KEY) {
-            true => Err(TxnRefused::NoSpace {
-                used,
-                limit: limits.store_bytes_max,
-                wanted: bytes,
-            }),
-            false => Ok(()),
-        }
+        let Growth { comes, goes, kept } = batch.growth();
+        let grows = comes.saturating_sub(goes);
+        let wanted = match grows > kept.saturating_mul(GROWTH_OF_A_KEY) {
+            true => grows,
+            // What it writes over stays, as history.
+            false if comes > 0 && used.saturating_add(comes) > limit => comes,
+            false => return Ok(()),
+        };
+        Err(TxnRefused::NoSpace { used, limit, wanted })
     }
 
     /// An answer of so many bytes is given again. The first always is: whatever its size, who asks for it alone gets it.

@@ -220,8 +220,8 @@ limits! {
 
     store_bytes_max: "store_bytes_max", StoreBytesMax = 13, Bytes,
     default 8 * GIB, works ANY, sets none_or(4 * KIB, 1 << 50),
-    /// The most bytes that keys and values may have, history included, where each version of a key counts its key, its
-    /// value and 64 bytes; 0 is no limit. At 95 % of it the leader refuses what would grow, until less than 80 % is used.
+    /// The most bytes that keys and values may have, history included, where each version of a key counts its key
+    /// twice, its value and 64 bytes; 0 is no limit. At 95 % of it what would grow is refused, until less than 80 % is used.
 }
 
 impl fmt::Display for Limit {

@@ -14,10 +14,11 @@ use quorate_transport::{Identity, MessageReceiver, MessageSender, Stream};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::cost;
-use super::front::{Attempt, Front, ReadCall};
+use super::front::{Front, ReadCall};
 use super::given_up::OpenReads;
 use super::reply::{Outgoing, ReplyTo, SIGN_INTERVAL, give_sign};
 use super::room::{Guest, Held};
+use super::space::Attempt;
 use crate::env::{self, Instant, Semaphore, mpsc};
 use crate::model::{self, Command, DecodeError};
 use crate::protocol::{Call, Failure, Reply, Request, Response};

@@ -15,7 +15,7 @@ use super::reply::{NO_ANSWER, ReplyTo};
 use super::room::{Guest, Rooms};
 use super::service::Service;
 use super::settings::Settings;
-use super::space::{Admits, Space, Used};
+use super::space::{Admits, Attempt, Space, Used, may_grow};
 use super::status::{MemberStatus, NodeRole, Status};
 use crate::env::{self, Instant};
 use crate::fault::{Fault, Faults};
@@ -36,13 +36,6 @@ use crate::tasks::Tasks;
 const SPACE_WAIT_MAX: Duration = Duration::from_millis(1_500);
 /// How often it looks.
 const SPACE_LOOK: Duration = Duration::from_millis(50);
-
-/// Whether a write is sent for the first time, or may have been carried out already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Attempt {
-    First,
-    Again,
-}
 
 /// What the front desk needs to know of its node.
 pub(crate) struct Front {
@@ -239,7 +232,7 @@ impl Front {
         reply: ReplyTo,
     ) -> Option<(Checked, ReplyTo)> {
         let admitted = self.check(command).map(|checked| {
-            let admits = self.admits(&checked.0, attempt, true);
+            let admits = self.admits(&checked.0, attempt);
             (checked, admits)
         });
         let full_at = |admits: &Admits| match admits {
@@ -257,6 +250,7 @@ impl Front {
                     && let Some(full_at) = full_at(&admits) =>
             {
                 let write = Write {
+                    may_grow: may_grow(&command),
                     command,
                     size,
                     full_at,
@@ -284,6 +278,7 @@ impl Front {
         };
         self.wait_for_limits(&command, until).await;
         let write = Write {
+            may_grow: may_grow(&command),
             command,
             size,
             full_at,
@@ -291,25 +286,20 @@ impl Front {
         self.proposals.send(write, reply, until).await;
     }
 
-    /// Whether a command is taken, which waits for history that goes by itself, or does not.
-    fn admits(&self, command: &Command, attempt: Attempt, waits: bool) -> Admits {
+    /// Whether a command is taken. Only within a session is there an answer of an earlier attempt.
+    fn admits(&self, command: &Command, attempt: Attempt) -> Admits {
+        let attempt = match (attempt, command) {
+            (Attempt::Again, Command::Txn { session: Some(_), .. }) => Attempt::Again,
+            (Attempt::Again, _) => Attempt::First,
+            (attempt, _) => attempt,
+        };
         // Who does not lead has another state, perhaps an older one, and is answered that it does not. A state that cannot be looked
         // at has stopped the node, which says so itself.
-        let admits = self.space.admits(command, waits, || {
+        self.space.admits(command, attempt, || {
             let leads = self.raft.role() == Part::Leader;
             let view = leads.then(|| self.raft.machine().reader().view())?;
             Some(Used::of(&view.ok()?))
-        });
-        // Only within a session is there an answer of an earlier attempt, which it gets however full the store is by now.
-        let is_again = matches!(
-            (attempt, command),
-            (Attempt::Again, Command::Txn { session: Some(_), .. })
-        );
-        match admits {
-            Admits::Never(Failure::NoSpace { used, .. }) if is_again => Admits::WhatGrowsNot { used },
-            Admits::Never(Failure::DiskFull { .. }) if is_again => Admits::Now,
-            admits => admits,
-        }
+        })
     }
 
     /// Waits for history that goes by itself, where the store is full of that: a burst of writes is no full store. Answers what is
@@ -322,7 +312,11 @@ impl Front {
     ) -> Result<Option<u64>, Failure> {
         let until = until.min(env::now() + SPACE_WAIT_MAX);
         loop {
-            match self.admits(command, attempt, env::now() < until) {
+            let attempt = match attempt {
+                Attempt::First if env::now() >= until => Attempt::FirstOutOfTime,
+                attempt => attempt,
+            };
+            match self.admits(command, attempt) {
                 Admits::Now => return Ok(None),
                 Admits::WhatGrowsNot { used } => return Ok(Some(used)),
                 Admits::Never(failure) => return Err(failure),

@@ -47,6 +47,8 @@ pub(super) struct Write {
     pub(super) command: Command,
     /// About how many bytes it takes in an entry.
     pub(super) size: usize,
+    /// Whether it may add anything to what is stored.
+    pub(super) may_grow: bool,
     /// What the store uses, where it is nearly full, so that this must not let it grow.
     pub(super) full_at: Option<u64>,
 }
@@ -217,22 +219,7 @@ impl Proposer {
                 }
                 self.waiting.extend(taken.drain(..));
             }
-            let (mut commands, mut replies, mut size, mut full_at) = (Vec::new(), Vec::new(), 0, None);
-            while let Some(next) = self.waiting.front()
-                && (commands.is_empty() || size + next.write.size <= ENTRY_BYTES_MAX)
-                && let Some(Waiting { write, reply, .. }) = self.waiting.pop_front()
-            {
-                size += write.size;
-                // What was looked at a moment earlier, when there was room, has none any more.
-                full_at = full_at.max(write.full_at);
-                commands.push(write.command);
-                replies.push(reply);
-            }
-            let proposal = Proposal {
-                stamp: env::wall_clock(),
-                full_at,
-                commands,
-            };
+            let (proposal, replies) = next_entry(&mut self.waiting);
             self.propose(&proposal, Pending::new(replies, permit)).await;
         }
     }
@@ -259,6 +246,31 @@ impl Proposer {
         };
         self.raft.propose(data, answered).await;
     }
+}
+
+/// Takes what shares the next entry. Of what may grow either all must find room in a nearly full store, or none.
+fn next_entry(waiting: &mut VecDeque<Waiting>) -> (Proposal, Vec<ReplyTo>) {
+    let (mut commands, mut replies, mut size) = (Vec::new(), Vec::new(), 0);
+    // Known with the first command that may grow.
+    let mut full_at: Option<Option<u64>> = None;
+    while let Some(Waiting { write: next, .. }) = waiting.front()
+        && (commands.is_empty() || size + next.size <= ENTRY_BYTES_MAX)
+        && (!next.may_grow || full_at.is_none_or(|full_at| full_at.is_some() == next.full_at.is_some()))
+        && let Some(Waiting { write, reply, .. }) = waiting.pop_front()
+    {
+        size += write.size;
+        if write.may_grow {
+            full_at = full_at.max(Some(write.full_at));
+        }
+        commands.push(write.command);
+        replies.push(reply);
+    }
+    let proposal = Proposal {
+        stamp: env::wall_clock(),
+        full_at: full_at.flatten(),
+        commands,
+    };
+    (proposal, replies)
 }
 
 /// Those who wait for one entry. Dropped without an answer, it tells them that the outcome is unknown.
@@ -305,5 +317,60 @@ impl Pending {
 impl Drop for Pending {
     fn drop(&mut self) {
         self.fail(&Failure::unknown("the node stopped on the way"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Key, Op, Txn};
+
+    fn waiting(writes: impl IntoIterator<Item = (bool, Option<u64>, usize)>) -> VecDeque<Waiting> {
+        let room = Room::new(1_000);
+        let one = |(may_grow, full_at, size)| Waiting {
+            write: Write {
+                command: Command::Txn {
+                    session: None,
+                    txn: Txn::new([Op::get(Key::try_from("k").expect("a legal key"))]),
+                },
+                size,
+                may_grow,
+                full_at,
+            },
+            reply: ReplyTo::local().0,
+            _room: room.take_now(1).expect("there is room"),
+        };
+        writes.into_iter().map(one).collect()
+    }
+
+    /// How many commands each entry has, and what it says of the store.
+    fn entries(writes: impl IntoIterator<Item = (bool, Option<u64>, usize)>) -> Vec<(usize, Option<u64>)> {
+        let mut waiting = waiting(writes);
+        let next = || {
+            (!waiting.is_empty()).then(|| {
+                let (proposal, replies) = next_entry(&mut waiting);
+                assert_eq!(proposal.commands.len(), replies.len());
+                (replies.len(), proposal.full_at)
+            })
+        };
+        std::iter::from_fn(next).collect()
+    }
+
+    #[test]
+    fn what_was_taken_while_there_was_room_shares_no_entry_with_what_found_none() {
+        let (there, none, never) = ((true, None, 1), |used| (true, Some(used), 1), (false, None, 1));
+        assert_eq!(entries([there, there, never]), [(3, None)]);
+        assert_eq!(entries([never, none(7), none(9), none(8), never]), [(5, Some(9))]);
+        assert_eq!(
+            entries([none(7), never, there, never, there, none(8)]),
+            [(2, Some(7)), (3, None), (1, Some(8))]
+        );
+    }
+
+    #[test]
+    fn an_entry_ends_at_its_size_and_one_command_always_goes() {
+        let of = |size| (true, None, size);
+        let sizes = [ENTRY_BYTES_MAX + 1, ENTRY_BYTES_MAX - 1, 1, 1];
+        assert_eq!(entries(sizes.map(of)), [(1, None), (2, None), (1, None)]);
     }
 }

@@ -27,7 +27,7 @@ pub struct Settings {
     /// fewer where [`log_bytes_kept`](Self::log_bytes_kept) allows no more.
     pub log_entries_kept: u64,
     /// The disk that the node's files may take, in bytes: 1 GiB to 1 PiB, or 0 for what the disk has, which is the default. From
-    /// 95 % on, by this or by what is free, a leader refuses what would grow, until less than 80 % is used; from 75 % on the
+    /// 95 % on, by this or by what is free, a leader refuses what may write, until less than 80 % is used; from 75 % on the
     /// state file shrinks where it is twice as long as what it holds.
     pub disk_bytes_max: u64,
     /// The disk that the log may take, in bytes of whole segments: two segments at least; 1 GiB by default, or an eighth of
@@ -61,7 +61,7 @@ pub struct Settings {
     /// differs from that of most voters leaves service.
     pub compare_interval: Duration,
     /// The state file is copied into a smaller one by itself where it is longer than so many times what its keys and values count,
-    /// history included (64 bytes more for each version), and by 64 MiB at least: 2 to 100, or 0 for never; 3 by default. It takes
+    /// history included (each key twice, and 64 bytes more for each version), and by 64 MiB at least: 2 to 100, or 0 for never; 3 by default. It takes
     /// the disk's room for a second file meanwhile.
     pub shrink_at: u32,
     /// How many entries a learner may be behind to get a vote: any number; 1,000 by default. It catches up while others
@@ -91,9 +91,9 @@ pub struct Settings {
     pub history_kept: Duration,
     /// So many of the newest revisions are kept all the same, however old they are; 10,000 by default.
     pub history_revisions_kept: u64,
-    /// The most bytes that keys and values may have, history included, where each version of a key counts its key, its value
-    /// and 64 bytes: 4 KiB to 1 PiB, or 0 for no limit; 8 GiB by default. At 95 % of it what would grow is refused, until less
-    /// than 80 % is used.
+    /// The most bytes that keys and values may have, history included, where each version of a key counts its key twice, its
+    /// value and 64 bytes: 4 KiB to 1 PiB, or 0 for no limit; 8 GiB by default. At 95 % of it what would grow is refused, until
+    /// less than 80 % is used.
     pub store_bytes_max: u64,
     /// How long a client's session outlives its last write, by the log's time: 1 s to 30 days; 1 hour by default. Who
     /// asks for longer gets this.

@@ -21,6 +21,8 @@ use crate::protocol::Failure;
 /// From so many percent of the limit on what grows is refused, until less than so many are used.
 const FULL_PERCENT: u64 = 95;
 const ROOM_PERCENT: u64 = 80;
+/// From so many on whatever history there is goes.
+const PACKED_PERCENT: u64 = 98;
 /// From so many on the leader gives history up, however young it is.
 const PRESSING_PERCENT: u64 = 75;
 
@@ -68,8 +70,11 @@ impl Used {
     /// Whether history is to go, whatever is kept of it otherwise: before anything is refused.
     pub(super) fn presses(self) -> bool {
         // What is left of it when nearly all is live helps nobody but who writes over keys of a store that is full.
-        let part = if self.is_at(FULL_PERCENT) { 100 } else { 20 };
-        let is_much = |max: u64| self.history > max / part;
+        let is_much = |max: u64| match self.is_at(FULL_PERCENT) {
+            _ if self.is_at(PACKED_PERCENT) => self.history > 0,
+            true => self.history > max / 100,
+            false => self.history > max / 20,
+        };
         self.is_at(PRESSING_PERCENT) && self.max.is_some_and(is_much)
     }
 
@@ -125,7 +130,7 @@ impl Space {
             true => tracing::warn!(
                 used = used.bytes,
                 limit = used.max,
-                "the disk of this node is nearly full: where it leads, what grows is refused until less than 80 % is used; \
+                "the disk of this node is nearly full: where it leads, what may write is refused until less than 80 % is used; \
                  delete keys and shrink the state, make room on the disk, or raise disk_bytes_max"
             ),
             false => tracing::info!(
@@ -146,12 +151,11 @@ impl Space {
         self.disk.is_full.load(Ordering::Relaxed)
     }
 
-    /// What becomes of a command on a leader; `used` is `None` on a node that does not lead. One that `waits` does so for history
-    /// that goes by itself.
+    /// What becomes of a command on a leader; `used` is `None` on a node that does not lead.
     pub(super) fn admits(
         &self,
         command: &Command,
-        waits: bool,
+        attempt: Attempt,
         used: impl FnOnce() -> Option<Used>,
     ) -> Admits {
         let Some(wanted) = may_add(command) else {
@@ -164,8 +168,17 @@ impl Space {
         let beyond = used
             .max
             .filter(|limit| used.bytes.saturating_add(wanted) > *limit);
-        if (is_full || beyond.is_some()) && waits && used.presses() {
-            return Admits::OnceHistoryIsGone;
+        match attempt {
+            // It may have been carried out, and has its first answer then, however full the store is by now. Else the state machine
+            // refuses it.
+            Attempt::Again if is_full || beyond.is_some() => {
+                return Admits::WhatGrowsNot { used: used.bytes };
+            }
+            Attempt::Again => return Admits::Now,
+            Attempt::First if (is_full || beyond.is_some()) && used.presses() => {
+                return Admits::OnceHistoryIsGone;
+            }
+            Attempt::First | Attempt::FirstOutOfTime => {}
         }
         if let Some(limit) = beyond {
             env::mark("space.refused");
@@ -191,6 +204,17 @@ impl Space {
     }
 }
 
+/// Which attempt of a write it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Attempt {
+    /// The first, which can wait.
+    First,
+    /// The first, which has waited for as long as it may.
+    FirstOutOfTime,
+    /// A later one within a session: an earlier one may have been carried out.
+    Again,
+}
+
 /// Whether a leader takes a command.
 #[derive(Debug, PartialEq)]
 pub(super) enum Admits {
@@ -202,6 +226,11 @@ pub(super) enum Admits {
     /// The store is full of history that goes by itself.
     OnceHistoryIsGone,
     Never(Failure),
+}
+
+/// Whether a command may add anything to what is stored.
+pub(super) fn may_grow(command: &Command) -> bool {
+    may_add(command).is_some()
 }
 
 /// How many bytes a command may add to what is stored, as the store counts them; `None` for one that adds none.
@@ -299,7 +328,7 @@ mod tests {
             })
         };
         assert_eq!(
-            space.admits(&put(1), true, boundless),
+            space.admits(&put(1), Attempt::First, boundless),
             Admits::Now,
             "nobody looked at the disk yet"
         );
@@ -313,17 +342,21 @@ mod tests {
                 false => Admits::Now,
             };
             for of_store in [boundless(), Some(used(10))] {
-                assert_eq!(space.admits(&put(1), true, || of_store), expected(), "at {bytes}");
+                assert_eq!(
+                    space.admits(&put(1), Attempt::First, || of_store),
+                    expected(),
+                    "at {bytes}"
+                );
             }
             assert_eq!(
-                space.admits(&put(1), true, || None),
+                space.admits(&put(1), Attempt::First, || None),
                 Admits::Now,
                 "it does not lead"
             );
-            assert_eq!(space.admits(&delete, true, boundless), Admits::Now);
+            assert_eq!(space.admits(&delete, Attempt::First, boundless), Admits::Now);
             assert_eq!(space.disk_is_full(), is_full);
         }
-        let both = space.admits(&put(1), true, || Some(used_by_the_living(990)));
+        let both = space.admits(&put(1), Attempt::First, || Some(used_by_the_living(990)));
         assert!(
             matches!(both, Admits::Never(Failure::NoSpace { .. })),
             "the store's limit is told first"
@@ -388,11 +421,13 @@ mod tests {
         // A key of one byte, which counts twice, and 64 for each version.
         let left = |bytes: usize| 1_000 - (bytes as u64 + 66);
         assert_eq!(
-            space.admits(&put(500), true, || Some(used_by_the_living(left(500)))),
+            space.admits(&put(500), Attempt::First, || Some(used_by_the_living(left(500)))),
             Admits::Now
         );
         assert_eq!(
-            space.admits(&put(500), true, || Some(used_by_the_living(left(500) + 1))),
+            space.admits(&put(500), Attempt::First, || Some(used_by_the_living(
+                left(500) + 1
+            ))),
             Admits::Never(Failure::NoSpace {
                 used: 435,
                 limit: 1_000,
@@ -407,9 +442,9 @@ mod tests {
     #[test]
     fn who_writes_to_a_store_full_of_history_that_goes_by_itself_waits_for_that() {
         let space = Space::default();
-        let waits = space.admits(&put(1), true, || Some(used(960)));
+        let waits = space.admits(&put(1), Attempt::First, || Some(used(960)));
         assert!(waits == Admits::OnceHistoryIsGone, "{waits:?}");
-        let refused = space.admits(&put(1), true, || Some(used_by_the_living(960)));
+        let refused = space.admits(&put(1), Attempt::First, || Some(used_by_the_living(960)));
         assert!(
             matches!(refused, Admits::Never(_)),
             "nothing would go: {refused:?}"
@@ -425,15 +460,49 @@ mod tests {
             history,
             max: Some(10_000),
         };
-        let admits = |bytes, history, waits| space.admits(&put(1), waits, || Some(used(bytes, history)));
-        assert_eq!(admits(9_499, 0, true), Admits::Now);
-        assert_eq!(admits(9_500, 0, true), Admits::WhatGrowsNot { used: 9_500 });
+        let admits = |bytes, history, attempt| space.admits(&put(1), attempt, || Some(used(bytes, history)));
+        assert_eq!(admits(9_499, 0, Attempt::First), Admits::Now);
+        assert_eq!(
+            admits(9_500, 0, Attempt::First),
+            Admits::WhatGrowsNot { used: 9_500 }
+        );
         // A key of one byte, which counts twice, a value of one byte, and 64.
-        assert_eq!(admits(9_933, 0, true), Admits::WhatGrowsNot { used: 9_933 });
-        assert!(matches!(admits(9_934, 0, true), Admits::Never(_)));
-        assert_eq!(admits(9_933, 101, true), Admits::OnceHistoryIsGone);
-        assert_eq!(admits(9_933, 101, false), Admits::WhatGrowsNot { used: 9_933 });
-        assert!(matches!(admits(9_934, 101, false), Admits::Never(_)));
+        assert_eq!(
+            admits(9_933, 0, Attempt::First),
+            Admits::WhatGrowsNot { used: 9_933 }
+        );
+        assert!(matches!(admits(9_934, 0, Attempt::First), Admits::Never(_)));
+        assert_eq!(admits(9_933, 101, Attempt::First), Admits::OnceHistoryIsGone);
+        assert_eq!(
+            admits(9_933, 101, Attempt::FirstOutOfTime),
+            Admits::WhatGrowsNot { used: 9_933 }
+        );
+        assert!(matches!(
+            admits(9_934, 101, Attempt::FirstOutOfTime),
+            Admits::Never(_)
+        ));
+        let again = |bytes| admits(bytes, 101, Attempt::Again);
+        assert_eq!(again(7_999), Admits::Now);
+        for bytes in [9_500, 9_934, 20_000] {
+            assert_eq!(
+                again(bytes),
+                Admits::WhatGrowsNot { used: bytes },
+                "it never waits"
+            );
+        }
+        space.note_disk(used(9_600, 0));
+        assert!(matches!(
+            admits(9_600, 0, Attempt::First),
+            Admits::Never(Failure::DiskFull { .. })
+        ));
+        assert_eq!(
+            again(9_600),
+            Admits::WhatGrowsNot { used: 9_600 },
+            "not everything"
+        );
+        // What is larger than what is left waits for history too, in a store that is not full.
+        let waits = space.admits(&put(2_000), Attempt::First, || Some(used(9_000, 600)));
+        assert_eq!(waits, Admits::OnceHistoryIsGone);
     }
 
     /// The story: the newest 10,000 revisions alone had filled a store, and none of them ever went, as nothing was written.
@@ -450,6 +519,9 @@ mod tests {
         let full = |history| Used { history, ..used(950) };
         assert!(full(11).presses());
         assert!(!full(10).presses());
+        let packed = |history| Used { history, ..used(980) };
+        assert!(packed(1).presses());
+        assert!(!packed(0).presses());
     }
 
     #[test]
@@ -467,7 +539,7 @@ mod tests {
         let space = Space::default();
         let is_refused = |command: &Command| {
             matches!(
-                space.admits(command, true, || Some(used_by_the_living(990))),
+                space.admits(command, Attempt::First, || Some(used_by_the_living(990))),
                 Admits::Never(_)
             )
         };

@@ -99,7 +99,7 @@ pub struct Status {
     /// What they may take: [`Settings::disk_bytes_max`](super::Settings::disk_bytes_max), or what the disk has for them where that
     /// is less.
     pub disk_bytes_max: Option<u64>,
-    /// They take so many that what would grow is refused where it leads, until there is room.
+    /// They take so many that what may write is refused where it leads, until there is room.
     pub disk_is_full: bool,
     /// What its state hashed to behind the agreed entries applied last, the oldest first: all nodes have the same at the same
     /// position. A node that has started of late knows few or none.

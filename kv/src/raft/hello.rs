@@ -96,7 +96,7 @@ pub(crate) enum Stage {
 }
 
 impl Hello {
-    /// Whether the directory has never taken part in anything.
+    /// Whether the directory has never taken part in a cluster: it has no log, and nobody counts on a vote of its.
     pub(crate) fn is_fresh(&self) -> bool {
         matches!(self.stage, Stage::New | Stage::Joining) && self.cluster.is_none() && self.records.is_none()
     }

@@ -95,28 +95,37 @@ impl RaftNode {
             ));
         }
         let members = Members::of(&self.raft).await?;
-        let mut introduced = match members.leads {
-            true => Some(self.introduction(&members, id, &address).await?),
-            // It is told so below, unless it leads by then.
-            false => None,
-        };
+        if !members.leads {
+            return Err(self.does_not_lead());
+        }
+        let introduced = Some(self.introduction(&members, id, &address).await?);
         let _change = self.begin_change().await?;
         let members = Members::of(&self.raft).await?;
-        if members.leads {
-            // openraft leaves a node that it knows as it is, and says that it is done.
-            check_address(&members, id, &address)?;
-            if introduced.is_none() {
-                introduced = Some(self.introduction(&members, id, &address).await?);
-            }
+        if !members.leads {
+            return Err(self.does_not_lead());
         }
-        let add = ChangeMembers::AddNodes(BTreeMap::from([(
-            id.number(),
-            Member {
-                address: Some(address),
-                introduced,
-            },
-        )]));
-        self.carry_out(&members, [(add, true)]).await
+        check_address(&members, id, &address)?;
+        let known = members.membership.get_node(&id.number());
+        let is_unmet = known.is_some_and(|member| member.introduced.is_none());
+        let address = Some(address);
+        let nodes = BTreeMap::from([(id.number(), Member { address, introduced })]);
+        let change = match is_unmet {
+            true => ChangeMembers::SetNodes(nodes),
+            // openraft leaves a node that it knows as it is, and says that it is done.
+            false => ChangeMembers::AddNodes(nodes),
+        };
+        self.carry_out(&members, [(change, true)]).await
+    }
+
+    fn does_not_lead(&self) -> MembershipError {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let member = metrics
+            .current_leader
+            .and_then(|id| metrics.membership_config.membership().get_node(&id).cloned());
+        MembershipError::NotLeader {
+            leader: leader(metrics.current_leader, member),
+        }
     }
 
     /// Asks the node at an address which directory it is, and whether that may be added under this id.

@@ -477,14 +477,11 @@ impl MachineOwner {
         let is_calm = !is_due && bytes < self.bounds.bytes / 2;
         // Each look-up goes through more runs the longer they wait.
         let is_pressing = machine.runs() > RUNS_MAX && !is_awaited;
-        // All that was applied is in the file.
-        let is_at_rest = is_calm && entries == 0;
         if (has_turn || is_calm || is_pressing)
             && let Some(step) = match self.forgets_next && !is_pressing {
                 true => machine.begin_forgetting().or_else(|| machine.begin_merging()),
                 false => machine.begin_merging().or_else(|| machine.begin_forgetting()),
             }
-            .or_else(|| is_at_rest.then(|| machine.begin_merging_at_rest()).flatten())
         {
             self.steps_left = self.steps_left.saturating_sub(1);
             self.forgets_next = !self.forgets_next;
@@ -498,6 +495,13 @@ impl MachineOwner {
             }
         }
         let machine = self.machine.as_mut()?;
+        // All that was applied is in the file.
+        if is_calm
+            && entries == 0
+            && let Some(step) = machine.begin_merging_at_rest()
+        {
+            return Some(step);
+        }
         let begun = is_due.then(|| machine.begin_checkpoint()).flatten()?;
         self.steps_left = STEPS_BETWEEN;
         Some(begun)

@@ -14,7 +14,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use bill::{Bill, Shared, answer_bytes, counted, visited};
+use bill::{Bill, Shared, answer_bytes, counted, row_of_sequence, visited};
 use bytes::Bytes;
 use quorate_kv::machine::{Entry, EntryOutcome, Payload};
 use quorate_kv::model::{
@@ -556,7 +556,7 @@ impl Model {
         let Attempt {
             writes, sequences, ..
         } = attempt;
-        if let Err(stopped) = self.finds_room(&writes, shared) {
+        if let Err(stopped) = self.finds_room(&writes, &sequences, shared) {
             return refused(stopped, shared);
         }
         let changes =
@@ -582,13 +582,26 @@ impl Model {
     }
 
     /// A store that is nearly full takes what leaves it as large as it is; a key that was there may grow a little.
-    fn finds_room(&self, writes: &BTreeMap<Bytes, Option<Record>>, shared: Shared) -> Result<(), TxnRefused> {
+    fn finds_room(
+        &self,
+        writes: &BTreeMap<Bytes, Option<Record>>,
+        sequences: &BTreeMap<Bytes, u64>,
+        shared: Shared,
+    ) -> Result<(), TxnRefused> {
         /// Of a key that was there before and is there after it.
         const GROWTH_MAX: u64 = 64;
-        let Some(used) = shared.full_at else {
+        let limit = self.limits.store_bytes_max;
+        let is_full = |used: &u64| limit > 0 && used * 5 >= limit * 4;
+        let Some(used) = shared.full_at.filter(is_full) else {
             return Ok(());
         };
         let (mut before, mut after, mut allowed) = (0, 0, 0);
+        for prefix in sequences
+            .keys()
+            .filter(|prefix| !self.sequences.contains_key(*prefix))
+        {
+            after += row_of_sequence(prefix);
+        }
         for (key, record) in writes {
             let was = self.now.get(key);
             before += was.map_or(0, |was| counted(key, was));
@@ -597,13 +610,13 @@ impl Model {
                 allowed += GROWTH_MAX;
             }
         }
-        let limit = self.limits.store_bytes_max;
-        match after > before + allowed {
-            true => Err(TxnRefused::NoSpace {
-                used,
-                limit,
-                wanted: after - before,
-            }),
+        let no_space = |wanted| Err(TxnRefused::NoSpace { used, limit, wanted });
+        if after > before + allowed {
+            return no_space(after - before);
+        }
+        // What was there stays as history.
+        match after > 0 && used + after > limit {
+            true => no_space(after),
             false => Ok(()),
         }
     }

@@ -244,6 +244,17 @@ fn a_change_says_that_nothing_happened_only_when_no_attempt_can_have_taken_effec
 }
 
 #[test]
+fn a_refusal_for_want_of_room_says_what_the_state_machine_found() {
+    let refused = Ok(Response::Written(Outcome::Txn(Err(NO_SPACE))));
+    let expected = Error::NoSpace {
+        used: 9,
+        limit: 10,
+        wanted: 2,
+    };
+    assert_eq!(ends_with(CHANGE, &[&refused]), Some(expected));
+}
+
+#[test]
 fn a_read_never_says_that_something_may_have_happened() {
     for (attempt, says) in attempts() {
         if says != Done {

@@ -152,6 +152,28 @@ fn where_nothing_is_written_runs_are_merged_that_stay_beside_writers() {
 }
 
 #[test]
+fn beside_writers_no_merge_begins_that_is_one_for_times_of_rest() {
+    let mut settings = merging(1, 1);
+    settings.tuning.runs_merged = 3;
+    let disk: Arc<dyn Disk> = Arc::<MemoryDisk>::default();
+    let mut store = Store::with(disk, OpenMode::Create, settings);
+    put(&mut store, 0..20);
+    put(&mut store, 20..30);
+    // The two are one, and go, one block a step.
+    while store.machine.runs() > 1 {
+        let step = store
+            .machine
+            .begin_merging_at_rest()
+            .expect("one is half the other");
+        store.machine.end_checkpoint(step.write()).unwrap();
+    }
+    put(&mut store, 30..40);
+    assert!(merge_a_step(&mut store), "what was merged is removed");
+    merge_all(&mut store, 0..40);
+    assert_eq!(store.machine.runs(), 2);
+}
+
+#[test]
 fn a_checkpoint_between_two_steps_takes_no_run_that_is_being_merged() {
     let mut store = store(2);
     put(&mut store, [0, 1, 2]);

@@ -369,15 +369,34 @@ impl Slow {
             results.push(run.op(index as u32, place, op)?);
         }
         let (now, sequences) = (run.now, run.sequences);
-        if let Some(used) = self.entry.full_at {
+        let limit = self.limits.store_bytes_max;
+        if let Some(used) = self.entry.full_at
+            && limit > 0
+            && used * 100 >= limit * 80
+        {
             let counts =
                 |state: &State| -> u64 { state.iter().map(|(key, record)| counted(key, record)).sum() };
-            let wanted = counts(&now).saturating_sub(counts(&before));
-            let is_written_over =
-                |(key, record): &(&Key, &Record)| before.get(*key).is_some_and(|before| before != *record);
-            if wanted > 64 * now.iter().filter(is_written_over).count() as u64 {
-                let limit = self.limits.store_bytes_max;
+            let begun = sequences
+                .keys()
+                .filter(|prefix| !self.sequences.contains_key(*prefix));
+            let begun: u64 = begun.map(|prefix| 2 * prefix.len() as u64 + 8 + 64).sum();
+            let wanted = (counts(&now) + begun).saturating_sub(counts(&before));
+            let written: State = now
+                .iter()
+                .filter(|(key, record)| before.get(*key) != Some(*record))
+                .map(|(key, record)| (key.clone(), record.clone()))
+                .collect();
+            let kept = written.keys().filter(|key| before.contains_key(*key)).count() as u64;
+            let comes = counts(&written) + begun;
+            if wanted > 64 * kept {
                 return Err(TxnRefused::NoSpace { used, limit, wanted });
+            }
+            if comes > 0 && used + comes > limit {
+                return Err(TxnRefused::NoSpace {
+                    used,
+                    limit,
+                    wanted: comes,
+                });
             }
         }
         self.sequences = sequences;

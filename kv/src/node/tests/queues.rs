@@ -68,6 +68,7 @@ fn put(size: usize) -> Write {
     Write {
         command,
         size,
+        may_grow: true,
         full_at: None,
     }
 }

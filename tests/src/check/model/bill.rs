@@ -163,6 +163,11 @@ pub(super) fn counted(key: &Bytes, record: &Record) -> u64 {
     (2 * key.len() + record.value.len()) as u64 + RECORD_BYTES
 }
 
+/// What a sequence counts of it, once it has given a number.
+pub(super) fn row_of_sequence(prefix: &Bytes) -> u64 {
+    (2 * prefix.len() + size_of::<u64>()) as u64 + RECORD_BYTES
+}
+
 /// A value costs one key more for each whole KiB.
 fn kib(record: &Record) -> u64 {
     record.value.len() as u64 / 1024
