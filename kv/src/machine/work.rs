@@ -53,24 +53,25 @@ impl EntryWork {
     /// Refuses the transaction under way where the store is nearly full, and it lets what lives grow or goes beyond the limit.
     pub(super) fn grow(&self, batch: &Batch<'_>, limits: &ReplicatedLimits) -> Result<(), TxnRefused> {
         let limit = limits.store_bytes_max;
-        // Since it was proposed the limit may have been raised, or taken away.
-        let is_full = |used: &u64| {
-            limit > 0
-                && u128::from(*used) * 100 >= u128::from(limit) * ROOM_PERCENT
-                && !planted::is(Bug::FullStoreGrows)
-        };
-        let Some(used) = self.full_at.filter(is_full) else {
+        let Some(used) = self
+            .full_at
+            .filter(|_| limit > 0 && !planted::is(Bug::FullStoreGrows))
+        else {
             return Ok(());
         };
         let Growth { comes, goes, kept } = batch.growth();
+        let refused = |wanted| Err(TxnRefused::NoSpace { used, limit, wanted });
+        // What it writes over stays, as history.
+        if comes > 0 && used.saturating_add(comes) > limit {
+            return refused(comes);
+        }
+        // Since it was proposed the limit may have been raised.
+        let is_full = u128::from(used) * 100 >= u128::from(limit) * ROOM_PERCENT;
         let grows = comes.saturating_sub(goes);
-        let wanted = match grows > kept.saturating_mul(GROWTH_OF_A_KEY) {
-            true => grows,
-            // What it writes over stays, as history.
-            false if comes > 0 && used.saturating_add(comes) > limit => comes,
-            false => return Ok(()),
-        };
-        Err(TxnRefused::NoSpace { used, limit, wanted })
+        match is_full && grows > kept.saturating_mul(GROWTH_OF_A_KEY) {
+            true => refused(grows),
+            false => Ok(()),
+        }
     }
 
     /// An answer of so many bytes is given again. The first always is: whatever its size, who asks for it alone gets it.

@@ -61,8 +61,8 @@ pub struct Settings {
     /// differs from that of most voters leaves service.
     pub compare_interval: Duration,
     /// The state file is copied into a smaller one by itself where it is longer than so many times what its keys and values count,
-    /// history included (each key twice, and 64 bytes more for each version), and by 64 MiB at least: 2 to 100, or 0 for never; 3 by default. It takes
-    /// the disk's room for a second file meanwhile.
+    /// history included (each key twice, and 64 bytes more for each version), and by 64 MiB at least: 2 to 100, or 0 for never; 3
+    /// by default. It takes the disk's room for a second file meanwhile.
     pub shrink_at: u32,
     /// How many entries a learner may be behind to get a vote: any number; 1,000 by default. It catches up while others
     /// are voted on, so that a large one makes the cluster lean on a node that is not there yet.

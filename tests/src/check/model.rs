@@ -591,8 +591,7 @@ impl Model {
         /// Of a key that was there before and is there after it.
         const GROWTH_MAX: u64 = 64;
         let limit = self.limits.store_bytes_max;
-        let is_full = |used: &u64| limit > 0 && used * 5 >= limit * 4;
-        let Some(used) = shared.full_at.filter(is_full) else {
+        let Some(used) = shared.full_at.filter(|_| limit > 0) else {
             return Ok(());
         };
         let (mut before, mut after, mut allowed) = (0, 0, 0);
@@ -611,12 +610,12 @@ impl Model {
             }
         }
         let no_space = |wanted| Err(TxnRefused::NoSpace { used, limit, wanted });
-        if after > before + allowed {
-            return no_space(after - before);
-        }
         // What was there stays as history.
-        match after > 0 && used + after > limit {
-            true => no_space(after),
+        if after > 0 && used + after > limit {
+            return no_space(after);
+        }
+        match used * 5 >= limit * 4 && after > before + allowed {
+            true => no_space(after - before),
             false => Ok(()),
         }
     }

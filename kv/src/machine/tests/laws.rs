@@ -45,7 +45,8 @@ fn any_limits() -> impl Strategy<Value = ReplicatedLimits> {
     let sessions = (1u64..4, 1u64..40, 0u64..20, 0u64..6);
     let answers = (1u64..4, 40u64..400, 100u64..500);
     let work = (1u64..60, 1u64..8, 1u64..3);
-    (sessions, answers, work).prop_map(|(sessions, answers, work)| ReplicatedLimits {
+    let store = prop_oneof![1 => Just(0u64), 3 => 4_096u64..4_400];
+    (sessions, answers, work, store).prop_map(|(sessions, answers, work, store)| ReplicatedLimits {
         sessions_max: sessions.0,
         session_ttl_millis_max: sessions.1,
         session_idle_millis: sessions.2,
@@ -56,6 +57,7 @@ fn any_limits() -> impl Strategy<Value = ReplicatedLimits> {
         keys_looked_at_max: work.0,
         keys_changed_max: work.1,
         entry_budget: work.2,
+        store_bytes_max: store,
         ..ReplicatedLimits::default()
     })
 }
@@ -221,7 +223,8 @@ fn any_command() -> impl Strategy<Value = Command> {
 
 /// Entries, with stamps that mostly rise.
 fn script(entries: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Entry>> {
-    let full_at = prop::option::weighted(0.2, 1u64..1_000);
+    // Of a store that may have some 4 KiB, where it has a limit.
+    let full_at = prop::option::weighted(0.3, 3_000u64..5_000);
     let payload = prop_oneof![
         8 => (0u64..12, full_at, vec(any_command(), 1..5)).prop_map(Some),
         1 => Just(None),

@@ -372,7 +372,6 @@ impl Slow {
         let limit = self.limits.store_bytes_max;
         if let Some(used) = self.entry.full_at
             && limit > 0
-            && used * 100 >= limit * 80
         {
             let counts =
                 |state: &State| -> u64 { state.iter().map(|(key, record)| counted(key, record)).sum() };
@@ -388,15 +387,12 @@ impl Slow {
                 .collect();
             let kept = written.keys().filter(|key| before.contains_key(*key)).count() as u64;
             let comes = counts(&written) + begun;
-            if wanted > 64 * kept {
+            if comes > 0 && used + comes > limit {
+                let wanted = comes;
                 return Err(TxnRefused::NoSpace { used, limit, wanted });
             }
-            if comes > 0 && used + comes > limit {
-                return Err(TxnRefused::NoSpace {
-                    used,
-                    limit,
-                    wanted: comes,
-                });
+            if used * 100 >= limit * 80 && wanted > 64 * kept {
+                return Err(TxnRefused::NoSpace { used, limit, wanted });
             }
         }
         self.sequences = sequences;
