@@ -32,6 +32,7 @@ mod succession;
 #[cfg(test)]
 mod suite;
 mod tap;
+mod turns;
 mod types;
 mod wire;
 

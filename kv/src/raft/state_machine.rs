@@ -23,6 +23,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::checkpoints::{self, Checkpoints, Ends};
 use super::sendings::Sendings;
 use super::tap::Tap;
+use super::turns::{Standing, Turn, Turns};
 use super::types::{
     LogId, Membership, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, log_id, position,
 };
@@ -45,12 +46,6 @@ const APPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
 const QUEUE: usize = 64;
 /// How often it is told that sessions are refused, at most.
 const SESSIONS_TOLD_EVERY: Duration = Duration::from_secs(60);
-
-/// So many steps of merging and of forgetting have their turn behind a checkpoint, before the next one that a bound asks for.
-const STEPS_BETWEEN: u32 = 48;
-
-/// With more runs than these in the file merging comes before the next checkpoint, however long applying waits.
-const RUNS_MAX: usize = 32;
 
 /// When a checkpoint begins, at the latest: whichever bound is met first. While one is being written as much may
 /// gather again, and half as much more where it is steps of forgetting that come first; then what comes waits: the layers take
@@ -187,11 +182,7 @@ struct MachineOwner {
     sessions: SessionsTold,
     checkpoints: Checkpoints,
     ends: Ends,
-    /// Steps of merging and forgetting that come before the next checkpoint.
-    steps_left: u32,
-    /// The next step is one of forgetting, where there is something to forget: they take turns, so that neither waits for as long
-    /// as there is something for the other to do.
-    forgets_next: bool,
+    turns: Turns,
     /// Checkpoints that were begun and whose end was not taken.
     being_written: usize,
     /// Who waits until what was applied is durable.
@@ -264,8 +255,7 @@ impl StateMachine {
             sessions: SessionsTold::default(),
             checkpoints,
             ends,
-            steps_left: 0,
-            forgets_next: false,
+            turns: Turns::default(),
             being_written: 0,
             waiting: Vec::new(),
             shrinking: None,
@@ -456,55 +446,41 @@ impl MachineOwner {
         if self.being_written >= checkpoints::AT_ONCE {
             return None;
         }
-        let machine = self.machine.as_mut()?;
-        let (entries, bytes) = (
-            machine.entries_since_checkpoint(),
-            machine.bytes_since_checkpoint(),
-        );
-        let is_awaited = !self.waiting.is_empty();
-        let is_full = entries >= self.bounds.entries || bytes >= self.bounds.bytes;
-        if is_full {
+        let machine = self.machine.as_ref()?;
+        let standing = Standing {
+            bounds: self.bounds,
+            entries: machine.entries_since_checkpoint(),
+            bytes: machine.bytes_since_checkpoint(),
+            runs: machine.runs(),
+            is_awaited: !self.waiting.is_empty(),
+            is_copy_wanted: self.shrinking.is_some(),
+        };
+        if standing.is_full() {
             // What comes must not wait for a copy of everything.
             machine.cancel_shrinking();
         }
-        let is_due = is_awaited || is_full;
-        // Writers that fill one layer after the other must not keep history from going for as long as they write.
-        // A step takes some hundredths of a second; what may gather meanwhile is half as much again.
-        let is_urgent = |count: u64, bound: u64| count >= bound.saturating_add(bound / 4);
-        let is_urgent = is_urgent(entries, self.bounds.entries) || is_urgent(bytes, self.bounds.bytes);
-        let has_turn = self.steps_left > 0 && !is_awaited && !is_urgent;
-        // A layer that fills up meanwhile would have to wait for the step.
-        let is_calm = !is_due && bytes < self.bounds.bytes / 2;
-        // Each look-up goes through more runs the longer they wait.
-        let is_pressing = machine.runs() > RUNS_MAX && !is_awaited;
-        if (has_turn || is_calm || is_pressing)
-            && let Some(step) = match self.forgets_next && !is_pressing {
-                true => machine.begin_forgetting().or_else(|| machine.begin_merging()),
-                false => machine.begin_merging().or_else(|| machine.begin_forgetting()),
-            }
-        {
-            self.steps_left = self.steps_left.saturating_sub(1);
-            self.forgets_next = !self.forgets_next;
-            return Some(step);
-        }
-        if self.shrinking.is_some() && is_calm && !machine.checkpoint_under_way() {
-            match machine.begin_shrinking() {
-                Ok(Some(copy)) => return Some(copy),
-                Ok(None) => {}
-                Err(refused) => self.end_shrinking(Err(refused)),
+        for turn in self.turns.next(&standing) {
+            let machine = self.machine.as_mut()?;
+            let begun = match turn {
+                Turn::Forget => machine.begin_forgetting(),
+                Turn::Merge => machine.begin_merging(),
+                Turn::MergeAtRest => machine.begin_merging_at_rest(),
+                Turn::Checkpoint => machine.begin_checkpoint(),
+                Turn::Copy if machine.checkpoint_under_way() => None,
+                Turn::Copy => match machine.begin_shrinking() {
+                    Ok(copy) => copy,
+                    Err(refused) => {
+                        self.end_shrinking(Err(refused));
+                        None
+                    }
+                },
+            };
+            if begun.is_some() {
+                self.turns.begun(turn);
+                return begun;
             }
         }
-        let machine = self.machine.as_mut()?;
-        // All that was applied is in the file.
-        if is_calm
-            && entries == 0
-            && let Some(step) = machine.begin_merging_at_rest()
-        {
-            return Some(step);
-        }
-        let begun = is_due.then(|| machine.begin_checkpoint()).flatten()?;
-        self.steps_left = STEPS_BETWEEN;
-        Some(begun)
+        None
     }
 
     /// Whether more may be applied now: not while the bounds are met and a checkpoint is still being written, or a step of
