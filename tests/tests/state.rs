@@ -192,6 +192,39 @@ fn a_store_full_of_history_has_its_writers_wait_for_a_moment_and_refuses_none() 
     });
 }
 
+/// The story: a log that might take 4 MiB took 52 within half a second, and the disk was full long before the store.
+#[test]
+fn the_log_is_purged_for_its_length_without_waiting_for_the_next_checkpoint_by_time() {
+    const VALUE: usize = 100_000;
+    let mut settings = Settings::default();
+    settings.log_segment_bytes = 256 << 10;
+    settings.log_bytes_kept = Some(1 << 20);
+    settings.durable_interval = Duration::from_secs(60);
+    run(settings, |node| async move {
+        let client = node.client();
+        let begun = env::now();
+        for _ in 0..100 {
+            client.put(key(), vec![1; VALUE]).await.expect("it is written");
+            env::sleep(Duration::from_millis(20)).await;
+        }
+        let entries = || async {
+            let status = client.status().await.expect("it answers");
+            let last = status.last_log.map_or(0, |last| last.number());
+            last - status.purged.map_or(0, |purged| purged.number())
+        };
+        // Half as much again, a segment that is not full, and what came in a tenth of a second.
+        let most = (3 << 19) / VALUE as u64 + 8;
+        while entries().await > most {
+            assert!(
+                begun.elapsed() < Duration::from_secs(30),
+                "{} entries",
+                entries().await
+            );
+            env::sleep(Duration::from_millis(100)).await;
+        }
+    });
+}
+
 #[test]
 fn a_store_that_is_full_takes_what_frees_room_and_writes_again_once_there_is() {
     let mut settings = Settings::default();

@@ -32,7 +32,7 @@ pub struct Settings {
     pub disk_bytes_max: u64,
     /// The disk that the log may take, in bytes of whole segments: two segments at least; 1 GiB by default, or an eighth of
     /// [`disk_bytes_max`](Self::disk_bytes_max) where that is less. More is purged each time the state was made durable, so that
-    /// what is written in one [`durable_interval`](Self::durable_interval) comes on top.
+    /// half as much comes on top, and what is written in a tenth of a second.
     pub log_bytes_kept: Option<u64>,
     /// The memory that the node may take, in bytes: 256 MiB by default, 1 TiB at most. [`memory`](Self::memory) says how it is
     /// parted; each part that has a setting of its own, below, is a share of it where that is not given.

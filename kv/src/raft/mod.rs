@@ -663,7 +663,7 @@ async fn keep_durable(
     // Ends when the state machine's owner does. What could not be purged yet is tried again: a follower may still
     // be reading it, or the snapshot before it was not made in time.
     while log.beyond(log_bytes_kept).is_some() || applied.changed().await.is_ok() {
-        env::sleep(interval).await;
+        wait_for_interval(&log, interval, log_bytes_kept, asked).await;
         applied.borrow_and_update();
         if machine.make_durable().await.is_err() {
             return;
@@ -693,11 +693,43 @@ async fn keep_durable(
         if let Some(upto) = asked.filter(|upto| log.purged().is_none_or(|purged| purged.index < *upto)) {
             tracing::debug!(%upto, log_bytes_kept, "the log takes more of the disk than it may: it is purged");
             // Purging stops at the last snapshot: first one of what was just made durable.
-            let trigger = raft.trigger();
-            if trigger.snapshot().await.is_err() || trigger.purge_log(upto.number()).await.is_err() {
+            if raft.trigger().snapshot().await.is_err() {
+                return;
+            }
+            let _in_time = env::timeout(SNAPSHOT_WAIT, has_snapshot(&raft, upto)).await;
+            if raft.trigger().purge_log(upto.number()).await.is_err() {
                 return;
             }
         }
+    }
+}
+
+/// A snapshot is what the last checkpoint has: it takes no time but that of the tasks on the way.
+const SNAPSHOT_WAIT: Duration = Duration::from_secs(1);
+
+/// Waits for a snapshot of an entry, or for the end of Raft.
+async fn has_snapshot(raft: &Raft, upto: LogIndex) {
+    let mut metrics = raft.metrics();
+    let is_there = |id: &Option<types::LogId>| id.as_ref().is_some_and(|id| id.index >= upto.number());
+    while !is_there(&metrics.borrow_watched().snapshot) && metrics.changed().await.is_ok() {}
+}
+
+/// Waits for so long, or until the log takes half as much again as it may, where what was to be purged is.
+async fn wait_for_interval(log: &Log, interval: Duration, bytes_kept: u64, asked: Option<LogIndex>) {
+    const LOOK: Duration = Duration::from_millis(100);
+    let until = env::now() + interval;
+    let much = bytes_kept.saturating_add(bytes_kept / 2);
+    let is_purged = || asked.is_none_or(|upto| log.purged().is_some_and(|purged| purged.index >= upto));
+    loop {
+        let left = until.since(env::now());
+        if left.is_zero() {
+            return;
+        }
+        if log.beyond(much).is_some() && is_purged() {
+            env::mark("log.purged_before_its_time");
+            return;
+        }
+        env::sleep(left.min(LOOK)).await;
     }
 }
 

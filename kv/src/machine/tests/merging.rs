@@ -396,6 +396,22 @@ fn blocks_and_filters_that_are_not_as_they_must_be_are_damage() {
     }
     let damages = damaged(&|store, txn, number| {
         let file = store.machine.state.base.file();
+        let mut run = runs::open_within(file, txn, number).unwrap();
+        let (key, mut block) = {
+            let (key, block) = run.last().unwrap().unwrap();
+            (key.value().to_vec(), block.value().to_vec())
+        };
+        assert!(block[1] > 1, "within itself it is in order");
+        let begin = 2 * (usize::from(block[1]) + 1);
+        block[begin + 2] = b'a';
+        run.insert(&key[..], &block[..]).unwrap();
+    });
+    assert!(
+        damages.contains("its keys are not in order"),
+        "the first key of a block comes before the last of the one before it: {damages}"
+    );
+    let damages = damaged(&|store, txn, number| {
+        let file = store.machine.state.base.file();
         runs::write_filter(file, txn, number, &Filter::for_keys(10)).unwrap();
     });
     assert!(damages.contains("is not in the run's filter"), "{damages}");
