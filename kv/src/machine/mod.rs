@@ -296,6 +296,8 @@ pub struct Machine {
     /// A step of forgetting or of merging is under way.
     step_under_way: bool,
     shrinking: Option<Shrinking>,
+    /// Copies that were begun.
+    copies: u64,
     /// What the last shrinking came to, until it is asked for.
     shrunk: Option<Result<Shrunk, NotShrunk>>,
     hashes: Arc<Hashes>,
@@ -381,6 +383,7 @@ impl Machine {
             entries_since_checkpoint: 0,
             step_under_way: false,
             shrinking: None,
+            copies: 0,
             shrunk: None,
             hashes: Arc::default(),
             file_bytes,
@@ -558,6 +561,7 @@ impl Machine {
         let held = self.system.standing.counters.version_bytes;
         shrink::make_room(&*self.disk, &self.dir, before, held, &self.reserve)?;
         let is_cancelled = Arc::new(AtomicBool::new(false));
+        self.copies += 1;
         self.shrinking = Some(Shrinking {
             before,
             is_cancelled: Arc::clone(&is_cancelled),
@@ -567,6 +571,7 @@ impl Machine {
             what: checkpoint::What::Copy(shrink::Copy {
                 disk: Arc::clone(&self.disk),
                 dir: self.dir.clone(),
+                number: self.copies,
                 is_cancelled,
             }),
         }))

@@ -32,6 +32,8 @@ const COPY_BYTES_MIN: u64 = 16 << 20;
 pub(super) struct Copy {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) dir: PathBuf,
+    /// Of no other copy of this machine's: one of a state that a snapshot has replaced may be thrown away when the next is there.
+    pub(super) number: u64,
     /// The copy is not wanted any more.
     pub(super) is_cancelled: Arc<AtomicBool>,
 }
@@ -80,8 +82,8 @@ impl Copy {
         let mut source = SnapshotSource::new(Arc::clone(state), state.begin_read()?)?;
         let copied = (|| {
             let goes_on = || !self.is_cancelled.load(Ordering::Relaxed) && !state.backend.is_retired();
-            // One at a time, so that the name is nobody else's.
-            let mut sink = SnapshotSink::begin_as(Arc::clone(&self.disk), &self.dir, "shrunk")?;
+            let name = format!("shrunk-{}", self.number);
+            let mut sink = SnapshotSink::begin_as(Arc::clone(&self.disk), &self.dir, &name)?;
             while let Some(chunk) = source.next_chunk()? {
                 if !goes_on() {
                     return Ok(None);

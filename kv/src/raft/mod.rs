@@ -659,11 +659,11 @@ async fn keep_durable(
     wanted: PurgeWanted,
 ) {
     let mut applied = machine.applied();
-    let mut asked = None;
+    let (mut asked, mut seen) = (None, None);
     // Ends when the state machine's owner does. What could not be purged yet is tried again: a follower may still
     // be reading it, or the snapshot before it was not made in time.
     while log.beyond(log_bytes_kept).is_some() || applied.changed().await.is_ok() {
-        wait_for_interval(&log, interval, log_bytes_kept, asked).await;
+        wait_for_interval(&log, interval, log_bytes_kept, seen).await;
         applied.borrow_and_update();
         if machine.make_durable().await.is_err() {
             return;
@@ -672,6 +672,7 @@ async fn keep_durable(
             env::mark("log.purged_by_bytes");
         }
         asked = log.beyond(log_bytes_kept);
+        seen = asked;
         let snapshot = raft
             .metrics()
             .borrow_watched()
@@ -714,22 +715,21 @@ async fn has_snapshot(raft: &Raft, upto: LogIndex) {
     while !is_there(&metrics.borrow_watched().snapshot) && metrics.changed().await.is_ok() {}
 }
 
-/// Waits for so long, or until the log takes half as much again as it may, where what was to be purged is.
-async fn wait_for_interval(log: &Log, interval: Duration, bytes_kept: u64, asked: Option<LogIndex>) {
+/// Waits for so long, or until the log takes half as much again as it may with what has come since it was `seen`.
+async fn wait_for_interval(log: &Log, interval: Duration, bytes_kept: u64, seen: Option<LogIndex>) {
     const LOOK: Duration = Duration::from_millis(100);
     let until = env::now() + interval;
     let much = bytes_kept.saturating_add(bytes_kept / 2);
-    let is_purged = || asked.is_none_or(|upto| log.purged().is_some_and(|purged| purged.index >= upto));
     loop {
         let left = until.since(env::now());
         if left.is_zero() {
             return;
         }
-        if log.beyond(much).is_some() && is_purged() {
+        env::sleep(left.min(LOOK)).await;
+        if log.beyond(much) > seen {
             env::mark("log.purged_before_its_time");
             return;
         }
-        env::sleep(left.min(LOOK)).await;
     }
 }
 

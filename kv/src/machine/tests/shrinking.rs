@@ -120,8 +120,17 @@ fn a_copy_of_a_state_that_a_snapshot_replaced_is_thrown_away() {
         sink.write(&chunk).unwrap();
     }
     store.machine.install(sink.finish().unwrap()).unwrap();
+    // Seed 700080: the next copy had the same name, and lost its files as the first was thrown away.
+    let next = store
+        .machine
+        .begin_shrinking()
+        .unwrap()
+        .expect("that one is over");
+    let next = next.write();
     store.machine.end_checkpoint(end).unwrap();
     assert_eq!(store.machine.take_shrunk(), Some(Err(NotShrunk::Interrupted)));
+    store.machine.end_checkpoint(next).unwrap();
+    assert!(matches!(store.machine.take_shrunk(), Some(Ok(_))));
     assert_eq!(all(&store), all(&ahead));
     assert_eq!(unfinished(&store), 0);
     store.verify();
