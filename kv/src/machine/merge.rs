@@ -71,7 +71,7 @@ fn due(state: &OpenState, runs: &Runs, merging: &[Merging], since: Revision, loa
         tuning.run_rows.saturating_mul(DEAD_MIN),
     );
     due.or_else(|| match (load, merged) {
-        (Load::None, None) => runs.due_at_rest(tuning.run_rows),
+        (Load::None, None) => runs.due_at_rest(tuning.rest_rows),
         _ => None,
     })
 }

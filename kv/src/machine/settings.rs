@@ -56,6 +56,9 @@ pub struct Tuning {
     /// A checkpoint writes the newest runs of heads anew, together with its own, as long as they have so many rows together at
     /// most; 2,048 by default.
     pub run_rows: u64,
+    /// Where nothing is written, runs are merged beyond what writers need if what is newer has so many rows at least: in a small store
+    /// it is worth nothing, and what is merged takes its room twice meanwhile; 131,072 by default.
+    pub rest_rows: u64,
     /// So many runs are merged at least: 2 or more; 8 by default.
     pub runs_merged: usize,
     /// A step of merging writes the heads of so many keys: 1 or more; 32,768 by default.
@@ -87,6 +90,7 @@ impl Default for Tuning {
             shrink_worth_bytes: 64 << 20,
             recall_elsewhere: true,
             run_rows: 2_048,
+            rest_rows: 131_072,
             runs_merged: 8,
             merge_rows: 32_768,
             block_bytes: super::blocks::BLOCK_BYTES,

@@ -31,6 +31,7 @@ fn tight() -> MachineSettings {
             hash_entries: 3,
             time_spacing_millis: 2,
             run_rows: 2,
+            rest_rows: 2,
             runs_merged: 2,
             merge_rows: 2,
             block_bytes: 60,

@@ -18,6 +18,7 @@ fn merging(merge_rows: usize, run_rows: u64) -> MachineSettings {
     let mut settings = settings();
     settings.tuning.merge_rows = merge_rows;
     settings.tuning.run_rows = run_rows;
+    settings.tuning.rest_rows = run_rows;
     settings.tuning.runs_merged = 2;
     // A few heads each.
     settings.tuning.block_bytes = 150;

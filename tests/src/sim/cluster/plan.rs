@@ -442,6 +442,7 @@ impl Plan {
             settings.tuning.shrink_look_millis = 60_000;
         }
         settings.tuning.run_rows = small.run_rows;
+        settings.tuning.rest_rows = settings.tuning.rest_rows.min(small.run_rows);
         settings.tuning.runs_merged = small.runs_merged;
         settings.tuning.merge_rows = small.merge_rows;
         settings.tuning.block_bytes = small.block_bytes;
