@@ -376,7 +376,11 @@ fn who_fills_the_store_gets_out_as_the_manual_says() {
         let put = home.run(["kv", "put", &format!("k{number}"), &value]);
         put.code != 0
     });
-    assert!(full.is_some(), "twenty of 7,000 bytes have no room in 64 KiB");
+    assert_eq!(
+        full,
+        Some(9),
+        "nine of some 7 KiB and the metadata are more than 95 % of 64 KiB"
+    );
     let rest = (0..200).find(|number| {
         let put = home.run(["kv", "put", &format!("kk{number}"), "1"]);
         put.code != 0

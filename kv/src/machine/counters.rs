@@ -1,7 +1,8 @@
 //! How much a state holds, counted as it changes, so that nobody needs a scan to know.
 //!
-//! Each version of a key counts its key twice, as it stands in the version and in the key's head, its value and [`RECORD_BYTES`]. What a live key's newest version counts is live, and so is
-//! the row of a sequence, as a key's with a number; the rest is history, which is each node's own.
+//! Each version of a key counts its key twice, as it stands in the version and in the key's head, its value and
+//! [`RECORD_BYTES`]. What a live key's newest version counts is live, and so is the row of a sequence, as a key's with a number;
+//! the rest is history, which is each node's own.
 
 use super::range::RECORD_BYTES;
 use super::sequences;
@@ -24,6 +25,14 @@ pub(crate) fn version_bytes(key: usize, value: u64) -> u64 {
         .saturating_mul(2)
         .saturating_add(value)
         .saturating_add(RECORD_BYTES)
+}
+
+/// A store that was nearly full has room again where less than so many percent of the limit are used.
+pub(crate) const ROOM_PERCENT: u64 = 80;
+
+/// Whether so many bytes are at least so many percent of a limit.
+pub(crate) fn is_used(bytes: u64, limit: u64, percent: u64) -> bool {
+    u128::from(bytes) * 100 >= u128::from(limit) * u128::from(percent)
 }
 
 impl Counters {

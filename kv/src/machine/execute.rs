@@ -77,7 +77,7 @@ pub(super) fn execute(
     let run = run(batch, txn, (revision, log_index), &mut meter);
     let (looked_at, answer_bytes) = meter.used();
     let run = run.and_then(|response| {
-        entry.grow(batch, limits)?;
+        entry.grow(limits, || batch.growth())?;
         Ok(response)
     });
     let mut answer = match run {

@@ -79,7 +79,7 @@ pub(crate) use self::backend::GATHERED_BYTES_MAX;
 use self::base::Base;
 use self::batch::Batch;
 pub use self::checkpoint::{Checkpoint, CheckpointEnd};
-pub(crate) use self::counters::version_bytes;
+pub(crate) use self::counters::{ROOM_PERCENT, is_used, version_bytes};
 pub(crate) use self::database::RECEIVING_CACHE_BYTES;
 use self::database::{FILE_NAME, Loaded, Published, Shared, failed};
 pub(crate) use self::examine::{Examined, examine, unfinished};

@@ -184,20 +184,13 @@ impl Runs {
         }
         Some(free + due_by_size(self.list.get(free..)?, at_least)?)
     }
-}
 
-impl Runs {
-    /// The same where nothing is written, for runs that have so many rows together at least: what is left is few runs, each of which is
-    /// larger than four times all newer ones.
+    /// The same where nothing is written, for runs of which the newer ones have so many rows together at least: what is left is few
+    /// runs, each of which is larger than four times all newer ones.
     pub(super) fn due_at_rest(&self, rows_min: u64) -> Option<usize> {
-        let (mut newer, mut from) = (0u64, None);
-        for (at, run) in self.list.iter().enumerate().rev() {
-            if newer > 0 && newer >= rows_min && newer.saturating_mul(4) >= run.rows {
-                from = Some(at);
-            }
-            newer = newer.saturating_add(run.rows);
-        }
-        from
+        oldest_due(&self.list, |count, newer, run| {
+            count >= 2 && newer >= rows_min && newer.saturating_mul(4) >= run.rows
+        })
     }
 }
 
@@ -205,9 +198,16 @@ impl Runs {
 /// few times, each time into a run that is larger by half at least, and the runs are fewer than so many and some whose sizes are
 /// a geometric row.
 fn due_by_size(runs: &[Run], at_least: usize) -> Option<usize> {
+    oldest_due(runs, |count, newer, run| {
+        count >= at_least.max(2) && newer.saturating_mul(2) >= run.rows
+    })
+}
+
+/// The oldest run that is to be merged with all newer ones, by how many these are with it, and how many rows they have without.
+fn oldest_due(runs: &[Run], is_due: impl Fn(usize, u64, &Run) -> bool) -> Option<usize> {
     let (mut newer, mut from) = (0u64, None);
     for (at, run) in runs.iter().enumerate().rev() {
-        if runs.len() - at >= at_least.max(2) && newer.saturating_mul(2) >= run.rows {
+        if is_due(runs.len() - at, newer, run) {
             from = Some(at);
         }
         newer = newer.saturating_add(run.rows);

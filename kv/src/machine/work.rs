@@ -8,16 +8,13 @@
 //! Always: what is counted depends on the logical state and on the transactions of the entry, and never on layers,
 //! checkpoints, or how entries are cut into calls of `apply`.
 
-use super::batch::Batch;
+use super::counters::{ROOM_PERCENT, is_used};
 use crate::model::{Place, ReplicatedLimits, TxnRefused, Work};
 use crate::planted::{self, Bug};
 
 /// A key that is written over may grow by so many bytes in a store that is nearly full: a record has numbers and lists in it that
 /// take a byte more now and then.
 const GROWTH_OF_A_KEY: u64 = 64;
-
-/// Where less of the limit is used, a store is not full for a transaction, whatever its proposer found.
-const ROOM_PERCENT: u128 = 80;
 
 /// What a transaction makes of what the store holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,7 +48,11 @@ impl EntryWork {
     }
 
     /// Refuses the transaction under way where the store is nearly full, and it lets what lives grow or goes beyond the limit.
-    pub(super) fn grow(&self, batch: &Batch<'_>, limits: &ReplicatedLimits) -> Result<(), TxnRefused> {
+    pub(super) fn grow(
+        &self,
+        limits: &ReplicatedLimits,
+        growth: impl FnOnce() -> Growth,
+    ) -> Result<(), TxnRefused> {
         let limit = limits.store_bytes_max;
         let Some(used) = self
             .full_at
@@ -59,14 +60,14 @@ impl EntryWork {
         else {
             return Ok(());
         };
-        let Growth { comes, goes, kept } = batch.growth();
+        let Growth { comes, goes, kept } = growth();
         let refused = |wanted| Err(TxnRefused::NoSpace { used, limit, wanted });
         // What it writes over stays, as history.
         if comes > 0 && used.saturating_add(comes) > limit {
             return refused(comes);
         }
         // Since it was proposed the limit may have been raised.
-        let is_full = u128::from(used) * 100 >= u128::from(limit) * ROOM_PERCENT;
+        let is_full = is_used(used, limit, ROOM_PERCENT);
         let grows = comes.saturating_sub(goes);
         match is_full && grows > kept.saturating_mul(GROWTH_OF_A_KEY) {
             true => refused(grows),

@@ -15,7 +15,7 @@ use super::reply::{NO_ANSWER, ReplyTo};
 use super::room::{Guest, Rooms};
 use super::service::Service;
 use super::settings::Settings;
-use super::space::{Admits, Attempt, Space, Used, may_grow};
+use super::space::{Admits, Attempt, Space, Used};
 use super::status::{MemberStatus, NodeRole, Status};
 use crate::env::{self, Instant};
 use crate::fault::{Fault, Faults};
@@ -235,22 +235,13 @@ impl Front {
             let admits = self.admits(&checked.0, attempt);
             (checked, admits)
         });
-        let full_at = |admits: &Admits| match admits {
-            Admits::Now => Some(None),
-            Admits::WhatGrowsNot { used } => Some(Some(*used)),
-            Admits::OnceHistoryIsGone | Admits::Never(_) => None,
-        };
         match admitted {
             Ok((_, Admits::Never(failure))) | Err(failure) => {
                 reply.send(Response::Failed(failure));
                 None
             }
-            Ok(((command, size), admits))
-                if !self.waits_for_limits(&command)
-                    && let Some(full_at) = full_at(&admits) =>
-            {
+            Ok(((command, size), Admits::Now { full_at })) if !self.waits_for_limits(&command) => {
                 let write = Write {
-                    may_grow: may_grow(&command),
                     command,
                     size,
                     full_at,
@@ -258,7 +249,7 @@ impl Front {
                 let back = self.proposals.send_now(write, reply);
                 back.map(|(Write { command, size, .. }, reply)| ((command, size), reply))
             }
-            Ok((checked, _)) => Some((checked, reply)),
+            Ok((checked, Admits::Now { .. } | Admits::OnceHistoryIsGone)) => Some((checked, reply)),
         }
     }
 
@@ -278,7 +269,6 @@ impl Front {
         };
         self.wait_for_limits(&command, until).await;
         let write = Write {
-            may_grow: may_grow(&command),
             command,
             size,
             full_at,
@@ -317,8 +307,7 @@ impl Front {
                 attempt => attempt,
             };
             match self.admits(command, attempt) {
-                Admits::Now => return Ok(None),
-                Admits::WhatGrowsNot { used } => return Ok(Some(used)),
+                Admits::Now { full_at } => return Ok(full_at),
                 Admits::Never(failure) => return Err(failure),
                 Admits::OnceHistoryIsGone => {
                     env::mark("space.waits_for_history");

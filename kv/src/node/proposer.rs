@@ -15,6 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::reply::{ReplyTo, SIGN_INTERVAL};
 use super::service::Service;
+use super::space::may_grow;
 use crate::env::{self, Instant, Semaphore, mpsc};
 use crate::machine::EntryOutcome;
 use crate::model::{Command, Outcome, Proposal};
@@ -47,8 +48,6 @@ pub(super) struct Write {
     pub(super) command: Command,
     /// About how many bytes it takes in an entry.
     pub(super) size: usize,
-    /// Whether it may add anything to what is stored.
-    pub(super) may_grow: bool,
     /// What the store uses, where it is nearly full, so that this must not let it grow.
     pub(super) full_at: Option<u64>,
 }
@@ -248,26 +247,27 @@ impl Proposer {
     }
 }
 
-/// Takes what shares the next entry. Of what may grow either all must find room in a nearly full store, or none.
+/// Takes what shares the next entry. What may grow and was taken while there was room shares none with what found none.
 fn next_entry(waiting: &mut VecDeque<Waiting>) -> (Proposal, Vec<ReplyTo>) {
     let (mut commands, mut replies, mut size) = (Vec::new(), Vec::new(), 0);
-    // Known with the first command that may grow.
-    let mut full_at: Option<Option<u64>> = None;
+    let mut full_at: Option<u64> = None;
     while let Some(Waiting { write: next, .. }) = waiting.front()
         && (commands.is_empty() || size + next.size <= ENTRY_BYTES_MAX)
-        && (!next.may_grow || full_at.is_none_or(|full_at| full_at.is_some() == next.full_at.is_some()))
+        && match (full_at, next.full_at) {
+            (None, None) | (Some(_), Some(_)) => true,
+            (Some(_), None) => !may_grow(&next.command),
+            (None, Some(_)) => !commands.iter().any(may_grow),
+        }
         && let Some(Waiting { write, reply, .. }) = waiting.pop_front()
     {
         size += write.size;
-        if write.may_grow {
-            full_at = full_at.max(Some(write.full_at));
-        }
+        full_at = full_at.max(write.full_at);
         commands.push(write.command);
         replies.push(reply);
     }
     let proposal = Proposal {
         stamp: env::wall_clock(),
-        full_at: full_at.flatten(),
+        full_at,
         commands,
     };
     (proposal, replies)
@@ -327,14 +327,18 @@ mod tests {
 
     fn waiting(writes: impl IntoIterator<Item = (bool, Option<u64>, usize)>) -> VecDeque<Waiting> {
         let room = Room::new(1_000);
+        let key = || Key::try_from("k").expect("a legal key");
         let one = |(may_grow, full_at, size)| Waiting {
             write: Write {
                 command: Command::Txn {
                     session: None,
-                    txn: Txn::new([Op::get(Key::try_from("k").expect("a legal key"))]),
+                    txn: Txn::new([if may_grow {
+                        Op::put(key(), "v")
+                    } else {
+                        Op::get(key())
+                    }]),
                 },
                 size,
-                may_grow,
                 full_at,
             },
             reply: ReplyTo::local().0,

@@ -14,13 +14,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::env;
-use crate::machine::{self, Holds, View};
+use crate::machine::{self, Holds, ROOM_PERCENT, View};
 use crate::model::{Command, Key, Op, SEQUENCE_DIGITS};
 use crate::protocol::Failure;
 
-/// From so many percent of the limit on what grows is refused, until less than so many are used.
+/// From so many percent of the limit on what grows is refused, until less than [`ROOM_PERCENT`] are used.
 const FULL_PERCENT: u64 = 95;
-const ROOM_PERCENT: u64 = 80;
 /// From so many on whatever history there is goes.
 const PACKED_PERCENT: u64 = 98;
 /// From so many on the leader gives history up, however young it is.
@@ -70,12 +69,16 @@ impl Used {
     /// Whether history is to go, whatever is kept of it otherwise: before anything is refused.
     pub(super) fn presses(self) -> bool {
         // What is left of it when nearly all is live helps nobody but who writes over keys of a store that is full.
-        let is_much = |max: u64| match self.is_at(FULL_PERCENT) {
-            _ if self.is_at(PACKED_PERCENT) => self.history > 0,
-            true => self.history > max / 100,
-            false => self.history > max / 20,
+        let left = |max: u64| {
+            if self.is_at(PACKED_PERCENT) {
+                0
+            } else if self.is_at(FULL_PERCENT) {
+                max / 100
+            } else {
+                max / 20
+            }
         };
-        self.is_at(PRESSING_PERCENT) && self.max.is_some_and(is_much)
+        self.is_at(PRESSING_PERCENT) && self.max.is_some_and(|max| self.history > left(max))
     }
 
     /// Whether a smaller state file is worth more than usual.
@@ -85,8 +88,8 @@ impl Used {
 
     /// Whether at least so many percent of the limit are used.
     fn is_at(self, percent: u64) -> bool {
-        let at = |max: u64| u128::from(self.bytes) * 100 >= u128::from(max) * u128::from(percent);
-        self.max.is_some_and(at)
+        self.max
+            .is_some_and(|max| machine::is_used(self.bytes, max, percent))
     }
 }
 
@@ -159,10 +162,10 @@ impl Space {
         used: impl FnOnce() -> Option<Used>,
     ) -> Admits {
         let Some(wanted) = may_add(command) else {
-            return Admits::Now;
+            return Admits::Now { full_at: None };
         };
         let Some(used) = used() else {
-            return Admits::Now;
+            return Admits::Now { full_at: None };
         };
         let is_full = self.is_full(used);
         let beyond = used
@@ -172,9 +175,11 @@ impl Space {
             // It may have been carried out, and has its first answer then, however full the store is by now. Else the state machine
             // refuses it.
             Attempt::Again if is_full || beyond.is_some() => {
-                return Admits::WhatGrowsNot { used: used.bytes };
+                return Admits::Now {
+                    full_at: Some(used.bytes),
+                };
             }
-            Attempt::Again => return Admits::Now,
+            Attempt::Again => return Admits::Now { full_at: None },
             Attempt::First if (is_full || beyond.is_some()) && used.presses() => {
                 return Admits::OnceHistoryIsGone;
             }
@@ -194,12 +199,11 @@ impl Space {
                 limit: disk.max.unwrap_or_default(),
             });
         }
-        match is_full {
-            true => {
-                env::mark("space.nothing_grows");
-                Admits::WhatGrowsNot { used: used.bytes }
-            }
-            false => Admits::Now,
+        if is_full {
+            env::mark("space.nothing_grows");
+        }
+        Admits::Now {
+            full_at: is_full.then_some(used.bytes),
         }
     }
 }
@@ -218,10 +222,9 @@ pub(super) enum Attempt {
 /// Whether a leader takes a command.
 #[derive(Debug, PartialEq)]
 pub(super) enum Admits {
-    Now,
-    /// Where it does not let what lives grow, which the state machine finds; so much is used.
-    WhatGrowsNot {
-        used: u64,
+    /// Where the store is nearly full so much is used, and the state machine refuses it if it lets what lives grow.
+    Now {
+        full_at: Option<u64>,
     },
     /// The store is full of history that goes by itself.
     OnceHistoryIsGone,
@@ -329,7 +332,7 @@ mod tests {
         };
         assert_eq!(
             space.admits(&put(1), Attempt::First, boundless),
-            Admits::Now,
+            Admits::Now { full_at: None },
             "nobody looked at the disk yet"
         );
         for (bytes, is_full) in [(949, false), (950, true), (800, true), (799, false), (960, true)] {
@@ -339,7 +342,7 @@ mod tests {
                     used: bytes,
                     limit: 1_000,
                 }),
-                false => Admits::Now,
+                false => Admits::Now { full_at: None },
             };
             for of_store in [boundless(), Some(used(10))] {
                 assert_eq!(
@@ -350,10 +353,13 @@ mod tests {
             }
             assert_eq!(
                 space.admits(&put(1), Attempt::First, || None),
-                Admits::Now,
+                Admits::Now { full_at: None },
                 "it does not lead"
             );
-            assert_eq!(space.admits(&delete, Attempt::First, boundless), Admits::Now);
+            assert_eq!(
+                space.admits(&delete, Attempt::First, boundless),
+                Admits::Now { full_at: None }
+            );
             assert_eq!(space.disk_is_full(), is_full);
         }
         let both = space.admits(&put(1), Attempt::First, || Some(used_by_the_living(990)));
@@ -422,7 +428,7 @@ mod tests {
         let left = |bytes: usize| 1_000 - (bytes as u64 + 66);
         assert_eq!(
             space.admits(&put(500), Attempt::First, || Some(used_by_the_living(left(500)))),
-            Admits::Now
+            Admits::Now { full_at: None }
         );
         assert_eq!(
             space.admits(&put(500), Attempt::First, || Some(used_by_the_living(
@@ -461,32 +467,32 @@ mod tests {
             max: Some(10_000),
         };
         let admits = |bytes, history, attempt| space.admits(&put(1), attempt, || Some(used(bytes, history)));
-        assert_eq!(admits(9_499, 0, Attempt::First), Admits::Now);
+        assert_eq!(admits(9_499, 0, Attempt::First), Admits::Now { full_at: None });
         assert_eq!(
             admits(9_500, 0, Attempt::First),
-            Admits::WhatGrowsNot { used: 9_500 }
+            Admits::Now { full_at: Some(9_500) }
         );
         // A key of one byte, which counts twice, a value of one byte, and 64.
         assert_eq!(
             admits(9_933, 0, Attempt::First),
-            Admits::WhatGrowsNot { used: 9_933 }
+            Admits::Now { full_at: Some(9_933) }
         );
         assert!(matches!(admits(9_934, 0, Attempt::First), Admits::Never(_)));
         assert_eq!(admits(9_933, 101, Attempt::First), Admits::OnceHistoryIsGone);
         assert_eq!(
             admits(9_933, 101, Attempt::FirstOutOfTime),
-            Admits::WhatGrowsNot { used: 9_933 }
+            Admits::Now { full_at: Some(9_933) }
         );
         assert!(matches!(
             admits(9_934, 101, Attempt::FirstOutOfTime),
             Admits::Never(_)
         ));
         let again = |bytes| admits(bytes, 101, Attempt::Again);
-        assert_eq!(again(7_999), Admits::Now);
+        assert_eq!(again(7_999), Admits::Now { full_at: None });
         for bytes in [9_500, 9_934, 20_000] {
             assert_eq!(
                 again(bytes),
-                Admits::WhatGrowsNot { used: bytes },
+                Admits::Now { full_at: Some(bytes) },
                 "it never waits"
             );
         }
@@ -497,7 +503,7 @@ mod tests {
         ));
         assert_eq!(
             again(9_600),
-            Admits::WhatGrowsNot { used: 9_600 },
+            Admits::Now { full_at: Some(9_600) },
             "not everything"
         );
         // What is larger than what is left waits for history too, in a store that is not full.

@@ -10,8 +10,12 @@ use crate::model::{KeyRange, Op, RangeRead, ReadOp, ReadResult};
 
 /// A store each of whose checkpoints makes a run of its own, and whose steps of merging write so many rows.
 fn store(merge_rows: usize) -> Store {
+    store_with(merging(merge_rows, 1))
+}
+
+fn store_with(settings: MachineSettings) -> Store {
     let disk: Arc<dyn Disk> = Arc::<MemoryDisk>::default();
-    Store::with(disk, OpenMode::Create, merging(merge_rows, 1))
+    Store::with(disk, OpenMode::Create, settings)
 }
 
 fn merging(merge_rows: usize, run_rows: u64) -> MachineSettings {
@@ -127,8 +131,7 @@ fn where_nothing_is_written_runs_are_merged_that_stay_beside_writers() {
     for merge_rows in [1, 7, 1_000] {
         let mut settings = merging(merge_rows, 2);
         settings.tuning.runs_merged = 8;
-        let disk: Arc<dyn Disk> = Arc::<MemoryDisk>::default();
-        let mut store = Store::with(disk, OpenMode::Create, settings);
+        let mut store = store_with(settings);
         put(&mut store, 0..40);
         put(&mut store, 40..50);
         delete(&mut store, [3, 45, 49]);
@@ -156,8 +159,7 @@ fn where_nothing_is_written_runs_are_merged_that_stay_beside_writers() {
 fn beside_writers_no_merge_begins_that_is_one_for_times_of_rest() {
     let mut settings = merging(1, 1);
     settings.tuning.runs_merged = 3;
-    let disk: Arc<dyn Disk> = Arc::<MemoryDisk>::default();
-    let mut store = Store::with(disk, OpenMode::Create, settings);
+    let mut store = store_with(settings);
     put(&mut store, 0..20);
     put(&mut store, 20..30);
     // The two are one, and go, one block a step.

@@ -68,7 +68,6 @@ fn put(size: usize) -> Write {
     Write {
         command,
         size,
-        may_grow: true,
         full_at: None,
     }
 }
