@@ -198,11 +198,10 @@ pub struct ServeArgs {
     /// How to log: text or json
     #[arg(long, env = "QUORATE_LOG_FORMAT", hide_env = true, value_name = "FORMAT")]
     pub log_format: Option<String>,
-    /// Worker threads for the network and for clients; as many as processors by default
+    /// Worker threads for the network and for clients; 1 by default, which looks for the next datagram before it sleeps
     #[arg(long, env = "QUORATE_WORKERS", hide_env = true, value_name = "N")]
     pub workers: Option<String>,
-    /// With one worker thread: how long it looks for the next datagram before it sleeps; 500us by default, 0s is not at
-    /// all
+    /// How long the one worker thread looks for the next datagram before it sleeps; 500us by default, 0s is not at all
     #[arg(long, env = "QUORATE_BUSY_POLL", hide_env = true, value_name = "TIME")]
     pub busy_poll: Option<String>,
     /// Check the configuration, say what it amounts to, and end
@@ -836,7 +835,7 @@ pub struct BenchArgs {
     /// How many connections the callers share
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub connections: u32,
-    /// Worker threads of this process, and with --nodes of each node
+    /// Worker threads of this process, and with --nodes of each node; 1 of each by default, as serve has
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_024))]
     pub workers: Option<u32>,
     /// With --nodes: the nodes' heartbeats and failover times

@@ -68,6 +68,12 @@ fn only_a_node_with_one_worker_thread_can_be_told_to_look_for_datagrams_and_not_
     assert!(checked.contains("busy_poll  200µs"), "{checked}");
     let checked = shown("serve --data-dir data --workers 2 --check");
     assert!(checked.contains("busy_poll  off"), "{checked}");
+    let checked = shown("serve --data-dir data --check");
+    assert!(checked.contains("workers    1\n"), "{checked}");
+    // One processor is the log's and the state's: nobody looks.
+    let alone = std::thread::available_parallelism().is_ok_and(|processors| processors.get() == 1);
+    let looks = if alone { "off" } else { "500µs" };
+    assert!(checked.contains(&format!("busy_poll  {looks}")), "{checked}");
 }
 
 #[test]

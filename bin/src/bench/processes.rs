@@ -82,9 +82,6 @@ impl Processes {
             .map(|(id, address)| format!("{id}={address}"))
             .collect();
         let peers = peers.join(",");
-        let workers = args
-            .workers
-            .map_or_else(|| workers(count), |workers| workers as usize);
         let mut started = Self {
             nodes: Vec::new(),
             credentials,
@@ -92,7 +89,7 @@ impl Processes {
         };
         for (id, address) in (1..).zip(addresses) {
             let dir = started._files.path().join(format!("node-{id}"));
-            let node = spawn(id, address, &dir, &peers, &certs, workers, &args.profile);
+            let node = spawn(id, address, &dir, &peers, &certs, args.workers, &args.profile);
             started
                 .nodes
                 .push(node.map_err(|error| failed("a node cannot be started", error))?);
@@ -270,20 +267,13 @@ fn free_addresses(count: u64) -> std::io::Result<Vec<SocketAddr>> {
     sockets.iter().map(UdpSocket::local_addr).collect()
 }
 
-/// The nodes share the machine's processors; each needs at least one thread.
-fn workers(nodes: u64) -> usize {
-    crate::processors()
-        .div_ceil(usize::try_from(nodes).unwrap_or(1))
-        .max(1)
-}
-
 fn spawn(
     id: u64,
     address: SocketAddr,
     dir: &Path,
     peers: &str,
     certs: &Path,
-    workers: usize,
+    workers: Option<u32>,
     profile: &str,
 ) -> std::io::Result<Node> {
     std::fs::create_dir_all(dir)?;
@@ -304,16 +294,7 @@ fn spawn(
             "--listen",
             &address.to_string(),
         ])
-        .args([
-            "--peers",
-            peers,
-            "--profile",
-            profile,
-            "--workers",
-            &workers.to_string(),
-            "--log",
-            "warn",
-        ])
+        .args(["--peers", peers, "--profile", profile, "--log", "warn"])
         .arg("--data-dir")
         .arg(dir.join("data"))
         .arg("--certs")
@@ -321,6 +302,10 @@ fn spawn(
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(File::create(&log)?);
+    // What is not asked for stays as users get it.
+    if let Some(workers) = workers {
+        command.args(["--workers", &workers.to_string()]);
+    }
     Ok(Node {
         process: command.spawn()?,
         command,

@@ -25,6 +25,10 @@ use crate::text::{exact_size, with_brackets};
 /// Where a node listens when nothing is said: this machine alone reaches it.
 pub const LISTEN: &str = "127.0.0.1:7001";
 
+/// How many worker threads a node has when nothing is said. One drives more than the disks of most machines take, and
+/// only a thread that is alone knows that the next datagram is its own, so only it may look for it.
+const WORKERS: usize = 1;
+
 /// How long a node's one worker thread looks for the next datagram when nothing is said: a sync of a fast disk, and the
 /// hops around it.
 const BUSY_POLL: Duration = Duration::from_micros(500);
@@ -51,7 +55,7 @@ pub struct Config {
     /// Where metrics are offered.
     pub metrics: Option<ListenAt>,
     /// Worker threads.
-    pub workers: Option<usize>,
+    pub workers: usize,
     /// How long a worker thread looks for the next datagram before it sleeps.
     pub busy_poll: Duration,
     /// What is logged.
@@ -85,7 +89,7 @@ pub struct ConfigReport {
     /// What was found there; `None` where they were not looked at, or the first start makes them.
     certificates: Option<Certificates>,
     metrics: Option<String>,
-    workers: Option<usize>,
+    workers: usize,
     busy_poll: Duration,
     log: Log,
     settings: Settings,
@@ -151,13 +155,7 @@ impl Report for ConfigReport {
                 ),
             ),
             ("metrics", or(self.metrics.clone(), "off")),
-            (
-                "workers",
-                or(
-                    self.workers.map(|workers| workers.to_string()),
-                    "as many as processors",
-                ),
-            ),
+            ("workers", self.workers.to_string()),
             (
                 "busy_poll",
                 match self.busy_poll {
@@ -314,13 +312,7 @@ fn read(
     let metrics = keys
         .text("metrics")
         .and_then(|text| listen_at(&mut keys, "metrics", &text));
-    let workers = keys.number_from("workers", 1);
-    if let Some(number) = workers
-        && !(1..=1024).contains(&number)
-    {
-        keys.fault("workers", format!("{number} is outside 1 to 1,024"));
-    }
-    let workers = workers.and_then(|number| usize::try_from(number).ok());
+    let workers = workers(&mut keys);
     let busy_poll = busy_poll(&mut keys, workers);
     let logging = logging(&mut keys);
     let settings = settings(&mut keys);
@@ -464,12 +456,21 @@ fn listen_at(keys: &mut Keys, key: &str, text: &str) -> Option<ListenAt> {
         .map(ListenAt)
 }
 
+fn workers(keys: &mut Keys) -> usize {
+    match keys.number_from("workers", 1) {
+        None => WORKERS,
+        Some(number) if (1..=1024).contains(&number) => usize::try_from(number).unwrap_or(WORKERS),
+        Some(number) => {
+            keys.fault("workers", format!("{number} is outside 1 to 1,024"));
+            WORKERS
+        }
+    }
+}
+
 /// A thread that looks for datagrams takes up to a processor: by default only where the log and the state have another.
-fn busy_poll(keys: &mut Keys, workers: Option<usize>) -> Duration {
-    let processors = crate::processors();
-    let workers = workers.unwrap_or(processors);
+fn busy_poll(keys: &mut Keys, workers: usize) -> Duration {
     match keys.duration("busy_poll") {
-        None if workers == 1 && processors > 1 => BUSY_POLL,
+        None if workers == 1 && crate::processors() > 1 => BUSY_POLL,
         None => Duration::ZERO,
         Some(time) if time > BUSY_POLL_MAX => {
             keys.fault(

@@ -81,7 +81,7 @@ pub fn run(args: &ServeArgs, variables: &BTreeSet<String>, output: &mut Output) 
     if logging.format() == Format::Json {
         *output = output.failing_in_json();
     }
-    let runtime = crate::runtime(config.workers)?;
+    let runtime = crate::runtime(Some(config.workers))?;
     // Dropped last: what the ending tasks say is logged too.
     let _log = logging
         .install()

@@ -45,8 +45,7 @@ struct Args {
     /// Connections that the callers share, on either side
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     connections: u32,
-    /// Worker threads of each node of Quorate, in place of its default, a thread for each processor; with one a node looks for
-    /// the next datagram before it sleeps
+    /// Worker threads of each node of Quorate, in place of its default, one, which looks for the next datagram before it sleeps
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_024))]
     workers: Option<u32>,
     /// The etcd program; by default the one on PATH
