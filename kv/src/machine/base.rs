@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use redb::{Range, ReadOnlyTable, ReadTransaction};
 
-use super::blocks;
+use super::blocks::{self, BlockBound};
 use super::database::{OpenState, for_each_row};
 use super::error::{StateFile, step, storage};
 use super::filter::{Filter, FilterHash};
@@ -35,7 +35,7 @@ pub(super) struct Base {
     pub(super) standing: Standing,
     pub(super) runs: Runs,
     /// The heads of the runs, the newest first.
-    heads: Vec<(Arc<Filter>, Rows)>,
+    heads: Vec<(Arc<Filter>, runs::Blocks)>,
     versions: Rows,
     answers: Rows,
     sequences: Rows,
@@ -406,7 +406,7 @@ impl Base {
 }
 
 /// The heads of a range.
-pub(super) type HeadRows<'b> = Heads<Range<'b, &'static [u8], &'static [u8]>, &'b StateFile>;
+pub(super) type HeadRows<'b> = Heads<Range<'b, BlockBound, &'static [u8]>, &'b StateFile>;
 
 /// One of them.
 pub(super) type HeadRow<'b> = heads::HeadRow<redb::AccessGuard<'b, &'static [u8]>>;

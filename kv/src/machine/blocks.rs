@@ -3,16 +3,18 @@
 //! A row of the database costs far more to write, and to read on, than a head in a block. A run is written and read from one
 //! end to the other, again and again as runs are merged, and never changed in its middle.
 //!
-//! The row's key is the last key of its block, so that the first row at or behind a key has the block in which it is, if it is in
-//! any. The row's value: how many entries the block has (2 bytes); where each ends, counted from where the first begins (2
+//! The row's key is a bound of its block: no key of the block is above it, and every key of the next block is. So the first row at or
+//! above a key has the block in which the key is, if it is in any. It is as short as such a bound can be, for the database's
+//! branches are made of them. The row's value: how many entries the block has (2 bytes); where each ends, counted from where the first begins (2
 //! each); then the entries, in the order of their keys: the key's length (2), the key, the head. All numbers are big-endian.
 //! A block has one entry at least; it is closed before it, its row's key and what the database adds fill more than a page,
 //! unless one entry does.
 
+use std::cmp::Ordering;
 use std::ops::{Bound, Range};
 use std::sync::Arc;
 
-use redb::{CursorMut, ReadableTable, StorageError};
+use redb::{CursorMut, ReadableTable, StorageError, TypeName};
 
 use super::error::{StateFile, storage};
 use super::heads::{Guard, HeadRow, Rows};
@@ -28,6 +30,60 @@ pub(super) const BLOCK_BYTES: usize = 4096 - 12;
 const NUMBER: usize = 2;
 
 type Slice = &'static [u8];
+
+/// The key of a block's row.
+///
+/// A type of its own for what stands between two rows in the database's branches. Of plain bytes the database makes something
+/// short there, which is above keys of the second row's block: of three look-ups one would read the wrong page first. Of this type
+/// it takes the first row's key.
+#[derive(Debug)]
+pub(super) struct BlockBound;
+
+impl redb::Value for BlockBound {
+    type SelfType<'a> = &'a [u8];
+    type AsBytes<'a> = &'a [u8];
+
+    fn fixed_width() -> Option<usize> {
+        None
+    }
+
+    fn from_bytes<'a>(bytes: &'a [u8]) -> &'a [u8]
+    where
+        Self: 'a,
+    {
+        bytes
+    }
+
+    fn as_bytes<'a, 'b: 'a>(bound: &'a &'b [u8]) -> &'a [u8]
+    where
+        Self: 'b,
+    {
+        bound
+    }
+
+    fn type_name() -> TypeName {
+        TypeName::new("quorate::BlockBound")
+    }
+}
+
+impl redb::Key for BlockBound {
+    fn compare(one: &[u8], other: &[u8]) -> Ordering {
+        one.cmp(other)
+    }
+}
+
+/// `last`, or the shortest beginning of `next` that is below `next` and not below `last`, where it is shorter. `next` is above `last`.
+fn between<'k>(last: &'k [u8], next: &'k [u8]) -> &'k [u8] {
+    let common = last
+        .iter()
+        .zip(next)
+        .take_while(|(one, other)| one == other)
+        .count();
+    match next.get(..=common) {
+        Some(short) if short.len() < last.len() && short.len() < next.len() => short,
+        _ => last,
+    }
+}
 
 /// A block that is being filled.
 #[derive(Debug)]
@@ -64,7 +120,7 @@ impl Filling {
     pub(super) fn put(
         &mut self,
         file: &StateFile,
-        end: &mut CursorMut<'_, Slice, Slice>,
+        end: &mut CursorMut<'_, BlockBound, Slice>,
         key: &[u8],
         head: &[u8],
     ) -> Result<(), Fault> {
@@ -74,7 +130,7 @@ impl Filling {
         let entry = NUMBER + key.len() + head.len();
         let block = NUMBER + NUMBER * (self.ends.len() + 1) + self.entries.len() + entry;
         if !self.ends.is_empty() && block + key.len() > self.bytes_max {
-            self.close(file, end)?;
+            self.close_before(file, end, Some(key))?;
         }
         let too_long = || file.corrupt("a key and its head are longer than a block may be");
         let ends_at = u16::try_from(self.entries.len() + entry).map_err(|_| too_long())?;
@@ -94,13 +150,24 @@ impl Filling {
     pub(super) fn close(
         &mut self,
         file: &StateFile,
-        end: &mut CursorMut<'_, Slice, Slice>,
+        end: &mut CursorMut<'_, BlockBound, Slice>,
+    ) -> Result<(), Fault> {
+        self.close_before(file, end, None)
+    }
+
+    /// The same where the next block begins with a key that is known.
+    fn close_before(
+        &mut self,
+        file: &StateFile,
+        end: &mut CursorMut<'_, BlockBound, Slice>,
+        next: Option<&[u8]>,
     ) -> Result<(), Fault> {
         let Some(last) = self.last.as_ref().filter(|_| !self.ends.is_empty()) else {
             return Ok(());
         };
+        let bound = next.map_or(&last[..], |next| between(last, next));
         let block = encode(&self.ends, &self.entries).map_err(|e| file.malformed(&e))?;
-        end.insert_before(&last[..], &block[..]).map_err(storage(file))?;
+        end.insert_before(bound, &block[..]).map_err(storage(file))?;
         self.ends.clear();
         self.entries.clear();
         Ok(())
@@ -222,7 +289,7 @@ impl<G: Guard> Block<G> {
 /// The head of a key in a run, if it has one.
 pub(super) fn find<'t>(
     file: &StateFile,
-    run: &'t impl ReadableTable<Slice, Slice>,
+    run: &'t impl ReadableTable<BlockBound, Slice>,
     key: &[u8],
 ) -> Result<Option<HeadRow<redb::AccessGuard<'t, Slice>>>, Fault> {
     let first = run.range::<&[u8]>(key..).map_err(storage(file))?.next();
@@ -233,7 +300,8 @@ pub(super) fn find<'t>(
         let block = Block::of(row)?;
         let at = block.before(|other| other < key)?;
         if at == block.count {
-            return Err(Malformed("a block's last key comes before the key of its row"));
+            // The key is between the block's last one and its bound.
+            return Ok(None);
         }
         let row = Arc::new(block).row(at)?;
         Ok((row.key() == key).then_some(row))
@@ -261,10 +329,10 @@ pub(super) struct RunRows<R: Rows> {
 /// Of a run's table.
 pub(super) fn rows<'t>(
     file: &StateFile,
-    run: &'t impl ReadableTable<Slice, Slice>,
+    run: &'t impl ReadableTable<BlockBound, Slice>,
     (lower, upper): (Bound<&[u8]>, Bound<&[u8]>),
     order: Order,
-) -> Result<RunRows<redb::Range<'t, Slice, Slice>>, Fault> {
+) -> Result<RunRows<redb::Range<'t, BlockBound, Slice>>, Fault> {
     let from = |from: Bound<&[u8]>| run.range::<&[u8]>((from, Bound::Unbounded));
     let blocks = match (order, upper) {
         // Behind the block that ends the range comes no other that is asked for.
@@ -352,11 +420,11 @@ mod tests {
     use std::rc::Rc;
 
     use proptest::prelude::*;
-    use redb::{Database, ReadableDatabase, TableDefinition};
+    use redb::{Database, ReadableDatabase, StorageBackend, TableDefinition};
 
     use super::*;
 
-    const RUN: TableDefinition<'static, Slice, Slice> = TableDefinition::new("heads-0");
+    const RUN: TableDefinition<'static, BlockBound, Slice> = TableDefinition::new("heads-0");
 
     impl Guard for Vec<u8> {
         fn bytes(&self) -> &[u8] {
@@ -372,6 +440,15 @@ mod tests {
     fn run(heads: &BTreeMap<Vec<u8>, Vec<u8>>, block_bytes: usize, closed_every: usize) -> Database {
         let in_memory = redb::backends::InMemoryBackend::new();
         let database = Database::builder().create_with_backend(in_memory).unwrap();
+        run_in(database, heads, block_bytes, closed_every)
+    }
+
+    fn run_in(
+        database: Database,
+        heads: &BTreeMap<Vec<u8>, Vec<u8>>,
+        block_bytes: usize,
+        closed_every: usize,
+    ) -> Database {
         let txn = database.begin_write().unwrap();
         {
             let mut table = txn.open_table(RUN).unwrap();
@@ -388,6 +465,84 @@ mod tests {
         }
         txn.commit().unwrap();
         database
+    }
+
+    /// A file in memory that counts its reads.
+    #[derive(Debug, Default)]
+    struct CountingFile {
+        file: redb::backends::InMemoryBackend,
+        reads: std::sync::Arc<std::sync::atomic::AtomicUsize>,
+    }
+
+    impl StorageBackend for CountingFile {
+        fn len(&self) -> Result<u64, std::io::Error> {
+            self.file.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), std::io::Error> {
+            self.reads.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            self.file.read(offset, out)
+        }
+
+        fn set_len(&self, len: u64) -> Result<(), std::io::Error> {
+            self.file.set_len(len)
+        }
+
+        fn sync_data(&self) -> Result<(), std::io::Error> {
+            self.file.sync_data()
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> Result<(), std::io::Error> {
+            self.file.write(offset, data)
+        }
+    }
+
+    /// Plain bytes as keys of rows made one look-up of three read a page too much, at ten million keys a seventh of all work.
+    #[test]
+    fn a_look_up_reads_one_block_and_the_way_to_it() {
+        let file_in_memory = CountingFile::default();
+        let reads = std::sync::Arc::clone(&file_in_memory.reads);
+        let key = |number: u32| number.wrapping_mul(2_654_435_761).to_be_bytes().to_vec();
+        let heads = (0..60_000).map(|number| (key(number), vec![7; 40])).collect();
+        let database = run_in(
+            Database::builder()
+                .set_cache_size(0)
+                .create_with_backend(file_in_memory)
+                .unwrap(),
+            &heads,
+            BLOCK_BYTES,
+            usize::MAX,
+        );
+        let txn = database.begin_read().unwrap();
+        let table = txn.open_table(RUN).unwrap();
+        let reads_of = |number: u32| {
+            let before = reads.load(std::sync::atomic::Ordering::Relaxed);
+            let found = find(&file(), &table, &key(number)).unwrap();
+            assert_eq!(found.is_some(), number < 60_000, "{number}");
+            drop(found);
+            reads.load(std::sync::atomic::Ordering::Relaxed) - before
+        };
+        let depth = reads_of(0);
+        assert!((3..=4).contains(&depth), "{depth}: a root, branches and a block");
+        for number in 0..61_000 {
+            assert_eq!(reads_of(number), depth, "{number}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_bound_is_short_and_between_two_blocks(
+            one in prop::collection::vec(0u8..3, 0..6), other in prop::collection::vec(0u8..3, 0..6),
+        ) {
+            prop_assume!(one != other);
+            let (last, next) = if one < other { (one, other) } else { (other, one) };
+            let bound = between(&last, &next);
+            prop_assert!(&last[..] <= bound && bound < &next[..]);
+            prop_assert!(bound.len() <= last.len());
+            for shorter in (0..bound.len().min(next.len())).map(|len| &next[..len]) {
+                prop_assert!(shorter < &last[..], "{shorter:?} would do for {bound:?}");
+            }
+        }
     }
 
     fn short() -> impl Strategy<Value = Vec<u8>> {
@@ -479,6 +634,7 @@ mod tests {
     }
 
     impl Rows for Counting {
+        type Bound = Vec<u8>;
         type Guard = Vec<u8>;
     }
 

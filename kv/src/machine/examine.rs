@@ -344,9 +344,10 @@ impl Rows<'_> {
                 }
             };
             let (mut rows, mut dead) = (0, Dead::default());
-            let mut last: Option<Vec<u8>> = None;
+            let (mut last, mut bound): (Option<Vec<u8>>, Option<Vec<u8>>) = (None, None);
             for row in table.range::<&[u8]>(..).map_err(storage(self.file))? {
                 let (key, block) = row.map_err(storage(self.file))?;
+                let bound_before = bound.replace(key.value().to_vec());
                 let checked = (|| {
                     for row in Block::of(block)?.rows() {
                         let row = row?;
@@ -359,14 +360,19 @@ impl Rows<'_> {
                         {
                             return Err(Malformed("its keys are not in order"));
                         }
+                        if bound_before.as_ref().is_some_and(|bound| row.key() <= &bound[..]) {
+                            return Err(Malformed(
+                                "a key of it is not above the bound of the block before",
+                            ));
+                        }
                         let hash = FilterHash::of(row.key());
                         if filter.as_ref().is_some_and(|filter| !filter.may_have(hash)) {
                             return Err(Malformed("a key of it is not in the run's filter"));
                         }
                     }
-                    match last.as_deref() == Some(key.value()) {
+                    match last.as_deref() <= Some(key.value()) {
                         true => Ok(()),
-                        false => Err(Malformed("its last key is not that of its row")),
+                        false => Err(Malformed("its last key is above its bound")),
                     }
                 })();
                 if let Err(error) = checked {

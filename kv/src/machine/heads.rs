@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use redb::{AccessGuard, OwnedAccessGuard, OwnedRange, StorageError};
 
-use super::blocks::{Block, RunRows};
+use super::blocks::{Block, BlockBound, RunRows};
 use super::error::StateFile;
 use super::head::Head;
 use super::layered::in_order;
@@ -45,18 +45,21 @@ impl Guard for OwnedAccessGuard<Slice> {
     }
 }
 
-/// The rows of a run's table, from either end: keys and blocks.
+/// The rows of a run's table, from either end: bounds and blocks.
 pub(super) trait Rows:
-    DoubleEndedIterator<Item = Result<(Self::Guard, Self::Guard), StorageError>>
+    DoubleEndedIterator<Item = Result<(Self::Bound, Self::Guard), StorageError>>
 {
+    type Bound;
     type Guard: Guard;
 }
 
-impl<'b> Rows for redb::Range<'b, Slice, Slice> {
+impl<'b> Rows for redb::Range<'b, BlockBound, Slice> {
+    type Bound = AccessGuard<'b, BlockBound>;
     type Guard = AccessGuard<'b, Slice>;
 }
 
-impl Rows for OwnedRange<Slice, Slice> {
+impl Rows for OwnedRange<BlockBound, Slice> {
+    type Bound = OwnedAccessGuard<BlockBound>;
     type Guard = OwnedAccessGuard<Slice>;
 }
 

@@ -21,21 +21,28 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::{
-    CursorMut, OwnedRange, ReadTransaction, ReadableTable, TableDefinition, TableError, WriteTransaction,
+    CursorMut, OwnedRange, ReadOnlyTable, ReadTransaction, ReadableTable, TableDefinition, TableError,
+    WriteTransaction,
 };
 
-use super::blocks::{Filling, RunRows};
+use super::blocks::{BlockBound, Filling, RunRows};
 use super::error::{StateFile, step, storage};
 use super::filter::{Filter, FilterHash};
 use super::head::Head;
 use super::heads::Heads;
-use super::tables::{Definition, FILTERS, SYSTEM};
+use super::tables::{FILTERS, SYSTEM};
 use super::wire::{Malformed, Row, put_u64};
 use crate::fault::Fault;
 use crate::model::{Order, Revision};
 
-/// All rows of a table.
-pub(super) type AllRows = OwnedRange<&'static [u8], &'static [u8]>;
+/// The table of a run.
+type Definition<'n> = TableDefinition<'n, BlockBound, &'static [u8]>;
+
+/// A table of a run that is being read.
+pub(super) type Blocks = ReadOnlyTable<BlockBound, &'static [u8]>;
+
+/// All blocks of a run.
+pub(super) type AllBlocks = OwnedRange<BlockBound, &'static [u8]>;
 
 /// The row's key in the table `system`.
 const RUNS: &[u8] = b"runs";
@@ -230,11 +237,7 @@ pub(super) fn run_of_table(name: &str) -> Option<Option<u64>> {
 }
 
 /// Opens the table of a run for reading.
-pub(super) fn open(
-    file: &StateFile,
-    txn: &ReadTransaction,
-    number: u64,
-) -> Result<redb::ReadOnlyTable<&'static [u8], &'static [u8]>, Fault> {
+pub(super) fn open(file: &StateFile, txn: &ReadTransaction, number: u64) -> Result<Blocks, Fault> {
     with_table(number, |table| txn.open_table(table)).map_err(step(file, "opening a run of"))
 }
 
@@ -243,7 +246,7 @@ pub(super) fn heads(
     file: &StateFile,
     txn: &ReadTransaction,
     runs: &Runs,
-) -> Result<Heads<AllRows, Arc<StateFile>>, Fault> {
+) -> Result<Heads<AllBlocks, Arc<StateFile>>, Fault> {
     let newest_first = runs.list.iter().rev().map(|run| {
         let rows = open(file, txn, run.number)?;
         let rows = rows.range_owned::<&[u8]>(..).map_err(storage(file))?;
@@ -258,7 +261,7 @@ pub(super) fn open_within<'t>(
     file: &StateFile,
     txn: &'t WriteTransaction,
     number: u64,
-) -> Result<redb::Table<'t, &'static [u8], &'static [u8]>, Fault> {
+) -> Result<redb::Table<'t, BlockBound, &'static [u8]>, Fault> {
     with_table(number, |table| txn.open_table(table)).map_err(step(file, "opening a run of"))
 }
 
@@ -444,7 +447,7 @@ impl Writing {
     pub(super) fn put(
         &mut self,
         file: &StateFile,
-        end: &mut CursorMut<'_, &'static [u8], &'static [u8]>,
+        end: &mut CursorMut<'_, BlockBound, &'static [u8]>,
         key: &[u8],
         head: &[u8],
     ) -> Result<(), Fault> {
@@ -458,7 +461,7 @@ impl Writing {
     pub(super) fn close_block(
         &mut self,
         file: &StateFile,
-        end: &mut CursorMut<'_, &'static [u8], &'static [u8]>,
+        end: &mut CursorMut<'_, BlockBound, &'static [u8]>,
     ) -> Result<(), Fault> {
         self.filling.close(file, end)
     }

@@ -24,7 +24,7 @@ pub(super) const STANDING: &[u8] = b"standing";
 pub(super) const MEMBERSHIP: &[u8] = b"membership";
 
 const MAGIC: &[u8; 8] = b"QRTSTATE";
-pub(super) const FORMAT_VERSION: u16 = 8;
+pub(super) const FORMAT_VERSION: u16 = 9;
 
 /// The value of the row `format`.
 pub(super) fn format_row() -> Vec<u8> {

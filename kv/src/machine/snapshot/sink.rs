@@ -5,7 +5,7 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use redb::{CursorError, Database, Durability, WriteTransaction};
+use redb::{CursorError, CursorMut, Database, Durability, WriteTransaction};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::chunk::Chunk;
@@ -14,6 +14,7 @@ use crate::env::Disk;
 use crate::fault::Fault;
 use crate::machine::backend::Backend;
 use crate::machine::blocks::BLOCK_BYTES;
+use crate::machine::blocks::BlockBound;
 use crate::machine::chain::Fold;
 use crate::machine::counters::Counters;
 use crate::machine::database::{
@@ -170,6 +171,12 @@ impl Drop for Unfinished {
             let _ = database::remove(&*self.disk, &self.path);
         }
     }
+}
+
+/// Where the rows of a table go: to the end of a run, or of the table itself.
+enum End<'t> {
+    Run(CursorMut<'t, BlockBound, &'static [u8]>, &'t mut Writing),
+    Table(CursorMut<'t, &'static [u8], &'static [u8]>),
 }
 
 impl SnapshotSink {
@@ -334,20 +341,25 @@ impl SnapshotSink {
         let Some(txn) = &self.txn else {
             return Err(SnapshotError::Refused);
         };
-        let mut heads = match table {
+        let heads = match table {
             Table::Current => Some((EXISTING, &mut self.existing)),
             Table::Deleted => Some((DELETED, &mut self.deleted)),
             _ => None,
         };
-        let mut rows = match &heads {
-            Some((run, _)) => runs::open_within(&self.file, txn, *run)?,
-            None => txn
-                .open_table(table.definition())
-                .map_err(step(&self.file, "opening a table of"))?,
+        let (mut blocks, mut rows) = (None, None);
+        let mut end = match heads {
+            Some((run, writing)) => {
+                let blocks = blocks.insert(runs::open_within(&self.file, txn, run)?);
+                let end = blocks.upper_bound_mut(Bound::<&[u8]>::Unbounded);
+                End::Run(end.map_err(storage(&self.file))?, writing)
+            }
+            None => {
+                let table = txn.open_table(table.definition());
+                let rows = rows.insert(table.map_err(step(&self.file, "opening a table of"))?);
+                let end = rows.upper_bound_mut(Bound::<&[u8]>::Unbounded);
+                End::Table(end.map_err(storage(&self.file))?)
+            }
         };
-        let mut end = rows
-            .upper_bound_mut(Bound::<&[u8]>::Unbounded)
-            .map_err(storage(&self.file))?;
         let mut scratch = Vec::new();
         let mut rest = stream;
         while rest.first() == Some(&table.tag()) {
@@ -355,10 +367,10 @@ impl SnapshotSink {
                 break;
             };
             let unordered = || corrupt(Malformed("a row comes twice, or out of order"));
-            match &heads {
-                Some((_, writing)) if !writing.is_next(key) => return Err(unordered()),
-                Some(_) => {}
-                None => match end.insert_before(key, value) {
+            match &mut end {
+                End::Run(_, writing) if !writing.is_next(key) => return Err(unordered()),
+                End::Run(..) => {}
+                End::Table(end) => match end.insert_before(key, value) {
                     Ok(()) => {}
                     Err(CursorError::UnorderedKey) => return Err(unordered()),
                     Err(error) => return Err(storage(&self.file)(error).into()),
@@ -391,16 +403,20 @@ impl SnapshotSink {
                 _ => {}
             }
             // By now it was found to be a head.
-            if let Some((_, writing)) = &mut heads {
-                writing.put(&self.file, &mut end, key, value)?;
+            if let End::Run(end, writing) = &mut end {
+                writing.put(&self.file, end, key, value)?;
             }
             self.rows += 1;
             rest = after;
         }
-        if let Some((_, writing)) = &mut heads {
-            writing.close_block(&self.file, &mut end)?;
-        }
-        end.close().map_err(storage(&self.file))?;
+        let closed = match end {
+            End::Run(mut end, writing) => {
+                writing.close_block(&self.file, &mut end)?;
+                end.close()
+            }
+            End::Table(end) => end.close(),
+        };
+        closed.map_err(storage(&self.file))?;
         Ok(stream.len() - rest.len())
     }
 

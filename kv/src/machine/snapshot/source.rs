@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use redb::ReadTransaction;
+use redb::{OwnedRange, ReadTransaction};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::chunk::Chunk;
@@ -13,7 +13,7 @@ use crate::fault::Fault;
 use crate::machine::database::OpenState;
 use crate::machine::error::{StateFile, step, storage};
 use crate::machine::heads::{self, Heads};
-use crate::machine::runs::{self, AllRows, Runs};
+use crate::machine::runs::{self, AllBlocks, Runs};
 use crate::machine::system::System;
 use crate::machine::tables::{SYSTEM, Table};
 use crate::machine::wire::{put_u64, put_varint};
@@ -22,8 +22,8 @@ use crate::planted::{self, Bug};
 
 /// The rows of a table that is being read.
 enum Reading {
-    Table(Box<AllRows>),
-    Heads(Box<Heads<AllRows, Arc<StateFile>>>),
+    Table(Box<OwnedRange<&'static [u8], &'static [u8]>>),
+    Heads(Box<Heads<AllBlocks, Arc<StateFile>>>),
 }
 
 /// A state that stays as it was, and keeps its pages of the file alive, until the last of its sources and of its other

@@ -70,7 +70,7 @@ fn store() -> Store {
 }
 
 #[test]
-fn the_rows_of_format_version_8() {
+fn the_rows_of_format_version_9() {
     let store = store();
     let published = store.reader.shared.get();
     let base = &published.state.base;
@@ -102,13 +102,13 @@ fn the_rows_of_format_version_8() {
         let (key, value) = row.unwrap();
         rows.push(format!("filter {} {}", hex(key.value()), hex(value.value())));
     }
-    is_golden("rows-8.txt", &rows.join("\n"));
+    is_golden("rows-9.txt", &rows.join("\n"));
 }
 
 #[test]
-fn the_snapshot_stream_of_format_version_8() {
+fn the_snapshot_stream_of_format_version_9() {
     let mut source = store().reader.snapshot().unwrap();
     let chunk = source.next_chunk().unwrap().unwrap();
     assert_eq!(source.next_chunk().unwrap(), None);
-    is_golden("snapshot-8.txt", &hex(&chunk));
+    is_golden("snapshot-9.txt", &hex(&chunk));
 }
