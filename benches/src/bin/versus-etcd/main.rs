@@ -113,7 +113,11 @@ fn run(args: &Args) -> Result<()> {
         .tempdir_in(&dir)
         .with_context(|| format!("no directory can be made in {}", dir.display()))?;
     let machine = facts::describe(files.path())?;
-    let runtime = tokio::runtime::Runtime::new()?;
+    // One thread asks either side; the nodes need the rest of the machine.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
     let rows = runtime.block_on(async {
         let ours = ours::Cluster::start(&quorate, &files.path().join("quorate"), args.workers).await?;
         let theirs = etcd::Cluster::start(&etcd, &files.path().join("etcd")).await?;
