@@ -89,7 +89,7 @@ fn apply(machine: &mut Machine, next: &mut u64, count: u64) -> Result<Duration> 
 fn entry(index: u64) -> Result<Entry> {
     // A multiplicative hash: neighbours in time are no neighbours in the tree.
     let key = index.wrapping_mul(0x9e37_79b9_7f4a_7c15) % KEYS;
-    let key = Key::try_from(format!("key/{key:012}"))?;
+    let key = Key::from(format!("key/{key:012}"));
     let put = Op::put(key, Bytes::from(vec![7; VALUE_BYTES]));
     let txn = Command::Txn {
         session: None,

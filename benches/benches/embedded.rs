@@ -172,7 +172,7 @@ fn on_nodes(nodes: u64, asked: &Asked, dir: &Path) -> Result<()> {
 }
 
 fn key(number: u64) -> Key {
-    Key::try_from(format!("key/{number:010}")).expect("a short key")
+    Key::from(format!("key/{number:010}"))
 }
 
 /// Writes all keys, waits until a checkpoint has them, and reads each once.
@@ -180,13 +180,13 @@ async fn fill(client: &Client, keys: u64) -> Result<()> {
     let numbers: Vec<u64> = (0..keys).collect();
     for some in numbers.chunks(1_000) {
         let puts = some.iter().map(|number| Op::put(key(*number), VALUE));
-        client.txn(Txn::new(puts)).await?;
+        client.commit(Txn::new(puts)).await?;
     }
     // One begins within this time of the last write, and takes far less.
     tokio::time::sleep(Duration::from_secs(7)).await;
     for some in numbers.chunks(50) {
         let gets = some.iter().map(|number| ReadOp::Get(key(*number)));
-        client.read(gets.collect(), STALE).await?;
+        client.read(gets).consistency(STALE).await?;
     }
     Ok(())
 }
@@ -232,7 +232,7 @@ fn measure(
 async fn call(client: &Client, number: u64, keys: u64, what: What) -> Result<()> {
     match what {
         What::Get(consistency) => {
-            let Some(record) = client.get_with(key(number), consistency).await? else {
+            let Some(record) = client.get(key(number)).consistency(consistency).await? else {
                 bail!("a key is lost");
             };
             if record.value != VALUE {
@@ -241,7 +241,7 @@ async fn call(client: &Client, number: u64, keys: u64, what: What) -> Result<()>
         }
         What::Batch(consistency) => {
             let gets = (0..BATCH).map(|next| ReadOp::Get(key((number + next) % keys)));
-            let response = client.read(gets.collect(), consistency).await?;
+            let response = client.read(gets).consistency(consistency).await?;
             let found = response.results.iter();
             let found = found.filter(|result| matches!(result, ReadResult::Get(Some(_))));
             if found.count() as u64 != BATCH {

@@ -42,7 +42,7 @@ async fn run(keys: u64, dir: &std::path::Path) -> Result<()> {
         let puts = some
             .iter()
             .map(|number| Op::put(key(*number), "a value of some size"));
-        client.txn(Txn::new(puts)).await?;
+        client.commit(Txn::new(puts)).await?;
     }
     println!("\n                       gets/s      p50      p99      max   counts   each takes");
     for callers in CALLERS {
@@ -87,7 +87,7 @@ async fn run(keys: u64, dir: &std::path::Path) -> Result<()> {
 }
 
 fn key(number: u64) -> Key {
-    Key::try_from(format!("key/{number:010}")).expect("a short key")
+    Key::from(format!("key/{number:010}"))
 }
 
 /// Gets of keys here and there, by some callers at once.
@@ -149,7 +149,7 @@ impl Counting {
                         ..RangeRead::new(KeyRange::prefix("key/"))
                     };
                     let read = vec![ReadOp::Range(count)];
-                    let response = client.read(read, Consistency::Linearizable).await?;
+                    let response = client.read(read).consistency(Consistency::Linearizable).await?;
                     match response.results.first() {
                         Some(ReadResult::Range { count, .. }) if *count == keys => counts += 1,
                         other => bail!("a count of {keys} keys was answered with {other:?}"),

@@ -255,7 +255,7 @@ fn txn() -> Txn {
             lease: LeaseChange::Attach(LeaseId::new(1)),
         },
         Op::delete(key("b")),
-        Op::delete_range(KeyRange::from("z"), 10),
+        Op::delete_range(KeyRange::starting_at("z"), 10),
         Op::delete_some_of(KeyRange::prefix("z"), 11),
         Op::Add {
             key: key("n"),

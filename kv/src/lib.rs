@@ -56,6 +56,7 @@ pub mod check;
 
 pub mod client;
 pub mod node;
+pub mod table;
 
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]

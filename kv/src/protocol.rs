@@ -186,7 +186,7 @@ mod tests {
         let call = Call {
             id: 1,
             request: Request::Read {
-                reads: vec![ReadOp::Get(Key::try_from("a").expect("a legal key"))],
+                reads: vec![ReadOp::Get(Key::from("a"))],
                 consistency: Consistency::Linearizable,
                 wait: Duration::from_secs(2),
                 time: Duration::from_secs(3),

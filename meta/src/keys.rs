@@ -262,7 +262,7 @@ mod tests {
             b"meta/b/123456789",
         ] {
             assert_eq!(
-                Keys::default().parse(&Key::try_from(bytes).unwrap()),
+                Keys::default().parse(&Key::from(bytes)),
                 None,
                 "{}",
                 bytes.escape_ascii()

@@ -102,6 +102,6 @@ fn after(range: &KeyRange, key: &[u8]) -> KeyRange {
     start.push(0);
     match range.end() {
         Some(end) => KeyRange::new(start, end.to_vec()),
-        None => KeyRange::from(start),
+        None => KeyRange::starting_at(start),
     }
 }

@@ -73,7 +73,11 @@ type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send +
 
 impl Store for quorate_kv::Client {
     fn txn(&self, txn: Txn) -> impl Future<Output = Result<TxnResponse, StoreError>> + Send {
-        let call = async move { quorate_kv::Client::txn(self, txn).await.map_err(StoreError::from) };
+        let call = async move {
+            quorate_kv::Client::commit(self, txn)
+                .await
+                .map_err(StoreError::from)
+        };
         Box::pin(call) as Answer<'_, TxnResponse>
     }
 
@@ -83,7 +87,8 @@ impl Store for quorate_kv::Client {
         consistency: Consistency,
     ) -> impl Future<Output = Result<ReadResponse, StoreError>> + Send {
         let call = async move {
-            quorate_kv::Client::read(self, reads, consistency)
+            quorate_kv::Client::read(self, reads)
+                .consistency(consistency)
                 .await
                 .map_err(StoreError::from)
         };

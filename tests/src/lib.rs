@@ -1,5 +1,10 @@
 //! What Quorate is tested with: a deterministic simulator, its faults and its checkers.
 
+/// The programs of the README compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub mod readme {}
+
 pub mod chaos;
 pub mod check;
 pub mod cluster;

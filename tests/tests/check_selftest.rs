@@ -1188,7 +1188,7 @@ fn another_checker_finds_the_good_history_sound_and_a_stale_read_not() {
     assert_eq!(opinion.violations, []);
     assert!(opinion.sound >= 3, "{opinion:?}");
 
-    let key = Key::try_from("k").expect("a key");
+    let key = Key::from("k");
     let call = |number: u64, from: u64, to: u64, request: Request, answer: Answer| Call {
         id: CallId { client: 1, number },
         parent: None,

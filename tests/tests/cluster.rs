@@ -292,7 +292,8 @@ async fn every_node_serves_linearizable_reads() -> Result<()> {
         for node in cluster.nodes().values() {
             let read = node
                 .client()
-                .read(vec![ReadOp::Get("k".try_into()?)], Consistency::Linearizable)
+                .read(vec![ReadOp::Get("k".into())])
+                .consistency(Consistency::Linearizable)
                 .await?;
             assert!(read.revision >= revision, "node {} read the past", node.id());
         }
@@ -308,20 +309,24 @@ async fn a_call_of_more_steps_than_a_node_takes_is_answered_and_ends_nothing() -
     limits.txn_ops_max = usize::MAX;
     let client = cluster.client_with(limits)?;
     client.put("a", "1").await?;
-    let get = |_| ReadOp::Get(Key::try_from("a").unwrap());
+    let get = |_| ReadOp::Get(Key::from("a"));
     let reads: Vec<_> = (0..=limit).map(get).collect();
-    let steps = (0..=limit).map(|_| Op::get(Key::try_from("a").unwrap()));
+    let steps = (0..=limit).map(|_| Op::get(Key::from("a")));
     for error in [
-        client.read(reads, Consistency::Linearizable).await.unwrap_err(),
-        client.txn(Txn::new(steps)).await.unwrap_err(),
+        client
+            .read(reads)
+            .consistency(Consistency::Linearizable)
+            .await
+            .unwrap_err(),
+        client.commit(Txn::new(steps)).await.unwrap_err(),
     ] {
         let text = error.to_string();
         assert!(text.contains(&format!("than the limit of {limit}")), "{text}");
         assert!(!error.is_retryable() && !error.may_have_committed(), "{text}");
     }
     // What is within, on the same stream.
-    let reads = (0..limit).map(get).collect();
-    let read = client.read(reads, Consistency::Linearizable).await?;
+    let reads = (0..limit).map(get);
+    let read = client.read(reads).consistency(Consistency::Linearizable).await?;
     assert_eq!(read.results.len(), limit);
     cluster.shutdown().await
 }
@@ -336,7 +341,7 @@ async fn a_stale_read_waits_for_its_revision_and_keeps_its_bound() -> Result<()>
             min_revision: Some(revision),
             max_lag: Some(Duration::from_secs(30)),
         };
-        let record = node.client().get_with("k", stale).await?;
+        let record = node.client().get("k").consistency(stale).await?;
         assert!(record.is_some(), "node {}", node.id());
     }
     cluster.shutdown().await
@@ -354,7 +359,7 @@ async fn a_bounded_stale_read_is_answered_alone_and_on_every_node_with_no_bound_
                     min_revision: None,
                     max_lag: Some(max_lag),
                 };
-                let record = node.client().get_with("k", stale).await?;
+                let record = node.client().get("k").consistency(stale).await?;
                 // It was acknowledged before, and so is in every bound that is asked for within 30 seconds of it.
                 assert!(
                     record.is_some() || max_lag > Duration::from_millis(1),

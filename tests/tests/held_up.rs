@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use quorate_kv::client::Error;
 use quorate_kv::env;
-use quorate_kv::model::{Consistency, KeyRange, Limits, RangeRead, ReadOp, ReadResult};
+use quorate_kv::model::{KeyRange, Limits, RangeRead, ReadOp, ReadResult};
 use quorate_kv::node::{Settings, ShutdownReport, StartError, StorageError};
 use quorate_kv::{Client, Node};
 use quorate_tests::sim::net::SimClock;
@@ -133,12 +133,12 @@ fn a_client_that_takes_no_answer_in_is_cut_and_what_it_held_is_given_back() {
                 .expect("it is written");
         }
         let largest = || vec![ReadOp::Range(RangeRead::new(KeyRange::all()))];
-        let read = async |client: &Client| client.read(largest(), Consistency::Linearizable).await;
+        let read = async |client: &Client| client.read(largest()).await;
         read(&deaf).await.expect("it is read");
         network.pause(NODE, "deaf");
         let deaf = deaf.with_deadline(Duration::from_secs(3600));
         let asks = env::spawn("deaf", async move {
-            join_all((0..50).map(|_| deaf.read(largest(), Consistency::Linearizable))).await
+            join_all((0..50).map(|_| deaf.read(largest()))).await
         });
         // They have filled what the client may hold.
         env::sleep(Duration::from_secs(1)).await;

@@ -39,7 +39,11 @@ fn key() -> Key {
 }
 
 async fn at(node: &Node, revision: Revision) -> Result<Vec<u8>, Error> {
-    let record = node.client().get_with(key(), Consistency::At(revision)).await?;
+    let record = node
+        .client()
+        .get(key())
+        .consistency(Consistency::At(revision))
+        .await?;
     Ok(record.map(|record| record.value.to_vec()).unwrap_or_default())
 }
 
@@ -135,8 +139,8 @@ fn limits_are_changed_while_the_node_serves_and_count_from_then_on() {
             let name = |number| Key::new(format!("k{number}")).expect("a legal key");
             Txn::new((0..count).map(|number| Op::put(name(number), "")))
         };
-        client.txn(puts(1_000)).await.expect("as many as may be");
-        let refused = client.txn(puts(1_001)).await.expect_err("one too many");
+        client.commit(puts(1_000)).await.expect("as many as may be");
+        let refused = client.commit(puts(1_001)).await.expect_err("one too many");
         assert!(
             refused.to_string().contains("limit of 1000 keys changed"),
             "{refused}"
@@ -240,7 +244,7 @@ fn a_store_that_is_full_takes_what_frees_room_and_writes_again_once_there_is() {
         assert_eq!(holds.history_bytes, 0, "all of it is live");
         assert!(client.get(key()).await.is_ok(), "reads go on");
         let all = Txn::new([Op::delete_range(KeyRange::all(), 1_000)]);
-        let revision = client.txn(all).await.expect("deletes go on").revision;
+        let revision = client.commit(all).await.expect("deletes go on").revision;
         let still = client.put(key(), "1").await;
         assert!(
             matches!(still, Err(Error::NoSpace { .. })),
@@ -279,7 +283,7 @@ fn a_state_file_that_gave_much_up_is_made_small_while_the_node_serves() {
             client.put(key, vec![1; 20_000]).await.expect("it is written");
         }
         let all = Txn::new([Op::delete_range(KeyRange::all(), 1_000)]);
-        let revision = client.txn(all).await.expect("it is written").revision;
+        let revision = client.commit(all).await.expect("it is written").revision;
         client.compact(revision).await.expect("it is given up");
         let forgotten = env::timeout(Duration::from_secs(120), async {
             while client.status().await.expect("it answers").holds.history_bytes > 0 {

@@ -112,7 +112,7 @@ impl Load {
         while next < self.plan.keys {
             let end = (next + batch).min(self.plan.keys);
             let ops: Result<Vec<Op>, Error> = (next..end).map(|index| self.plan.put(index)).collect();
-            client.txn(Txn::new(ops?)).await?;
+            client.commit(Txn::new(ops?)).await?;
             next = end;
         }
         Ok(())
@@ -191,13 +191,13 @@ impl Plan {
     async fn run(&self, client: &Client, number: u64) -> Result<(), Error> {
         match self.op {
             BenchOp::Put => {
-                client.txn(Txn::new([self.put(number)?])).await?;
+                client.commit(Txn::new([self.put(number)?])).await?;
             }
             BenchOp::Txn => {
                 let first = number.wrapping_mul(self.ops_per_txn);
                 let ops: Result<Vec<Op>, Error> =
                     (0..self.ops_per_txn).map(|i| self.put(first + i)).collect();
-                client.txn(Txn::new(ops?)).await?;
+                client.commit(Txn::new(ops?)).await?;
             }
             BenchOp::Get => {
                 client.get(self.key(number)?).await?;
@@ -207,7 +207,7 @@ impl Plan {
                     min_revision: None,
                     max_lag: None,
                 };
-                client.get_with(self.key(number)?, any).await?;
+                client.get(self.key(number)?).consistency(any).await?;
             }
         }
         Ok(())
@@ -222,7 +222,7 @@ impl Plan {
         // A prime larger than any space divides none, so that the step meets every key.
         const STEP: u128 = 18_446_744_073_709_551_557;
         let scattered = u128::from(number) * STEP % u128::from(self.keys);
-        Ok(Key::try_from(format!("bench/{scattered:012}"))?)
+        Ok(Key::from(format!("bench/{scattered:012}")))
     }
 }
 

@@ -183,9 +183,9 @@ impl Processes {
             min_revision: None,
             max_lag: None,
         };
-        let key = Key::try_from("bench/ready").map_err(quorate_kv::client::Error::from)?;
+        let key = Key::from("bench/ready");
         let one = one.with_deadline(Duration::from_millis(500));
-        while let Err(error) = one.get_with(key.clone(), any).await {
+        while let Err(error) = one.get(key.clone()).consistency(any).await {
             if begun.elapsed() > RESTART_MAX {
                 return Err(Failure::failed(format!(
                     "the node did not serve within {RESTART_MAX:?}: {error}"

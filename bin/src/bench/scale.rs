@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use comfy_table::Cell;
 use quorate_kv::Client;
-use quorate_kv::model::{Consistency, Key, KeyRange, Limit, RangeRead, ReadOp, ReadResult};
+use quorate_kv::model::{KeyRange, Limit};
 use quorate_kv::node::Status;
 use serde::Serialize;
 
@@ -166,10 +166,7 @@ impl Beside {
         let task = tokio::spawn(async move {
             while !over.load(Ordering::Relaxed) {
                 let begun = Instant::now();
-                let Ok(key) = Key::try_from("bench/ready") else {
-                    return;
-                };
-                let read = client.get(key).await;
+                let read = client.get("bench/ready").await;
                 if read.is_err() || begun.elapsed() > LATE {
                     counted.fetch_add(1, Ordering::Relaxed);
                 }
@@ -188,24 +185,14 @@ impl Beside {
 }
 
 async fn count_all(client: &Client) -> Result<u64, Failure> {
-    let all = RangeRead {
-        count_only: true,
-        ..RangeRead::new(KeyRange::prefix("bench/"))
-    };
-    let client = client.clone().with_deadline(PATIENCE);
-    let read = client
-        .read(vec![ReadOp::Range(all)], Consistency::Linearizable)
-        .await?;
-    match read.results.first() {
-        Some(ReadResult::Range { count, .. }) => Ok(*count),
-        other => Err(Failure::failed(format!("a count was answered with {other:?}"))),
-    }
+    let count = client.count(KeyRange::prefix("bench/")).deadline(PATIENCE);
+    Ok(count.await?)
 }
 
 /// Gives all history up, and waits until its rows are gone.
 async fn history_gone(client: &Client) -> Result<Status, Failure> {
     client.set_limits([(Limit::HistoryRevisionsKept, 0)]).await?;
-    let revision = client.read(Vec::new(), Consistency::Linearizable).await?.revision;
+    let revision = client.revision().await?;
     client.compact(revision).await?;
     let begun = Instant::now();
     loop {

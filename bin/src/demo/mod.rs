@@ -111,7 +111,8 @@ async fn kill_leader(cluster: &mut Cluster, id: u64) -> Result<(Step, u64), Fail
     for running in cluster.nodes() {
         let read = running
             .client
-            .get_with("demo/after-the-kill", at_least(revision))
+            .get("demo/after-the-kill")
+            .consistency(at_least(revision))
             .await?;
         ok &= read.is_some_and(|record| &record.value[..] == b"the cluster goes on");
     }

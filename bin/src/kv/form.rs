@@ -495,7 +495,7 @@ mod tests {
     };
 
     fn key(text: &str) -> Key {
-        Key::try_from(text).unwrap()
+        Key::from(text)
     }
 
     #[test]

@@ -45,7 +45,7 @@ async fn answer(client: &Client, request: Request, forms: Forms, output: Output)
         Request::Compact(what) => compact(client, what, output).await,
         Request::Txn(txn) => {
             let guarded = txn.guard != Guard::always();
-            let response = client.txn(txn).await?;
+            let response = client.commit(txn).await?;
             output.show(&show::Answer::new(response, guarded, forms))
         }
     }
@@ -177,7 +177,7 @@ impl Request {
                         }
                         KeyRange::new(from, to)
                     }
-                    (None, Some(start), None) => KeyRange::from(bytes(&start)?),
+                    (None, Some(start), None) => KeyRange::starting_at(bytes(&start)?),
                     (None, None, _) => KeyRange::all(),
                 };
                 let order = if descending {
@@ -265,7 +265,7 @@ async fn compact(client: &Client, what: Compact, output: Output) -> Result<(), F
     let revision = match what {
         Compact::Before(revision) => revision,
         Compact::AllBut(keep) => {
-            let newest = client.read(Vec::new(), Consistency::Linearizable).await?.revision;
+            let newest = client.revision().await?;
             Revision::new(newest.number().saturating_sub(keep.saturating_sub(1)).max(1))
         }
     };
@@ -297,7 +297,7 @@ async fn get(
     forms: Forms,
     output: Output,
 ) -> Result<(), Failure> {
-    let record = client.get_with(key.clone(), consistency).await?;
+    let record = client.get(key.clone()).consistency(consistency).await?;
     let record = record.ok_or_else(|| {
         let missing = no_such_key(&key, forms);
         Failure::not_found(match consistency {
@@ -349,7 +349,7 @@ struct Written {
 }
 
 async fn put(client: &Client, key: &Key, op: Op, forms: Forms, output: Output) -> Result<(), Failure> {
-    let response = client.txn(Txn::new([op])).await.map_err(refused)?;
+    let response = client.commit(Txn::new([op])).await.map_err(refused)?;
     let existed = matches!(response.results.first(), Some(OpResult::Put { existed: true }));
     let verb = if existed { "overwritten" } else { "created" };
     let line = format!(
@@ -368,7 +368,7 @@ async fn put(client: &Client, key: &Key, op: Op, forms: Forms, output: Output) -
 }
 
 async fn delete(client: &Client, op: Op, what: &str, output: Output) -> Result<(), Failure> {
-    let response = client.txn(Txn::new([op])).await.map_err(refused)?;
+    let response = client.commit(Txn::new([op])).await.map_err(refused)?;
     let count = match response.results.first() {
         Some(OpResult::Deleted { count, .. }) => *count,
         _ => 0,
@@ -401,7 +401,8 @@ async fn range(
     let (mut next, mut consistency) = (read, consistency);
     loop {
         let response = client
-            .read(vec![ReadOp::Range(next.clone())], consistency)
+            .read(vec![ReadOp::Range(next.clone())])
+            .consistency(consistency)
             .await?;
         let revision = response.revision;
         let Some(ReadResult::Range { records, count, more }) = response.results.into_iter().next() else {
@@ -440,7 +441,7 @@ fn rest(read: &RangeRead, mut last: Vec<u8>) -> KeyRange {
             last.push(0);
             match end {
                 Some(end) => KeyRange::new(last, Bytes::copy_from_slice(end)),
-                None => KeyRange::from(last),
+                None => KeyRange::starting_at(last),
             }
         }
     }

@@ -24,14 +24,9 @@ async fn run(dir: &Path) -> Node {
     for round in 0..20 {
         let puts = (0..20).map(|key| {
             let value = format!("value of round {round} {}", "v".repeat(100));
-            Op::put(
-                format!("key {key:03} {round:02}")
-                    .try_into()
-                    .expect("a legal key"),
-                value,
-            )
+            Op::put(format!("key {key:03} {round:02}"), value)
         });
-        client.txn(Txn::new(puts)).await.expect("written");
+        client.commit(Txn::new(puts)).await.expect("written");
     }
     client.put("long", vec![b'l'; 30_000]).await.expect("written");
     client.delete("key 000 00").await.expect("deleted");

@@ -18,6 +18,14 @@ pub enum Error {
     /// The read is outside the limits; nothing was sent.
     #[error(transparent)]
     InvalidRead(#[from] InvalidRead),
+    /// A row of a typed table cannot be read or written in the table's codec; nothing was sent, or nothing but the read.
+    #[error("{}{reason}", key.as_ref().map(|key| format!("{key}: ")).unwrap_or_default())]
+    InvalidValue {
+        /// The key in the store; `None` where one key was asked for, which its caller knows.
+        key: Option<crate::model::Key>,
+        /// What is wrong.
+        reason: String,
+    },
     /// The state machine refused the transaction; nothing was changed.
     #[error(transparent)]
     Refused(#[from] TxnRefused),
@@ -159,6 +167,7 @@ impl Error {
             | Error::InvalidTxn(_)
             | Error::InvalidRead(_)
             | Error::InvalidLimit(_)
+            | Error::InvalidValue { .. }
             | Error::Rejected { .. }
             | Error::AnswerTooLarge { .. }
             | Error::NotAdmitted { .. }
@@ -176,6 +185,7 @@ impl Error {
             | Error::InvalidTxn(_)
             | Error::InvalidRead(_)
             | Error::InvalidLimit(_)
+            | Error::InvalidValue { .. }
             | Error::Refused(_)
             | Error::Rejected { .. }
             | Error::Unavailable { .. }

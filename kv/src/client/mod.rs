@@ -6,36 +6,42 @@
 //!
 //! Always: every wait ends at the caller's deadline.
 
+mod admin;
 mod backoff;
 mod endpoint;
 mod error;
 mod outcome;
+mod own;
+mod read;
 mod route;
 mod session;
 mod transact;
+mod write;
 
+#[cfg(doctest)]
+mod refused;
 #[cfg(test)]
 mod tests;
 
 pub use error::{Error, OutcomeUnknown};
-pub use transact::{TransactError, Transaction};
+pub(crate) use read::record_of;
+pub use read::{Page, Range, Read, Records};
+pub use transact::{TransactError, Transacted, Transaction};
+pub use write::{DeleteRange, Expected, Replaced, Swap, TxnCall, Write};
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use quorate_transport::{Address, InvalidAddress, Peer, Transport};
+use quorate_transport::{InvalidAddress, Peer, Transport};
 
 use crate::env::{self, Instant};
-use crate::machine::Shrunk;
 use crate::model::{
-    CheckedTxn, Command, Consistency, Key, KeyRange, Limit, LimitChange, Limits, LimitsSet, NodeId, Op,
-    OpResult, Outcome, RangeRead, ReadOp, ReadResponse, ReadResult, Record, ReplicatedLimits, Revision,
-    SessionId, Txn, TxnRefused, TxnResponse, Value, check_reads,
+    CheckedTxn, Command, Consistency, Limits, Outcome, ReadOp, ReadResponse, SessionId, Txn, TxnRefused,
+    TxnResponse, check_reads,
 };
 use crate::node::{Front, Status};
-use crate::protocol::{Admin, Failure, Request, Response};
+use crate::protocol::{Request, Response};
 use backoff::Backoff;
 use endpoint::Endpoint;
 use outcome::{Effect, Kind, Progress, Step, Way};
@@ -63,6 +69,8 @@ const GOODBYE: Duration = Duration::from_secs(2);
 pub struct Client {
     inner: Arc<Inner>,
     deadline: Duration,
+    /// Of reads that do not say.
+    consistency: Consistency,
     /// Of a client for one operation: when all its calls end.
     end: Option<Instant>,
     /// Dropped with the last clone.
@@ -123,7 +131,7 @@ impl Client {
     }
 
     /// A client of the cluster that these nodes belong to: at least one `host:port`, and no harm in more.
-    /// Nothing is sent before the first call. Each is an [`Address`] as a text; other texts are refused.
+    /// Nothing is sent before the first call. Each is an [`Address`](quorate_transport::Address) as a text; other texts are refused.
     pub fn connect<A: AsRef<str>>(
         endpoints: impl IntoIterator<Item = A>,
         transport: Arc<dyn Transport>,
@@ -154,6 +162,7 @@ impl Client {
             _last: Arc::new(LastClone(Arc::clone(&inner))),
             inner,
             deadline: DEADLINE,
+            consistency: Consistency::Linearizable,
             end: None,
         }
     }
@@ -164,6 +173,15 @@ impl Client {
     pub fn with_deadline(&self, deadline: Duration) -> Self {
         Self {
             deadline,
+            ..self.clone()
+        }
+    }
+
+    /// The same client whose reads are of this consistency where they do not say; linearizable by default.
+    #[must_use]
+    pub fn with_consistency(&self, consistency: Consistency) -> Self {
+        Self {
+            consistency,
             ..self.clone()
         }
     }
@@ -179,20 +197,18 @@ impl Client {
     }
 
     fn time(&self) -> Time {
+        self.time_of(self.deadline)
+    }
+
+    /// The time of a call that begins now.
+    fn time_of(&self, deadline: Duration) -> Time {
         let called = env::now();
-        let end = called + self.deadline;
+        let end = called + deadline;
         Time {
-            deadline: self.deadline,
+            deadline,
             called,
             end: self.end.map_or(end, |of_all| of_all.min(end)),
         }
-    }
-
-    /// Runs a transaction, exactly once however often it had to be sent.
-    ///
-    /// Cancel safety: a dropped call may still commit.
-    pub async fn txn(&self, txn: Txn) -> Result<TxnResponse, Error> {
-        self.inner.txn(txn, self.time()).await
     }
 
     /// Ends the client: its session, if it ever wrote, is given back to the cluster, which keeps a limited number
@@ -214,277 +230,9 @@ impl Client {
         self.inner.give_back(session.id(), left).await;
     }
 
-    /// Writes a key. Answers the revision.
-    ///
-    /// Cancel safety: a dropped call may still commit.
-    pub async fn put<K, V>(&self, key: K, value: V) -> Result<Revision, Error>
-    where
-        K: TryInto<Key>,
-        Error: From<K::Error>,
-        V: Into<Value>,
-    {
-        let response = self.txn(Txn::new([Op::put(key.try_into()?, value)])).await?;
-        Ok(response.revision)
-    }
-
-    /// Deletes a key. Answers whether it existed.
-    ///
-    /// Cancel safety: a dropped call may still commit.
-    pub async fn delete<K>(&self, key: K) -> Result<bool, Error>
-    where
-        K: TryInto<Key>,
-        Error: From<K::Error>,
-    {
-        let response = self.txn(Txn::new([Op::delete(key.try_into()?)])).await?;
-        Ok(matches!(
-            response.results.first(),
-            Some(OpResult::Deleted { count: 1.., .. })
-        ))
-    }
-
-    /// Reads a key, linearizably. Cancel safe.
-    pub async fn get<K>(&self, key: K) -> Result<Option<Record>, Error>
-    where
-        K: TryInto<Key>,
-        Error: From<K::Error>,
-    {
-        self.get_with(key, Consistency::Linearizable).await
-    }
-
-    /// Reads a key with the consistency given. Cancel safe.
-    pub async fn get_with<K>(&self, key: K, consistency: Consistency) -> Result<Option<Record>, Error>
-    where
-        K: TryInto<Key>,
-        Error: From<K::Error>,
-    {
-        let response = self.read(vec![ReadOp::Get(key.try_into()?)], consistency).await?;
-        match response.results.into_iter().next() {
-            Some(ReadResult::Get(record)) => Ok(record),
-            other => Err(Error::Rejected {
-                reason: format!("a get was answered with {other:?}"),
-            }),
-        }
-    }
-
-    /// Reads up to 1,000 keys of a range, linearizably; see [`RangeRead`] for more. Cancel safe.
-    pub async fn range(&self, range: KeyRange) -> Result<ReadResult, Error> {
-        let read = ReadOp::Range(RangeRead::new(range));
-        let response = self.read(vec![read], Consistency::Linearizable).await?;
-        response.results.into_iter().next().ok_or(Error::Rejected {
-            reason: "an empty answer".to_owned(),
-        })
-    }
-
-    /// Runs reads that all see one revision. Cancel safe.
-    pub async fn read(&self, reads: Vec<ReadOp>, consistency: Consistency) -> Result<ReadResponse, Error> {
-        self.inner.read(reads, consistency, self.time()).await
-    }
-
-    /// What the node asked first tells of itself. Cancel safe.
-    pub async fn status(&self) -> Result<Status, Error> {
-        self.inner.status(self.time()).await
-    }
-
-    /// What every node that is known tells of itself, by address; an unreachable one tells why. Cancel safe.
-    pub async fn statuses(&self) -> BTreeMap<String, Result<Status, String>> {
-        let time = self.time();
-        let asks = self
-            .known(time)
-            .await
-            .into_iter()
-            .map(|(address, endpoint)| async move {
-                let status = match endpoint.call(Request::Status, SILENCE_MAX, time.end).await {
-                    Ok(Response::Status(status)) => Ok(*status),
-                    Ok(other) => Err(format!("{other:?}")),
-                    Err(error) => Err(error.reason),
-                };
-                (address, status)
-            });
-        futures_util::future::join_all(asks).await.into_iter().collect()
-    }
-
-    /// The nodes that are known, and those that one of them knows, by address.
-    async fn known(&self, time: Time) -> Vec<(String, Arc<Endpoint>)> {
-        let named = |endpoint: Arc<Endpoint>| (endpoint.address().to_owned(), endpoint);
-        let mut addresses: Vec<(String, Arc<Endpoint>)> =
-            self.inner.routes.all().into_iter().map(named).collect();
-        if let Ok(status) = self.inner.status(time).await {
-            for member in status.members {
-                let Ok(address) = member.address.parse() else {
-                    continue;
-                };
-                let known = |(address, endpoint): &(String, Arc<Endpoint>)| {
-                    *address == member.address
-                        || matches!(&**endpoint, Endpoint::Local(front) if front.node() == member.id)
-                };
-                if !addresses.iter().any(known) {
-                    let endpoint = self.inner.routes.remote(Some(member.id), address);
-                    addresses.push((member.address, Arc::new(endpoint)));
-                }
-            }
-        }
-        addresses
-    }
-
-    /// Has every node that is known copy its state file into one without free pages, one after the other, and answers by address
-    /// what each came to, or why not. A node serves meanwhile; it needs room for a second file, and gives the copy up where much is
-    /// written meanwhile.
-    ///
-    /// A node does this by itself ([`Settings::shrink_at`](crate::node::Settings::shrink_at)). Cancel safe: a copy under way goes on.
-    pub async fn shrink(&self) -> BTreeMap<String, Result<Shrunk, String>> {
-        let time = self.time();
-        let mut told = BTreeMap::new();
-        for (address, endpoint) in self.known(time).await {
-            let left = time.left();
-            let shrunk = match endpoint.call(Request::Shrink, left, time.end).await {
-                Ok(Response::Shrunk(shrunk)) => Ok(shrunk),
-                Ok(Response::Failed(Failure::Refused(reason) | Failure::Stopped(reason))) => Err(reason),
-                Ok(other) => Err(format!("{other:?}")),
-                Err(error) => Err(error.reason),
-            };
-            told.insert(address, shrunk);
-        }
-        told
-    }
-
-    /// Adds a node without a vote; it receives the log from then on. No member may have the id; one
-    /// that was removed may have had it, if the node at the address has an empty directory, and an id that none ever had is better.
-    /// The address is an [`Address`] as a text.
-    pub async fn add_learner(&self, id: NodeId, address: impl AsRef<str>) -> Result<(), Error> {
-        let parsed = address.as_ref().parse::<Address>();
-        let address = parsed.map_err(|error| Error::Rejected {
-            reason: error.to_string(),
-        })?;
-        let address = address.to_string();
-        let admin = || Admin::AddLearner {
-            id,
-            address: address.clone(),
-        };
-        self.admin(REPEATABLE, admin).await
-    }
-
-    /// Gives a learner that has caught up a vote.
-    pub async fn promote(&self, id: NodeId) -> Result<(), Error> {
-        self.admin(REPEATABLE, || Admin::Promote { id }).await
-    }
-
-    /// Takes a node out of the cluster. Whoever is added under its id later needs an empty directory.
-    pub async fn remove(&self, id: NodeId) -> Result<(), Error> {
-        self.admin(REPEATABLE, || Admin::Remove { id }).await
-    }
-
-    /// Hands leadership to a voter, or to the one whose log is furthest, and waits until it leads.
-    ///
-    /// # Errors
-    /// [`Error::LedByAnother`] when a voter was named and another one took over: an election came between.
-    /// [`Error::OutcomeUnknown`] also for a move to whoever is furthest whose answer was lost: asked for again it might
-    /// move leadership on from the one that has just taken over.
-    ///
-    /// Cancel safe: dropped, leadership may move all the same.
-    pub async fn move_leader(&self, to: Option<NodeId>) -> Result<(), Error> {
-        let kind = if to.is_some() { REPEATABLE } else { CHANGE };
-        self.admin(kind, || Admin::MoveLeader { to }).await
-    }
-
-    /// Gives up the history before a revision, and answers the oldest revision that can be read from then on: this one, or a
-    /// later one that was given up to before. On a node that has applied it, reads below it fail with [`Error::Compacted`]; at
-    /// it they are exact. The nodes take the rows away afterwards, in steps.
-    ///
-    /// A leader does this by itself ([`Settings::history_kept`](crate::node::Settings::history_kept)). Durable when it
-    /// returns; carried out twice it does no more than once.
-    ///
-    /// # Errors
-    /// [`Error::NotYet`] for a revision that the store has not reached: nothing was given up.
-    ///
-    /// Cancel safe: dropped, it may take effect all the same.
-    pub async fn compact(&self, revision: Revision) -> Result<Revision, Error> {
-        let request = || Request::Write(Command::Compact { revision });
-        let mut progress = Progress::default();
-        let asked = self
-            .inner
-            .ask(To::Leader, REPEATABLE, self.time(), &mut progress, request);
-        match asked.await? {
-            Response::Written(Outcome::Compacted(compacted)) if compacted.oldest >= revision => {
-                Ok(compacted.oldest)
-            }
-            // An attempt before this one may come later than the revision.
-            Response::Written(Outcome::Compacted(compacted)) => Err(progress.conclude(Error::NotYet {
-                asked: revision,
-                current: compacted.revision,
-            })),
-            other => Err(outcome::unexpected(&other, REPEATABLE)),
-        }
-    }
-
-    /// The limits of the cluster that stand, all of them. Asks through the log, so that they are those of this moment.
-    ///
-    /// Cancel safe.
-    pub async fn limits(&self) -> Result<ReplicatedLimits, Error> {
-        Ok(self.change_limits(Vec::new()).await?.limits)
-    }
-
-    /// Changes limits of the cluster, all or none, and answers all that stand then. They count on every node from the same
-    /// entry on. Durable when it returns; carried out twice it does no more than once, unless somebody else changes the same ones
-    /// meanwhile.
-    ///
-    /// # Errors
-    /// [`Error::InvalidLimit`] for a value outside [`Limit::bounds`]: nothing was changed.
-    ///
-    /// Cancel safe: dropped, it may take effect all the same.
-    pub async fn set_limits(
-        &self,
-        changes: impl IntoIterator<Item = (Limit, u64)>,
-    ) -> Result<ReplicatedLimits, Error> {
-        let mut list = Vec::new();
-        for (limit, value) in changes {
-            limit.check(value)?;
-            list.push(LimitChange::new(limit, value));
-        }
-        let is_change = !list.is_empty();
-        let set = self.change_limits(list).await?;
-        match set.changed || !is_change {
-            true => Ok(set.limits),
-            false => Err(Error::Rejected {
-                reason: "the leader does not know these limits, or allows less: it is of another release"
-                    .to_owned(),
-            }),
-        }
-    }
-
-    async fn change_limits(&self, changes: Vec<LimitChange>) -> Result<LimitsSet, Error> {
-        let request = || {
-            Request::Write(Command::SetLimits {
-                expected: None,
-                changes: changes.clone(),
-            })
-        };
-        let mut progress = Progress::default();
-        // Who only looks changes nothing, whatever becomes of it.
-        let kind = if changes.is_empty() { HARMLESS } else { REPEATABLE };
-        let asked = self
-            .inner
-            .ask(To::Leader, kind, self.time(), &mut progress, request);
-        match asked.await? {
-            Response::Written(Outcome::LimitsSet(set)) => Ok(set),
-            other => Err(outcome::unexpected(&other, kind)),
-        }
-    }
-
     /// How many attempts had to be repeated so far, over all clones.
     pub fn retries(&self) -> u64 {
         self.inner.retries.load(Ordering::Relaxed)
-    }
-
-    async fn admin(&self, kind: Kind, admin: impl Fn() -> Admin) -> Result<(), Error> {
-        let request = || Request::Admin(admin());
-        let mut progress = Progress::default();
-        let asked = self
-            .inner
-            .ask(To::Leader, kind, self.time(), &mut progress, request);
-        match asked.await? {
-            Response::Done => Ok(()),
-            other => Err(outcome::unexpected(&other, kind)),
-        }
     }
 }
 
@@ -621,9 +369,19 @@ impl Inner {
     ) -> Result<ReadResponse, Error> {
         check_reads(&reads, &self.limits)?;
         env::give_way().await;
-        if let Some(response) = self.read_here(&reads, consistency, time) {
-            return Ok(response);
+        match self.read_here(&reads, consistency, time) {
+            Some(response) => Ok(response),
+            None => self.ask_to_read(reads, consistency, time).await,
         }
+    }
+
+    /// Sends reads that were checked.
+    async fn ask_to_read(
+        &self,
+        reads: Vec<ReadOp>,
+        consistency: Consistency,
+        time: Time,
+    ) -> Result<ReadResponse, Error> {
         let read = || {
             let left = time.left();
             Request::Read {

@@ -11,15 +11,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::OnceCell;
 
 use super::backoff::Backoff;
+use super::own::Own;
+use super::read::mixed_up;
 use super::{Client, Error, Time};
 use crate::model::{
-    Compare, Consistency, Guard, Key, KeyRange, KeyTest, KeyValue, Op, RangeRead, RangeTest, ReadOp,
-    ReadResponse, ReadResult, Record, Revision, Txn, TxnResponse, Value,
+    Compare, Consistency, Guard, IntoValue, Key, KeyRange, KeyTest, KeyValue, Op, Place, RangeExcess,
+    RangeRead, RangeTest, ReadOp, ReadResponse, ReadResult, Record, Revision, Txn, TxnResponse, Value,
+    check_op,
 };
 use crate::planted::{self, Bug};
 
-/// Reads and writes of one attempt. Reads see one revision, however many are made at once, and the attempt's own writes
-/// are not read back.
+/// Reads and writes of one attempt of a [`transact`](Client::transact).
+///
+/// Reads see one revision of the store, however many are made at once, and over it what the attempt itself has written so far.
 ///
 /// A clone is the same attempt. Once the closure has returned, every method answers [`Error::TransactionEnded`], also
 /// that of a clone in a task of its own, and a read that was under way then.
@@ -44,8 +48,22 @@ struct Recorded {
     keys: BTreeMap<Key, Option<Revision>>,
     ranges: Vec<(KeyRange, u64)>,
     ops: Vec<Op>,
+    /// What the operations make of the store, for the attempt's own reads.
+    own: Own,
     /// A call that failed: what a read would have told is no part of the guard, and what was to be written is missing.
     failed: Option<Error>,
+}
+
+/// What a transaction closure came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Transacted<T> {
+    /// What the closure returned.
+    pub output: T,
+    /// The revision that its writes made, or, where it wrote nothing, the revision that it read; `None` where it did neither.
+    pub revision: Option<Revision>,
+    /// What its operations answered, in the order in which they were recorded; `None` where it wrote nothing.
+    pub response: Option<TxnResponse>,
 }
 
 /// Why a transaction closure was not carried out.
@@ -61,15 +79,41 @@ pub enum TransactError<E> {
 }
 
 impl Client {
-    /// Runs `attempt` until what it read is unchanged at the moment of its commit.
+    /// Runs `attempt` until what it read is unchanged at the moment of its commit: a read-modify-write that loses no update.
     ///
-    /// Its reads become guards: a key by its revision, a range by its count and by the revisions of all its
-    /// keys, so that no phantom slips in. They may be made one after the other or at once. Nothing is written before it
-    /// returns `Ok`, and nothing where one of its reads or writes had failed, whatever the closure made of that. The deadline is for all attempts together, their
-    /// reads included.
+    /// Its reads become guards: a key by its revision, a range by its count and by the revisions of all its keys, so that no phantom
+    /// slips in. They may be made one after the other or at once. Nothing is written before it returns `Ok`, and nothing where one
+    /// of its reads or writes had failed, whatever the closure made of that. One that wrote nothing is not sent: its reads were of
+    /// one revision. The deadline is for all attempts together, their reads included.
+    ///
+    /// ```no_run
+    /// # async fn run(client: quorate_kv::Client) -> Result<(), quorate_kv::client::Error> {
+    /// let left = client
+    ///     .transact(async |t| {
+    ///         let left = t.get("stock").await?.map_or(0, |stock| stock.len());
+    ///         t.put("stock", vec![b'.'; left.saturating_sub(1)])?;
+    ///         Ok(left)
+    ///     })
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// A closure that gives up with an error of its own is for [`try_transact`](Self::try_transact).
     ///
     /// Cancel safety: a dropped call may still commit.
-    pub async fn transact<T, E, F, Fut>(&self, mut attempt: F) -> Result<(T, TxnResponse), TransactError<E>>
+    pub async fn transact<T, F, Fut>(&self, attempt: F) -> Result<T, Error>
+    where
+        F: FnMut(Transaction) -> Fut,
+        Fut: Future<Output = Result<T, Error>>,
+    {
+        match self.try_transact(attempt).await {
+            Ok(transacted) => Ok(transacted.output),
+            Err(TransactError::Aborted(error) | TransactError::Client(error)) => Err(error),
+        }
+    }
+
+    /// The same for a closure that may give up with an error of its own, and with the revision in the answer.
+    pub async fn try_transact<T, E, F, Fut>(&self, mut attempt: F) -> Result<Transacted<T>, TransactError<E>>
     where
         F: FnMut(Transaction) -> Fut,
         Fut: Future<Output = Result<T, E>>,
@@ -79,6 +123,7 @@ impl Client {
         loop {
             let transaction = Transaction::begin(self.clone(), time);
             let result = attempt(transaction.clone()).await;
+            let read_at = transaction.attempt.revision.get().copied();
             let again = match (result, transaction.end()) {
                 // What it was told is whole, and what it would still have read is gone: the next one reads newer.
                 (_, Err(Error::Compacted { oldest })) => {
@@ -86,10 +131,21 @@ impl Client {
                 }
                 (Err(given_up), _) => return Err(TransactError::Aborted(given_up)),
                 (Ok(_), Err(read)) => return Err(read.into()),
-                (Ok(result), Ok(txn)) => {
+                (Ok(output), Ok(txn)) if txn.then.is_empty() => {
+                    return Ok(Transacted {
+                        output,
+                        revision: read_at,
+                        response: None,
+                    });
+                }
+                (Ok(output), Ok(txn)) => {
                     let response = self.inner.txn(txn, time).await?;
                     if response.succeeded {
-                        return Ok((result, response));
+                        return Ok(Transacted {
+                            output,
+                            revision: Some(response.revision),
+                            response: Some(response),
+                        });
                     }
                     "what the transaction read has changed".to_owned()
                 }
@@ -114,24 +170,67 @@ impl Transaction {
         }
     }
 
-    /// Reads a key. Cancel safe.
-    pub async fn get<K>(&self, key: K) -> Result<Option<Record>, Error>
-    where
-        K: TryInto<Key>,
-        Error: From<K::Error>,
-    {
-        let key = self.key(key)?;
+    /// The value of a key, with what this attempt has written so far; `None` where there is no such key. Cancel safe.
+    ///
+    /// # Errors
+    /// A number that the attempt added to and that is none is refused here, as the commit would be.
+    pub async fn get(&self, key: impl Into<Key>) -> Result<Option<Value>, Error> {
+        let key = key.into();
+        let mut own = None;
+        self.note(|recorded| own = Some(recorded.own.of(&key)))?;
+        let own = own.unwrap_or_default();
+        let below = match own.hides_what_is_below() {
+            true => None,
+            false => self.record_of(&key).await?.map(|record| record.value),
+        };
+        own.over(below)
+            .map_err(|refused| self.fails(refused.of(key).into()))
+    }
+
+    /// The record of a key as it was before this attempt, with its revisions. Cancel safe.
+    pub async fn record(&self, key: impl Into<Key>) -> Result<Option<Record>, Error> {
+        self.record_of(&key.into()).await
+    }
+
+    async fn record_of(&self, key: &Key) -> Result<Option<Record>, Error> {
         let record = match self.read(ReadOp::Get(key.clone())).await? {
             ReadResult::Get(record) => record,
             ReadResult::Range { .. } => return Err(self.fails(mixed_up("a get", "a range"))),
         };
         let seen = record.as_ref().map(|record| record.mod_revision);
-        self.record(|recorded| recorded.keys.insert(key, seen))?;
+        self.note(|recorded| recorded.keys.insert(key.clone(), seen))?;
         Ok(record)
     }
 
-    /// Reads a range whole, page by page. Cancel safe.
-    pub async fn range(&self, range: KeyRange) -> Result<Vec<KeyValue>, Error> {
+    /// The keys and values of a range, all of them, with what this attempt has written so far. Cancel safe.
+    pub async fn range(&self, range: impl Into<KeyRange>) -> Result<Vec<(Key, Value)>, Error> {
+        let range = range.into();
+        let below = self.records(&range).await?;
+        let mut found = BTreeMap::new();
+        for KeyValue { key, record } in below {
+            found.insert(key, Some(record.value));
+        }
+        let mut own = Vec::new();
+        self.note(|recorded| own = recorded.own.within(&range, found.keys()))?;
+        for (key, own) in own {
+            let below = found.remove(&key).flatten();
+            let value = own
+                .over(below)
+                .map_err(|refused| self.fails(refused.of(key.clone()).into()))?;
+            found.insert(key, value);
+        }
+        let found = found.into_iter();
+        Ok(found.filter_map(|(key, value)| Some((key, value?))).collect())
+    }
+
+    /// The same for the keys that begin with `prefix`. Cancel safe.
+    pub async fn prefix(&self, prefix: impl Into<Key>) -> Result<Vec<(Key, Value)>, Error> {
+        self.range(KeyRange::prefix(prefix)).await
+    }
+
+    /// The records of a range as they were before this attempt, with their revisions. Cancel safe.
+    pub async fn records(&self, range: impl Into<KeyRange>) -> Result<Vec<KeyValue>, Error> {
+        let range = range.into();
         let mut found: Vec<KeyValue> = Vec::new();
         let mut rest = range.clone();
         loop {
@@ -143,47 +242,59 @@ impl Transaction {
             let Some(last) = found.last().filter(|_| more) else {
                 break;
             };
-            let mut start = last.key.as_bytes().to_vec();
-            start.push(0);
-            rest = match range.end() {
-                Some(end) => KeyRange::new(start, end.to_vec()),
-                None => KeyRange::from(start),
-            };
+            rest = range.after(&last.key);
         }
         let count = found.len() as u64;
-        self.record(|recorded| recorded.ranges.push((range, count)))?;
+        self.note(|recorded| recorded.ranges.push((range, count)))?;
         Ok(found)
     }
 
     /// Writes a key when the transaction commits.
-    pub fn put<K>(&self, key: K, value: impl Into<Value>) -> Result<(), Error>
-    where
-        K: TryInto<Key>,
-        Error: From<K::Error>,
-    {
-        self.op(Op::put(self.key(key)?, value))
+    pub fn put(&self, key: impl Into<Key>, value: impl IntoValue) -> Result<(), Error> {
+        self.op(Op::put(key, value))
+    }
+
+    /// Adds to a number when the transaction commits. It is not read, so that others may add to it meanwhile.
+    pub fn add(&self, key: impl Into<Key>, delta: i64) -> Result<(), Error> {
+        self.op(Op::add(key, delta))
     }
 
     /// Deletes a key when the transaction commits.
-    pub fn delete<K>(&self, key: K) -> Result<(), Error>
-    where
-        K: TryInto<Key>,
-        Error: From<K::Error>,
-    {
-        self.op(Op::delete(self.key(key)?))
+    pub fn delete(&self, key: impl Into<Key>) -> Result<(), Error> {
+        self.op(Op::delete(key))
     }
 
-    fn key<K>(&self, key: K) -> Result<Key, Error>
-    where
-        K: TryInto<Key>,
-        Error: From<K::Error>,
-    {
-        key.try_into().map_err(|error| self.fails(error.into()))
+    /// Deletes all keys of a range when the transaction commits. It is not read, so that what others put into it meanwhile goes too.
+    pub fn delete_range(&self, range: impl Into<KeyRange>) -> Result<(), Error> {
+        self.op(Op::delete_range(range, u32::MAX))
     }
 
-    /// Any operation, when the transaction commits.
+    /// Any operation, when the transaction commits. The key of a [`PutSequence`](Op::PutSequence) is not known before, so it is not
+    /// read back.
+    ///
+    /// # Errors
+    /// One that is outside the limits is refused here already, and the transaction commits nothing then. A delete that may leave some of its range ([`Op::delete_some_of`]) is refused: what a later read should find is not known.
     pub fn op(&self, op: Op) -> Result<(), Error> {
-        self.record(|recorded| recorded.ops.push(op))
+        if let Op::DeleteRange {
+            excess: RangeExcess::Leave,
+            ..
+        } = op
+        {
+            return Err(self.fails(Error::Rejected {
+                reason: "a delete that may leave some of its range has no place in a transaction with reads"
+                    .to_owned(),
+            }));
+        }
+        let limits = &self.attempt.client.inner.limits;
+        let mut checked = Ok(());
+        self.note(|recorded| {
+            checked = check_op(Place::Then(recorded.ops.len()), &op, limits).map(drop);
+            if checked.is_ok() {
+                recorded.own.take(&op);
+                recorded.ops.push(op);
+            }
+        })?;
+        checked.map_err(|refused| self.fails(refused.into()))
     }
 
     /// One read, at the revision of this attempt.
@@ -192,7 +303,7 @@ impl Transaction {
             let Attempt { client, time, .. } = &*self.attempt;
             client.inner.read(vec![read.clone()], consistency, *time).await
         };
-        self.record(|_| ())?;
+        self.note(|_| ())?;
         let mut decided: Option<ReadResponse> = None;
         let response = async {
             if planted::is(Bug::TransactReadsApart) && !self.attempt.revision.initialized() {
@@ -225,15 +336,15 @@ impl Transaction {
     /// The attempt goes on without what a read would have told, or a write would have done: it must not commit.
     fn fails(&self, error: Error) -> Error {
         // After its end it commits nothing anyway. The first one tells why.
-        let _ended = self.record(|recorded| {
+        let _ended = self.note(|recorded| {
             recorded.failed.get_or_insert_with(|| error.clone());
         });
         error
     }
 
-    fn record<T>(&self, record: impl FnOnce(&mut Recorded) -> T) -> Result<(), Error> {
+    fn note<T>(&self, note: impl FnOnce(&mut Recorded) -> T) -> Result<(), Error> {
         let mut recorded = self.lock();
-        record(recorded.as_mut().ok_or(Error::TransactionEnded)?);
+        note(recorded.as_mut().ok_or(Error::TransactionEnded)?);
         Ok(())
     }
 
@@ -244,6 +355,7 @@ impl Transaction {
             keys,
             ranges,
             ops,
+            own: _,
             failed,
         } = recorded;
         if let Some(error) = failed {
@@ -268,11 +380,5 @@ impl Transaction {
             .recorded
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn mixed_up(asked: &str, answered: &str) -> Error {
-    Error::Rejected {
-        reason: format!("{asked} was answered with {answered}"),
     }
 }

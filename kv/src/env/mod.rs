@@ -22,7 +22,9 @@ pub use executor::{BoxTask, Entered, Executor, Span, TaskId, TimerId, crash_poin
 pub use owner::{Owner, OwnerHandle, QueueClosed, WeakOwnerHandle, spawn_owner};
 pub use random::{ThreadRng, random_u64, random_u128, thread_rng};
 pub use runtime::Runtime;
-pub use task::{JoinError, JoinHandle, catching, give_way, panic_message, spawn, spawn_blocking, try_spawn};
+pub use task::{
+    GiveWay, JoinError, JoinHandle, catching, give_way, panic_message, spawn, spawn_blocking, try_spawn,
+};
 pub use time::{Elapsed, Instant, Sleep, Timeout, now, sleep, sleep_until, timeout, timeout_at, wall_clock};
 pub use watched::{OnPanic, Watched, watched};
 

@@ -74,25 +74,40 @@ where
 
 /// Lets others run now and then: for what may be called again and again without ever having to wait, and would keep the
 /// thread to itself then. In the simulator always. Cancel safe.
-pub async fn give_way() {
-    let is_simulated = current().is_some();
-    match is_simulated {
-        true => yield_now().await,
-        false => tokio::task::coop::consume_budget().await,
+pub fn give_way() -> GiveWay {
+    GiveWay { yielded: false }
+}
+
+/// Lets others run once; see [`give_way`].
+#[derive(Debug)]
+#[must_use = "nobody runs before it is awaited"]
+pub struct GiveWay {
+    yielded: bool,
+}
+
+impl Future for GiveWay {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if current().is_none() {
+            return tokio::task::coop::poll_proceed(context).map(|budget| budget.made_progress());
+        }
+        poll_yield(&mut self.yielded, context)
     }
 }
 
 /// Lets the other tasks that can run do so once.
 pub(super) async fn yield_now() {
     let mut yielded = false;
-    std::future::poll_fn(|context| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
+    std::future::poll_fn(|context| poll_yield(&mut yielded, context)).await;
+}
+
+fn poll_yield(yielded: &mut bool, context: &mut Context<'_>) -> Poll<()> {
+    if std::mem::replace(yielded, true) {
+        return Poll::Ready(());
+    }
+    context.waker().wake_by_ref();
+    Poll::Pending
 }
 
 /// Does `work` at once and answers when the simulated disk's time for it has passed.

@@ -81,7 +81,7 @@ impl Gaps {
         let end = range.end().map(Bytes::copy_from_slice);
         let from = |start: Bytes| match &end {
             Some(end) => KeyRange::new(start, end.clone()),
-            None => KeyRange::from(start),
+            None => KeyRange::starting_at(start),
         };
         // The gap that the range begins in.
         let before = self
@@ -151,7 +151,7 @@ impl Gaps {
             let is_between = rest.end().is_some_and(|end| self.gaps.contains_key(end));
             let here = match rest.end() {
                 Some(end) => KeyRange::new(behind, Bytes::copy_from_slice(end)),
-                None => KeyRange::from(behind),
+                None => KeyRange::starting_at(behind),
             };
             let then = Some(up_to(gap.clone())).filter(|rest| !rest.is_empty());
             return Some(Segment {
@@ -448,7 +448,7 @@ mod tests {
             let start = start.unwrap_or_default();
             let range = match end {
                 Some(end) => KeyRange::new(start, end),
-                None => KeyRange::from(start),
+                None => KeyRange::starting_at(start),
             };
             let mut expected: Vec<Vec<u8>> =
                 outside.into_iter().filter(|key| range.contains(key)).collect();

@@ -483,7 +483,7 @@ fn behind(range: &KeyRange, last: &[u8], order: Order) -> KeyRange {
             next.push(0);
             match range.end() {
                 Some(end) => KeyRange::new(next, end.to_vec()),
-                None => KeyRange::from(next),
+                None => KeyRange::starting_at(next),
             }
         }
         Order::Descending => KeyRange::new(range.start().to_vec(), last.to_vec()),

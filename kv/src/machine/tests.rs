@@ -65,7 +65,7 @@ fn proposal_when_full(index: u64, millis: u64, full_at: Option<u64>, commands: V
 }
 
 fn key(text: &str) -> Key {
-    Key::try_from(text).unwrap()
+    Key::from(text)
 }
 
 fn value(text: &str) -> Bytes {

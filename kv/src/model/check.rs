@@ -56,6 +56,14 @@ impl std::fmt::Display for Place {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidTxn {
+    /// A key has no bytes.
+    #[error("{place}: the key is empty; a key has 1 to {limit} bytes")]
+    EmptyKey {
+        /// Where.
+        place: Place,
+        /// The longest that it may be.
+        limit: usize,
+    },
     /// A key is too long.
     #[error("{place}: the key has {size} bytes, the limit is {limit}")]
     KeyTooLong {
@@ -101,6 +109,14 @@ pub enum InvalidTxn {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidRead {
+    /// A key has no bytes.
+    #[error("read {index}: the key is empty; a key has 1 to {limit} bytes")]
+    EmptyKey {
+        /// Which read.
+        index: usize,
+        /// The longest that it may be.
+        limit: usize,
+    },
     /// A key is too long.
     #[error("read {index}: the key has {size} bytes, the limit is {limit}")]
     KeyTooLong {
@@ -185,14 +201,14 @@ pub(crate) fn check_reads(reads: &[ReadOp], limits: &Limits) -> Result<(), Inval
         });
     }
     for (index, read) in reads.iter().enumerate() {
-        if let ReadOp::Get(key) = read
-            && key.len() > limits.key_bytes_max
-        {
-            return Err(InvalidRead::KeyTooLong {
-                index,
-                size: key.len(),
-                limit: limits.key_bytes_max,
-            });
+        let limit = limits.key_bytes_max;
+        match read {
+            ReadOp::Get(key) if key.is_empty() => return Err(InvalidRead::EmptyKey { index, limit }),
+            ReadOp::Get(key) if key.len() > limit => {
+                let size = key.len();
+                return Err(InvalidRead::KeyTooLong { index, size, limit });
+            }
+            ReadOp::Get(_) | ReadOp::Range(_) => {}
         }
     }
     Ok(())
@@ -203,10 +219,10 @@ const OVERHEAD: usize = 16;
 
 fn check_key(place: Place, key: &Key, limits: &Limits) -> Result<usize, InvalidTxn> {
     let (size, limit) = (key.len(), limits.key_bytes_max);
-    if size > limit {
-        Err(InvalidTxn::KeyTooLong { place, size, limit })
-    } else {
-        Ok(size)
+    match size {
+        0 => Err(InvalidTxn::EmptyKey { place, limit }),
+        _ if size > limit => Err(InvalidTxn::KeyTooLong { place, size, limit }),
+        _ => Ok(size),
     }
 }
 
@@ -244,7 +260,8 @@ fn check_condition(place: Place, condition: &Condition, limits: &Limits) -> Resu
     Ok(size + OVERHEAD)
 }
 
-fn check_op(place: Place, op: &Op, limits: &Limits) -> Result<usize, InvalidTxn> {
+/// Checks one operation; answers its size in bytes as the limits count it.
+pub(crate) fn check_op(place: Place, op: &Op, limits: &Limits) -> Result<usize, InvalidTxn> {
     let size = match op {
         Op::Put {
             key, value, lease, ..
@@ -258,6 +275,7 @@ fn check_op(place: Place, op: &Op, limits: &Limits) -> Result<usize, InvalidTxn>
         Op::DeleteRange { range, .. } => range.size(),
         Op::Range(read) => read.range.size(),
         Op::PutSequence { prefix, value } => {
+            check_key(place, prefix, limits)?;
             // The number's digits count as part of the key.
             let size = prefix.len() + SEQUENCE_DIGITS;
             if size > limits.key_bytes_max {

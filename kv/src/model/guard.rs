@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::codec;
-use super::{Key, KeyRange, LeaseId, Revision, Value};
+use super::{IntoValue, Key, KeyRange, LeaseId, Revision, Value};
 
 /// A tree of all / any / not over conditions, evaluated on the state before the transaction.
 ///
@@ -156,28 +156,53 @@ impl Guard {
     }
 
     /// A test of one key.
-    pub fn key(key: Key, test: KeyTest) -> Self {
-        Self::condition(Condition::Key { key, test })
+    pub fn key(key: impl Into<Key>, test: KeyTest) -> Self {
+        Self::condition(Condition::Key {
+            key: key.into(),
+            test,
+        })
     }
 
     /// A test of a range.
-    pub fn range(range: KeyRange, test: RangeTest) -> Self {
-        Self::condition(Condition::Range { range, test })
+    pub fn range(range: impl Into<KeyRange>, test: RangeTest) -> Self {
+        Self::condition(Condition::Range {
+            range: range.into(),
+            test,
+        })
     }
 
     /// Holds when the key exists.
-    pub fn exists(key: Key) -> Self {
+    pub fn exists(key: impl Into<Key>) -> Self {
         Self::key(key, KeyTest::Exists(true))
     }
 
     /// Holds when the key does not exist.
-    pub fn missing(key: Key) -> Self {
+    pub fn missing(key: impl Into<Key>) -> Self {
         Self::key(key, KeyTest::Exists(false))
     }
 
+    /// Holds when the key has this value.
+    pub fn value(key: impl Into<Key>, value: impl IntoValue) -> Self {
+        Self::key(key, KeyTest::Value(Compare::Equal, value.into_value()))
+    }
+
     /// Holds when the key was last written at this revision; with `None`, when it does not exist.
-    pub fn unchanged(key: Key, mod_revision: Option<Revision>) -> Self {
-        Self::key(key, KeyTest::ModRevision(Compare::Equal, mod_revision))
+    pub fn unchanged(key: impl Into<Key>, mod_revision: impl Into<Option<Revision>>) -> Self {
+        Self::key(key, KeyTest::ModRevision(Compare::Equal, mod_revision.into()))
+    }
+
+    /// Holds when no key of the range exists.
+    pub fn empty(range: impl Into<KeyRange>) -> Self {
+        Self::range(range, RangeTest::Count(Compare::Equal, 0))
+    }
+
+    /// Holds when this one and another hold.
+    #[must_use]
+    pub fn and(self, other: Guard) -> Self {
+        match self.nodes.is_empty() {
+            true => other,
+            false => Self::all([self, other]),
+        }
     }
 
     /// Holds when all of them hold.

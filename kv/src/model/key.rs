@@ -1,17 +1,31 @@
 //! Keys and ranges of keys.
 
+use std::borrow::Cow;
 use std::fmt;
-use std::ops::Bound;
+use std::ops::{Bound, Range, RangeBounds, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::codec::Shared;
 
-/// A value: 0 bytes to 1 MiB by default.
-pub type Value = Bytes;
-
-/// A key: 1 byte to [`Key::BYTES_MAX`], ordered bytewise. A store's [`super::Limits`] may allow less.
+/// A key: bytes, ordered bytewise.
+///
+/// Made from anything that is text or bytes, borrowed or owned: `"a"`, `b"a"`, a `String`, a `Vec<u8>`, `Bytes`, a reference
+/// to any of them, a [`Cow`].
+///
+/// A store takes keys of 1 byte to [`Limits::key_bytes_max`](super::Limits::key_bytes_max). Another one is refused by the call that
+/// it is used in, before anything is sent: as [`InvalidTxn`](super::InvalidTxn) or [`InvalidRead`](super::InvalidRead).
+/// [`Key::new`] tells at once.
+///
+/// ```
+/// use quorate_kv::model::Key;
+///
+/// let name = String::from("jobs/7");
+/// assert_eq!(Key::from(&name), Key::from("jobs/7"));
+/// assert_eq!(Key::from(b"jobs/7").as_bytes(), name.as_bytes());
+/// assert!(Key::new("").is_err());
+/// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "Shared", into = "Bytes")]
 pub struct Key(Bytes);
@@ -35,13 +49,13 @@ impl Key {
     /// The longest key that the formats carry.
     pub const BYTES_MAX: usize = 32 * 1024;
 
-    /// A key of these bytes.
-    pub fn new(bytes: impl Into<Bytes>) -> Result<Self, InvalidKey> {
-        let bytes = bytes.into();
-        match bytes.len() {
+    /// A key that a store may be configured for: of 1 byte to [`Key::BYTES_MAX`].
+    pub fn new(key: impl Into<Key>) -> Result<Self, InvalidKey> {
+        let key = key.into();
+        match key.len() {
             0 => Err(InvalidKey::Empty),
             size if size > Self::BYTES_MAX => Err(InvalidKey::TooLong { size }),
-            _ => Ok(Self(bytes)),
+            _ => Ok(key),
         }
     }
 
@@ -51,9 +65,18 @@ impl Key {
     }
 
     /// Its size in bytes.
-    #[allow(clippy::len_without_is_empty, reason = "a key is never empty")]
     pub fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// Whether it has no bytes, and so is no key of any store.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// As text, where it is UTF-8.
+    pub fn as_str(&self) -> Option<&str> {
+        std::str::from_utf8(&self.0).ok()
     }
 
     /// Gives up the bytes without copying.
@@ -69,38 +92,77 @@ impl TryFrom<Shared> for Key {
     }
 }
 
-impl TryFrom<Bytes> for Key {
-    type Error = InvalidKey;
-    fn try_from(bytes: Bytes) -> Result<Self, InvalidKey> {
-        Key::new(bytes)
+/// From what is given up without copying.
+macro_rules! from_owned {
+    ($($owned:ty),*) => {$(
+        impl From<$owned> for Key {
+            fn from(owned: $owned) -> Self {
+                Self(owned.into())
+            }
+        }
+    )*};
+}
+
+/// From what is copied.
+macro_rules! from_borrowed {
+    ($($borrowed:ty),*) => {$(
+        impl From<$borrowed> for Key {
+            fn from(borrowed: $borrowed) -> Self {
+                let bytes: &[u8] = borrowed.as_ref();
+                Self(Bytes::copy_from_slice(bytes))
+            }
+        }
+    )*};
+}
+
+from_owned!(Bytes, String, Vec<u8>, Box<[u8]>);
+from_borrowed!(&str, &String, &[u8], &Vec<u8>);
+
+impl From<&Bytes> for Key {
+    fn from(bytes: &Bytes) -> Self {
+        Self(bytes.clone())
     }
 }
 
-impl TryFrom<&str> for Key {
-    type Error = InvalidKey;
-    fn try_from(text: &str) -> Result<Self, InvalidKey> {
-        Key::new(Bytes::copy_from_slice(text.as_bytes()))
+impl From<&Key> for Key {
+    fn from(key: &Key) -> Self {
+        key.clone()
     }
 }
 
-impl TryFrom<String> for Key {
-    type Error = InvalidKey;
-    fn try_from(text: String) -> Result<Self, InvalidKey> {
-        Key::new(text.into_bytes())
+impl From<Box<str>> for Key {
+    fn from(text: Box<str>) -> Self {
+        String::from(text).into()
     }
 }
 
-impl TryFrom<&[u8]> for Key {
-    type Error = InvalidKey;
-    fn try_from(bytes: &[u8]) -> Result<Self, InvalidKey> {
-        Key::new(Bytes::copy_from_slice(bytes))
+impl<const N: usize> From<[u8; N]> for Key {
+    fn from(bytes: [u8; N]) -> Self {
+        Self(Bytes::copy_from_slice(&bytes))
     }
 }
 
-impl TryFrom<Vec<u8>> for Key {
-    type Error = InvalidKey;
-    fn try_from(bytes: Vec<u8>) -> Result<Self, InvalidKey> {
-        Key::new(bytes)
+impl<const N: usize> From<&[u8; N]> for Key {
+    fn from(bytes: &[u8; N]) -> Self {
+        Self(Bytes::copy_from_slice(bytes))
+    }
+}
+
+impl From<Cow<'_, str>> for Key {
+    fn from(text: Cow<'_, str>) -> Self {
+        match text {
+            Cow::Borrowed(text) => text.into(),
+            Cow::Owned(text) => text.into(),
+        }
+    }
+}
+
+impl From<Cow<'_, [u8]>> for Key {
+    fn from(bytes: Cow<'_, [u8]>) -> Self {
+        match bytes {
+            Cow::Borrowed(bytes) => bytes.into(),
+            Cow::Owned(bytes) => bytes.into(),
+        }
     }
 }
 
@@ -124,7 +186,17 @@ impl fmt::Debug for Key {
 
 /// A half-open range of keys, `start <= key < end`, possibly unbounded on either side.
 ///
-/// `end <= start` is an empty range and no error.
+/// Made from Rust's ranges of anything that is a key, or by [`prefix`](KeyRange::prefix). `end <= start` is an empty range and no
+/// error.
+///
+/// ```
+/// use quorate_kv::model::KeyRange;
+///
+/// assert!(KeyRange::from("a".."c").contains(b"b"));
+/// assert!(KeyRange::from("a"..="c").contains(b"c"));
+/// assert_eq!(KeyRange::from(..), KeyRange::all());
+/// assert!(KeyRange::prefix("jobs/").contains(b"jobs/7"));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct KeyRange {
     start: Bytes,
@@ -141,24 +213,24 @@ impl KeyRange {
     }
 
     /// From `start` (inclusive) to `end` (exclusive).
-    pub fn new(start: impl Into<Bytes>, end: impl Into<Bytes>) -> Self {
+    pub fn new(start: impl Into<Key>, end: impl Into<Key>) -> Self {
         Self {
-            start: start.into(),
-            end: Some(end.into()),
+            start: start.into().0,
+            end: Some(end.into().0),
         }
     }
 
     /// From `start` (inclusive) on.
-    pub fn from(start: impl Into<Bytes>) -> Self {
+    pub fn starting_at(start: impl Into<Key>) -> Self {
         Self {
-            start: start.into(),
+            start: start.into().0,
             end: None,
         }
     }
 
-    /// The keys that begin with `prefix`.
-    pub fn prefix(prefix: impl Into<Bytes>) -> Self {
-        let start: Bytes = prefix.into();
+    /// The keys that begin with `prefix`; all keys, if it is empty.
+    pub fn prefix(prefix: impl Into<Key>) -> Self {
+        let start = prefix.into().0;
         let mut end = start.to_vec();
         while let Some(last) = end.pop() {
             if let Some(next) = last.checked_add(1) {
@@ -211,5 +283,107 @@ impl KeyRange {
     /// Its encoded size in bytes, about.
     pub fn size(&self) -> usize {
         self.start.len() + self.end.as_ref().map_or(0, Bytes::len)
+    }
+}
+
+/// The first key that is not below a bound, or all before all keys.
+fn first_at(bound: Bound<&Key>) -> Bytes {
+    match bound {
+        Bound::Unbounded => Bytes::new(),
+        Bound::Included(key) => key.0.clone(),
+        Bound::Excluded(key) => successor(&key.0),
+    }
+}
+
+/// The key that comes next after one.
+fn successor(key: &[u8]) -> Bytes {
+    let mut next = Vec::with_capacity(key.len() + 1);
+    next.extend_from_slice(key);
+    next.push(0);
+    next.into()
+}
+
+impl KeyRange {
+    /// The range between two bounds.
+    pub fn between(bounds: impl RangeBounds<Key>) -> Self {
+        Self {
+            start: first_at(bounds.start_bound()),
+            end: match bounds.end_bound() {
+                Bound::Unbounded => None,
+                Bound::Included(key) => Some(successor(&key.0)),
+                Bound::Excluded(key) => Some(key.0.clone()),
+            },
+        }
+    }
+
+    /// What of it comes behind a key: where reading goes on after a page that ended with it.
+    #[must_use]
+    pub fn after(&self, key: &Key) -> Self {
+        Self {
+            start: successor(&key.0).max(self.start.clone()),
+            end: self.end.clone(),
+        }
+    }
+
+    /// What of it comes before a key: where reading goes on, from the highest key down.
+    #[must_use]
+    pub fn before(&self, key: &Key) -> Self {
+        let end = match &self.end {
+            Some(end) => key.0.clone().min(end.clone()),
+            None => key.0.clone(),
+        };
+        Self {
+            start: self.start.clone(),
+            end: Some(end),
+        }
+    }
+}
+
+impl From<&KeyRange> for KeyRange {
+    fn from(range: &KeyRange) -> Self {
+        range.clone()
+    }
+}
+
+impl From<RangeFull> for KeyRange {
+    fn from(_: RangeFull) -> Self {
+        Self::all()
+    }
+}
+
+impl<K: Into<Key>> From<Range<K>> for KeyRange {
+    fn from(range: Range<K>) -> Self {
+        Self::new(range.start, range.end)
+    }
+}
+
+impl<K: Into<Key>> From<RangeFrom<K>> for KeyRange {
+    fn from(range: RangeFrom<K>) -> Self {
+        Self::starting_at(range.start)
+    }
+}
+
+impl<K: Into<Key>> From<RangeTo<K>> for KeyRange {
+    fn from(range: RangeTo<K>) -> Self {
+        Self::between(..range.end.into())
+    }
+}
+
+impl<K: Into<Key>> From<RangeInclusive<K>> for KeyRange {
+    fn from(range: RangeInclusive<K>) -> Self {
+        let (start, end) = range.into_inner();
+        Self::between(start.into()..=end.into())
+    }
+}
+
+impl<K: Into<Key>> From<RangeToInclusive<K>> for KeyRange {
+    fn from(range: RangeToInclusive<K>) -> Self {
+        Self::between(..=range.end.into())
+    }
+}
+
+impl<K: Into<Key>> From<(Bound<K>, Bound<K>)> for KeyRange {
+    fn from((start, end): (Bound<K>, Bound<K>)) -> Self {
+        Self::between((start.map(K::into), end.map(K::into)))
     }
 }

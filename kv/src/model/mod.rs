@@ -16,9 +16,10 @@ mod record;
 #[cfg(test)]
 mod tests;
 mod txn;
+mod value;
 
-pub(crate) use check::check_reads;
 pub use check::{CheckedTxn, InvalidRead, InvalidTxn, Limits, Place};
+pub(crate) use check::{check_op, check_reads};
 pub use codec::{DecodeError, decode, encode, encode_onto};
 pub(crate) use codec::{decode_front, decode_limited, decode_shared, own, steps};
 pub use command::{
@@ -28,10 +29,12 @@ pub use guard::{Compare, Condition, FailedCondition, Found, Guard, GuardNode, Ke
 pub use ids::{
     LeaseId, LogIndex, LogPosition, LogTime, NodeId, Revision, Sequence, SessionId, StateHash, Term,
 };
-pub use key::{InvalidKey, Key, KeyRange, Value};
+pub use key::{InvalidKey, Key, KeyRange};
 pub use limits::{Bounds, InvalidLimit, Limit, LimitChange, ReplicatedLimits, Unit, UnknownLimit};
 pub(crate) use op::SEQUENCE_DIGITS;
 pub use op::{LeaseChange, Op, OpResult, PutMode, RangeExcess};
 pub use read::{Consistency, KeyValue, Order, RangeRead, ReadOp, ReadResponse, ReadResult};
 pub use record::Record;
 pub use txn::{Txn, TxnResponse};
+pub(crate) use value::number;
+pub use value::{IntoValue, Value};

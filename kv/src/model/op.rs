@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::codec;
-use super::{Key, KeyRange, KeyValue, LeaseId, RangeRead, Record, Value};
+use super::{IntoValue, Key, KeyRange, KeyValue, LeaseId, RangeRead, Record, Value};
 
 /// One step of a transaction. Steps run in the written order and read the writes of earlier ones.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,52 +140,81 @@ pub enum OpResult {
 pub(crate) const SEQUENCE_DIGITS: usize = 20;
 
 impl Op {
-    /// A plain put.
-    pub fn put(key: Key, value: impl Into<Value>) -> Self {
+    /// Writes a key, whether it exists or not.
+    pub fn put(key: impl Into<Key>, value: impl IntoValue) -> Self {
         Op::Put {
-            key,
-            value: value.into(),
+            key: key.into(),
+            value: value.into_value(),
             mode: PutMode::Upsert,
             lease: LeaseChange::Detach,
         }
     }
 
-    /// A put of a key that must not exist.
-    pub fn create(key: Key, value: impl Into<Value>) -> Self {
+    /// Writes a key that must not exist: the whole transaction is refused where it does.
+    pub fn create(key: impl Into<Key>, value: impl IntoValue) -> Self {
         Op::Put {
-            key,
-            value: value.into(),
+            key: key.into(),
+            value: value.into_value(),
             mode: PutMode::OnlyIfAbsent,
             lease: LeaseChange::Detach,
         }
     }
 
-    /// A delete.
-    pub fn delete(key: Key) -> Self {
-        Op::Delete { key }
+    /// Adds to a number, and answers what it is then.
+    pub fn add(key: impl Into<Key>, delta: i64) -> Self {
+        Op::Add {
+            key: key.into(),
+            delta,
+        }
     }
 
-    /// A delete of all keys of a range, of which there may be so many.
-    pub fn delete_range(range: KeyRange, limit: u32) -> Self {
+    /// Raises a number to at least `operand`, and answers what it is then.
+    pub fn max(key: impl Into<Key>, operand: i64) -> Self {
+        Op::Max {
+            key: key.into(),
+            operand,
+        }
+    }
+
+    /// Writes a key that is `prefix` and the next number of its sequence, and answers the key.
+    pub fn put_sequence(prefix: impl Into<Key>, value: impl IntoValue) -> Self {
+        Op::PutSequence {
+            prefix: prefix.into(),
+            value: value.into_value(),
+        }
+    }
+
+    /// Deletes a key; a missing one is no error.
+    pub fn delete(key: impl Into<Key>) -> Self {
+        Op::Delete { key: key.into() }
+    }
+
+    /// Deletes all keys of a range, of which there may be so many: the transaction is refused where there are more.
+    pub fn delete_range(range: impl Into<KeyRange>, limit: u32) -> Self {
         Op::DeleteRange {
-            range,
+            range: range.into(),
             limit,
             excess: RangeExcess::Refuse,
         }
     }
 
-    /// A delete of so many keys of a range, the lowest. Repeated while the answer says that there are more, it deletes
-    /// a range of any size in transactions of a bounded one.
-    pub fn delete_some_of(range: KeyRange, limit: u32) -> Self {
+    /// Deletes so many keys of a range, the lowest. Repeated while the answer says that there are more, it deletes a range of any size
+    /// in transactions of a bounded one.
+    pub fn delete_some_of(range: impl Into<KeyRange>, limit: u32) -> Self {
         Op::DeleteRange {
-            range,
+            range: range.into(),
             limit,
             excess: RangeExcess::Leave,
         }
     }
 
-    /// A get.
-    pub fn get(key: Key) -> Self {
-        Op::Get { key }
+    /// Reads a key.
+    pub fn get(key: impl Into<Key>) -> Self {
+        Op::Get { key: key.into() }
+    }
+
+    /// Reads up to 1,000 records of a range.
+    pub fn range(range: impl Into<KeyRange>) -> Self {
+        Op::Range(RangeRead::new(range))
     }
 }

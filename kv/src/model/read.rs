@@ -51,11 +51,14 @@ pub struct RangeRead {
 }
 
 impl RangeRead {
+    /// How many records a read returns where it does not say.
+    pub const LIMIT: u32 = 1_000;
+
     /// Up to 1,000 records of a range, ascending.
-    pub fn new(range: KeyRange) -> Self {
+    pub fn new(range: impl Into<KeyRange>) -> Self {
         Self {
-            range,
-            limit: 1_000,
+            range: range.into(),
+            limit: Self::LIMIT,
             order: Order::Ascending,
             keys_only: false,
             count_only: false,

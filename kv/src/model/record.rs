@@ -18,3 +18,15 @@ pub struct Record {
     /// The lease that it is attached to.
     pub lease: Option<LeaseId>,
 }
+
+impl Record {
+    /// The value as text, where it is UTF-8.
+    pub fn text(&self) -> Option<&str> {
+        std::str::from_utf8(&self.value).ok()
+    }
+
+    /// The value as a number, where it is one: 8 bytes, as [`Op::Add`](super::Op::Add) keeps it.
+    pub fn number(&self) -> Option<i64> {
+        super::value::number(&self.value)
+    }
+}

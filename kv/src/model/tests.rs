@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn key(text: &str) -> Key {
-    Key::try_from(text).unwrap()
+    Key::from(text)
 }
 
 fn small() -> Limits {

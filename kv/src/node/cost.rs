@@ -139,7 +139,7 @@ mod tests {
     const RETURNED_MAX: u64 = 4 << 20;
 
     fn key(name: &str) -> Key {
-        Key::try_from(name.to_owned()).unwrap()
+        Key::from(name.to_owned())
     }
 
     fn limits() -> Limits {

@@ -327,7 +327,7 @@ mod tests {
 
     fn waiting(writes: impl IntoIterator<Item = (bool, Option<u64>, usize)>) -> VecDeque<Waiting> {
         let room = Room::new(1_000);
-        let key = || Key::try_from("k").expect("a legal key");
+        let key = || Key::from("k");
         let one = |(may_grow, full_at, size)| Waiting {
             write: Write {
                 command: Command::Txn {

@@ -310,7 +310,7 @@ mod tests {
     }
 
     fn put(bytes: usize) -> Command {
-        let key = Key::try_from("a").expect("a legal key");
+        let key = Key::from("a");
         Command::Txn {
             session: None,
             txn: Txn::new([Op::put(key, vec![0; bytes])]),
@@ -321,7 +321,7 @@ mod tests {
     fn what_grows_is_refused_on_a_leader_whose_disk_is_nearly_full_and_nothing_else() {
         let delete = Command::Txn {
             session: None,
-            txn: Txn::new([Op::delete(Key::try_from("a").expect("a legal key"))]),
+            txn: Txn::new([Op::delete(Key::from("a"))]),
         };
         let space = Space::default();
         let boundless = || {
@@ -532,7 +532,7 @@ mod tests {
 
     #[test]
     fn what_frees_room_is_never_refused() {
-        let key = |name: &str| Key::try_from(name).expect("a legal key");
+        let key = |name: &str| Key::from(name);
         let txn = |then: Vec<Op>, otherwise: Vec<Op>| Command::Txn {
             session: None,
             txn: Txn {

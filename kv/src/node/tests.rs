@@ -73,13 +73,13 @@ impl World {
         let numbers: Vec<u64> = (0..keys).collect();
         for some in numbers.chunks(10_000.min((8 << 20) / value.max(1)).max(1)) {
             let puts = some.iter().map(|number| Op::put(key(*number), vec![b'v'; value]));
-            client.txn(Txn::new(puts)).await.expect("it is written");
+            client.commit(Txn::new(puts)).await.expect("it is written");
         }
     }
 }
 
 fn key(number: u64) -> Key {
-    Key::try_from(format!("k{number:08}")).expect("a legal key")
+    Key::from(format!("k{number:08}"))
 }
 
 /// Waits until the condition holds.

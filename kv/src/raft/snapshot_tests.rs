@@ -45,7 +45,7 @@ fn state(dir: &Path) -> Reader {
     let (mut machine, reader) =
         Machine::open(Arc::new(RealDisk), dir, OpenMode::Create, tuned()).expect("a state");
     let puts = (0..100).map(|number| {
-        let key = Key::try_from(format!("key-{number}")).expect("a key");
+        let key = Key::from(format!("key-{number}"));
         Op::put(key, vec![b'v'; 100])
     });
     let proposal = Proposal {

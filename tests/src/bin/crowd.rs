@@ -15,7 +15,7 @@ use comfy_table::{Table, presets};
 use futures_util::future::try_join_all;
 use indicatif::ProgressBar;
 use quorate_kv::Client;
-use quorate_kv::model::{Consistency, Key, ReadOp, ReadResult};
+use quorate_kv::model::{Key, ReadOp, ReadResult};
 use quorate_kv::node::Settings;
 use quorate_tests::processes::Processes;
 use quorate_tests::terminal;
@@ -177,7 +177,7 @@ fn key(number: u64) -> Result<Key> {
 async fn ask(client: &Client, answered: &AtomicU64) -> Result<()> {
     let reads = (0..VALUES).map(|number| Ok(ReadOp::Get(key(number)?)));
     let reads = reads.collect::<Result<Vec<_>>>()?;
-    let response = client.read(reads, Consistency::Linearizable).await?;
+    let response = client.read(reads).await?;
     let whole = |result: &ReadResult| match result {
         ReadResult::Get(Some(record)) => record.value.len() == VALUE_BYTES,
         _ => false,

@@ -121,14 +121,11 @@ async fn load(cluster: &Cluster, args: &Args) -> anyhow::Result<Histogram<u64>> 
                     // A prime stride, so that neighbours in time are none in the order of keys.
                     next = next.wrapping_add(7_919);
                     let number = next.wrapping_mul(2_654_435_761) % keys;
-                    ops.push(Op::put(
-                        Key::try_from(format!("bulk/{number:012}"))?,
-                        value.clone(),
-                    ));
+                    ops.push(Op::put(Key::from(format!("bulk/{number:012}")), value.clone()));
                 }
                 let started = Instant::now();
                 // A slow disk may cost a deadline: what is measured are the heartbeats.
-                let _outcome = client.txn(Txn::new(ops)).await;
+                let _outcome = client.commit(Txn::new(ops)).await;
                 took.record(u64::try_from(started.elapsed().as_micros())?)?;
             }
             anyhow::Ok(took)

@@ -291,11 +291,11 @@ mod tests {
             client: 3,
             number: 17,
         };
-        let key = || Key::try_from("k").unwrap();
+        let key = || Key::from("k");
         let tagged = tag(Txn::new([Op::delete(key())]).when(Guard::exists(key())), id);
         assert_eq!(CallId::of(&tagged), Some(id));
         assert_eq!(CallId::of(&Txn::new([Op::put(key(), id.value(1_000))])), Some(id));
-        let own = Key::try_from(format!("own/{id}")).unwrap();
+        let own = Key::from(format!("own/{id}"));
         assert_eq!(CallId::of(&Txn::new([Op::delete(own)])), Some(id));
         assert_eq!(CallId::of(&Txn::new([Op::put(key(), "served again")])), None);
     }

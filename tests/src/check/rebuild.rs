@@ -54,8 +54,8 @@ impl Source for Client {
     }
 
     async fn records(&self, keys: Vec<Key>, at: Revision) -> Result<Vec<Option<Record>>, Error> {
-        let reads = keys.into_iter().map(ReadOp::Get).collect();
-        let response = self.read(reads, Consistency::At(at)).await?;
+        let reads = keys.into_iter().map(ReadOp::Get);
+        let response = self.read(reads).consistency(Consistency::At(at)).await?;
         let record = |result| match result {
             ReadResult::Get(record) => Ok(record),
             other => Err(Error::Rejected {

@@ -72,9 +72,9 @@ impl Store {
             Store::Quorate(client) => {
                 let ops: Result<Vec<Op>> = keys
                     .iter()
-                    .map(|key| Ok(Op::put(Key::try_from(key.as_str())?, value.clone())))
+                    .map(|key| Ok(Op::put(Key::from(key.as_str()), value.clone())))
                     .collect();
-                client.txn(Txn::new(ops?)).await?;
+                client.commit(Txn::new(ops?)).await?;
             }
             Store::Etcd(client) => match keys {
                 [key] => client.put(key, value).await?,

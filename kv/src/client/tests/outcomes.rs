@@ -120,7 +120,7 @@ fn silences() -> Vec<(CallError, Says)> {
 
 /// Every refusal of the state machine, and whether it is what every attempt of the write gets.
 fn refusals() -> Vec<(TxnRefused, bool)> {
-    let key = || Key::try_from("k").expect("a legal key");
+    let key = || Key::from("k");
     let (session, sequence) = (SessionId::new(1), Sequence::FIRST);
     vec![
         (TxnRefused::KeyExists { op: 0, key: key() }, true),
@@ -469,7 +469,7 @@ async fn a_read_at_a_revision_that_has_not_come_is_waited_for_within_the_deadlin
     let client = stage.client(&["one:1"]).with_deadline(Duration::from_millis(300));
     let (asked, current) = (Revision::new(9), Revision::new(3));
     let at = crate::model::Consistency::At(asked);
-    let get = env::spawn("caller", async move { client.get_with("k", at).await });
+    let get = env::spawn("caller", async move { client.get("k").consistency(at).await });
     let refusing = env::spawn("caller", async move {
         loop {
             let failure = Failure::NotYet { asked, current };
@@ -569,9 +569,8 @@ async fn a_large_write_is_given_the_time_to_be_sent() {
     let put = env::spawn("caller", {
         let client = client.clone();
         async move {
-            let puts =
-                (0..8_u32).map(|n| Op::put(Key::try_from(format!("k{n}")).expect("a key"), vec![0; 1 << 20]));
-            client.txn(Txn::new(puts)).await
+            let puts = (0..8_u32).map(|n| Op::put(Key::from(format!("k{n}")), vec![0; 1 << 20]));
+            client.commit(Txn::new(puts)).await
         }
     });
     let opening = node.asked().await;

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::stub::{Asked, Stage, Stub, opened};
 use crate::Client;
-use crate::client::{Error, TransactError, Transaction};
+use crate::client::{Error, TransactError, Transacted, Transaction};
 use crate::env::{self, JoinHandle};
 use crate::model::{
     Command, Compare, Condition, Consistency, Guard, Key, KeyRange, KeyTest, KeyValue, LogIndex, Op, Outcome,
@@ -17,10 +17,10 @@ use crate::model::{
 };
 use crate::protocol::{Failure, Request, Response};
 
-type Ran = Result<((), TxnResponse), TransactError<Error>>;
+type Ran = Result<Transacted<()>, TransactError<Error>>;
 
 fn key(name: impl Into<String>) -> Key {
-    Key::try_from(name.into()).expect("a legal key")
+    Key::from(name.into())
 }
 
 fn revision(number: u64) -> Revision {
@@ -56,7 +56,7 @@ where
     let client = of(stage.client(&["one:1"]));
     (
         node,
-        env::spawn("caller", async move { client.transact(closure).await }),
+        env::spawn("caller", async move { client.try_transact(closure).await }),
     )
 }
 
@@ -212,7 +212,7 @@ async fn a_read_that_ends_after_the_closure_returned_tells_nothing_and_guards_no
 /// A read of a clone that outlives its closure.
 static LATE: tokio::sync::Mutex<Option<Late>> = tokio::sync::Mutex::const_new(None);
 
-type Late = JoinHandle<Result<Option<Record>, Error>>;
+type Late = JoinHandle<Result<Option<crate::model::Value>, Error>>;
 
 #[tokio::test]
 async fn a_handle_that_outlives_its_closure_neither_reads_nor_writes() {
@@ -272,7 +272,7 @@ async fn a_read_or_a_write_that_could_not_be_asked_commits_nothing_though_the_cl
         assert!(
             matches!(
                 &ended,
-                TransactError::Client(Error::InvalidKey(_) | Error::InvalidRead(_))
+                TransactError::Client(Error::InvalidTxn(_) | Error::InvalidRead(_))
             ),
             "{which}: {ended}"
         );

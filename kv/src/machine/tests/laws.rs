@@ -77,7 +77,7 @@ const KEYS: [&[u8]; 9] = [
 ];
 
 fn any_key() -> impl Strategy<Value = Key> {
-    select(&KEYS[..]).prop_map(|bytes| Key::try_from(bytes).unwrap())
+    select(&KEYS[..]).prop_map(Key::from)
 }
 
 fn any_value() -> impl Strategy<Value = Bytes> {
@@ -92,7 +92,7 @@ fn any_range() -> impl Strategy<Value = KeyRange> {
     let bytes = || any_key().prop_map(Key::into_bytes);
     prop_oneof![
         2 => Just(KeyRange::all()),
-        1 => bytes().prop_map(KeyRange::from),
+        1 => bytes().prop_map(KeyRange::starting_at),
         1 => bytes().prop_map(KeyRange::prefix),
         1 => any_key().prop_map(|key| KeyRange::key(&key)),
         2 => (bytes(), bytes()).prop_map(|(a, b)| KeyRange::new(a, b)),
@@ -452,7 +452,7 @@ proptest! {
         prop_assert_eq!(last.log_time, slow.time());
 
         let mut ops: Vec<ReadOp> = reads.into_iter().map(ReadOp::Range).collect();
-        ops.extend(KEYS.iter().map(|bytes| ReadOp::Get(Key::try_from(*bytes).unwrap())));
+        ops.extend(KEYS.iter().map(|bytes| ReadOp::Get(Key::from(*bytes))));
         let view = reader.view().unwrap();
         let oldest = Revision::new(slow.oldest);
         for revision in (1..slow.oldest).map(Revision::new) {
@@ -515,7 +515,7 @@ proptest! {
             go_on(&mut machine);
         }
         let mut ops: Vec<ReadOp> = reads.into_iter().map(ReadOp::Range).collect();
-        ops.push(ReadOp::Get(Key::try_from(KEYS[0]).unwrap()));
+        ops.push(ReadOp::Get(Key::from(KEYS[0])));
         let mut view = reader.view().unwrap();
         let (oldest, newest) = (view.applied().oldest.number(), view.applied().revision.number());
         let at = Revision::new(oldest + at.index((newest - oldest + 1) as usize) as u64);
@@ -556,7 +556,7 @@ proptest! {
             machine.apply(vec![entry.clone()]).unwrap();
             take(*step, &mut machine, &mut under_way);
             let view = reader.view().unwrap();
-            let get = [ReadOp::Get(Key::try_from(KEYS[by_key]).unwrap())];
+            let get = [ReadOp::Get(Key::from(KEYS[by_key]))];
             // A reader that pinned an older state must leave nothing of it to others.
             older.read(&get, None).unwrap().unwrap();
             if reads {

@@ -417,7 +417,7 @@ fn a_page_of_a_range_ends_at_a_mebibyte_and_says_that_there_is_more() {
     }
     let view = store.reader.view().unwrap();
     let read = |from: &str| {
-        let read = ReadOp::Range(RangeRead::new(KeyRange::from(from.to_owned())));
+        let read = ReadOp::Range(RangeRead::new(KeyRange::starting_at(from.to_owned())));
         match view.read(&[read], None).unwrap().unwrap().pop() {
             Some(ReadResult::Range { records, count, more }) => (records.len(), count, more),
             other => panic!("a range answered {other:?}"),

@@ -16,7 +16,7 @@ fn op(name: &str, bytes: usize) -> Op {
 }
 
 fn key(name: &str) -> Key {
-    Key::try_from(name).expect("a legal key")
+    Key::from(name)
 }
 
 fn of(session: Option<SessionRef>, ops: impl IntoIterator<Item = Op>) -> Command {

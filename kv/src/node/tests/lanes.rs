@@ -151,7 +151,7 @@ async fn a_scan_is_of_one_revision_however_much_is_written_meanwhile() {
     lane.work(vec![scan]);
     let client = lane.world.node.client();
     let deletes = (FULL - 100..FULL).map(|number| Op::delete(key(number)));
-    client.txn(Txn::new(deletes)).await.expect("they are deleted");
+    client.commit(Txn::new(deletes)).await.expect("they are deleted");
     while !lane.scans.is_idle() {
         lane.work(vec![]);
     }
@@ -234,9 +234,12 @@ async fn a_read_that_is_longer_than_it_looked_changes_the_lane_and_is_answered_w
     world.fill(5_000, 10).await;
     let client = world.node.client();
     let deletes = (0..4_999).map(|number| Op::delete(key(number)));
-    client.txn(Txn::new(deletes)).await.expect("they are deleted");
+    client.commit(Txn::new(deletes)).await.expect("they are deleted");
     let read = ReadOp::Range(RangeRead::new(KeyRange::all()).limit(1));
-    let response = client.read(vec![read], Consistency::Linearizable).await;
+    let response = client
+        .read(vec![read])
+        .consistency(Consistency::Linearizable)
+        .await;
     let response = response.expect("it is answered");
     assert_eq!(response.revision, Revision::new(3));
     let ReadResult::Range { records, more, .. } = &response.results[0] else {
@@ -255,7 +258,8 @@ async fn gets_and_counts_beside_each_other_are_all_answered_right() {
     let counting = async {
         for _ in 0..20 {
             let response = client
-                .read(vec![count(KeyRange::all())], Consistency::Linearizable)
+                .read(vec![count(KeyRange::all())])
+                .consistency(Consistency::Linearizable)
                 .await
                 .expect("it is counted");
             assert_eq!(counted(Response::Read(response)), FULL);
@@ -271,7 +275,11 @@ async fn gets_and_counts_beside_each_other_are_all_answered_right() {
     let mixed = async {
         for number in 0..20 {
             let reads = vec![ReadOp::Get(key(number)), count(KeyRange::all())];
-            let response = client.read(reads, Consistency::Linearizable).await.expect("both");
+            let response = client
+                .read(reads)
+                .consistency(Consistency::Linearizable)
+                .await
+                .expect("both");
             assert!(
                 matches!(&response.results[..], [ReadResult::Get(Some(_)), ReadResult::Range { count, .. }] if *count == FULL)
             );
@@ -575,7 +583,10 @@ async fn started_with_keys(dir: &std::path::Path) -> Node {
     let start = || Node::builder().data_dir(dir).start();
     let node = start().await.expect("it starts");
     let puts = (0..10).map(|number| Op::put(key(number), "value"));
-    node.client().txn(Txn::new(puts)).await.expect("they are written");
+    node.client()
+        .commit(Txn::new(puts))
+        .await
+        .expect("they are written");
     assert!(node.shutdown().await.closed);
     start().await.expect("it starts again")
 }
@@ -586,7 +597,7 @@ async fn a_get_is_answered_at_its_first_look_once_memory_has_the_record_and_by_t
     let dir = tempfile::tempdir().expect("a directory");
     let node = started_with_keys(dir.path()).await;
     let client = node.client();
-    let look = |number| client.get_with(key(number), STALE).now_or_never();
+    let look = |number| client.get(key(number)).consistency(STALE).now_or_never();
     // Whether the thread is needed: it may be quick.
     let is_in_memory = |numbers: &[u64]| {
         let gets: Vec<ReadOp> = numbers.iter().map(|number| ReadOp::Get(key(*number))).collect();
@@ -598,16 +609,25 @@ async fn a_get_is_answered_at_its_first_look_once_memory_has_the_record_and_by_t
     // Who gave up left nothing behind.
     until("no answer holds room", || node.inner.front.held() == (0, 0, 0)).await;
     assert!(!is_in_memory(&[1]));
-    let by_the_thread = client.get_with(key(1), STALE).await.expect("it is read");
+    let by_the_thread = client.get(key(1)).consistency(STALE).await.expect("it is read");
     let at_once = look(1).expect("it is there").expect("it is read");
     assert!(at_once.is_some());
     assert_eq!(at_once, by_the_thread);
     // Also what does not exist, and of a batch all or nothing.
     assert!(!is_in_memory(&[99]));
-    assert_eq!(client.get_with(key(99), STALE).await.expect("it is read"), None);
+    assert_eq!(
+        client.get(key(99)).consistency(STALE).await.expect("it is read"),
+        None
+    );
     assert_eq!(look(99).expect("that is known").expect("it is read"), None);
     let gets = [1, 99].map(|number| ReadOp::Get(key(number)));
-    assert!(client.read(gets.to_vec(), STALE).now_or_never().is_some());
+    assert!(
+        client
+            .read(gets.to_vec())
+            .consistency(STALE)
+            .now_or_never()
+            .is_some()
+    );
     assert!(!is_in_memory(&[1, 99, 2]));
     // What is written is in memory from then on.
     client.put(key(3), "another").await.expect("it is written");
@@ -618,11 +638,11 @@ async fn a_get_is_answered_at_its_first_look_once_memory_has_the_record_and_by_t
     assert_eq!(at_once.value, "another");
     // It is answered on the way that others take where no call has time, or answers have no room.
     let no_time = client.with_deadline(Duration::ZERO);
-    assert!(no_time.get_with(key(3), STALE).await.is_err());
+    assert!(no_time.get(key(3)).consistency(STALE).await.is_err());
     node.shutdown().await;
     let refused = client.with_deadline(Duration::from_millis(10));
     assert!(
-        refused.get_with(key(3), STALE).await.is_err(),
+        refused.get(key(3)).consistency(STALE).await.is_err(),
         "it does not serve any more"
     );
 }
@@ -632,8 +652,8 @@ async fn a_get_is_answered_at_once_only_where_answers_have_room() {
     let dir = tempfile::tempdir().expect("a directory");
     let node = started_with_keys(dir.path()).await;
     let client = node.client();
-    client.get_with(key(0), STALE).await.expect("it is read");
-    let look = || client.get_with(key(0), STALE).now_or_never();
+    client.get(key(0)).consistency(STALE).await.expect("it is read");
+    let look = || client.get(key(0)).consistency(STALE).now_or_never();
     assert!(look().is_some());
     let all = node.inner.front.all_room_for_points().await;
     assert!(look().is_none(), "others wait for room");

@@ -60,7 +60,7 @@ impl Desk {
 }
 
 fn put(size: usize) -> Write {
-    let key = Key::try_from("k").expect("a legal key");
+    let key = Key::from("k");
     let command = Command::Txn {
         session: None,
         txn: Txn::new([Op::put(key, "v")]),

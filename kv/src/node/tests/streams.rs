@@ -31,7 +31,7 @@ async fn reads_that_wait_end_with_their_stream() {
         let client = world.client("caller").with_deadline(Duration::from_secs(3600));
         let waiting = env::spawn("callers", {
             let client = client.clone();
-            async move { join_all((0..1_000).map(|number| client.get_with(key(number), never()))).await }
+            async move { join_all((0..1_000).map(|number| client.get(key(number)).consistency(never()))).await }
         });
         until("a thousand reads wait", || held(&world.node).0 > 1_000 * 1024).await;
         waiting.abort();
@@ -47,7 +47,7 @@ async fn a_read_that_its_caller_gives_up_is_given_up_by_the_node() {
     let client = world.client("caller");
     // Its stream stays, for the next one.
     assert!(client.get(key(0)).await.expect("it is read").is_none());
-    let get = client.get_with(key(0), never());
+    let get = client.get(key(0)).consistency(never());
     let gave_up = env::timeout(Duration::from_millis(50), get).await;
     assert!(gave_up.is_err());
     until("nothing of it is left", || held(&world.node) == (0, 0, 0)).await;
@@ -60,7 +60,8 @@ async fn no_read_takes_longer_than_the_node_lets_it() {
     let world = World::start(|settings| settings.read_time_max = Duration::from_millis(50)).await;
     let client = world.node.client().with_deadline(Duration::from_millis(500));
     let error = client
-        .get_with(key(0), never())
+        .get(key(0))
+        .consistency(never())
         .await
         .expect_err("it never comes");
     assert!(matches!(error, Error::NotYet { .. }), "{error}");
@@ -90,7 +91,7 @@ async fn clients_that_ask_for_the_largest_answers_and_never_read_them_hold_only_
         assert!(client.get(key(0)).await.expect("it is read").is_some());
         world.network.pause(NODE, &place);
         deaf.push(env::spawn("deaf", async move {
-            let asks = (0..100).map(|_| client.read(largest(), Consistency::Linearizable));
+            let asks = (0..100).map(|_| client.read(largest()).consistency(Consistency::Linearizable));
             join_all(asks).await
         }));
     }
@@ -103,7 +104,8 @@ async fn clients_that_ask_for_the_largest_answers_and_never_read_them_hold_only_
     let other = world.client("other");
     for number in 0..20 {
         let response = other
-            .read(largest(), Consistency::Linearizable)
+            .read(largest())
+            .consistency(Consistency::Linearizable)
             .await
             .expect("it is read");
         assert!(matches!(&response.results[0], ReadResult::Range { records, .. } if records.len() > 10));

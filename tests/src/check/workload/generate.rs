@@ -33,7 +33,7 @@ const REMEMBERED: usize = 16;
 const SWEPT: u32 = 64;
 
 /// A key by its name.
-pub fn key(name: impl Into<Bytes>) -> Key {
+pub fn key(name: impl Into<Key>) -> Key {
     Key::new(name).expect("a legal key")
 }
 
@@ -111,7 +111,7 @@ impl Generator {
             1 => KeyRange::prefix(self.sequence().into_bytes()),
             2 => KeyRange::key(&self.shared()),
             3 => KeyRange::new(self.shared().into_bytes(), self.shared().into_bytes()),
-            4 => KeyRange::from(self.shared().into_bytes()),
+            4 => KeyRange::starting_at(self.shared().into_bytes()),
             5 => KeyRange::all(),
             _ => KeyRange::prefix("kv/"),
         }

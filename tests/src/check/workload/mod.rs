@@ -13,11 +13,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use quorate_kv::Client;
-use quorate_kv::client::{Error, TransactError, Transaction};
+use quorate_kv::client::{Error, TransactError, Transacted, Transaction};
 use quorate_kv::env;
 use quorate_kv::model::{
-    Consistency, Key, KeyRange, KeyValue, Limit, Limits, Op, OpResult, RangeRead, ReadOp, ReadResult, Record,
-    Revision, Txn,
+    Consistency, Key, KeyRange, KeyValue, Limit, Limits, Op, OpResult, RangeRead, ReadOp, ReadResponse,
+    ReadResult, Record, Revision, Txn,
 };
 
 pub use generate::{Generator, key};
@@ -197,7 +197,7 @@ impl Worker {
     async fn txn(&mut self, client: &Client, id: CallId, txn: Txn) {
         let txn = tag(txn, id);
         let called = self.scribe.now();
-        let answer = match client.txn(txn.clone()).await {
+        let answer = match client.commit(txn.clone()).await {
             Ok(response) => {
                 let branch = if response.succeeded {
                     &txn.then
@@ -224,7 +224,7 @@ impl Worker {
             .duration(Duration::ZERO, self.style.deadline / 10);
         if self.draw.random().one_in(3) {
             let (reads, consistency) = (self.draw.reads(), self.draw.consistency());
-            let called = client.read(reads, consistency);
+            let called = client.read(reads).consistency(consistency);
             // Nothing is known of it, answered or not.
             drop(env::timeout(patience, called).await);
             return;
@@ -313,17 +313,37 @@ impl Worker {
     async fn get_at(&mut self, client: &Client, consistency: Consistency) {
         let key = self.draw.shared();
         let (id, called) = (self.scribe.number(), self.scribe.now());
-        let result = client.get_with(key.clone(), consistency).await;
+        let result = client.get(key.clone()).consistency(consistency).await;
         let answer = result.map_or_else(Answer::of_error, Answer::Record);
         self.end("get_with", id, called, Request::Get { key, consistency }, answer);
     }
 
     async fn range(&mut self, client: &Client) {
-        // Small ranges: the answer tells no revision, so each state that it may be of is looked at.
+        // Small ranges: where the answer's revision is not looked at, each state that it may be of is.
         let range = KeyRange::prefix(*self.draw.random().pick(&["num/", "kv/1", "kv/2"]));
         let (id, called) = (self.scribe.number(), self.scribe.now());
         let result = client.range(range.clone()).await;
-        let answer = result.map_or_else(Answer::of_error, Answer::Records);
+        let result = result.map(|page| {
+            let found = ReadResult::Range {
+                count: page.records.len() as u64,
+                more: page.rest.is_some(),
+                records: page.records,
+            };
+            (page.revision, found)
+        });
+        if self.draw.random().one_in(2) {
+            let answer = result.map(|(revision, found)| ReadResponse {
+                revision,
+                results: vec![found],
+            });
+            let request = Request::Read {
+                reads: vec![ReadOp::Range(RangeRead::new(range))],
+                consistency: Consistency::Linearizable,
+            };
+            let answer = answer.map_or_else(Answer::of_error, Answer::Read);
+            return self.end("range", id, called, request, answer);
+        }
+        let answer = result.map_or_else(Answer::of_error, |(_, found)| Answer::Records(found));
         self.end("range", id, called, Request::Range(range), answer);
     }
 
@@ -335,7 +355,7 @@ impl Worker {
     async fn read_at(&mut self, client: &Client, consistency: Consistency) {
         let reads = self.draw.reads();
         let (id, called) = (self.scribe.number(), self.scribe.now());
-        let result = client.read(reads.clone(), consistency).await;
+        let result = client.read(reads.clone()).consistency(consistency).await;
         let answer = result.map_or_else(Answer::of_error, Answer::Read);
         self.end("read", id, called, Request::Read { reads, consistency }, answer);
     }
@@ -351,7 +371,7 @@ impl Worker {
         let attempts: Arc<Mutex<Vec<Attempt>>> = Arc::default();
         let scribe = &self.scribe;
         let result = client
-            .transact(|transaction: Transaction| {
+            .try_transact(|transaction: Transaction| {
                 let (id, called) = (scribe.number(), scribe.now());
                 let attempt = Attempt {
                     id,
@@ -363,11 +383,11 @@ impl Worker {
                 lock(&attempts).push(attempt);
                 async move {
                     for key in keys {
-                        let record = transaction.get(key.clone()).await?;
+                        let record = transaction.record(key.clone()).await?;
                         last(&attempts, |attempt| attempt.keys.push((key, record)));
                     }
                     if let Some(range) = range {
-                        let records = transaction.range(range.clone()).await?;
+                        let records = transaction.records(range.clone()).await?;
                         last(&attempts, |attempt| attempt.ranges.push((range, records)));
                     }
                     let (value, none) = (id.value(0), key("none"));
@@ -411,7 +431,11 @@ impl Worker {
             ops,
         } = final_one;
         let answer = match result {
-            Ok(((), response)) => Answer::Txn(response),
+            Ok(Transacted {
+                response: Some(response),
+                ..
+            }) => Answer::Txn(response),
+            Ok(other) => Answer::Unknown(format!("it wrote nothing: {other:?}")),
             // A closure that did not return wrote nothing.
             Err(TransactError::Aborted(error)) => match error {
                 Error::OutcomeUnknown(unknown) => Answer::Unknown(unknown.reason),
@@ -442,10 +466,10 @@ impl Worker {
             let value = id.value(Limits::default().value_bytes_max);
             let txn = Txn::new([Op::put(self.draw.shared(), value)]);
             let client = self.clients.lax.with_deadline(self.style.deadline * 4);
-            client.txn(tag(txn, id)).await
+            client.commit(tag(txn, id)).await
         } else {
             let txn = self.draw.oversized(id, &Limits::default());
-            client.txn(tag(txn, id)).await
+            client.commit(tag(txn, id)).await
         };
         let answer = result.map_or_else(Answer::of_error, Answer::Txn);
         // Only its number matters, that it would have grown the store, and that it never ran.
@@ -504,11 +528,11 @@ pub async fn read_all(client: &Client, at: Option<Revision>) -> Result<(Revision
     loop {
         let range = match all.last() {
             None => KeyRange::all(),
-            Some(last) => KeyRange::from([last.key.as_bytes(), b"\0"].concat()),
+            Some(last) => KeyRange::starting_at([last.key.as_bytes(), b"\0"].concat()),
         };
         let consistency = at.map_or(Consistency::Linearizable, Consistency::At);
         let read = ReadOp::Range(RangeRead::new(range).limit(u32::MAX));
-        let response = client.read(vec![read], consistency).await?;
+        let response = client.read(vec![read]).consistency(consistency).await?;
         at = Some(response.revision);
         match response.results.into_iter().next() {
             Some(ReadResult::Range { records, more, .. }) => {

@@ -221,7 +221,7 @@ impl Store for Recorded {
     async fn txn(&self, txn: Txn) -> Result<TxnResponse, StoreError> {
         let (id, called) = (self.scribe.number(), self.scribe.now());
         let txn = tag(txn, id);
-        let result = self.client.txn(txn.clone()).await;
+        let result = self.client.commit(txn.clone()).await;
         let answer = match &result {
             Ok(response) => Answer::Txn(response.clone()),
             Err(error) => Answer::of_error(error.clone()),
@@ -233,7 +233,7 @@ impl Store for Recorded {
 
     async fn read(&self, reads: Vec<ReadOp>, consistency: Consistency) -> Result<ReadResponse, StoreError> {
         let (id, called) = (self.scribe.number(), self.scribe.now());
-        let result = self.client.read(reads.clone(), consistency).await;
+        let result = self.client.read(reads.clone()).consistency(consistency).await;
         let answer = match &result {
             Ok(response) => Answer::Read(response.clone()),
             Err(error) => Answer::of_error(error.clone()),

@@ -99,13 +99,13 @@ pub(super) async fn wait_until_healthy(cluster: &Cluster) -> Result<(), String> 
     let client = cluster.client("auditor").with_deadline(RECOVERY_MAX);
     let key = Key::new("audit").expect("a legal key");
     let txn = Txn::new([Op::put(key, "served again")]);
-    let mut served = client.txn(txn.clone()).await;
+    let mut served = client.commit(txn.clone()).await;
     if let Err(Error::NoSpace { .. }) = served {
         // As the manual says.
         let raised = client.set_limits([(Limit::StoreBytesMax, 0)]).await;
         raised
             .map_err(|error| format!("liveness: the store is full and cannot be given more room: {error}"))?;
-        served = client.txn(txn).await;
+        served = client.commit(txn).await;
     }
     if let Some(broken) = cluster.broken() {
         return Err(broken);

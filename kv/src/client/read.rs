@@ -1,0 +1,470 @@
+//! Reads: calls that are described first and made when they are awaited.
+//!
+//! Always: a call asks nothing before it is awaited, and what it reads is of one revision.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::{BoxStream, Stream, StreamExt as _, try_unfold};
+
+use super::{Client, Error, Time};
+use crate::env::{self, GiveWay};
+use crate::model::{
+    Consistency, Key, KeyRange, KeyValue, Order, RangeRead, ReadOp, ReadResponse, ReadResult, Record,
+    Revision, check_reads,
+};
+
+/// How a read is made.
+#[derive(Clone, Copy, Debug)]
+struct How {
+    consistency: Consistency,
+    deadline: Duration,
+}
+
+impl How {
+    fn stale(&mut self) -> (&mut Option<Revision>, &mut Option<Duration>) {
+        if !matches!(self.consistency, Consistency::Stale { .. }) {
+            self.consistency = Consistency::Stale {
+                min_revision: None,
+                max_lag: None,
+            };
+        }
+        match &mut self.consistency {
+            Consistency::Stale {
+                min_revision,
+                max_lag,
+            } => (min_revision, max_lag),
+            // Just set.
+            Consistency::Linearizable | Consistency::At(_) => unreachable!("a stale read"),
+        }
+    }
+}
+
+/// The options that all reads have.
+macro_rules! read_options {
+    () => {
+        /// Reads what the node that is asked has applied, however old: the fastest read, which asks no other node.
+        pub fn stale(mut self) -> Self {
+            self.how.stale();
+            self
+        }
+
+        /// A stale read that is at most so old: everything that was acknowledged anywhere this long before the node took
+        /// the read is in what it sees.
+        pub fn max_lag(mut self, bound: Duration) -> Self {
+            *self.how.stale().1 = Some(bound);
+            self
+        }
+
+        /// A stale read that sees at least this revision: what this client has written, say. The node waits for it within the
+        /// deadline.
+        pub fn min_revision(mut self, revision: Revision) -> Self {
+            *self.how.stale().0 = Some(revision);
+            self
+        }
+
+        /// Reads the state as it was at this revision, exactly. The node waits for a revision to come, within the deadline;
+        /// one that was compacted is refused with [`Error::Compacted`].
+        pub fn at(self, revision: Revision) -> Self {
+            self.consistency(Consistency::At(revision))
+        }
+
+        /// Reads with this consistency; with the client's where none is given.
+        pub fn consistency(mut self, consistency: Consistency) -> Self {
+            self.how.consistency = consistency;
+            self
+        }
+
+        /// How long this call may take, retries included; as long as the client says where nothing is given.
+        pub fn deadline(mut self, deadline: Duration) -> Self {
+            self.how.deadline = deadline;
+            self
+        }
+    };
+}
+
+/// A read that is made when it is awaited.
+///
+/// Linearizable, unless an option or the client says otherwise. Cancel safe.
+///
+/// ```no_run
+/// # use std::time::Duration;
+/// # async fn run(client: quorate_kv::Client) -> Result<(), quorate_kv::client::Error> {
+/// let record = client.get("greeting").await?;
+/// let nearby = client.get("greeting").max_lag(Duration::from_millis(200)).await?;
+/// # Ok(()) }
+/// ```
+#[must_use = "a call does nothing until it is awaited"]
+pub struct Read<'c, T> {
+    client: &'c Client,
+    reads: Vec<ReadOp>,
+    how: How,
+    answer: Answer<T>,
+    at: At<'c>,
+}
+
+/// Makes of the node's answer what was asked for.
+pub(crate) type Answer<T> = fn(ReadResponse) -> Result<T, Error>;
+
+/// How far a read is. What the node in this process has in memory is answered without any more memory.
+enum At<'c> {
+    Described,
+    Begun(Time, GiveWay),
+    Asking(BoxFuture<'c, Result<ReadResponse, Error>>),
+}
+
+impl<T> Read<'_, T> {
+    read_options!();
+}
+
+impl<T> fmt::Debug for Read<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Read")
+            .field("reads", &self.reads)
+            .field("how", &self.how)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T> Future for Read<'_, T> {
+    type Output = Result<T, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        loop {
+            match &mut this.at {
+                At::Described => {
+                    let time = this.client.time_of(this.how.deadline);
+                    this.at = At::Begun(time, env::give_way());
+                }
+                At::Begun(time, give_way) => {
+                    ready!(Pin::new(give_way).poll(context));
+                    let (inner, consistency, time) = (&this.client.inner, this.how.consistency, *time);
+                    if let Err(refused) = check_reads(&this.reads, &inner.limits) {
+                        return Poll::Ready(Err(refused.into()));
+                    }
+                    if let Some(response) = inner.read_here(&this.reads, consistency, time) {
+                        return Poll::Ready((this.answer)(response));
+                    }
+                    let reads = std::mem::take(&mut this.reads);
+                    this.at = At::Asking(Box::pin(inner.ask_to_read(reads, consistency, time)));
+                }
+                At::Asking(asking) => {
+                    let response = ready!(asking.as_mut().poll(context));
+                    return Poll::Ready(response.and_then(this.answer));
+                }
+            }
+        }
+    }
+}
+
+/// A read of a range: awaited, it answers one [`Page`]; as a [`stream`](Self::stream), all records.
+///
+/// ```no_run
+/// # async fn run(client: quorate_kv::Client) -> Result<(), quorate_kv::client::Error> {
+/// let page = client.prefix("jobs/").limit(10).await?;
+/// let newest = client.range("events/".."events0").descending().limit(1).await?;
+///
+/// let mut all = client.prefix("jobs/").stream();
+/// while let Some(found) = all.next().await {
+///     let found = found?;
+///     println!("{} = {:?}", found.key, found.record.value);
+/// }
+/// # Ok(()) }
+/// ```
+#[must_use = "a call does nothing until it is awaited"]
+pub struct Range<'c> {
+    client: &'c Client,
+    read: RangeRead,
+    how: How,
+    asking: Option<BoxFuture<'c, Result<Page, Error>>>,
+}
+
+impl fmt::Debug for Range<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Range")
+            .field("read", &self.read)
+            .field("how", &self.how)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Range<'_> {
+    read_options!();
+
+    /// At most so many records; 1,000 by default for a page, all for a stream. A page also ends at 1 MiB, where a record counts its
+    /// key, its value and 64 bytes.
+    pub fn limit(mut self, limit: u32) -> Self {
+        self.read.limit = limit;
+        self
+    }
+
+    /// The highest key first.
+    pub fn descending(mut self) -> Self {
+        self.read.order = Order::Descending;
+        self
+    }
+
+    /// Leaves the values out: they come back empty.
+    pub fn keys_only(mut self) -> Self {
+        self.read.keys_only = true;
+        self
+    }
+
+    /// All records, page by page, at the revision of the first page: what is written meanwhile is not in it.
+    ///
+    /// Each page has the deadline of a call. Cancel safe: a stream that is dropped asks no more.
+    ///
+    /// # Errors
+    /// The stream ends with its first error: [`Error::Compacted`] where reading took longer than history is kept.
+    pub fn stream(self) -> Records {
+        let limit = (self.read.limit != DEFAULT_LIMIT).then_some(self.read.limit);
+        let rest = Rest {
+            client: self.client.clone(),
+            read: self.read,
+            how: self.how,
+            left: limit,
+            page: VecDeque::new(),
+            is_over: false,
+        };
+        Records {
+            stream: try_unfold(rest, Rest::next).boxed(),
+        }
+    }
+}
+
+/// The limit of a page where none is given.
+const DEFAULT_LIMIT: u32 = RangeRead::LIMIT;
+
+impl Future for Range<'_> {
+    type Output = Result<Page, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self {
+            client,
+            read,
+            how,
+            asking,
+        } = &mut *self;
+        let asking = asking.get_or_insert_with(|| {
+            let time = client.time_of(how.deadline);
+            Box::pin(page(client, read.clone(), how.consistency, time))
+        });
+        asking.as_mut().poll(context)
+    }
+}
+
+async fn page(client: &Client, read: RangeRead, consistency: Consistency, time: Time) -> Result<Page, Error> {
+    let reads = vec![ReadOp::Range(read.clone())];
+    let response = client.inner.read(reads, consistency, time).await?;
+    let revision = response.revision;
+    let (records, more) = match one(response)? {
+        ReadResult::Range { records, more, .. } => (records, more),
+        ReadResult::Get(_) => return Err(mixed_up("a range", "a get")),
+    };
+    let rest = records.last().filter(|_| more).map(|last| match read.order {
+        Order::Ascending => read.range.after(&last.key),
+        Order::Descending => read.range.before(&last.key),
+    });
+    Ok(Page {
+        records,
+        revision,
+        rest,
+    })
+}
+
+/// A part of a range.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Page {
+    /// The records, in the order asked for.
+    pub records: Vec<KeyValue>,
+    /// The revision that they are of.
+    pub revision: Revision,
+    /// What of the range comes behind this page; `None` at the end. Read it with [`at`](Range::at) this page's revision, and the
+    /// pages are of one state.
+    pub rest: Option<KeyRange>,
+}
+
+impl IntoIterator for Page {
+    type Item = KeyValue;
+    type IntoIter = std::vec::IntoIter<KeyValue>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.records.into_iter()
+    }
+}
+
+/// The records of a range, one after the other, all of one revision. Made by [`Range::stream`].
+pub struct Records {
+    stream: BoxStream<'static, Result<KeyValue, Error>>,
+}
+
+impl Records {
+    /// The next record; `None` at the end. Cancel safe.
+    pub async fn next(&mut self) -> Option<Result<KeyValue, Error>> {
+        self.stream.next().await
+    }
+}
+
+impl fmt::Debug for Records {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Records").finish_non_exhaustive()
+    }
+}
+
+impl Stream for Records {
+    type Item = Result<KeyValue, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.stream.poll_next_unpin(context)
+    }
+}
+
+/// What a stream has still to give.
+struct Rest {
+    client: Client,
+    read: RangeRead,
+    how: How,
+    /// How many records may still come, where that was said.
+    left: Option<u32>,
+    page: VecDeque<KeyValue>,
+    is_over: bool,
+}
+
+impl Rest {
+    async fn next(mut self) -> Result<Option<(KeyValue, Self)>, Error> {
+        loop {
+            if self.left == Some(0) {
+                return Ok(None);
+            }
+            if let Some(record) = self.page.pop_front() {
+                self.left = self.left.map(|left| left - 1);
+                return Ok(Some((record, self)));
+            }
+            if self.is_over {
+                return Ok(None);
+            }
+            self.read.limit = self.left.unwrap_or(DEFAULT_LIMIT).min(DEFAULT_LIMIT);
+            let time = self.client.time_of(self.how.deadline);
+            let page = page(&self.client, self.read.clone(), self.how.consistency, time).await?;
+            self.how.consistency = Consistency::At(page.revision);
+            self.page = page.records.into();
+            match page.rest {
+                Some(rest) => self.read.range = rest,
+                None => self.is_over = true,
+            }
+        }
+    }
+}
+
+impl Client {
+    pub(crate) fn reads<T>(&self, reads: Vec<ReadOp>, answer: Answer<T>) -> Read<'_, T> {
+        Read {
+            client: self,
+            reads,
+            how: self.how(),
+            answer,
+            at: At::Described,
+        }
+    }
+
+    fn how(&self) -> How {
+        How {
+            consistency: self.consistency,
+            deadline: self.deadline,
+        }
+    }
+
+    /// Reads a key: its record, or `None` where there is no such key.
+    ///
+    /// ```no_run
+    /// # async fn run(client: quorate_kv::Client) -> Result<(), quorate_kv::client::Error> {
+    /// if let Some(record) = client.get("greeting").await? {
+    ///     println!("{:?}, written at revision {}", record.value, record.mod_revision);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn get(&self, key: impl Into<Key>) -> Read<'_, Option<Record>> {
+        self.reads(vec![ReadOp::Get(key.into())], record_of)
+    }
+
+    /// Whether a key exists. Its value is not sent.
+    pub fn exists(&self, key: impl Into<Key>) -> Read<'_, bool> {
+        let key = key.into();
+        let mut read = RangeRead::new(KeyRange::key(&key)).limit(1);
+        read.keys_only = true;
+        self.reads(vec![ReadOp::Range(read)], |response| match one(response)? {
+            ReadResult::Range { records, .. } => Ok(!records.is_empty()),
+            ReadResult::Get(_) => Err(mixed_up("a range", "a get")),
+        })
+    }
+
+    /// How many keys there are in a range.
+    ///
+    /// ```no_run
+    /// # async fn run(client: quorate_kv::Client) -> Result<(), quorate_kv::client::Error> {
+    /// use quorate_kv::model::KeyRange;
+    ///
+    /// let all = client.count(..).await?;
+    /// let jobs = client.count(KeyRange::prefix("jobs/")).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn count(&self, range: impl Into<KeyRange>) -> Read<'_, u64> {
+        let mut read = RangeRead::new(range);
+        read.count_only = true;
+        self.reads(vec![ReadOp::Range(read)], |response| match one(response)? {
+            ReadResult::Range { count, .. } => Ok(count),
+            ReadResult::Get(_) => Err(mixed_up("a range", "a get")),
+        })
+    }
+
+    /// Reads a range: `"a".."c"`, `"a"..`, `..`, or a [`KeyRange`].
+    pub fn range(&self, range: impl Into<KeyRange>) -> Range<'_> {
+        Range {
+            client: self,
+            read: RangeRead::new(range),
+            how: self.how(),
+            asking: None,
+        }
+    }
+
+    /// Reads the keys that begin with `prefix`.
+    pub fn prefix(&self, prefix: impl Into<Key>) -> Range<'_> {
+        self.range(KeyRange::prefix(prefix))
+    }
+
+    /// The store's revision now: that of its newest change.
+    pub fn revision(&self) -> Read<'_, Revision> {
+        self.reads(Vec::new(), |response| Ok(response.revision))
+    }
+
+    /// Runs reads that all see one revision.
+    pub fn read(&self, reads: impl IntoIterator<Item = ReadOp>) -> Read<'_, ReadResponse> {
+        self.reads(reads.into_iter().collect(), Ok)
+    }
+}
+
+/// What the only get of a batch has found.
+pub(crate) fn record_of(response: ReadResponse) -> Result<Option<Record>, Error> {
+    match one(response)? {
+        ReadResult::Get(record) => Ok(record),
+        ReadResult::Range { .. } => Err(mixed_up("a get", "a range")),
+    }
+}
+
+/// The result of the only read of a batch.
+fn one(response: ReadResponse) -> Result<ReadResult, Error> {
+    let first = response.results.into_iter().next();
+    first.ok_or_else(|| mixed_up("a read", "nothing"))
+}
+
+pub(super) fn mixed_up(asked: &str, answered: &str) -> Error {
+    Error::Rejected {
+        reason: format!("{asked} was answered with {answered}"),
+    }
+}
