@@ -70,7 +70,7 @@ async fn keys_and_values_are_taken_from_anything_that_is_text_or_bytes() {
     }
     let guards = Guard::all([
         Guard::missing("a"),
-        Guard::missing(&String::from("b")),
+        Guard::missing(String::from("b")),
         Guard::exists(b"k"),
         Guard::value("k", "12"),
         Guard::unchanged(&key, found.mod_revision),
@@ -80,7 +80,7 @@ async fn keys_and_values_are_taken_from_anything_that_is_text_or_bytes() {
     ]);
     let ops = [
         Op::put("a", "1"),
-        Op::create(&String::from("n"), 1),
+        Op::create(String::from("n"), 1),
         Op::add(String::from("n"), 2),
         Op::max(b"n", 9),
         Op::get(&key),

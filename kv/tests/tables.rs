@@ -45,7 +45,7 @@ async fn rows_are_written_read_and_deleted_by_their_keys() {
     let written = users.put(7, &user("Ann")).await.unwrap();
     assert_eq!(users.get(7).await.unwrap(), Some(user("Ann")));
     assert_eq!(
-        users.get(&7).stale().min_revision(written).await.unwrap(),
+        users.get(7).stale().min_revision(written).await.unwrap(),
         Some(user("Ann"))
     );
     assert!(users.exists(7).await.unwrap() && !users.exists(8).await.unwrap());
