@@ -265,6 +265,31 @@ async fn a_stream_gives_all_records_of_one_revision_however_many_pages_they_are(
 }
 
 #[tokio::test]
+async fn a_stream_whose_history_went_ends_with_that() {
+    let (_dir, node, client) = start().await;
+    let puts = (0..1_500).map(|number| Op::put(format!("k/{number:04}"), "v"));
+    client.commit(Txn::new(puts)).await.unwrap();
+    let mut records = client.prefix("k/").stream();
+    records.next().await.unwrap().unwrap();
+    let newest = client.put("k/0000", "new").await.unwrap();
+    client.compact(newest).await.unwrap();
+    let mut count = 1;
+    let ended = loop {
+        match records.next().await {
+            Some(Ok(_)) => count += 1,
+            other => break other,
+        }
+    };
+    assert!(
+        matches!(ended, Some(Err(Error::Compacted { oldest })) if oldest == newest),
+        "{ended:?}"
+    );
+    assert_eq!(count, 1_000, "the page that it had");
+    assert!(records.next().await.is_none(), "the first error is the last item");
+    node.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_prefix_is_deleted_whole_or_in_steps() {
     let (_dir, node, client) = start().await;
     let fill = || Txn::new((0..2_300).map(|number| Op::put(format!("k/{number}"), "v")));

@@ -146,7 +146,7 @@ pub enum Request {
         /// How fresh.
         consistency: Consistency,
     },
-    /// `Client::get` and `Client::get_with`.
+    /// `Client::get`.
     Get {
         /// The key.
         key: Key,

@@ -213,7 +213,7 @@ impl Worker {
             }
             Err(error) => Answer::of_error(error),
         };
-        self.end("txn", id, called, Request::Txn(txn), answer);
+        self.end("commit", id, called, Request::Txn(txn), answer);
     }
 
     /// Calls, and does not wait for the answer.
@@ -315,7 +315,7 @@ impl Worker {
         let (id, called) = (self.scribe.number(), self.scribe.now());
         let result = client.get(key.clone()).consistency(consistency).await;
         let answer = result.map_or_else(Answer::of_error, Answer::Record);
-        self.end("get_with", id, called, Request::Get { key, consistency }, answer);
+        self.end("get", id, called, Request::Get { key, consistency }, answer);
     }
 
     async fn range(&mut self, client: &Client) {

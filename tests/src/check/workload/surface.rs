@@ -4,22 +4,49 @@
 //! lists, and the lists against what a run has really called: a new operation fails it until it is exercised.
 
 /// Methods of `quorate_kv::Client` that the workload calls.
-pub const CLIENT: [&str; 11] = [
+pub const CLIENT: [&str; 10] = [
+    "commit",
     "compact",
     "connect",
     "delete",
     "get",
-    "get_with",
     "limits",
     "put",
     "range",
     "read",
     "set_limits",
-    "txn",
 ];
 
 /// Methods of `quorate_kv::Client` that it calls under another kind than their name, or that others call.
-pub const CLIENT_ELSEWHERE: [(&str, &str); 12] = [
+pub const CLIENT_ELSEWHERE: [(&str, &str); 25] = [
+    ("add", "a transaction as commit sends it: kv/tests/calls.rs"),
+    (
+        "compare_and_swap",
+        "a transaction as commit sends it: kv/tests/calls.rs",
+    ),
+    ("count", "a read as read sends it: kv/tests/calls.rs"),
+    (
+        "delete_prefix",
+        "transactions as commit sends them: kv/tests/calls.rs",
+    ),
+    (
+        "delete_range",
+        "transactions as commit sends them: kv/tests/calls.rs",
+    ),
+    ("exists", "a read as read sends it: kv/tests/calls.rs"),
+    (
+        "prefix",
+        "the range of a prefix: the workload reads prefixes by range",
+    ),
+    ("put_if_absent", "a compare_and_swap: kv/tests/calls.rs"),
+    ("revision", "a read as read sends it: kv/tests/calls.rs"),
+    (
+        "table",
+        "get, put, range and delete under a prefix: kv/tests/tables.rs",
+    ),
+    ("try_transact", "the workload: a method of its own file"),
+    ("txn", "makes what commit sends: kv/tests/calls.rs"),
+    ("with_consistency", "a setting: kv/tests/calls.rs"),
     (
         "for_one_operation",
         "a setting: the metadata's client, for every operation of the workload",
@@ -39,7 +66,10 @@ pub const CLIENT_ELSEWHERE: [(&str, &str); 12] = [
     ),
     ("status", "reads no state; the simulator reads each node's own"),
     ("statuses", "reads no state; the simulator reads each node's own"),
-    ("transact", "the workload: a method of its own file"),
+    (
+        "transact",
+        "try_transact, for a closure whose errors are the client's",
+    ),
     ("with_deadline", "the workload, with every call"),
 ];
 

@@ -33,9 +33,8 @@ pub struct OperationCounts {
 }
 
 /// The calls that only read.
-const READS: [&str; 11] = [
+const READS: [&str; 10] = [
     "get",
-    "get_with",
     "range",
     "read",
     "broker",
