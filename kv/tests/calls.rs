@@ -259,6 +259,13 @@ async fn a_stream_gives_all_records_of_one_revision_however_many_pages_they_are(
     }
     let expected: Vec<_> = keys.iter().rev().take(1_200).cloned().collect();
     assert_eq!(names(found), expected);
+    let mut thousand = client.prefix("k/").limit(1_000).stream();
+    let mut count = 0;
+    while let Some(record) = thousand.next().await {
+        record.unwrap();
+        count += 1;
+    }
+    assert_eq!(count, 1_000, "as many as a page has, when they are asked for");
     let mut none = client.prefix("none").stream();
     assert!(none.next().await.is_none());
     node.shutdown().await;
@@ -538,6 +545,13 @@ async fn a_key_that_no_store_takes_is_refused_with_its_bound_and_nothing_is_sent
     assert!(client.txn().put("k", "v").or_else([Op::get("")]).await.is_err());
     assert!(client.txn().op(Op::put_sequence("", "v")).await.is_err());
     assert!(client.put("k", vec![0; 2 << 20]).await.is_err());
+    assert!(matches!(
+        client.exists("").await,
+        Err(Error::InvalidRead(InvalidRead::EmptyKey { .. }))
+    ));
+    assert!(client.exists(&long).await.is_err());
+    let refused = client.delete_prefix("").await.unwrap_err();
+    assert!(refused.to_string().contains("delete_range(..)"), "{refused}");
     // In a closure it is told where it happens.
     let told = client
         .transact(async |t| {

@@ -211,6 +211,46 @@ async fn a_row_that_is_none_of_the_table_is_told_and_one_that_cannot_be_written_
             .await
             .is_err()
     );
+    assert!(client.table(ODD).put_if_absent(1, &odd).await.is_err());
+    // However often it is asked.
+    let mut put = client.table(ODD).put(1, &odd);
+    assert!((&mut put).await.is_err() && (&mut put).await.is_err());
+    // Though the closure goes on.
+    let kept = client
+        .transact(async |t| {
+            let _lost = t.table(ODD).put(1, &odd);
+            t.put("k", "v")
+        })
+        .await;
+    assert!(matches!(kept, Err(Error::InvalidValue { .. })), "{kept:?}");
+    assert_eq!(client.status().await.unwrap().applied, before, "nothing was sent");
+    client.put(USERS.key(1), "no json").await.unwrap();
+    let before = client.status().await.unwrap().applied;
+    let overwritten = client
+        .transact(async |t| {
+            let users = t.table(USERS);
+            let row = users
+                .get(1)
+                .await
+                .unwrap_or_default()
+                .unwrap_or_else(|| user("new"));
+            users.put(1, &row)
+        })
+        .await;
+    assert!(
+        matches!(overwritten, Err(Error::InvalidValue { .. })),
+        "{overwritten:?}"
+    );
+    let overwritten = client
+        .transact(async |t| {
+            let _lost = t.table(USERS).range(..).await;
+            t.put("k", "v")
+        })
+        .await;
+    assert!(
+        matches!(overwritten, Err(Error::InvalidValue { .. })),
+        "{overwritten:?}"
+    );
     assert_eq!(client.status().await.unwrap().applied, before, "nothing was sent");
     node.shutdown().await;
 }

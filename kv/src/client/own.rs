@@ -1,6 +1,7 @@
 //! What an attempt of a transaction has written itself, for its own reads.
 //!
-//! Always: what is read over the store is what the commit will make of it, if the commit is not refused.
+//! Always: what is read over the store is what the commit will make of it, if the commit is not refused; but for keys of sequences, which
+//! only the commit names.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -121,9 +122,15 @@ impl Own {
     }
 
     fn change(&mut self, key: &Key, number: Number) {
-        let mut change = self.of(key);
+        let is_deleted = || self.deleted.iter().any(|range| range.contains(key.as_bytes()));
+        let change = self
+            .keys
+            .entry(key.clone())
+            .or_insert_with(|| match is_deleted() {
+                true => Change::set(None),
+                false => Change::default(),
+            });
         change.numbers.push(number);
-        self.keys.insert(key.clone(), change);
     }
 
     /// What becomes of a key.

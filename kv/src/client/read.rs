@@ -14,8 +14,8 @@ use futures_util::stream::{BoxStream, Stream, StreamExt as _, try_unfold};
 use super::{Client, Error, Time};
 use crate::env::{self, GiveWay};
 use crate::model::{
-    Consistency, Key, KeyRange, KeyValue, Order, RangeRead, ReadOp, ReadResponse, ReadResult, Record,
-    Revision, check_reads,
+    Consistency, InvalidRead, Key, KeyRange, KeyValue, Order, RangeRead, ReadOp, ReadResponse, ReadResult,
+    Record, Revision, check_reads,
 };
 
 /// How a read is made.
@@ -48,9 +48,11 @@ impl How {
 macro_rules! read_options {
     () => {
         /// Reads what the node that is asked has applied, however old: the fastest read, which asks no other node.
-        pub fn stale(mut self) -> Self {
-            self.how.stale();
-            self
+        pub fn stale(self) -> Self {
+            self.consistency(Consistency::Stale {
+                min_revision: None,
+                max_lag: None,
+            })
         }
 
         /// A stale read that is at most so old: everything that was acknowledged anywhere this long before the node took
@@ -89,7 +91,7 @@ macro_rules! read_options {
 
 /// A read that is made when it is awaited.
 ///
-/// Linearizable, unless an option or the client says otherwise. Cancel safe.
+/// Linearizable, unless an option or the client says otherwise. Options count until it is first polled. Cancel safe.
 ///
 /// ```no_run
 /// # use std::time::Duration;
@@ -104,6 +106,8 @@ pub struct Read<'c, T> {
     reads: Vec<ReadOp>,
     how: How,
     answer: Answer<T>,
+    /// What was found wrong while it was described.
+    refused: Option<InvalidRead>,
     at: At<'c>,
 }
 
@@ -144,7 +148,8 @@ impl<T> Future for Read<'_, T> {
                 At::Begun(time, give_way) => {
                     ready!(Pin::new(give_way).poll(context));
                     let (inner, consistency, time) = (&this.client.inner, this.how.consistency, *time);
-                    if let Err(refused) = check_reads(&this.reads, &inner.limits) {
+                    let checked = this.refused.map_or(Ok(()), Err);
+                    if let Err(refused) = checked.and_then(|()| check_reads(&this.reads, &inner.limits)) {
                         return Poll::Ready(Err(refused.into()));
                     }
                     if let Some(response) = inner.read_here(&this.reads, consistency, time) {
@@ -179,7 +184,9 @@ impl<T> Future for Read<'_, T> {
 #[must_use = "a call does nothing until it is awaited"]
 pub struct Range<'c> {
     client: &'c Client,
+    /// Its limit is that of a page.
     read: RangeRead,
+    limit: Option<u32>,
     how: How,
     asking: Option<BoxFuture<'c, Result<Page, Error>>>,
 }
@@ -199,7 +206,7 @@ impl Range<'_> {
     /// At most so many records; 1,000 by default for a page, all for a stream. A page also ends at 1 MiB, where a record counts its
     /// key, its value and 64 bytes.
     pub fn limit(mut self, limit: u32) -> Self {
-        self.read.limit = limit;
+        self.limit = Some(limit);
         self
     }
 
@@ -222,12 +229,22 @@ impl Range<'_> {
     /// # Errors
     /// The stream ends with its first error: [`Error::Compacted`] where reading took longer than history is kept.
     pub fn stream(self) -> Records {
-        let limit = (self.read.limit != DEFAULT_LIMIT).then_some(self.read.limit);
+        self.stream_within(None)
+    }
+
+    /// The same, all pages together within the deadline of one call.
+    pub(crate) fn stream_at_once(self) -> Records {
+        let time = self.client.time_of(self.how.deadline);
+        self.stream_within(Some(time))
+    }
+
+    fn stream_within(self, time: Option<Time>) -> Records {
         let rest = Rest {
             client: self.client.clone(),
             read: self.read,
             how: self.how,
-            left: limit,
+            time,
+            left: self.limit,
             page: VecDeque::new(),
             is_over: false,
         };
@@ -237,9 +254,6 @@ impl Range<'_> {
     }
 }
 
-/// The limit of a page where none is given.
-const DEFAULT_LIMIT: u32 = RangeRead::LIMIT;
-
 impl Future for Range<'_> {
     type Output = Result<Page, Error>;
 
@@ -247,12 +261,14 @@ impl Future for Range<'_> {
         let Self {
             client,
             read,
+            limit,
             how,
             asking,
         } = &mut *self;
         let asking = asking.get_or_insert_with(|| {
             let time = client.time_of(how.deadline);
-            Box::pin(page(client, read.clone(), how.consistency, time))
+            let read = read.clone().limit(limit.unwrap_or(RangeRead::LIMIT));
+            Box::pin(page(client, read, how.consistency, time))
         });
         asking.as_mut().poll(context)
     }
@@ -266,9 +282,11 @@ async fn page(client: &Client, read: RangeRead, consistency: Consistency, time: 
         ReadResult::Range { records, more, .. } => (records, more),
         ReadResult::Get(_) => return Err(mixed_up("a range", "a get")),
     };
-    let rest = records.last().filter(|_| more).map(|last| match read.order {
-        Order::Ascending => read.range.after(&last.key),
-        Order::Descending => read.range.before(&last.key),
+    let rest = more.then(|| match (records.last(), read.order) {
+        (Some(last), Order::Ascending) => read.range.after(&last.key),
+        (Some(last), Order::Descending) => read.range.before(&last.key),
+        // Of none that were asked for.
+        (None, _) => read.range,
     });
     Ok(Page {
         records,
@@ -277,7 +295,7 @@ async fn page(client: &Client, read: RangeRead, consistency: Consistency, time: 
     })
 }
 
-/// A part of a range.
+/// A part of a range: not all of it where [`rest`](Self::rest) says so. [`Range::stream`] gives all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Page {
@@ -285,8 +303,8 @@ pub struct Page {
     pub records: Vec<KeyValue>,
     /// The revision that they are of.
     pub revision: Revision,
-    /// What of the range comes behind this page; `None` at the end. Read it with [`at`](Range::at) this page's revision, and the
-    /// pages are of one state.
+    /// What of the range comes behind this page; `None` at the end. Read it with [`at`](Range::at) this page's revision, so that the
+    /// pages are of one state, and in the same order ([`descending`](Range::descending)).
     pub rest: Option<KeyRange>,
 }
 
@@ -330,6 +348,8 @@ struct Rest {
     client: Client,
     read: RangeRead,
     how: How,
+    /// Of all pages; of each its own where there is none.
+    time: Option<Time>,
     /// How many records may still come, where that was said.
     left: Option<u32>,
     page: VecDeque<KeyValue>,
@@ -349,8 +369,10 @@ impl Rest {
             if self.is_over {
                 return Ok(None);
             }
-            self.read.limit = self.left.unwrap_or(DEFAULT_LIMIT).min(DEFAULT_LIMIT);
-            let time = self.client.time_of(self.how.deadline);
+            self.read.limit = self.left.unwrap_or(RangeRead::LIMIT).min(RangeRead::LIMIT);
+            let time = self
+                .time
+                .unwrap_or_else(|| self.client.time_of(self.how.deadline));
             let page = page(&self.client, self.read.clone(), self.how.consistency, time).await?;
             self.how.consistency = Consistency::At(page.revision);
             self.page = page.records.into();
@@ -369,6 +391,7 @@ impl Client {
             reads,
             how: self.how(),
             answer,
+            refused: None,
             at: At::Described,
         }
     }
@@ -398,10 +421,13 @@ impl Client {
         let key = key.into();
         let mut read = RangeRead::new(KeyRange::key(&key)).limit(1);
         read.keys_only = true;
-        self.reads(vec![ReadOp::Range(read)], |response| match one(response)? {
+        // A range has no bounds of its own, the key that it is of has.
+        let refused = check_reads(&[ReadOp::Get(key)], &self.inner.limits).err();
+        let read = self.reads(vec![ReadOp::Range(read)], |response| match one(response)? {
             ReadResult::Range { records, .. } => Ok(!records.is_empty()),
             ReadResult::Get(_) => Err(mixed_up("a range", "a get")),
-        })
+        });
+        Read { refused, ..read }
     }
 
     /// How many keys there are in a range.
@@ -428,6 +454,7 @@ impl Client {
         Range {
             client: self,
             read: RangeRead::new(range),
+            limit: None,
             how: self.how(),
             asking: None,
         }
@@ -438,7 +465,7 @@ impl Client {
         self.range(KeyRange::prefix(prefix))
     }
 
-    /// The store's revision now: that of its newest change.
+    /// The store's revision: that of its newest change. Now, unless the client's consistency is another one.
     pub fn revision(&self) -> Read<'_, Revision> {
         self.reads(Vec::new(), |response| Ok(response.revision))
     }

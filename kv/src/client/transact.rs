@@ -25,8 +25,8 @@ use crate::planted::{self, Bug};
 ///
 /// Reads see one revision of the store, however many are made at once, and over it what the attempt itself has written so far.
 ///
-/// A clone is the same attempt. Once the closure has returned, every method answers [`Error::TransactionEnded`], also
-/// that of a clone in a task of its own, and a read that was under way then.
+/// A clone is the same attempt. Once the closure has returned nothing is read or written any more: what was in order until then answers
+/// [`Error::TransactionEnded`], also of a clone in a task of its own, and a read that was under way.
 #[derive(Clone, Debug)]
 pub struct Transaction {
     attempt: Arc<Attempt>,
@@ -334,7 +334,7 @@ impl Transaction {
     }
 
     /// The attempt goes on without what a read would have told, or a write would have done: it must not commit.
-    fn fails(&self, error: Error) -> Error {
+    pub(crate) fn fails(&self, error: Error) -> Error {
         // After its end it commits nothing anyway. The first one tells why.
         let _ended = self.note(|recorded| {
             recorded.failed.get_or_insert_with(|| error.clone());

@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use super::read::mixed_up;
-use super::{Client, Error, Time};
+use super::{Client, Error, OutcomeUnknown, Time};
 use crate::model::{
     Guard, IntoValue, Key, KeyRange, Op, OpResult, Record, Revision, Txn, TxnResponse, Value,
 };
 
 /// A write that is made when it is awaited.
 ///
-/// Durable on a majority when it returns, and carried out exactly once. Cancel safety: a call that is dropped may still commit.
+/// Durable on a majority when it returns, and carried out exactly once. Options count until it is first polled. Cancel safety: a call that
+/// is dropped may still commit.
 #[must_use = "a call does nothing until it is awaited"]
 pub struct Write<'c, T> {
     client: &'c Client,
@@ -52,7 +52,7 @@ impl<T> Write<'_, T> {
 }
 
 impl<'c> Write<'c, Revision> {
-    /// Answers besides what the key had before, of the same moment.
+    /// Answers also the record that the key had before.
     ///
     /// ```no_run
     /// # async fn run(client: quorate_kv::Client) -> Result<(), quorate_kv::client::Error> {
@@ -79,7 +79,7 @@ impl<'c> Write<'c, bool> {
 }
 
 impl<'c, T> Write<'c, T> {
-    /// The same, which is not sent and fails with this error.
+    /// The same call, which fails with this error and sends nothing.
     pub(crate) fn refused(mut self, error: Error) -> Self {
         self.refused = Some(error);
         self
@@ -116,8 +116,8 @@ impl<'c, T: 'c> Future for Write<'c, T> {
             refused,
             under_way,
         } = &mut *self;
-        if let Some(refused) = refused.take() {
-            return Poll::Ready(Err(refused));
+        if let Some(refused) = refused {
+            return Poll::Ready(Err(refused.clone()));
         }
         let under_way = under_way.get_or_insert_with(|| {
             let (client, txn, answer) = (*client, std::mem::take(txn), *answer);
@@ -204,7 +204,7 @@ impl From<Option<&Record>> for Expected {
 /// A transaction that is put together step by step, and made when it is awaited.
 ///
 /// Its operations happen in the order written, all or none, where all its guards hold; else what [`or_else`](Self::or_else) says.
-/// Exactly once; durable on a majority when it returns.
+/// Exactly once; durable on a majority when it returns. Cancel safety: a call that is dropped may still commit.
 ///
 /// ```no_run
 /// # async fn run(client: quorate_kv::Client) -> Result<(), quorate_kv::client::Error> {
@@ -225,14 +225,15 @@ impl From<Option<&Record>> for Expected {
 #[derive(Debug)]
 #[must_use = "a call does nothing until it is awaited"]
 pub struct TxnCall<'c> {
+    /// Without its guard.
     write: Write<'c, TxnResponse>,
+    guards: Vec<Guard>,
 }
 
 impl TxnCall<'_> {
     /// It happens only where this holds; of several guards all must.
     pub fn when(mut self, guard: Guard) -> Self {
-        let before = std::mem::take(&mut self.write.txn.guard);
-        self.write.txn.guard = before.and(guard);
+        self.guards.push(guard);
         self
     }
 
@@ -281,8 +282,18 @@ impl TxnCall<'_> {
     }
 
     /// The transaction as a value, for [`Client::commit`].
-    pub fn build(self) -> Txn {
+    pub fn build(mut self) -> Txn {
+        self.join();
         self.write.txn
+    }
+
+    fn join(&mut self) {
+        let mut guards = std::mem::take(&mut self.guards);
+        match guards.len() {
+            0 => {}
+            1 => self.write.txn.guard = guards.swap_remove(0),
+            _ => self.write.txn.guard = Guard::all(guards),
+        }
     }
 }
 
@@ -290,17 +301,21 @@ impl Future for TxnCall<'_> {
     type Output = Result<TxnResponse, Error>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.join();
         Pin::new(&mut self.write).poll(context)
     }
 }
 
-/// A delete of all keys of a range, made when it is awaited. Answers how many went.
+/// A delete of all keys of a range, made when it is awaited. Answers how many went. Cancel safety: a call that is dropped may still
+/// commit; in steps, some or all of them.
 #[must_use = "a call does nothing until it is awaited"]
 pub struct DeleteRange<'c> {
     client: &'c Client,
     range: KeyRange,
     deadline: Duration,
     in_steps: bool,
+    /// It is of an empty prefix.
+    refused: bool,
     under_way: UnderWay<'c, u64>,
 }
 
@@ -324,7 +339,8 @@ impl DeleteRange<'_> {
     }
 
     /// Deletes the lowest keys first, 1,000 in a transaction: for ranges of any size. Others see a part of the range gone, and what
-    /// is put into it meanwhile may go too.
+    /// is put into it meanwhile may go too. After an error in a later step the outcome is unknown ([`Error::OutcomeUnknown`] with how many
+    /// went): call it again.
     pub fn in_steps(mut self) -> Self {
         self.in_steps = true;
         self
@@ -340,8 +356,13 @@ impl Future for DeleteRange<'_> {
             range,
             deadline,
             in_steps,
+            refused,
             under_way,
         } = &mut *self;
+        if *refused {
+            let reason = "an empty prefix is that of all keys: delete_range(..) deletes those".to_owned();
+            return Poll::Ready(Err(Error::Rejected { reason }));
+        }
         let under_way = under_way.get_or_insert_with(|| {
             Box::pin(delete(
                 client,
@@ -361,9 +382,16 @@ async fn delete(client: &Client, range: KeyRange, in_steps: bool, time: Time) ->
             true => Op::delete_some_of(&range, STEP),
             false => Op::delete_range(&range, u32::MAX),
         };
-        let response = client.inner.txn(Txn::new([op]), time).await?;
+        let response = match client.inner.txn(Txn::new([op]), time).await {
+            Ok(response) => response,
+            // The steps before this one stand.
+            Err(error) if deleted > 0 => {
+                return Err(unknown(format!("{deleted} keys were deleted, and then: {error}")));
+            }
+            Err(error) => return Err(error),
+        };
         let Some(OpResult::Deleted { count, more }) = response.results.first() else {
-            return Err(mixed_up("a delete", "something else"));
+            return Err(answered_otherwise("a delete"));
         };
         deleted += count;
         if !more {
@@ -388,6 +416,7 @@ impl Client {
     pub fn txn(&self) -> TxnCall<'_> {
         TxnCall {
             write: self.commit(Txn::default()),
+            guards: Vec::new(),
         }
     }
 
@@ -463,13 +492,20 @@ impl Client {
             range: range.into(),
             deadline: self.deadline,
             in_steps: false,
+            refused: false,
             under_way: None,
         }
     }
 
-    /// Deletes the keys that begin with `prefix`, as [`delete_range`](Self::delete_range) does.
+    /// Deletes the keys that begin with `prefix`, as [`delete_range`](Self::delete_range) does. An empty prefix is refused, for it
+    /// is that of all keys: `delete_range(..)` deletes those.
     pub fn delete_prefix(&self, prefix: impl Into<Key>) -> DeleteRange<'_> {
-        self.delete_range(KeyRange::prefix(prefix))
+        let prefix = prefix.into();
+        let refused = prefix.is_empty();
+        DeleteRange {
+            refused,
+            ..self.delete_range(KeyRange::prefix(prefix))
+        }
     }
 
     /// Adds to a number, and answers what it is then. A missing key counts as 0.
@@ -485,7 +521,7 @@ impl Client {
         self.write(Txn::new([Op::add(key, delta)]), |response| {
             match response.results.first() {
                 Some(OpResult::Number(number)) => Ok(*number),
-                _ => Err(mixed_up("an addition", "something else")),
+                _ => Err(answered_otherwise("an addition")),
             }
         })
     }
@@ -495,6 +531,15 @@ impl Client {
 fn first_record(response: &TxnResponse) -> Result<Option<Record>, Error> {
     match response.results.first() {
         Some(OpResult::Get(record)) => Ok(record.clone()),
-        _ => Err(mixed_up("a get", "something else")),
+        _ => Err(answered_otherwise("a get in a transaction")),
     }
+}
+
+/// The transaction was carried out, but not told as it must be.
+fn answered_otherwise(asked: &str) -> Error {
+    unknown(format!("{asked} was answered with something else"))
+}
+
+fn unknown(reason: String) -> Error {
+    OutcomeUnknown { reason }.into()
 }

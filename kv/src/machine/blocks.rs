@@ -4,8 +4,8 @@
 //! end to the other, again and again as runs are merged, and never changed in its middle.
 //!
 //! The row's key is a bound of its block: no key of the block is above it, and every key of the next block is. So the first row at or
-//! above a key has the block in which the key is, if it is in any. It is as short as such a bound can be, for the database's
-//! branches are made of them. The row's value: how many entries the block has (2 bytes); where each ends, counted from where the first begins (2
+//! above a key has the block in which the key is, if it is in any. Where the next key is known it is as short as a beginning of that key
+//! can be, for the database's branches are made of bounds. The row's value: how many entries the block has (2 bytes); where each ends, counted from where the first begins (2
 //! each); then the entries, in the order of their keys: the key's length (2), the key, the head. All numbers are big-endian.
 //! A block has one entry at least; it is closed before it, its row's key and what the database adds fill more than a page,
 //! unless one entry does.
@@ -34,8 +34,8 @@ type Slice = &'static [u8];
 /// The key of a block's row.
 ///
 /// A type of its own for what stands between two rows in the database's branches. Of plain bytes the database makes something
-/// short there, which is above keys of the second row's block: of three look-ups one would read the wrong page first. Of this type
-/// it takes the first row's key.
+/// short there, which is above keys of the second row's block: of three look-ups one would read the wrong page first. For this type the
+/// database puts the first row's key there.
 #[derive(Debug)]
 pub(super) struct BlockBound;
 
@@ -678,6 +678,22 @@ mod tests {
         let table = txn.open_table(RUN).unwrap();
         let block = table.get(&b"bc"[..]).unwrap().unwrap();
         assert_eq!(block.value(), b"\0\x02\0\x07\0\x0c\0\x01aHEAD\0\x02bcH");
+    }
+
+    #[test]
+    fn the_documented_bounds_have_these_bytes_and_this_type() {
+        // Each head in a block of its own.
+        let heads = ["kaaaa", "kabbb", "kzzz9", "mzzz"].map(|key| (key.as_bytes().to_vec(), b"H".to_vec()));
+        let database = run(&BTreeMap::from(heads), 1, usize::MAX);
+        let txn = database.begin_read().unwrap();
+        let table = txn.open_table(RUN).unwrap();
+        let bounds = table.iter().unwrap().map(|row| row.unwrap().0.value().to_vec());
+        let bounds: Vec<_> = bounds.map(|bound| String::from_utf8(bound).unwrap()).collect();
+        assert_eq!(bounds, ["kab", "kz", "m", "mzzz"]);
+        assert_eq!(
+            <BlockBound as redb::Value>::type_name().name(),
+            "quorate::BlockBound"
+        );
     }
 
     #[test]

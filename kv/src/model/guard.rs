@@ -196,15 +196,6 @@ impl Guard {
         Self::range(range, RangeTest::Count(Compare::Equal, 0))
     }
 
-    /// Holds when this one and another hold.
-    #[must_use]
-    pub fn and(self, other: Guard) -> Self {
-        match self.nodes.is_empty() {
-            true => other,
-            false => Self::all([self, other]),
-        }
-    }
-
     /// Holds when all of them hold.
     pub fn all(guards: impl IntoIterator<Item = Guard>) -> Self {
         Self::join(GuardNode::All, guards)

@@ -15,8 +15,8 @@ use super::codec::Shared;
 /// to any of them, a [`Cow`].
 ///
 /// A store takes keys of 1 byte to [`Limits::key_bytes_max`](super::Limits::key_bytes_max). Another one is refused by the call that
-/// it is used in, before anything is sent: as [`InvalidTxn`](super::InvalidTxn) or [`InvalidRead`](super::InvalidRead).
-/// [`Key::new`] tells at once.
+/// reads or writes it, before anything is sent: as [`InvalidTxn`](super::InvalidTxn) or [`InvalidRead`](super::InvalidRead).
+/// [`Key::new`] tells at once. As the bound or the prefix of a range any bytes will do.
 ///
 /// ```
 /// use quorate_kv::model::Key;
@@ -286,7 +286,7 @@ impl KeyRange {
     }
 }
 
-/// The first key that is not below a bound, or all before all keys.
+/// The lowest key that a lower bound lets in.
 fn first_at(bound: Bound<&Key>) -> Bytes {
     match bound {
         Bound::Unbounded => Bytes::new(),

@@ -1,7 +1,7 @@
 //! The words everyone speaks: keys, revisions, records, guards, operations, transactions.
 //!
-//! Plain values with no clock, no network and no task. A value of a checked type ([`Key`], [`CheckedTxn`])
-//! is within its limits by construction, and nobody below checks again.
+//! Plain values with no clock, no network and no task. A [`CheckedTxn`] is within its limits by construction,
+//! and nobody below checks again; a [`Key`] from a file or a peer has 1 byte to [`Key::BYTES_MAX`].
 
 mod check;
 mod codec;

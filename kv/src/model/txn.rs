@@ -28,14 +28,14 @@ impl Txn {
         }
     }
 
-    /// The same with a guard.
+    /// The same with this guard, in place of the one that it had. [`Guard::all`] joins several.
     #[must_use]
     pub fn when(mut self, guard: Guard) -> Self {
         self.guard = guard;
         self
     }
 
-    /// The same with what runs when the guard does not hold.
+    /// The same with what runs when the guard does not hold, in place of what it had.
     #[must_use]
     pub fn or_else(mut self, otherwise: impl IntoIterator<Item = Op>) -> Self {
         self.otherwise = otherwise.into_iter().collect();

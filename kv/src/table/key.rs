@@ -34,7 +34,7 @@ pub enum MalformedKey {
     /// They end within a field.
     #[error("it ends within a field")]
     TooShort,
-    /// They are none that the type writes.
+    /// A field has bytes that its type never writes.
     #[error("a field has bytes that its type does not write")]
     Unknown,
     /// Text that is not UTF-8.
@@ -296,7 +296,7 @@ fn of_table<K>(prefix: &str, key: &impl EncodeKey<K>) -> Vec<u8> {
     bytes
 }
 
-/// Behind a key no other one that is longer and begins with it comes first.
+/// The lowest bytes above a key: nothing is between them.
 fn behind<K>(prefix: &str, key: &impl EncodeKey<K>) -> Vec<u8> {
     let mut bytes = of_table(prefix, key);
     bytes.push(0);

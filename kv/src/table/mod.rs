@@ -34,7 +34,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Always: what is read in a table was written in its codec, or the read fails and says which key; two tables of which no prefix
+//! Always: what is read in a table was written in its codec, or the read fails, and of a range says which key; two tables of which no prefix
 //! begins with the other's share no key.
 
 mod key;

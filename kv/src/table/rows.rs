@@ -143,7 +143,8 @@ impl<'c, K, V, C> RowRange<'c, K, V, C> {
         self.with(Range::descending)
     }
 
-    /// The same with options of a [`Range`]: how fresh, and by when. `.with(|range| range.stale())`.
+    /// The same with options of a [`Range`]: how fresh, and by when. `.with(|range| range.stale())`. Without values
+    /// ([`keys_only`](Range::keys_only)) most codecs read no row.
     pub fn with(mut self, options: impl FnOnce(Range<'c>) -> Range<'c>) -> Self {
         self.range = self.range.map(options);
         self
@@ -161,7 +162,7 @@ where
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let table = self.table;
         if let Some(range) = self.range.take() {
-            self.under_way = Some(Box::pin(all(table, range.stream())));
+            self.under_way = Some(Box::pin(all(table, range.stream_at_once())));
         }
         match &mut self.under_way {
             Some(under_way) => under_way.as_mut().poll(context),
@@ -221,7 +222,8 @@ impl<K: TableKey, V, C: ValueCodec<V>> TransactionRows<'_, K, V, C> {
     pub async fn get(&self, key: impl EncodeKey<K>) -> Result<Option<V>, Error> {
         let key = self.table.key(key);
         let value = self.transaction.get(&key).await?;
-        value.map(|value| decode::<V, C>(Some(&key), &value)).transpose()
+        let value = value.map(|value| decode::<V, C>(Some(&key), &value)).transpose();
+        value.map_err(|error| self.transaction.fails(error))
     }
 
     /// The keys and values of a range, with what this attempt has written so far. Cancel safe.
@@ -238,12 +240,15 @@ impl<K: TableKey, V, C: ValueCodec<V>> TransactionRows<'_, K, V, C> {
         let found = self.transaction.range(range).await?.into_iter();
         let rows =
             found.map(|(key, value)| Ok((self.table.decode_key(&key)?, decode::<V, C>(Some(&key), &value)?)));
-        rows.collect()
+        let rows: Result<_, Error> = rows.collect();
+        rows.map_err(|error| self.transaction.fails(error))
     }
 
     /// Writes a row when the transaction commits.
     pub fn put(&self, key: impl EncodeKey<K>, value: &V) -> Result<(), Error> {
-        self.transaction.op(self.table.put(key, value)?)
+        let put = self.table.put(key, value);
+        self.transaction
+            .op(put.map_err(|error| self.transaction.fails(error))?)
     }
 
     /// Deletes a row when the transaction commits.

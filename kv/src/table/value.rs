@@ -20,7 +20,8 @@ pub trait ValueCodec<V> {
     fn decode(bytes: &Value) -> Result<V, Self::Error>;
 }
 
-/// JSON, by serde: readable where the store is looked at, and a type may get fields with defaults later.
+/// JSON, by serde: readable where the store is looked at, and a type may get fields with defaults later. JSON has no NaN and no infinity:
+/// a number that is one is written as `null`, which is not read back.
 #[derive(Clone, Copy, Debug)]
 pub enum Json {}
 

@@ -418,6 +418,24 @@ fn blocks_and_filters_that_are_not_as_they_must_be_are_damage() {
     );
     let damages = damaged(&|store, txn, number| {
         let file = store.machine.state.base.file();
+        let mut run = runs::open_within(file, txn, number).unwrap();
+        let rows = run.iter().unwrap().take(2).map(|row| {
+            let (bound, block) = row.unwrap();
+            (bound.value().to_vec(), block.value().to_vec())
+        });
+        let [(bound, block), (_, next)] = rows.collect::<Vec<_>>().try_into().unwrap();
+        // Its length, and the key itself.
+        let begin = 2 * (usize::from(next[1]) + 1);
+        let first_of_next = &next[begin + 2..begin + 2 + usize::from(next[begin + 1])];
+        run.remove(&bound[..]).unwrap();
+        run.insert(first_of_next, &block[..]).unwrap();
+    });
+    assert!(
+        damages.contains("a key of it is not above the bound of the block before"),
+        "a look-up of that key would end in the block before: {damages}"
+    );
+    let damages = damaged(&|store, txn, number| {
+        let file = store.machine.state.base.file();
         runs::write_filter(file, txn, number, &Filter::for_keys(10)).unwrap();
     });
     assert!(damages.contains("is not in the run's filter"), "{damages}");
