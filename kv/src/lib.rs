@@ -57,6 +57,8 @@ pub mod check;
 pub mod client;
 pub mod node;
 pub mod table;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
