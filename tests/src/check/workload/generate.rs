@@ -284,8 +284,9 @@ impl Generator {
     pub fn oversized(&mut self, call: CallId, limits: &Limits) -> Txn {
         let value = |size: usize| call.value(size);
         match self.random.below(16) {
-            0..=6 => Txn::new([Op::put(self.shared(), value(limits.value_bytes_max + 1))]),
-            7..=13 => Txn::new([Op::put(key(vec![b'k'; limits.key_bytes_max + 1]), value(0))]),
+            0..=4 => Txn::new([Op::put(self.shared(), value(limits.value_bytes_max + 1))]),
+            5..=8 => Txn::new([Op::put("", value(0))]),
+            9..=13 => Txn::new([Op::put(key(vec![b'k'; limits.key_bytes_max + 1]), value(0))]),
             // Large ones are seldom drawn: each takes as long as a hundred other calls.
             14 => {
                 let get = Op::get(self.shared());
