@@ -226,6 +226,16 @@ fn schedule(random: &mut Rng, plan: &Plan, kinds: &[Kind], share: u32) -> Vec<Fa
         {
             schedule.push(power_loss_soon(random, plan, at, target));
         }
+        if let Fault::MoveLeader = fault
+            && random.one_in(2)
+        {
+            // By the one to whom it has just been handed.
+            schedule.push(FaultEvent {
+                at: at + micros(random, 1_000, 200_000),
+                when: None,
+                fault: Fault::MoveLeader,
+            });
+        }
         schedule.push(FaultEvent { at, when, fault });
     }
 }
