@@ -14,7 +14,7 @@ use hdrhistogram::Histogram;
 use quorate_benches::cluster::Cluster;
 use quorate_benches::facts;
 use quorate_kv::Client;
-use quorate_kv::model::{Consistency, Key, KeyRange, Op, RangeRead, ReadOp, ReadResult, Txn};
+use quorate_kv::model::{Key, KeyRange, Op, Txn};
 use quorate_transport::delay::Alarm;
 use tokio::runtime::Runtime;
 
@@ -144,16 +144,11 @@ impl Counting {
                 let mut counts = 0;
                 while !stop.load(Ordering::Relaxed) {
                     begun.fetch_add(1, Ordering::Relaxed);
-                    let count = RangeRead {
-                        count_only: true,
-                        ..RangeRead::new(KeyRange::prefix("key/"))
-                    };
-                    let read = vec![ReadOp::Range(count)];
-                    let response = client.read(read).consistency(Consistency::Linearizable).await?;
-                    match response.results.first() {
-                        Some(ReadResult::Range { count, .. }) if *count == keys => counts += 1,
-                        other => bail!("a count of {keys} keys was answered with {other:?}"),
+                    let count = client.count(KeyRange::prefix("key/")).await?;
+                    if count != keys {
+                        bail!("a count of {keys} keys was answered with {count}");
                     }
+                    counts += 1;
                 }
                 Ok(counts)
             }

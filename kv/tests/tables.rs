@@ -67,6 +67,9 @@ async fn rows_are_written_read_and_deleted_by_their_keys() {
     small.put("ann", &user("Ann")).await.unwrap();
     assert_eq!(small.get(String::from("ann")).await.unwrap(), Some(user("Ann")));
     assert_eq!(client.get("small/ann").await.unwrap().unwrap().value.len(), 5);
+    client.put(SMALL.key("ann"), b"\x03Ann\0\0").await.unwrap();
+    let behind = small.get("ann").await.unwrap_err().to_string();
+    assert!(behind.contains("1 bytes follow the value"), "{behind}");
     let blobs = client.table(BLOBS);
     blobs.put([1, 2], &Bytes::from_static(b"\0\xff")).await.unwrap();
     assert_eq!(blobs.get([1, 2]).await.unwrap().as_deref(), Some(&b"\0\xff"[..]));

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use quorate_kv::model::{Consistency, KeyRange, RangeRead, ReadOp, ReadResult, Revision};
+use quorate_kv::model::{Consistency, RangeRead, ReadOp, ReadResult, Revision};
 
 use crate::error::ReadError;
 use crate::image::Image;
@@ -67,7 +67,7 @@ async fn load_into<S: Store>(
                     }
                     if let Some(last) = records.last().filter(|_| more) {
                         wanted.push_front(ReadOp::Range(RangeRead {
-                            range: after(&read.range, last.key.as_bytes()),
+                            range: read.range.behind(last.key.as_bytes(), read.order),
                             ..read
                         }));
                     }
@@ -94,14 +94,4 @@ fn next_call(wanted: &mut VecDeque<ReadOp>) -> Vec<ReadOp> {
     };
     let count = wanted.iter().take_while(|read| fits(read)).count();
     wanted.drain(..count).collect()
-}
-
-/// What of a range follows a key.
-fn after(range: &KeyRange, key: &[u8]) -> KeyRange {
-    let mut start = key.to_vec();
-    start.push(0);
-    match range.end() {
-        Some(end) => KeyRange::new(start, end.to_vec()),
-        None => KeyRange::starting_at(start),
-    }
 }

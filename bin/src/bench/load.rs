@@ -10,7 +10,7 @@ use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressStyle};
 use quorate_kv::Client;
 use quorate_kv::client::Error;
-use quorate_kv::model::{Consistency, Key, Op, Txn};
+use quorate_kv::model::{Key, Op, Txn};
 use rand::Rng as _;
 
 use crate::cli::{BenchArgs, BenchOp};
@@ -111,8 +111,8 @@ impl Load {
         let mut next = 0;
         while next < self.plan.keys {
             let end = (next + batch).min(self.plan.keys);
-            let ops: Result<Vec<Op>, Error> = (next..end).map(|index| self.plan.put(index)).collect();
-            client.commit(Txn::new(ops?)).await?;
+            let ops = (next..end).map(|index| self.plan.put(index));
+            client.commit(Txn::new(ops)).await?;
             next = end;
         }
         Ok(())
@@ -191,38 +191,33 @@ impl Plan {
     async fn run(&self, client: &Client, number: u64) -> Result<(), Error> {
         match self.op {
             BenchOp::Put => {
-                client.commit(Txn::new([self.put(number)?])).await?;
+                client.commit(Txn::new([self.put(number)])).await?;
             }
             BenchOp::Txn => {
                 let first = number.wrapping_mul(self.ops_per_txn);
-                let ops: Result<Vec<Op>, Error> =
-                    (0..self.ops_per_txn).map(|i| self.put(first + i)).collect();
-                client.commit(Txn::new(ops?)).await?;
+                let ops = (0..self.ops_per_txn).map(|i| self.put(first + i));
+                client.commit(Txn::new(ops)).await?;
             }
             BenchOp::Get => {
-                client.get(self.key(number)?).await?;
+                client.get(self.key(number)).await?;
             }
             BenchOp::StaleGet => {
-                let any = Consistency::Stale {
-                    min_revision: None,
-                    max_lag: None,
-                };
-                client.get(self.key(number)?).consistency(any).await?;
+                client.get(self.key(number)).stale().await?;
             }
         }
         Ok(())
     }
 
-    fn put(&self, number: u64) -> Result<Op, Error> {
-        Ok(Op::put(self.key(number)?, self.value.clone()))
+    fn put(&self, number: u64) -> Op {
+        Op::put(self.key(number), self.value.clone())
     }
 
     /// Numbers that follow each other name different keys, scattered over the whole space, until all had a turn.
-    fn key(&self, number: u64) -> Result<Key, Error> {
+    fn key(&self, number: u64) -> Key {
         // A prime larger than any space divides none, so that the step meets every key.
         const STEP: u128 = 18_446_744_073_709_551_557;
         let scattered = u128::from(number) * STEP % u128::from(self.keys);
-        Ok(Key::from(format!("bench/{scattered:012}")))
+        Key::from(format!("bench/{scattered:012}"))
     }
 }
 

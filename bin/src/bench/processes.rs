@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use quorate_kv::model::{Consistency, Key};
 use quorate_transport::certs::{Authority, Credentials};
 use quorate_transport::{ClusterId, Identity};
 use rustix::process::{Pid, Signal, kill_process};
@@ -179,13 +178,8 @@ impl Processes {
         node.process = node.command.spawn().map_err(failed)?;
         let endpoints = node.address.try_into().ok().into_iter().collect();
         let one = Reached::new(endpoints, self.credentials.clone(), args.reach.deadline).client()?;
-        let any = Consistency::Stale {
-            min_revision: None,
-            max_lag: None,
-        };
-        let key = Key::from("bench/ready");
         let one = one.with_deadline(Duration::from_millis(500));
-        while let Err(error) = one.get(key.clone()).consistency(any).await {
+        while let Err(error) = one.get("bench/ready").stale().await {
             if begun.elapsed() > RESTART_MAX {
                 return Err(Failure::failed(format!(
                     "the node did not serve within {RESTART_MAX:?}: {error}"

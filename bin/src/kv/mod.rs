@@ -408,13 +408,13 @@ async fn range(
         let Some(ReadResult::Range { records, count, more }) = response.results.into_iter().next() else {
             return Err(Failure::failed("the node answered a range with something else"));
         };
-        let last = records.last().map(|record| record.key.as_bytes().to_vec());
+        let last = records.last().map(|record| record.key.clone());
         found.extend(records);
         let left = limit.saturating_sub(u32::try_from(found.len()).unwrap_or(u32::MAX));
         // A page also ends at a number of bytes: then the rest follows, as far as the limit goes.
         if let (true, false, 1.., Some(last)) = (more, count_only, left, last) {
             next = RangeRead {
-                range: rest(&next, last),
+                range: next.range.behind(last.as_bytes(), next.order),
                 limit: left,
                 ..next
             };
@@ -430,20 +430,6 @@ async fn range(
             records,
             forms,
         });
-    }
-}
-
-/// The part of a range behind its last key that was read.
-fn rest(read: &RangeRead, mut last: Vec<u8>) -> KeyRange {
-    match (read.order, read.range.end()) {
-        (Order::Descending, _) => KeyRange::new(Bytes::copy_from_slice(read.range.start()), last),
-        (Order::Ascending, end) => {
-            last.push(0);
-            match end {
-                Some(end) => KeyRange::new(last, Bytes::copy_from_slice(end)),
-                None => KeyRange::starting_at(last),
-            }
-        }
     }
 }
 

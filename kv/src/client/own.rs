@@ -62,6 +62,14 @@ impl Change {
         }
     }
 
+    /// Of a key that no operation names, by the ranges that were deleted.
+    fn of_ranges(deleted: &[KeyRange], key: &Key) -> Self {
+        match deleted.iter().any(|range| range.contains(key.as_bytes())) {
+            true => Self::set(None),
+            false => Self::default(),
+        }
+    }
+
     /// What was there before does not matter.
     pub(super) fn hides_what_is_below(&self) -> bool {
         matches!(self.base, Base::Set(_))
@@ -122,26 +130,15 @@ impl Own {
     }
 
     fn change(&mut self, key: &Key, number: Number) {
-        let is_deleted = || self.deleted.iter().any(|range| range.contains(key.as_bytes()));
-        let change = self
-            .keys
-            .entry(key.clone())
-            .or_insert_with(|| match is_deleted() {
-                true => Change::set(None),
-                false => Change::default(),
-            });
+        let of_ranges = || Change::of_ranges(&self.deleted, key);
+        let change = self.keys.entry(key.clone()).or_insert_with(of_ranges);
         change.numbers.push(number);
     }
 
     /// What becomes of a key.
     pub(super) fn of(&self, key: &Key) -> Change {
-        if let Some(change) = self.keys.get(key) {
-            return change.clone();
-        }
-        match self.deleted.iter().any(|range| range.contains(key.as_bytes())) {
-            true => Change::set(None),
-            false => Change::default(),
-        }
+        let of_ranges = || Change::of_ranges(&self.deleted, key);
+        self.keys.get(key).cloned().unwrap_or_else(of_ranges)
     }
 
     /// What becomes of the keys of a range: of those that were found in it, and of those that come new.

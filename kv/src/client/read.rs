@@ -26,20 +26,14 @@ struct How {
 }
 
 impl How {
-    fn stale(&mut self) -> (&mut Option<Revision>, &mut Option<Duration>) {
-        if !matches!(self.consistency, Consistency::Stale { .. }) {
-            self.consistency = Consistency::Stale {
-                min_revision: None,
-                max_lag: None,
-            };
-        }
-        match &mut self.consistency {
+    /// The bounds of a stale read; none where it is another one.
+    fn bounds(&self) -> (Option<Revision>, Option<Duration>) {
+        match self.consistency {
             Consistency::Stale {
                 min_revision,
                 max_lag,
             } => (min_revision, max_lag),
-            // Just set.
-            Consistency::Linearizable | Consistency::At(_) => unreachable!("a stale read"),
+            Consistency::Linearizable | Consistency::At(_) => (None, None),
         }
     }
 }
@@ -57,16 +51,22 @@ macro_rules! read_options {
 
         /// A stale read that is at most so old: everything that was acknowledged anywhere this long before the node took
         /// the read is in what it sees.
-        pub fn max_lag(mut self, bound: Duration) -> Self {
-            *self.how.stale().1 = Some(bound);
-            self
+        pub fn max_lag(self, bound: Duration) -> Self {
+            let (min_revision, _) = self.how.bounds();
+            self.consistency(Consistency::Stale {
+                min_revision,
+                max_lag: Some(bound),
+            })
         }
 
         /// A stale read that sees at least this revision: what this client has written, say. The node waits for it within the
         /// deadline.
-        pub fn min_revision(mut self, revision: Revision) -> Self {
-            *self.how.stale().0 = Some(revision);
-            self
+        pub fn min_revision(self, revision: Revision) -> Self {
+            let (_, max_lag) = self.how.bounds();
+            self.consistency(Consistency::Stale {
+                min_revision: Some(revision),
+                max_lag,
+            })
         }
 
         /// Reads the state as it was at this revision, exactly. The node waits for a revision to come, within the deadline;
@@ -282,11 +282,10 @@ async fn page(client: &Client, read: RangeRead, consistency: Consistency, time: 
         ReadResult::Range { records, more, .. } => (records, more),
         ReadResult::Get(_) => return Err(mixed_up("a range", "a get")),
     };
-    let rest = more.then(|| match (records.last(), read.order) {
-        (Some(last), Order::Ascending) => read.range.after(&last.key),
-        (Some(last), Order::Descending) => read.range.before(&last.key),
+    let rest = more.then(|| match records.last() {
+        Some(last) => read.range.behind(last.key.as_bytes(), read.order),
         // Of none that were asked for.
-        (None, _) => read.range,
+        None => read.range,
     });
     Ok(Page {
         records,

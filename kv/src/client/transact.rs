@@ -15,7 +15,7 @@ use super::own::Own;
 use super::read::mixed_up;
 use super::{Client, Error, Time};
 use crate::model::{
-    Compare, Consistency, Guard, IntoValue, Key, KeyRange, KeyTest, KeyValue, Op, Place, RangeExcess,
+    Compare, Consistency, Guard, IntoValue, Key, KeyRange, KeyTest, KeyValue, Op, Order, Place, RangeExcess,
     RangeRead, RangeTest, ReadOp, ReadResponse, ReadResult, Record, Revision, Txn, TxnResponse, Value,
     check_op,
 };
@@ -242,7 +242,7 @@ impl Transaction {
             let Some(last) = found.last().filter(|_| more) else {
                 break;
             };
-            rest = range.after(&last.key);
+            rest = range.behind(last.key.as_bytes(), Order::Ascending);
         }
         let count = found.len() as u64;
         self.note(|recorded| recorded.ranges.push((range, count)))?;

@@ -10,6 +10,7 @@
 //! A block has one entry at least; it is closed before it, its row's key and what the database adds fill more than a page,
 //! unless one entry does.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::ops::{Bound, Range};
 use std::sync::Arc;
@@ -73,16 +74,9 @@ impl redb::Key for BlockBound {
 }
 
 /// `last`, or the shortest beginning of `next` that is below `next` and not below `last`, where it is shorter. `next` is above `last`.
-fn between<'k>(last: &'k [u8], next: &'k [u8]) -> &'k [u8] {
-    let common = last
-        .iter()
-        .zip(next)
-        .take_while(|(one, other)| one == other)
-        .count();
-    match next.get(..=common) {
-        Some(short) if short.len() < last.len() && short.len() < next.len() => short,
-        _ => last,
-    }
+fn between<'k>(last: &'k [u8], next: &'k [u8]) -> Cow<'k, [u8]> {
+    // What the database puts between two keys that are plain bytes.
+    <&[u8] as redb::Key>::separator(last, next)
 }
 
 /// A block that is being filled.
@@ -165,9 +159,9 @@ impl Filling {
         let Some(last) = self.last.as_ref().filter(|_| !self.ends.is_empty()) else {
             return Ok(());
         };
-        let bound = next.map_or(&last[..], |next| between(last, next));
+        let bound = next.map_or(Cow::Borrowed(&last[..]), |next| between(last, next));
         let block = encode(&self.ends, &self.entries).map_err(|e| file.malformed(&e))?;
-        end.insert_before(bound, &block[..]).map_err(storage(file))?;
+        end.insert_before(&bound[..], &block[..]).map_err(storage(file))?;
         self.ends.clear();
         self.entries.clear();
         Ok(())
@@ -537,7 +531,7 @@ mod tests {
             prop_assume!(one != other);
             let (last, next) = if one < other { (one, other) } else { (other, one) };
             let bound = between(&last, &next);
-            prop_assert!(&last[..] <= bound && bound < &next[..]);
+            prop_assert!(last[..] <= bound[..] && bound[..] < next[..]);
             prop_assert!(bound.len() <= last.len());
             for shorter in (0..bound.len().min(next.len())).map(|len| &next[..len]) {
                 prop_assert!(shorter < &last[..], "{shorter:?} would do for {bound:?}");

@@ -571,9 +571,9 @@ impl Run<'_, '_, '_, '_> {
             .value_bytes(at.place, old.map_or(0, |record| record.value.len()))?;
         let found = match old {
             None => None,
-            Some(record) => match <[u8; 8]>::try_from(record.value) {
-                Ok(bytes) => Some(i64::from_be_bytes(bytes)),
-                Err(_) => {
+            Some(record) => match model::number(record.value) {
+                Some(number) => Some(number),
+                None => {
                     let (op, key, size) = (at.op, key.clone(), record.value.len() as u64);
                     return Err(TxnRefused::NotANumber { op, key, size }.into());
                 }

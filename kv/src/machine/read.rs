@@ -22,8 +22,7 @@ use super::verify;
 use crate::env;
 use crate::fault::Fault;
 use crate::model::{
-    KeyRange, LogPosition, LogTime, Order, RangeRead, ReadOp, ReadResult, ReplicatedLimits, Revision,
-    StateHash,
+    KeyRange, LogPosition, LogTime, RangeRead, ReadOp, ReadResult, ReplicatedLimits, Revision, StateHash,
 };
 
 /// Reads the machine's state. Cheap to clone; usable from any thread, also while entries are applied and
@@ -470,23 +469,8 @@ impl UnderWay {
         let Some(last) = stopped_at else {
             return Ok(true);
         };
-        self.rest = behind(&self.rest, &last, read.order);
+        self.rest = self.rest.behind(&last, read.order);
         Ok(false)
-    }
-}
-
-/// What follows a key in a range.
-fn behind(range: &KeyRange, last: &[u8], order: Order) -> KeyRange {
-    match order {
-        Order::Ascending => {
-            let mut next = last.to_vec();
-            next.push(0);
-            match range.end() {
-                Some(end) => KeyRange::new(next, end.to_vec()),
-                None => KeyRange::starting_at(next),
-            }
-        }
-        Order::Descending => KeyRange::new(range.start().to_vec(), last.to_vec()),
     }
 }
 

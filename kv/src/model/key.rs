@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::codec::Shared;
+use super::{IntoValue, Order};
 
 /// A key: bytes, ordered bytewise.
 ///
@@ -92,37 +93,19 @@ impl TryFrom<Shared> for Key {
     }
 }
 
-/// From what is given up without copying.
-macro_rules! from_owned {
-    ($($owned:ty),*) => {$(
-        impl From<$owned> for Key {
-            fn from(owned: $owned) -> Self {
-                Self(owned.into())
+/// From what a value is made of too.
+macro_rules! from_bytes {
+    ($($bytes:ty),*) => {$(
+        impl From<$bytes> for Key {
+            fn from(bytes: $bytes) -> Self {
+                Self(bytes.into_value())
             }
         }
     )*};
 }
 
-/// From what is copied.
-macro_rules! from_borrowed {
-    ($($borrowed:ty),*) => {$(
-        impl From<$borrowed> for Key {
-            fn from(borrowed: $borrowed) -> Self {
-                let bytes: &[u8] = borrowed.as_ref();
-                Self(Bytes::copy_from_slice(bytes))
-            }
-        }
-    )*};
-}
-
-from_owned!(Bytes, String, Vec<u8>, Box<[u8]>);
-from_borrowed!(&str, &String, &[u8], &Vec<u8>);
-
-impl From<&Bytes> for Key {
-    fn from(bytes: &Bytes) -> Self {
-        Self(bytes.clone())
-    }
-}
+from_bytes!(&str, &String, String, Box<str>, Cow<'_, str>);
+from_bytes!(&[u8], &Vec<u8>, Vec<u8>, Box<[u8]>, Cow<'_, [u8]>, &Bytes, Bytes);
 
 impl From<&Key> for Key {
     fn from(key: &Key) -> Self {
@@ -130,39 +113,15 @@ impl From<&Key> for Key {
     }
 }
 
-impl From<Box<str>> for Key {
-    fn from(text: Box<str>) -> Self {
-        String::from(text).into()
-    }
-}
-
 impl<const N: usize> From<[u8; N]> for Key {
     fn from(bytes: [u8; N]) -> Self {
-        Self(Bytes::copy_from_slice(&bytes))
+        Self(bytes.into_value())
     }
 }
 
 impl<const N: usize> From<&[u8; N]> for Key {
     fn from(bytes: &[u8; N]) -> Self {
-        Self(Bytes::copy_from_slice(bytes))
-    }
-}
-
-impl From<Cow<'_, str>> for Key {
-    fn from(text: Cow<'_, str>) -> Self {
-        match text {
-            Cow::Borrowed(text) => text.into(),
-            Cow::Owned(text) => text.into(),
-        }
-    }
-}
-
-impl From<Cow<'_, [u8]>> for Key {
-    fn from(bytes: Cow<'_, [u8]>) -> Self {
-        match bytes {
-            Cow::Borrowed(bytes) => bytes.into(),
-            Cow::Owned(bytes) => bytes.into(),
-        }
+        Self(bytes.into_value())
     }
 }
 
@@ -244,13 +203,38 @@ impl KeyRange {
         Self { start, end: None }
     }
 
+    /// The range between two bounds.
+    pub fn between(bounds: impl RangeBounds<Key>) -> Self {
+        Self {
+            start: first_at(bounds.start_bound()),
+            end: match bounds.end_bound() {
+                Bound::Unbounded => None,
+                Bound::Included(key) => Some(successor(&key.0)),
+                Bound::Excluded(key) => Some(key.0.clone()),
+            },
+        }
+    }
+
+    /// What comes behind one of its keys, in this order: where reading goes on after a page that ended with the key.
+    #[must_use]
+    pub fn behind(&self, last: &[u8], order: Order) -> Self {
+        match order {
+            Order::Ascending => Self {
+                start: successor(last),
+                end: self.end.clone(),
+            },
+            Order::Descending => Self {
+                start: self.start.clone(),
+                end: Some(Bytes::copy_from_slice(last)),
+            },
+        }
+    }
+
     /// One key alone.
     pub fn key(key: &Key) -> Self {
-        let mut end = key.as_bytes().to_vec();
-        end.push(0);
         Self {
             start: key.0.clone(),
-            end: Some(end.into()),
+            end: Some(successor(&key.0)),
         }
     }
 
@@ -301,42 +285,6 @@ fn successor(key: &[u8]) -> Bytes {
     next.extend_from_slice(key);
     next.push(0);
     next.into()
-}
-
-impl KeyRange {
-    /// The range between two bounds.
-    pub fn between(bounds: impl RangeBounds<Key>) -> Self {
-        Self {
-            start: first_at(bounds.start_bound()),
-            end: match bounds.end_bound() {
-                Bound::Unbounded => None,
-                Bound::Included(key) => Some(successor(&key.0)),
-                Bound::Excluded(key) => Some(key.0.clone()),
-            },
-        }
-    }
-
-    /// What of it comes behind a key: where reading goes on after a page that ended with it.
-    #[must_use]
-    pub fn after(&self, key: &Key) -> Self {
-        Self {
-            start: successor(&key.0).max(self.start.clone()),
-            end: self.end.clone(),
-        }
-    }
-
-    /// What of it comes before a key: where reading goes on, from the highest key down.
-    #[must_use]
-    pub fn before(&self, key: &Key) -> Self {
-        let end = match &self.end {
-            Some(end) => key.0.clone().min(end.clone()),
-            None => key.0.clone(),
-        };
-        Self {
-            start: self.start.clone(),
-            end: Some(end),
-        }
-    }
 }
 
 impl From<&KeyRange> for KeyRange {

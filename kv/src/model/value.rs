@@ -8,7 +8,7 @@ use bytes::Bytes;
 pub type Value = Bytes;
 
 /// The bytes of a number, as [`Op::Add`](super::Op::Add) keeps it.
-pub(crate) const NUMBER_BYTES: usize = 8;
+const NUMBER_BYTES: usize = 8;
 
 /// What can be written as a value: anything that is text or bytes, borrowed or owned, and numbers.
 ///

@@ -12,11 +12,11 @@
 //! Always: of two keys the lower one's bytes are lower; no field's bytes begin with those of another value of the field, unless it is
 //! the last one.
 
-use std::ops::{Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive};
+use std::ops::{Bound, Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive};
 
 use uuid::Uuid;
 
-use crate::model::KeyRange;
+use crate::model::{Key, KeyRange};
 
 /// Where in a key a field stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -290,24 +290,11 @@ pub trait TableRange<K> {
     fn of_table(self, prefix: &str) -> KeyRange;
 }
 
-fn of_table<K>(prefix: &str, key: &impl EncodeKey<K>) -> Vec<u8> {
+/// The store's key of a key of the table with this prefix.
+pub(super) fn of_table<K>(prefix: &str, key: &impl EncodeKey<K>) -> Key {
     let mut bytes = prefix.as_bytes().to_vec();
     key.encode(&mut bytes, Position::Last);
-    bytes
-}
-
-/// The lowest bytes above a key: nothing is between them.
-fn behind<K>(prefix: &str, key: &impl EncodeKey<K>) -> Vec<u8> {
-    let mut bytes = of_table(prefix, key);
-    bytes.push(0);
-    bytes
-}
-
-fn from(prefix: &str, start: Vec<u8>) -> KeyRange {
-    match KeyRange::prefix(prefix).end() {
-        Some(end) => KeyRange::new(start, end),
-        None => KeyRange::starting_at(start),
-    }
+    Key::from(bytes)
 }
 
 impl<K> TableRange<K> for RangeFull {
@@ -324,13 +311,15 @@ impl<K, Q: EncodeKey<K>> TableRange<K> for Range<Q> {
 
 impl<K, Q: EncodeKey<K>> TableRange<K> for RangeInclusive<Q> {
     fn of_table(self, prefix: &str) -> KeyRange {
-        KeyRange::new(of_table(prefix, self.start()), behind(prefix, self.end()))
+        KeyRange::between(of_table(prefix, self.start())..=of_table(prefix, self.end()))
     }
 }
 
 impl<K, Q: EncodeKey<K>> TableRange<K> for RangeFrom<Q> {
     fn of_table(self, prefix: &str) -> KeyRange {
-        from(prefix, of_table(prefix, &self.start))
+        let end = KeyRange::prefix(prefix).end().map(Key::from);
+        let start = Bound::Included(of_table(prefix, &self.start));
+        KeyRange::between((start, end.map_or(Bound::Unbounded, Bound::Excluded)))
     }
 }
 
@@ -342,7 +331,7 @@ impl<K, Q: EncodeKey<K>> TableRange<K> for RangeTo<Q> {
 
 impl<K, Q: EncodeKey<K>> TableRange<K> for RangeToInclusive<Q> {
     fn of_table(self, prefix: &str) -> KeyRange {
-        KeyRange::new(prefix, behind(prefix, &self.end))
+        KeyRange::between(Key::from(prefix)..=of_table(prefix, &self.end))
     }
 }
 
@@ -410,7 +399,7 @@ mod tests {
             key in (short(), text()), one in (short(), text()), other in (short(), text()),
         ) {
             let (low, high) = if one <= other { (one, other) } else { (other, one) };
-            let place = of_table("t/", &key);
+            let place = of_table("t/", &key).into_bytes();
             type Name = (Vec<u8>, String);
             fn has(range: impl TableRange<Name>, key: &[u8]) -> bool {
                 range.of_table("t/").contains(key)

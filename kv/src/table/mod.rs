@@ -100,9 +100,7 @@ impl<K, V, C> Table<K, V, C> {
 impl<K: TableKey, V, C: ValueCodec<V>> Table<K, V, C> {
     /// The store's key of a key of the table: for guards and operations.
     pub fn key(&self, key: impl EncodeKey<K>) -> Key {
-        let mut bytes = self.prefix.as_bytes().to_vec();
-        key.encode(&mut bytes, Position::Last);
-        Key::from(bytes)
+        key::of_table(self.prefix, &key)
     }
 
     /// The store's range of a range of the table's keys.

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use hdrhistogram::Histogram;
 use quorate_kv::Client;
-use quorate_kv::model::{Key, Op, Txn};
+use quorate_kv::model::{Op, Txn};
 
 use crate::etcd;
 
@@ -70,11 +70,8 @@ impl Store {
     async fn put(&self, keys: &[String], value: &Bytes) -> Result<()> {
         match self {
             Store::Quorate(client) => {
-                let ops: Result<Vec<Op>> = keys
-                    .iter()
-                    .map(|key| Ok(Op::put(Key::from(key.as_str()), value.clone())))
-                    .collect();
-                client.commit(Txn::new(ops?)).await?;
+                let ops = keys.iter().map(|key| Op::put(key, value));
+                client.commit(Txn::new(ops)).await?;
             }
             Store::Etcd(client) => match keys {
                 [key] => client.put(key, value).await?,

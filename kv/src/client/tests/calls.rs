@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::stub::{self, Asked, Stage, Stub};
+use super::stub::{Asked, Stage, Stub, commit};
 use crate::client::{Client, Error};
 use crate::env;
 use crate::model::{
-    Command, Consistency, Guard, Key, KeyValue, LogIndex, Op, OpResult, Order, Outcome, RangeRead, ReadOp,
-    ReadResponse, ReadResult, Record, Revision, SessionId, Txn, TxnResponse,
+    Consistency, Guard, Key, KeyValue, Op, OpResult, Order, RangeRead, ReadOp, ReadResponse, ReadResult,
+    Record, Revision, Txn,
 };
 use crate::protocol::{Failure, Request, Response};
 
@@ -55,31 +55,6 @@ fn records(keys: &[&str], more: bool) -> ReadResult {
         records: records.collect(),
         count: keys.len() as u64,
         more,
-    }
-}
-
-/// Answers the transaction that comes, and what else has to come before it; answers what it was.
-async fn commit(node: &mut Stub, results: Vec<OpResult>) -> Txn {
-    loop {
-        let asked = node.asked().await;
-        let (outcome, txn) = match &asked.request {
-            Request::Write(Command::OpenSession { .. }) => (stub::opened(SessionId::new(1)), None),
-            Request::Write(Command::Txn { txn, .. }) => {
-                let response = TxnResponse {
-                    revision: Revision::new(9),
-                    log_index: LogIndex::new(1),
-                    succeeded: true,
-                    failed: Vec::new(),
-                    results: results.clone(),
-                };
-                (Outcome::Txn(Ok(response)), Some(txn.clone()))
-            }
-            other => panic!("a write was expected, not {other:?}"),
-        };
-        asked.answer(Response::Written(outcome)).await;
-        if let Some(txn) = txn {
-            return txn;
-        }
     }
 }
 
@@ -253,7 +228,7 @@ async fn a_delete_in_steps_that_breaks_off_does_not_say_that_nothing_was_changed
     let client = client.with_deadline(Duration::from_millis(500));
     let delete = client.delete_prefix("k/").in_steps();
     let answered = async {
-        commit(&mut node, vec![OpResult::Deleted { count: 7, more: true }]).await;
+        commit(&mut node, true, vec![OpResult::Deleted { count: 7, more: true }]).await;
         loop {
             let asked = node.asked().await;
             asked.answer(Response::Failed(Failure::NoQuorum)).await;
@@ -270,7 +245,10 @@ async fn all_guards_of_a_transaction_must_hold_and_one_alone_stands_alone() {
     let guards = ["a", "b", "c"].map(Guard::missing);
     let [a, b, c] = guards.clone();
     let call = client.txn().when(a.clone()).when(b).when(c).put("k", "v");
-    let (done, sent) = tokio::join!(call, commit(&mut node, vec![OpResult::Put { existed: false }]));
+    let (done, sent) = tokio::join!(
+        call,
+        commit(&mut node, true, vec![OpResult::Put { existed: false }])
+    );
     assert!(done.is_ok());
     assert_eq!(sent, Txn::new([Op::put("k", "v")]).when(Guard::all(guards)));
     assert_eq!(client.txn().when(a.clone()).build().guard, a);
@@ -293,7 +271,7 @@ async fn what_a_closure_wrote_itself_needs_no_read() {
         assert_eq!(t.get("r/2").await?.as_deref(), Some(&9i64.to_be_bytes()[..]));
         Ok::<_, Error>(())
     });
-    let (done, sent) = tokio::join!(run, commit(&mut node, Vec::new()));
+    let (done, sent) = tokio::join!(run, commit(&mut node, true, Vec::new()));
     assert!(done.is_ok());
     assert_eq!(
         sent.guard.conditions().count(),

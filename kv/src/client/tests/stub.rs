@@ -14,7 +14,9 @@ use quorate_transport::{
 
 use crate::Client;
 use crate::env::{self, mpsc};
-use crate::model::{self, Limits, Outcome, SessionId, SessionOpened};
+use crate::model::{
+    self, Command, Limits, LogIndex, OpResult, Outcome, Revision, SessionId, SessionOpened, Txn, TxnResponse,
+};
 use crate::protocol::{Call, Reply, Request, Response};
 
 /// How long a test waits for what must come.
@@ -221,4 +223,29 @@ pub(super) fn opened(session: SessionId) -> Outcome {
         session,
         ttl_millis: 3_600_000,
     }))
+}
+
+/// Lets the client open its session and commit; answers what it asked for.
+pub(super) async fn commit(node: &mut Stub, succeeded: bool, results: Vec<OpResult>) -> Txn {
+    loop {
+        let asked = node.asked().await;
+        let (outcome, txn) = match &asked.request {
+            Request::Write(Command::OpenSession { .. }) => (opened(SessionId::new(1)), None),
+            Request::Write(Command::Txn { txn, .. }) => {
+                let response = TxnResponse {
+                    revision: Revision::new(100),
+                    log_index: LogIndex::new(1),
+                    succeeded,
+                    failed: Vec::new(),
+                    results: results.clone(),
+                };
+                (Outcome::Txn(Ok(response)), Some(txn.clone()))
+            }
+            other => panic!("a write was expected, not {other:?}"),
+        };
+        asked.answer(Response::Written(outcome)).await;
+        if let Some(txn) = txn {
+            return txn;
+        }
+    }
 }

@@ -7,13 +7,13 @@ use futures_util::FutureExt;
 use futures_util::future::join_all;
 use proptest::prelude::*;
 
-use super::stub::{Asked, Stage, Stub, opened};
+use super::stub::{Asked, Stage, Stub, commit, opened};
 use crate::Client;
 use crate::client::{Error, TransactError, Transacted, Transaction};
 use crate::env::{self, JoinHandle};
 use crate::model::{
-    Command, Compare, Condition, Consistency, Guard, Key, KeyRange, KeyTest, KeyValue, LogIndex, Op, Outcome,
-    RangeTest, ReadOp, ReadResponse, ReadResult, Record, Revision, SessionId, Txn, TxnResponse,
+    Command, Compare, Condition, Consistency, Guard, Key, KeyRange, KeyTest, KeyValue, Op, RangeTest, ReadOp,
+    ReadResponse, ReadResult, Record, Revision, SessionId,
 };
 use crate::protocol::{Failure, Request, Response};
 
@@ -90,31 +90,6 @@ async fn answer_read(asked: Asked, at: u64) {
     asked.answer(Response::Read(response)).await;
 }
 
-/// Lets the client open its session and commit; answers what it asked for.
-async fn commit(node: &mut Stub, succeeded: bool) -> Txn {
-    loop {
-        let asked = node.asked().await;
-        let (outcome, txn) = match &asked.request {
-            Request::Write(Command::OpenSession { .. }) => (opened(SessionId::new(1)), None),
-            Request::Write(Command::Txn { txn, .. }) => {
-                let response = TxnResponse {
-                    revision: revision(100),
-                    log_index: LogIndex::new(1),
-                    succeeded,
-                    failed: Vec::new(),
-                    results: Vec::new(),
-                };
-                (Outcome::Txn(Ok(response)), Some(txn.clone()))
-            }
-            other => panic!("a write was expected, not {other:?}"),
-        };
-        asked.answer(Response::Written(outcome)).await;
-        if let Some(txn) = txn {
-            return txn;
-        }
-    }
-}
-
 /// The story: two first reads each chose a revision, and the range's guard was made with the other's.
 #[tokio::test]
 async fn reads_made_at_once_are_at_the_revision_of_one_of_them() {
@@ -134,7 +109,7 @@ async fn reads_made_at_once_are_at_the_revision_of_one_of_them() {
         "it waited for the first to decide"
     );
     answer_read(second, 7).await;
-    let txn = commit(&mut node, true).await;
+    let txn = commit(&mut node, true, Vec::new()).await;
     let range = KeyRange::prefix("r/");
     let expected = Guard::all([
         Guard::unchanged(key("k"), Some(revision(7))),
@@ -162,7 +137,7 @@ async fn a_first_read_that_was_dropped_leaves_the_choice_to_the_next() {
     }
     assert_eq!(consistency(&asked), Consistency::Linearizable);
     answer_read(asked, 9).await;
-    let txn = commit(&mut node, true).await;
+    let txn = commit(&mut node, true, Vec::new()).await;
     let expected = Guard::all([Guard::unchanged(key("kept"), Some(revision(9)))]);
     assert_eq!(
         txn.guard, expected,
@@ -225,7 +200,7 @@ async fn a_handle_that_outlives_its_closure_neither_reads_nor_writes() {
             Ok(())
         }
     });
-    commit(&mut node, true).await;
+    commit(&mut node, true, Vec::new()).await;
     run.await.expect("no panic").expect("it committed");
     let t = handles.recv().await.expect("the closure ran");
     assert_eq!(t.get("k").await, Err(Error::TransactionEnded));
@@ -300,7 +275,7 @@ async fn an_attempt_whose_history_went_while_it_read_begins_again() {
     let second = node.asked().await;
     assert_eq!(consistency(&second), Consistency::At(revision(12)));
     answer_read(second, 12).await;
-    let txn = commit(&mut node, true).await;
+    let txn = commit(&mut node, true, Vec::new()).await;
     let seen = [key("a"), key("b")].map(|key| Guard::unchanged(key, Some(revision(12))));
     assert_eq!(txn.guard, Guard::all(seen));
     run.await.expect("no panic").expect("it committed");
@@ -349,7 +324,7 @@ async fn a_lost_race_is_run_again_at_a_newer_revision() {
         let asked = node.asked().await;
         assert_eq!(consistency(&asked), Consistency::Linearizable);
         answer_read(asked, at).await;
-        let txn = commit(&mut node, at == 9).await;
+        let txn = commit(&mut node, at == 9, Vec::new()).await;
         let expected = Guard::all([Guard::unchanged(key("a"), Some(revision(at)))]);
         assert_eq!(txn.guard, expected);
     }
@@ -408,7 +383,7 @@ proptest! {
                 answer_read(asked, at).await;
             }
             assert!(told.iter().all(|at| *at == told[0]), "{told:?}");
-            let txn = commit(&mut node, true).await;
+            let txn = commit(&mut node, true, Vec::new()).await;
             let one = Some(revision(told[0]));
             for condition in txn.guard.conditions() {
                 match condition {
