@@ -18,10 +18,7 @@ use plotters::prelude::*;
 use quorate_benches::cluster::Cluster;
 use quorate_benches::facts;
 use quorate_kv::Client;
-use quorate_meta::{
-    Assignment, BrokerId, CreateTopic, Incarnation, MetaClient, NewPartition, PartitionIndex, RegisterBroker,
-    TopicName,
-};
+use quorate_meta::{Assignment, CreateTopic, MetaClient, NewPartition, RegisterBroker, TopicName};
 use quorate_transport::delay::Alarm;
 use tokio::runtime::Runtime;
 
@@ -85,8 +82,7 @@ impl Bench {
         let cluster = Cluster::start(nodes, &facts::directory(), round_trip, alarm).await?;
         let meta = MetaClient::new(cluster.client().clone());
         for id in 1..=BROKERS {
-            let endpoint = format!("broker-{id}:9092").parse()?;
-            let register = RegisterBroker::new(BrokerId::new(id), Incarnation::random(), endpoint);
+            let register = RegisterBroker::new(id, format!("broker-{id}:9092"))?;
             meta.register_broker(register).await?;
         }
         Ok(Self {
@@ -100,12 +96,12 @@ impl Bench {
     async fn create(&mut self, size: u32, how: How) -> Result<Duration> {
         self.topics += 1;
         let topic = TopicName::new(&format!("topic-{}", self.topics))?;
-        let everywhere = || Assignment::new((1..=BROKERS).map(BrokerId::new));
+        let everywhere = || Assignment::new(1..=BROKERS);
         self.meta
-            .create_topic(CreateTopic::manual(topic.clone(), [everywhere()]))
+            .create_topic(CreateTopic::manual(topic.clone(), [everywhere()])?)
             .await?;
-        let new = |index| NewPartition::new(topic.clone(), PartitionIndex::new(index), everywhere());
-        let partitions: Vec<NewPartition> = (1..=size).map(new).collect();
+        let new = |index: u32| NewPartition::new(&topic, index, everywhere());
+        let partitions: Vec<NewPartition> = (1..=size).map(new).collect::<Result<_, _>>()?;
         let begun = Instant::now();
         match how {
             How::Batch => {

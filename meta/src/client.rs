@@ -5,36 +5,31 @@
 //! Always: a decision is made on a linearizable read; what commits is what was decided, or nothing; after an
 //! unknown outcome nothing is tried again here, because only the store knows how to do that exactly once.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use quorate_kv::env;
-use quorate_kv::model::{CheckedTxn, Consistency, Key, Limits, LogTime, ReadOp};
+use quorate_kv::model::{Consistency, Key, Limits, LogTime, ReadOp};
 
 use crate::error::{Conflict, Error, ReadError};
 use crate::ids::{BrokerId, PartitionIndex, TopicId};
 use crate::image::Image;
 use crate::keys::{InvalidPrefix, Keys};
-use crate::name::TopicName;
+use crate::name::{InvalidTopicName, TopicName};
 use crate::ops::brokers::{
-    BrokerReason, BrokerRefusal, ChangedBroker, Flags, RegisterBroker, RegisterBrokers, Registered, Replicas,
-    SetFlags, Sweep, Target, Unfence, Unregister,
+    ChangedBroker, Flags, RegisterBroker, RegisterBrokers, Registered, Replicas, SetFlags, Sweep, Target,
+    Unfence, Unregister,
 };
 use crate::ops::partitions::{CreatePartitions, CreatedPartitions, GrowTopic, NewPartition};
-use crate::ops::topics::{CreateRefusal, CreateTopic, CreateTopics, CreatedTopic, DeleteTopic, DeleteTopics};
-use crate::ops::updates::{IsrUpdate, LeaderUpdate, UpdateIsrs, UpdateLeaders, UpdateRefusal, Updated};
-use crate::ops::{self, Context, LostRace, Operation, Plan};
+use crate::ops::topics::{CreateTopic, CreateTopics, CreatedTopic, DeleteTopic, DeleteTopics};
+use crate::ops::updates::{IsrUpdate, LeaderUpdate, UpdateIsrs, UpdateLeaders, Updated};
+use crate::ops::{self, Context, Decision, LostRace, Operation, Plan, Step};
 use crate::read::{load, load_more};
 use crate::rows::{Broker, CorruptReason, CorruptRow, Partition, Topic};
 use crate::store::Store;
 
-/// Why a broker was not registered, fenced, unfenced or unregistered.
-pub type BrokerError = Error<BrokerRefusal>;
-/// Why topics or partitions were not created, or topics not deleted.
-pub type CreateError = Error<CreateRefusal>;
-/// Why leaders or ISRs were not changed.
-pub type UpdateError = Error<UpdateRefusal>;
-
-/// How often a decision is made again when others changed the rows that it used.
+/// How often an operation is decided when others change the rows that it uses.
 const ATTEMPTS_MAX: u32 = 16;
 
 /// The metadata of a message broker's cluster, in a store.
@@ -114,40 +109,38 @@ impl<S: Store> MetaClient<S> {
         })
     }
 
-    /// Carries out any operation. However often it decides anew, all that it asks of the store has together the time that one
-    /// call of the store has; so do the steps of the operations below that take several transactions.
-    pub async fn run<O: Operation>(&self, operation: &O) -> Result<O::Answer, Error<O::Refusal>> {
+    /// Carries out any operation. However often it decides anew, and with all that comes first, what it asks of the store
+    /// has together the time that one call of the store has.
+    pub async fn run<O: Operation>(&self, operation: &O) -> Result<O::Answer, Error> {
         let begun = self.begun();
-        begun.as_ref().unwrap_or(self).decide(operation).await
-    }
-
-    async fn decide<O: Operation>(&self, operation: &O) -> Result<O::Answer, Error<O::Refusal>> {
-        let mut attempt = 1;
-        loop {
-            let LostRace { rows } = match self.attempt(operation).await? {
-                Ok(answer) => return Ok(answer),
-                Err(lost) => lost,
-            };
-            if attempt == ATTEMPTS_MAX {
-                return Err(Error::Conflict(Conflict {
-                    attempts: attempt,
-                    rows,
-                }));
+        let this = begun.as_ref().unwrap_or(self);
+        let mut rows = Vec::new();
+        for attempt in 1..=ATTEMPTS_MAX {
+            match this.attempt(operation).await? {
+                Attempt::Done(answer) => return Ok(answer),
+                Attempt::First(steps) => {
+                    for step in steps {
+                        this.step(step).await?;
+                    }
+                }
+                Attempt::Lost(race) => {
+                    rows = race.rows;
+                    tracing::debug!(
+                        attempt,
+                        rows = rows.len(),
+                        "rows changed before the commit: deciding again"
+                    );
+                    if attempt < ATTEMPTS_MAX {
+                        this.store.backoff(attempt).await;
+                    }
+                }
             }
-            tracing::debug!(
-                attempt,
-                rows = rows.len(),
-                "rows changed before the commit: deciding again"
-            );
-            self.store.backoff(attempt).await;
-            attempt += 1;
         }
+        let attempts = ATTEMPTS_MAX;
+        Err(Error::Conflict(Conflict { attempts, rows }))
     }
 
-    async fn attempt<O: Operation>(
-        &self,
-        operation: &O,
-    ) -> Result<Result<O::Answer, LostRace>, Error<O::Refusal>> {
+    async fn attempt<O: Operation>(&self, operation: &O) -> Result<Attempt<O::Answer>, Error> {
         operation.check(&self.keys, &self.limits)?;
         let reads = operation.reads(&self.keys);
         let mut image = load(&self.store, &self.keys, reads, Consistency::Linearizable).await?;
@@ -158,14 +151,39 @@ impl<S: Store> MetaClient<S> {
             now: (self.clock)(),
             limits: self.limits,
         };
-        let plan = operation.decide(&image, &context)?;
-        if plan.is_empty() {
-            return Ok(Ok(plan.answer));
-        }
+        let plan = match operation.decide(&image, &context)? {
+            Decision::First(steps) => return Ok(Attempt::First(steps)),
+            Decision::Commit(plan) if plan.is_empty() => return Ok(Attempt::Done(plan.answer)),
+            Decision::Commit(plan) => plan,
+        };
         let Plan { txn, pinned, answer } = plan;
-        let txn = CheckedTxn::check(txn, &self.limits)?;
         let response = self.store.txn(txn.into_inner()).await?;
-        Ok(ops::interpret(answer, &pinned, &response))
+        Ok(match ops::interpret(answer, &pinned, &response) {
+            Ok(answer) => Attempt::Done(answer),
+            Err(lost) => Attempt::Lost(lost),
+        })
+    }
+
+    /// Does what comes before another operation's own commit. A trait object, since a step is an operation in turn.
+    fn step(&self, step: Step) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send + '_>> {
+        Box::pin(async move {
+            match step {
+                Step::SetFlags(flags) => self.run(&flags).await.map(|_| ()),
+                Step::Sweep(broker) => self.sweep(broker).await.map(|_| ()),
+            }
+        })
+    }
+
+    /// Sweeps to the end; answers how many partitions changed.
+    async fn sweep(&self, broker: BrokerId) -> Result<usize, Error> {
+        let mut changed = 0;
+        loop {
+            let swept = self.run(&Sweep { broker }).await?;
+            changed += swept.partitions_changed;
+            if !swept.more {
+                return Ok(changed);
+            }
+        }
     }
 
     // ----- brokers
@@ -178,76 +196,36 @@ impl<S: Store> MetaClient<S> {
     /// repeated.
     pub async fn register_brokers(
         &self,
-        brokers: Vec<RegisterBroker>,
-    ) -> Result<Vec<Registered>, BrokerError> {
-        let begun = self.begun();
-        let this = begun.as_ref().unwrap_or(self);
-        let ids: Vec<BrokerId> = brokers.iter().map(|register| register.id).collect();
-        let operation = RegisterBrokers(brokers);
-        // What is too large by itself is not made smaller by sweeps.
-        operation.check(&this.keys, &this.limits)?;
-        let mut attempt = 1;
-        let mut swept = false;
-        loop {
-            match this.run(&operation).await {
-                Err(Error::Refused(refusals)) => {
-                    let fence = operation.to_fence(&refusals);
-                    if fence.is_empty() || attempt == ATTEMPTS_MAX {
-                        return Err(Error::Refused(refusals));
-                    }
-                    for (id, epoch) in fence {
-                        let target = Target {
-                            id,
-                            epoch: Some(epoch),
-                        };
-                        let flags = Flags {
-                            fence: true,
-                            cordoned: None,
-                        };
-                        this.run(&SetFlags { target, flags }).await?;
-                    }
-                }
-                Err(Error::TooLarge(_)) if !swept => {
-                    swept = true;
-                    for broker in &ids {
-                        this.sweep(*broker).await?;
-                    }
-                }
-                result => return result,
-            }
-            attempt += 1;
-        }
+        brokers: impl IntoIterator<Item = RegisterBroker>,
+    ) -> Result<Vec<Registered>, Error> {
+        let brokers = brokers.into_iter().collect();
+        self.run(&RegisterBrokers(brokers)).await
     }
 
     /// Registers a broker; see [`register_brokers`](Self::register_brokers).
-    pub async fn register_broker(&self, broker: RegisterBroker) -> Result<Registered, BrokerError> {
-        let mut registered = self.register_brokers(vec![broker]).await?;
-        one(registered.pop())
+    pub async fn register_broker(&self, broker: RegisterBroker) -> Result<Registered, Error> {
+        one(self.register_brokers([broker]).await?)
     }
 
     /// Fences a broker: first its row, so that no ISR takes it in any more, then its partitions leave it,
     /// each to the first of its ISR that may lead. Where they exceed one transaction, in steps.
     ///
     /// Also finishes a fence whose steps were interrupted: safe to repeat.
-    pub async fn fence_broker(&self, target: impl Into<Target>) -> Result<ChangedBroker, BrokerError> {
+    pub async fn fence_broker(&self, target: impl Into<Target>) -> Result<ChangedBroker, Error> {
+        let (target, flags) = (target.into(), Flags::FENCE);
         let begun = self.begun();
         let this = begun.as_ref().unwrap_or(self);
-        let flags = Flags {
-            fence: true,
-            cordoned: None,
-        };
-        let target = target.into();
         let mut changed = this.run(&SetFlags { target, flags }).await?;
         changed.partitions_changed = this.sweep(changed.broker.id).await?;
         Ok(changed)
     }
 
-    /// Unfences a broker and lets it lead, in the same commit, what nobody leads and it is in sync for.
-    pub async fn unfence_broker(&self, target: impl Into<Target>) -> Result<ChangedBroker, BrokerError> {
+    /// Unfences a broker and lets it lead, in the same commit, what no broker leads and it is in sync for.
+    pub async fn unfence_broker(&self, target: impl Into<Target>) -> Result<ChangedBroker, Error> {
+        let target = target.into();
         let begun = self.begun();
         let this = begun.as_ref().unwrap_or(self);
-        let target = target.into();
-        let mut changed = this.after_sweep(&Unfence { target }, target.id).await?;
+        let mut changed = this.run(&Unfence { target }).await?;
         changed.partitions_changed += this.sweep(changed.broker.id).await?;
         Ok(changed)
     }
@@ -257,16 +235,13 @@ impl<S: Store> MetaClient<S> {
         &self,
         target: impl Into<Target>,
         cordoned: bool,
-    ) -> Result<ChangedBroker, BrokerError> {
+    ) -> Result<ChangedBroker, Error> {
         let flags = Flags {
             fence: false,
             cordoned: Some(cordoned),
         };
-        self.run(&SetFlags {
-            target: target.into(),
-            flags,
-        })
-        .await
+        let target = target.into();
+        self.run(&SetFlags { target, flags }).await
     }
 
     /// Unregisters a broker: refuses when it holds replicas, unless they may dangle; else fences and cordons
@@ -275,83 +250,39 @@ impl<S: Store> MetaClient<S> {
         &self,
         target: impl Into<Target>,
         replicas: Replicas,
-    ) -> Result<Broker, BrokerError> {
-        let begun = self.begun();
-        let this = begun.as_ref().unwrap_or(self);
+    ) -> Result<Broker, Error> {
         let target = target.into();
-        let operation = Unregister { target, replicas };
-        let mut attempt = 1;
-        loop {
-            match this.after_sweep(&operation, target.id).await {
-                Ok(removed) => return Ok(removed.broker),
-                Err(e) if refused_for(&e, |reason| *reason == BrokerReason::NotFenced) => {
-                    if attempt == ATTEMPTS_MAX {
-                        return Err(e);
-                    }
-                }
-                Err(e) => return Err(e),
-            }
-            let flags = Flags {
-                fence: true,
-                cordoned: Some(true),
-            };
-            this.run(&SetFlags { target, flags }).await?;
-            attempt += 1;
-        }
-    }
-
-    /// Runs an operation that is refused while its broker has to be swept, with the sweep when needed.
-    async fn after_sweep<O>(&self, operation: &O, broker: BrokerId) -> Result<O::Answer, BrokerError>
-    where
-        O: Operation<Refusal = BrokerRefusal>,
-    {
-        let mut attempt = 1;
-        loop {
-            let result = self.run(operation).await;
-            let pending = |reason: &BrokerReason| matches!(reason, BrokerReason::SweepPending { .. });
-            match result {
-                Err(e) if attempt < ATTEMPTS_MAX && refused_for(&e, pending) => {
-                    self.sweep(broker).await?;
-                    attempt += 1;
-                }
-                result => return result,
-            }
-        }
-    }
-
-    /// Sweeps to the end; answers how many partitions changed.
-    async fn sweep(&self, broker: BrokerId) -> Result<usize, BrokerError> {
-        let mut changed = 0;
-        loop {
-            let swept = self.run(&Sweep { broker }).await?;
-            changed += swept.partitions_changed;
-            if !swept.more {
-                return Ok(changed);
-            }
-        }
+        let removed = self.run(&Unregister { target, replicas }).await?;
+        Ok(removed.broker)
     }
 
     // ----- topics and partitions
 
     /// Creates topics with all their partitions, all or none, in one transaction. Safe to repeat with the
     /// same ids: what an earlier call created is answered as it is now.
-    pub async fn create_topics(&self, topics: Vec<CreateTopic>) -> Result<Vec<CreatedTopic>, CreateError> {
+    pub async fn create_topics(
+        &self,
+        topics: impl IntoIterator<Item = CreateTopic>,
+    ) -> Result<Vec<CreatedTopic>, Error> {
+        let topics = topics.into_iter().collect();
         self.run(&CreateTopics(topics)).await
     }
 
     /// Creates a topic with all its partitions; see [`create_topics`](Self::create_topics).
-    pub async fn create_topic(&self, topic: CreateTopic) -> Result<CreatedTopic, CreateError> {
-        let mut created = self.create_topics(vec![topic]).await?;
-        one(created.pop())
+    pub async fn create_topic(&self, topic: CreateTopic) -> Result<CreatedTopic, Error> {
+        one(self.create_topics([topic]).await?)
     }
 
     /// Deletes topics with all their partitions, all or none, in one transaction. Answers them as they were.
     ///
     /// A foreign key among a topic's partitions is not deleted with them: the topic stays, and the error names the key.
-    pub async fn delete_topics(&self, topics: Vec<DeleteTopic>) -> Result<Vec<Topic>, CreateError> {
+    pub async fn delete_topics(
+        &self,
+        topics: impl IntoIterator<Item = DeleteTopic>,
+    ) -> Result<Vec<Topic>, Error> {
+        let operation = DeleteTopics(topics.into_iter().collect());
         let begun = self.begun();
         let this = begun.as_ref().unwrap_or(self);
-        let operation = DeleteTopics(topics);
         let result = this.run(&operation).await;
         match &result {
             Err(Error::Store(error)) if !error.is_retryable() && !error.may_have_committed() => {
@@ -381,62 +312,70 @@ impl<S: Store> MetaClient<S> {
     }
 
     /// Deletes a topic with all its partitions; see [`delete_topics`](Self::delete_topics).
-    pub async fn delete_topic(&self, topic: DeleteTopic) -> Result<Topic, CreateError> {
-        let mut deleted = self.delete_topics(vec![topic]).await?;
-        one(deleted.pop())
+    pub async fn delete_topic(&self, topic: impl Into<DeleteTopic>) -> Result<Topic, Error> {
+        one(self.delete_topics([topic.into()]).await?)
     }
 
     /// Adds partitions to topics, all or none, in one transaction with one time and one revision. An error
     /// names every partition that speaks against it.
     pub async fn create_partitions(
         &self,
-        partitions: Vec<NewPartition>,
-    ) -> Result<CreatedPartitions, CreateError> {
-        let grow = Vec::new();
+        partitions: impl IntoIterator<Item = NewPartition>,
+    ) -> Result<CreatedPartitions, Error> {
+        let (partitions, grow) = (partitions.into_iter().collect(), Vec::new());
         self.run(&CreatePartitions { partitions, grow }).await
     }
 
     /// Adds one partition to a topic: a batch of one.
-    pub async fn create_partition(&self, partition: NewPartition) -> Result<Partition, CreateError> {
-        let mut created = self.create_partitions(vec![partition]).await?;
-        one(created.partitions.pop())
+    pub async fn create_partition(&self, partition: NewPartition) -> Result<Partition, Error> {
+        one(self.create_partitions([partition]).await?.partitions)
     }
 
     /// Lets topics grow, all or none, in one transaction; the new partitions are placed so that the topic
     /// stays evenly spread.
-    pub async fn grow_topics(&self, grow: Vec<GrowTopic>) -> Result<CreatedPartitions, CreateError> {
-        let partitions = Vec::new();
+    pub async fn grow_topics(
+        &self,
+        topics: impl IntoIterator<Item = GrowTopic>,
+    ) -> Result<CreatedPartitions, Error> {
+        let (partitions, grow) = (Vec::new(), topics.into_iter().collect());
         self.run(&CreatePartitions { partitions, grow }).await
     }
 
     // ----- leaders and ISRs
 
     /// Changes leaders, all or none, in one transaction.
-    pub async fn update_leaders(&self, updates: Vec<LeaderUpdate>) -> Result<Vec<Updated>, UpdateError> {
+    pub async fn update_leaders(
+        &self,
+        updates: impl IntoIterator<Item = LeaderUpdate>,
+    ) -> Result<Vec<Updated>, Error> {
+        let updates = updates.into_iter().collect();
         self.run(&UpdateLeaders(updates)).await
     }
 
     /// Changes a leader; see [`update_leaders`](Self::update_leaders).
-    pub async fn update_leader(&self, update: LeaderUpdate) -> Result<Updated, UpdateError> {
-        let mut updated = self.update_leaders(vec![update]).await?;
-        one(updated.pop())
+    pub async fn update_leader(&self, update: LeaderUpdate) -> Result<Updated, Error> {
+        one(self.update_leaders([update]).await?)
     }
 
     /// Changes ISRs, all or none, in one transaction.
-    pub async fn update_isrs(&self, updates: Vec<IsrUpdate>) -> Result<Vec<Updated>, UpdateError> {
+    pub async fn update_isrs(
+        &self,
+        updates: impl IntoIterator<Item = IsrUpdate>,
+    ) -> Result<Vec<Updated>, Error> {
+        let updates = updates.into_iter().collect();
         self.run(&UpdateIsrs(updates)).await
     }
 
     /// Changes an ISR; see [`update_isrs`](Self::update_isrs).
-    pub async fn update_isr(&self, update: IsrUpdate) -> Result<Updated, UpdateError> {
-        let mut updated = self.update_isrs(vec![update]).await?;
-        one(updated.pop())
+    pub async fn update_isr(&self, update: IsrUpdate) -> Result<Updated, Error> {
+        one(self.update_isrs([update]).await?)
     }
 
     // ----- reads
 
     /// A broker, if it is registered.
-    pub async fn broker(&self, id: BrokerId) -> Result<Option<Broker>, ReadError> {
+    pub async fn broker(&self, id: impl Into<BrokerId>) -> Result<Option<Broker>, ReadError> {
+        let id = id.into();
         let mut image = self.read(vec![ReadOp::Get(self.keys.broker(id))]).await?;
         Ok(image.brokers.remove(&id))
     }
@@ -448,9 +387,13 @@ impl<S: Store> MetaClient<S> {
     }
 
     /// A topic, if it exists.
-    pub async fn topic(&self, name: &TopicName) -> Result<Option<Topic>, ReadError> {
-        let mut image = self.read(vec![ReadOp::Get(self.keys.topic(name))]).await?;
-        Ok(image.topics.remove(name))
+    pub async fn topic(
+        &self,
+        name: impl TryInto<TopicName, Error: Into<InvalidTopicName>>,
+    ) -> Result<Option<Topic>, ReadError> {
+        let name = name.try_into().map_err(Into::into)?;
+        let mut image = self.read(vec![ReadOp::Get(self.keys.topic(&name))]).await?;
+        Ok(image.topics.remove(&name))
     }
 
     /// All topics, by name.
@@ -463,8 +406,9 @@ impl<S: Store> MetaClient<S> {
     pub async fn partition(
         &self,
         topic: TopicId,
-        index: PartitionIndex,
+        index: impl Into<PartitionIndex>,
     ) -> Result<Option<Partition>, ReadError> {
+        let index = index.into();
         let mut image = self
             .read(vec![ReadOp::Get(self.keys.partition(topic, index))])
             .await?;
@@ -481,11 +425,15 @@ impl<S: Store> MetaClient<S> {
     }
 
     /// A topic with its partitions, both at one revision.
-    pub async fn describe(&self, name: &TopicName) -> Result<Option<(Topic, Vec<Partition>)>, ReadError> {
+    pub async fn describe(
+        &self,
+        name: impl TryInto<TopicName, Error: Into<InvalidTopicName>>,
+    ) -> Result<Option<(Topic, Vec<Partition>)>, ReadError> {
+        let name = name.try_into().map_err(Into::into)?;
         let begun = self.begun();
         let this = begun.as_ref().unwrap_or(self);
-        let mut image = this.read(vec![ReadOp::Get(this.keys.topic(name))]).await?;
-        let Some(topic) = image.topics.remove(name) else {
+        let mut image = this.read(vec![ReadOp::Get(this.keys.topic(&name))]).await?;
+        let Some(topic) = image.topics.remove(&name) else {
             return Ok(None);
         };
         let partitions = vec![ops::read_all(this.keys.partitions_of(topic.id))];
@@ -525,14 +473,19 @@ fn tell_foreign(image: &Image) {
     }
 }
 
-/// Whether an error is one refusal for this reason.
-fn refused_for(error: &BrokerError, reason: impl Fn(&BrokerReason) -> bool) -> bool {
-    matches!(error.refusals(), [refusal] if reason(&refusal.reason))
+/// How an attempt ended.
+enum Attempt<A> {
+    /// It committed, or there was nothing to do.
+    Done(A),
+    /// These come first.
+    First(Vec<Step>),
+    /// Others changed what it had read. Nothing was changed.
+    Lost(LostRace),
 }
 
 /// The answer to a batch of one.
-fn one<A, R>(answer: Option<A>) -> Result<A, Error<R>> {
-    answer.ok_or_else(|| {
+fn one<A>(mut answers: Vec<A>) -> Result<A, Error> {
+    answers.pop().ok_or_else(|| {
         debug_assert!(false, "a batch of one has one answer");
         Error::Refused(Vec::new())
     })

@@ -8,22 +8,22 @@ use std::fmt;
 
 use quorate_kv::model::{InvalidTxn, Key};
 
-use crate::rows::CorruptRow;
+use crate::name::InvalidTopicName;
+use crate::refusal::Refusal;
+use crate::rows::{CorruptRow, InvalidEndpoint};
 use crate::store::StoreError;
 
-/// What a refused item says of itself.
-pub trait Refusal: fmt::Debug + fmt::Display {
-    /// Whether the same request may be accepted later without being changed.
-    fn is_retryable(&self) -> bool;
-}
-
-/// Why an operation failed; `R` is how the operation refuses.
+/// Why an operation failed.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub enum Error<R> {
+pub enum Error {
     /// The rules refuse it: every offending item with its reason, in the order of the request. Nothing was
     /// changed.
-    Refused(Vec<R>),
+    Refused(Vec<Refusal>),
+    /// Text that was given for a topic's name is none. Nothing was sent.
+    Name(InvalidTopicName),
+    /// Text that was given for an endpoint is none. Nothing was sent.
+    Endpoint(InvalidEndpoint),
     /// It does not fit into one transaction. Nothing was changed.
     TooLarge(TooLarge),
     /// Others changed the same rows each time. Nothing was changed.
@@ -87,7 +87,7 @@ impl TooLarge {
     }
 }
 
-/// The decision was made again as often as is allowed, and each time a row that it used had moved.
+/// The decision was made again as often as is allowed, and each time others had changed what it used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("others changed the same rows in each of {attempts} attempts, last {}", List(.rows))]
 #[non_exhaustive]
@@ -115,10 +115,12 @@ impl<T: fmt::Display> fmt::Display for List<'_, T> {
     }
 }
 
-impl<R: Refusal> fmt::Display for Error<R> {
+impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Refused(items) => write!(f, "refused: {}", List(items)),
+            Error::Name(e) => e.fmt(f),
+            Error::Endpoint(e) => e.fmt(f),
             Error::TooLarge(e) => e.fmt(f),
             Error::Conflict(e) => e.fmt(f),
             Error::Corrupt(e) => e.fmt(f),
@@ -127,22 +129,26 @@ impl<R: Refusal> fmt::Display for Error<R> {
     }
 }
 
-impl<R: Refusal> std::error::Error for Error<R> {
+impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Error::Store(e) => e.source(),
             Error::Corrupt(e) => e.source(),
-            Error::Refused(_) | Error::TooLarge(_) | Error::Conflict(_) => None,
+            Error::Refused(_)
+            | Error::Name(_)
+            | Error::Endpoint(_)
+            | Error::TooLarge(_)
+            | Error::Conflict(_) => None,
         }
     }
 }
 
-impl<R: Refusal> Error<R> {
+impl Error {
     /// Whether the same call may succeed later. Of a batch: whether no refusal is final.
     pub fn is_retryable(&self) -> bool {
         match self {
             Error::Refused(items) => items.iter().all(Refusal::is_retryable),
-            Error::TooLarge(_) | Error::Corrupt(_) => false,
+            Error::Name(_) | Error::Endpoint(_) | Error::TooLarge(_) | Error::Corrupt(_) => false,
             Error::Conflict(_) => true,
             Error::Store(e) => e.is_retryable(),
         }
@@ -151,39 +157,62 @@ impl<R: Refusal> Error<R> {
     /// Whether it may have happened all the same.
     pub fn may_have_committed(&self) -> bool {
         match self {
-            Error::Refused(_) | Error::TooLarge(_) | Error::Conflict(_) | Error::Corrupt(_) => false,
             Error::Store(e) => e.may_have_committed(),
+            Error::Refused(_)
+            | Error::Name(_)
+            | Error::Endpoint(_)
+            | Error::TooLarge(_)
+            | Error::Conflict(_)
+            | Error::Corrupt(_) => false,
         }
     }
 
     /// The refused items; none when the error is another one.
-    pub fn refusals(&self) -> &[R] {
+    pub fn refusals(&self) -> &[Refusal] {
         match self {
             Error::Refused(items) => items,
-            Error::TooLarge(_) | Error::Conflict(_) | Error::Corrupt(_) | Error::Store(_) => &[],
+            _ => &[],
         }
     }
 }
 
-impl<R> From<TooLarge> for Error<R> {
+impl From<Vec<Refusal>> for Error {
+    fn from(refusals: Vec<Refusal>) -> Self {
+        Error::Refused(refusals)
+    }
+}
+
+impl From<InvalidTopicName> for Error {
+    fn from(e: InvalidTopicName) -> Self {
+        Error::Name(e)
+    }
+}
+
+impl From<InvalidEndpoint> for Error {
+    fn from(e: InvalidEndpoint) -> Self {
+        Error::Endpoint(e)
+    }
+}
+
+impl From<TooLarge> for Error {
     fn from(e: TooLarge) -> Self {
         Error::TooLarge(e)
     }
 }
 
-impl<R> From<CorruptRow> for Error<R> {
+impl From<CorruptRow> for Error {
     fn from(e: CorruptRow) -> Self {
         Error::Corrupt(e)
     }
 }
 
-impl<R> From<StoreError> for Error<R> {
+impl From<StoreError> for Error {
     fn from(e: StoreError) -> Self {
         Error::Store(e)
     }
 }
 
-impl<R> From<InvalidTxn> for Error<R> {
+impl From<InvalidTxn> for Error {
     fn from(e: InvalidTxn) -> Self {
         let (what, asked, limit) = match e {
             InvalidTxn::TooManyOps { count, limit } => (Size::Operations, count, limit),
@@ -206,6 +235,9 @@ impl<R> From<InvalidTxn> for Error<R> {
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadError {
+    /// Text that was given for a topic's name is none. Nothing was sent.
+    #[error(transparent)]
+    Name(#[from] InvalidTopicName),
     /// A row is unreadable.
     #[error(transparent)]
     Corrupt(#[from] CorruptRow),
@@ -218,7 +250,7 @@ impl ReadError {
     /// Whether the same read may succeed later.
     pub fn is_retryable(&self) -> bool {
         match self {
-            ReadError::Corrupt(_) => false,
+            ReadError::Name(_) | ReadError::Corrupt(_) => false,
             ReadError::Store(e) => e.is_retryable(),
         }
     }
@@ -229,9 +261,10 @@ impl ReadError {
     }
 }
 
-impl<R> From<ReadError> for Error<R> {
+impl From<ReadError> for Error {
     fn from(e: ReadError) -> Self {
         match e {
+            ReadError::Name(e) => Error::Name(e),
             ReadError::Corrupt(e) => Error::Corrupt(e),
             ReadError::Store(e) => Error::Store(e),
         }

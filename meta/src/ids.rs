@@ -62,6 +62,18 @@ number! {
     PartitionEpoch(u64)
 }
 
+impl From<u64> for BrokerId {
+    fn from(number: u64) -> Self {
+        Self(number)
+    }
+}
+
+impl From<u32> for PartitionIndex {
+    fn from(number: u32) -> Self {
+        Self(number)
+    }
+}
+
 impl PartitionIndex {
     /// The first partition, which every topic has.
     pub const FIRST: PartitionIndex = PartitionIndex(0);

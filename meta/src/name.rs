@@ -3,6 +3,7 @@
 //! Always: a `TopicName` is valid; two topics whose names differ only in "." and "_" cannot both exist,
 //! because metrics and file systems of the field take the two characters for each other.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -96,6 +97,33 @@ impl TryFrom<String> for TopicName {
     type Error = InvalidTopicName;
     fn try_from(text: String) -> Result<Self, InvalidTopicName> {
         TopicName::new(&text)
+    }
+}
+
+impl TryFrom<&str> for TopicName {
+    type Error = InvalidTopicName;
+    fn try_from(text: &str) -> Result<Self, InvalidTopicName> {
+        TopicName::new(text)
+    }
+}
+
+impl TryFrom<&String> for TopicName {
+    type Error = InvalidTopicName;
+    fn try_from(text: &String) -> Result<Self, InvalidTopicName> {
+        TopicName::new(text)
+    }
+}
+
+impl From<&TopicName> for TopicName {
+    fn from(name: &TopicName) -> Self {
+        name.clone()
+    }
+}
+
+/// Of a name that needs no check.
+impl From<Infallible> for InvalidTopicName {
+    fn from(never: Infallible) -> Self {
+        match never {}
     }
 }
 

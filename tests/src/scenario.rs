@@ -16,8 +16,8 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use quorate_kv::Client;
 use quorate_kv::model::{Consistency, Revision};
 use quorate_meta::{
-    Assignment, Broker, BrokerId, CreateTopic, Error, Incarnation, IsrUpdate, LeaderUpdate, MetaClient,
-    NewPartition, Partition, PartitionIndex, ReadError, RegisterBroker, Topic, TopicName,
+    Broker, BrokerId, CreateTopic, Error, IsrUpdate, LeaderUpdate, MetaClient, NewPartition, Partition,
+    ReadError, RegisterBroker, Topic, TopicName,
 };
 use serde::Serialize;
 use tokio::sync::Mutex;
@@ -297,7 +297,7 @@ impl Run<'_> {
         let singly = self.create_topic("one-by-one", &brokers).await?;
         let batch = self.create_topic("batch", &brokers).await?;
         for index in 1..=ADDED {
-            let new = new_partition(&singly.name, index, &brokers);
+            let new = new_partition(&singly.name, index, &brokers)?;
             let meta = self.stage.meta.clone();
             let operation = Operation::CreatePartition;
             let created = self
@@ -310,7 +310,7 @@ impl Run<'_> {
 
         let new: Vec<_> = (1..=ADDED)
             .map(|index| new_partition(&batch.name, index, &brokers))
-            .collect();
+            .collect::<Result<_>>()?;
         let meta = self.stage.meta.clone();
         let operation = Operation::CreatePartitionBatch;
         let created = self
@@ -332,8 +332,7 @@ impl Run<'_> {
         let operation = Operation::RegisterBroker;
         let ids: Vec<_> = (0..3).map(|i| BrokerId::new(self.number * 3 + i)).collect();
         for id in &ids {
-            let endpoint = format!("broker-{id}:9092").parse()?;
-            let register = RegisterBroker::new(*id, Incarnation::random(), endpoint);
+            let register = RegisterBroker::new(*id, format!("broker-{id}:9092"))?;
             let meta = self.stage.meta.clone();
             let registered = self
                 .call(operation, || meta.register_broker(register.clone()))
@@ -345,8 +344,8 @@ impl Run<'_> {
 
     async fn create_topic(&mut self, kind: &str, brokers: &[BrokerId]) -> Result<Topic> {
         let operation = Operation::CreateTopic;
-        let name = TopicName::new(&format!("{kind}-{}", self.number))?;
-        let create = CreateTopic::manual(name, [Assignment::new(brokers.iter().copied())]);
+        let name = format!("{kind}-{}", self.number);
+        let create = CreateTopic::manual(name, [brokers.to_vec()])?;
         let meta = self.stage.meta.clone();
         let created = self.call(operation, || meta.create_topic(create.clone())).await?;
         self.expect_topic(operation, &created.topic).await?;
@@ -385,10 +384,9 @@ impl Run<'_> {
     // ----- calls
 
     /// Makes a call, and counts what becomes of it.
-    async fn call<T, R, F>(&mut self, operation: Operation, call: impl Fn() -> F) -> Result<T>
+    async fn call<T, F>(&mut self, operation: Operation, call: impl Fn() -> F) -> Result<T>
     where
-        R: quorate_meta::Refusal,
-        F: Future<Output = Result<T, Error<R>>>,
+        F: Future<Output = Result<T, Error>>,
     {
         if self.kill_at == Some(self.step) {
             // Within a call's usual time, so that the kill meets its read, its proposal or its answer.
@@ -515,10 +513,6 @@ impl Stage {
     }
 }
 
-fn new_partition(topic: &TopicName, index: u32, brokers: &[BrokerId]) -> NewPartition {
-    NewPartition::new(
-        topic.clone(),
-        PartitionIndex::new(index),
-        Assignment::new(brokers.iter().copied()),
-    )
+fn new_partition(topic: &TopicName, index: u32, brokers: &[BrokerId]) -> Result<NewPartition> {
+    Ok(NewPartition::new(topic, index, brokers.to_vec())?)
 }

@@ -2,10 +2,7 @@
 
 use anyhow::Result;
 use quorate_kv::model::LogIndex;
-use quorate_meta::{
-    Assignment, BrokerId, CreateTopic, Incarnation, MetaClient, NewPartition, PartitionIndex, RegisterBroker,
-    TopicName,
-};
+use quorate_meta::{CreateTopic, MetaClient, NewPartition, RegisterBroker};
 use quorate_tests::cluster::{Cluster, fast_settings};
 use quorate_tests::scenario::{self, Options, Report};
 
@@ -65,28 +62,21 @@ async fn a_batch_of_partitions_is_one_raft_entry_and_one_by_one_they_are_as_many
     const PARTITIONS: u32 = 100;
     let cluster = Cluster::start(3, fast_settings()).await?;
     let meta = MetaClient::new(cluster.client()?);
-    let broker = BrokerId::new(1);
-    let register = RegisterBroker::new(broker, Incarnation::random(), "broker:9092".parse()?);
-    meta.register_broker(register).await?;
-    let (singly, batch) = (TopicName::new("singly")?, TopicName::new("batch")?);
-    let new = |topic: &TopicName, index| {
-        NewPartition::new(
-            topic.clone(),
-            PartitionIndex::new(index),
-            Assignment::new([broker]),
-        )
-    };
-    for topic in [&singly, &batch] {
-        meta.create_topic(CreateTopic::manual(topic.clone(), [Assignment::new([broker])]))
-            .await?;
+    meta.register_broker(RegisterBroker::new(1, "broker:9092")?)
+        .await?;
+    for topic in ["singly", "batch"] {
+        meta.create_topic(CreateTopic::manual(topic, [[1]])?).await?;
     }
+    let new = |topic, index| NewPartition::new(topic, index, [1]);
+    let batch: Vec<_> = (1..=PARTITIONS)
+        .map(|index| new("batch", index))
+        .collect::<Result<_, _>>()?;
 
     let before = committed(&cluster).await?;
-    meta.create_partitions((1..=PARTITIONS).map(|index| new(&batch, index)).collect())
-        .await?;
+    meta.create_partitions(batch).await?;
     let between = committed(&cluster).await?;
     for index in 1..=PARTITIONS {
-        meta.create_partition(new(&singly, index)).await?;
+        meta.create_partition(new("singly", index)?).await?;
     }
     let after = committed(&cluster).await?;
 

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use quorate_kv::Client;
 use quorate_kv::model::{Consistency, Revision};
 use quorate_meta::{
-    Assignment, Broker, BrokerId, CreateTopic, Endpoint, Incarnation, IsrUpdate, LeaderUpdate, MetaClient,
-    NewPartition, Partition, PartitionIndex, RegisterBroker, TopicId, TopicName,
+    Assignment, Broker, BrokerId, CreateTopic, IsrUpdate, LeaderUpdate, MetaClient, NewPartition, Partition,
+    RegisterBroker, TopicId, TopicName,
 };
 
 use crate::cli::DemoArgs;
@@ -198,7 +198,7 @@ impl<'a> Scenario<'a> {
     async fn create_topics(&mut self) -> Result<Vec<(TopicName, TopicId)>, Failure> {
         let mut create = Vec::new();
         for name in ["demo.one-by-one", "demo.batch"] {
-            create.push(CreateTopic::manual(topic(name)?, [assignment(0)]));
+            create.push(CreateTopic::manual(name, [assignment(0)])?);
         }
         let timed = self.timed().await?;
         let created = self.meta.create_topics(create).await?;
@@ -226,7 +226,7 @@ impl<'a> Scenario<'a> {
     async fn create_sequentially(&mut self, (name, id): &(TopicName, TopicId)) -> Result<Partition, Failure> {
         let timed = self.timed().await?;
         let mut created = Vec::new();
-        for new in new_partitions(name, self.partitions) {
+        for new in new_partitions(name, self.partitions)? {
             created.push(self.meta.create_partition(new).await?);
         }
         let timed = timed.end(self).await?;
@@ -244,7 +244,7 @@ impl<'a> Scenario<'a> {
         let timed = self.timed().await?;
         let created = self
             .meta
-            .create_partitions(new_partitions(name, self.partitions).collect())
+            .create_partitions(new_partitions(name, self.partitions)?)
             .await?;
         let timed = timed.end(self).await?;
         self.batch = timed.took;
@@ -365,26 +365,20 @@ fn at_least(revision: Revision) -> Consistency {
 }
 
 fn broker(id: u64) -> Result<RegisterBroker, Failure> {
-    let endpoint: Endpoint = format!("broker-{id}.demo:9092")
-        .parse()
-        .map_err(|error| Failure::failed(format!("{error}")))?;
-    Ok(RegisterBroker::new(BrokerId::new(id), Incarnation::random(), endpoint).rack(format!("rack-{id}")))
-}
-
-fn topic(name: &str) -> Result<TopicName, Failure> {
-    TopicName::new(name).map_err(|error| Failure::failed(error.to_string()))
+    Ok(RegisterBroker::new(id, format!("broker-{id}.demo:9092"))?.rack(format!("rack-{id}")))
 }
 
 /// All brokers, another one first for each partition.
 fn assignment(index: u32) -> Assignment {
-    let mut replicas = BROKERS.map(BrokerId::new);
+    let mut replicas = BROKERS;
     replicas.rotate_left(index as usize % BROKERS.len());
     Assignment::new(replicas)
 }
 
 /// Partitions 1 and on: the topic has its first.
-fn new_partitions(name: &TopicName, count: u32) -> impl Iterator<Item = NewPartition> {
-    (1..=count).map(|index| NewPartition::new(name.clone(), PartitionIndex::new(index), assignment(index)))
+fn new_partitions(name: &TopicName, count: u32) -> Result<Vec<NewPartition>, Failure> {
+    let new = |index| Ok(NewPartition::new(name, index, assignment(index))?);
+    (1..=count).map(new).collect()
 }
 
 fn plural(count: u32, noun: &str) -> String {

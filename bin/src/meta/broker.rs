@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use comfy_table::Cell;
 use quorate_kv::model::Revision;
 use quorate_meta::{
-    Broker, BrokerEpoch, BrokerError, BrokerId, BrokerReason, ChangedBroker, Endpoint, Incarnation,
-    InvalidEndpoint, RegisterBroker, Registration, Replicas, Target,
+    Broker, BrokerEpoch, BrokerId, ChangedBroker, Error, Incarnation, Reason, RegisterBroker, Registration,
+    Replicas, Target,
 };
 use serde::Serialize;
 
@@ -126,20 +126,19 @@ fn target(args: &BrokerArgs) -> Target {
 }
 
 /// A refusal, with what to do where something can be done.
-fn refused(error: BrokerError) -> Failure {
-    let (broker, reason) = match error.refusals() {
-        [refusal] => (refusal.broker, refusal.reason.clone()),
-        _ => return error.into(),
+fn refused(error: Error) -> Failure {
+    let [refusal] = error.refusals() else {
+        return error.into();
     };
-    match reason {
-        BrokerReason::NotRegistered => no_such_broker(broker),
-        BrokerReason::DuplicateRegistration { .. } => Failure::from(error).hint(format!(
+    match (&refusal.reason, refusal.item.broker()) {
+        (Reason::UnknownBroker { broker }, _) => no_such_broker(*broker),
+        (Reason::DuplicateRegistration { .. }, Some(broker)) => Failure::from(error).hint(format!(
             "fence it (quorate meta broker fence {broker}), or say --takeover when you know that it is gone"
         )),
-        BrokerReason::HasReplicas { .. } => Failure::from(error).hint(
+        (Reason::HasReplicas { .. }, _) => Failure::from(error).hint(
             "quorate meta broker describe shows them; move them first, or let them dangle with --dangling",
         ),
-        BrokerReason::StaleEpoch { .. } => {
+        (Reason::StaleBrokerEpoch { .. }, _) => {
             Failure::from(error).hint("it was registered anew; look at it before you decide again")
         }
         _ => error.into(),
@@ -211,23 +210,16 @@ fn registration(
     endpoints: &[String],
     incarnation: Option<String>,
 ) -> Result<RegisterBroker, Failure> {
-    let incarnation = match incarnation {
-        Some(text) => Incarnation::from_uuid(uuid("--incarnation", &text)?),
-        None => Incarnation::random(),
-    };
-    let endpoints: Result<Vec<Endpoint>, Failure> = endpoints
-        .iter()
-        .map(|text| {
-            text.parse()
-                .map_err(|error: InvalidEndpoint| Failure::refused(error.to_string()))
-        })
-        .collect();
-    let mut endpoints = endpoints?.into_iter();
-    let first = endpoints
-        .next()
+    let (first, more) = endpoints
+        .split_first()
         .ok_or_else(|| Failure::refused("a broker has at least one endpoint"))?;
-    let mut register = RegisterBroker::new(BrokerId::new(id), incarnation, first);
-    register.endpoints.extend(endpoints);
+    let mut register = RegisterBroker::new(id, first)?;
+    for endpoint in more {
+        register = register.endpoint(endpoint)?;
+    }
+    if let Some(text) = incarnation {
+        register = register.incarnation(Incarnation::from_uuid(uuid("--incarnation", &text)?));
+    }
     Ok(register)
 }
 

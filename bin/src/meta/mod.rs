@@ -13,7 +13,9 @@ use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use quorate_kv::Client;
-use quorate_meta::{Assignment, BrokerId, Error, Keys, MetaClient, ReadError, Refusal, TopicName};
+use quorate_meta::{
+    Assignment, BrokerId, Error, InvalidEndpoint, InvalidTopicName, Keys, MetaClient, ReadError, TopicName,
+};
 
 use crate::cli::{Freshness, MetaArgs, MetaCommand};
 use crate::failure::{Failure, Kind};
@@ -124,6 +126,18 @@ fn time(time: quorate_kv::model::LogTime) -> String {
     humantime::format_rfc3339_millis(time).to_string()
 }
 
+impl From<InvalidTopicName> for Failure {
+    fn from(error: InvalidTopicName) -> Self {
+        Failure::refused(error.to_string())
+    }
+}
+
+impl From<InvalidEndpoint> for Failure {
+    fn from(error: InvalidEndpoint) -> Self {
+        Failure::refused(error.to_string())
+    }
+}
+
 impl From<ReadError> for Failure {
     fn from(error: ReadError) -> Self {
         let kind = if error.is_retryable() {
@@ -135,11 +149,11 @@ impl From<ReadError> for Failure {
     }
 }
 
-impl<R: Refusal> From<Error<R>> for Failure {
-    fn from(error: Error<R>) -> Self {
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
         // A refusal says no for a reason that the caller can read, also where the same may be accepted later.
         let kind = match &error {
-            Error::Refused(_) | Error::TooLarge(_) => Kind::Refused,
+            Error::Refused(_) | Error::Name(_) | Error::Endpoint(_) | Error::TooLarge(_) => Kind::Refused,
             Error::Corrupt(_) => Kind::Failed,
             other if other.may_have_committed() => Kind::UnknownOutcome,
             other if other.is_retryable() => Kind::Unavailable,

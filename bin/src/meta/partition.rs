@@ -31,17 +31,16 @@ pub(super) async fn run(
                     let topic = client.topic(&name).await?.ok_or_else(|| no_such_topic(&name))?;
                     let indexes = (topic.partitions..).map(PartitionIndex::new);
                     let new = indexes.zip(assignments).map(|(index, assignment)| {
-                        let mut new = NewPartition::new(name.clone(), index, assignment);
-                        new.topic_id = Some(topic.id);
-                        new
+                        Ok(NewPartition::new(&name, index, assignment)?.topic_id(topic.id))
                     });
-                    client.create_partitions(new.collect()).await?
+                    let new: Vec<_> = new.collect::<Result<_, Failure>>()?;
+                    client.create_partitions(new).await?
                 }
                 (total, None) => {
                     let client = client()?;
                     client.topic(&name).await?.ok_or_else(|| no_such_topic(&name))?;
                     client
-                        .grow_topics(vec![GrowTopic::new(name.clone(), total.unwrap_or(0))])
+                        .grow_topics(vec![GrowTopic::new(name.clone(), total.unwrap_or(0))?])
                         .await?
                 }
             };

@@ -28,8 +28,8 @@ pub(super) async fn run(
         } => {
             let name = topic_name(&name)?;
             let mut create = match assignment {
-                Some(text) => CreateTopic::manual(name, assignments(&text)?),
-                None => CreateTopic::new(name, partitions, replication_factor),
+                Some(text) => CreateTopic::manual(name, assignments(&text)?)?,
+                None => CreateTopic::new(name, partitions, replication_factor)?,
             };
             create.config = pairs("--config", &config)?;
             if let Some(id) = id {
@@ -70,7 +70,7 @@ pub(super) async fn run(
             let topic = client.topic(&name).await?.ok_or_else(|| no_such_topic(&name))?;
             // The life that was seen, so that a topic created meanwhile under the name is not taken for it.
             let topic = client
-                .delete_topic(DeleteTopic::exactly(name, id.unwrap_or(topic.id)))
+                .delete_topic(DeleteTopic::new(name)?.id(id.unwrap_or(topic.id)))
                 .await?;
             let line = format!(
                 "topic {} with {} partitions is deleted",

@@ -9,16 +9,18 @@
 //! incarnation; the last member of an ISR stays there, without leading, until it may lead again.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 
 use quorate_kv::model::{Limits, Op, ReadOp, Revision};
 
-use super::{Answer, Context, Operation, Pins, Plan, read_all, replace, sweep_partitions_max};
-use crate::error::{Error, Refusal, TooLarge};
+use super::{
+    Answer, Context, Decision, Operation, Pins, Plan, Step, read_all, replace, sweep_partitions_max,
+};
+use crate::error::{Error, TooLarge};
 use crate::ids::{BrokerEpoch, BrokerId, Incarnation};
 use crate::image::Image;
 use crate::keys::Keys;
-use crate::rows::{Broker, Capacity, Endpoint, EpochOf, Partition};
+use crate::refusal::{Item, Reason, Refusal, Refusals};
+use crate::rows::{Broker, Capacity, Endpoint, EpochOf, InvalidEndpoint, Partition};
 use crate::transition::{self, LeaderSet};
 
 /// A broker that registers.
@@ -27,7 +29,7 @@ use crate::transition::{self, LeaderSet};
 pub struct RegisterBroker {
     /// Its id.
     pub id: BrokerId,
-    /// Its process. The same again amends the registration, which makes a lost answer harmless.
+    /// Its process. The same again amends the registration, so that a request may be repeated whose answer was lost.
     pub incarnation: Incarnation,
     /// Where it is reached; at least one, each listener once.
     pub endpoints: Vec<Endpoint>,
@@ -55,18 +57,46 @@ pub enum Takeover {
 }
 
 impl RegisterBroker {
-    /// A broker with one endpoint, not fenced.
-    pub fn new(id: BrokerId, incarnation: Incarnation, endpoint: Endpoint) -> Self {
-        Self {
-            id,
-            incarnation,
-            endpoints: vec![endpoint],
+    /// A broker with one endpoint, `host:port` or `LISTENER://host:port`, not fenced, as a new incarnation. Fails for
+    /// text that is no endpoint.
+    pub fn new(
+        id: impl Into<BrokerId>,
+        endpoint: impl TryInto<Endpoint, Error: Into<InvalidEndpoint>>,
+    ) -> Result<Self, InvalidEndpoint> {
+        let broker = Self {
+            id: id.into(),
+            incarnation: Incarnation::random(),
+            endpoints: Vec::new(),
             rack: None,
             labels: BTreeMap::new(),
             capacity: Capacity::default(),
             fenced: false,
             takeover: Takeover::OnlyFenced,
-        }
+        };
+        broker.endpoint(endpoint)
+    }
+
+    /// The same with one more endpoint, of another listener. Fails for text that is no endpoint.
+    pub fn endpoint(
+        mut self,
+        endpoint: impl TryInto<Endpoint, Error: Into<InvalidEndpoint>>,
+    ) -> Result<Self, InvalidEndpoint> {
+        self.endpoints.push(endpoint.try_into().map_err(Into::into)?);
+        Ok(self)
+    }
+
+    /// The same as this incarnation: that of the process, where it registers again.
+    #[must_use]
+    pub fn incarnation(mut self, incarnation: Incarnation) -> Self {
+        self.incarnation = incarnation;
+        self
+    }
+
+    /// The same with a label.
+    #[must_use]
+    pub fn label(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.labels.insert(name.into(), value.into());
+        self
     }
 
     /// The same with a rack.
@@ -88,89 +118,6 @@ impl RegisterBroker {
     pub fn takeover(mut self) -> Self {
         self.takeover = Takeover::Always;
         self
-    }
-}
-
-/// A broker whose change was refused, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct BrokerRefusal {
-    /// The broker.
-    pub broker: BrokerId,
-    /// The reason.
-    pub reason: BrokerReason,
-}
-
-/// Why a broker's row was not changed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum BrokerReason {
-    /// The broker stands twice in the batch.
-    #[error("it stands in the batch more than once")]
-    RepeatedBroker,
-    /// A broker is reached somewhere.
-    #[error("it has no endpoint")]
-    NoEndpoint,
-    /// A listener has one endpoint.
-    #[error("listener {listener} stands there more than once")]
-    RepeatedListener {
-        /// The listener.
-        listener: String,
-    },
-    /// Another incarnation is registered and not fenced.
-    #[error("incarnation {incarnation} is registered and not fenced")]
-    DuplicateRegistration {
-        /// The incarnation that has the id.
-        incarnation: Incarnation,
-        /// Its epoch.
-        epoch: BrokerEpoch,
-    },
-    /// No such broker.
-    #[error("it is not registered")]
-    NotRegistered,
-    /// It was registered anew since the caller looked.
-    #[error("its epoch is {present}, the caller meant {asked}")]
-    StaleEpoch {
-        /// The epoch that the caller meant.
-        asked: BrokerEpoch,
-        /// The epoch that it has.
-        present: BrokerEpoch,
-    },
-    /// It holds replicas, which would dangle.
-    #[error("it holds replicas of {count} partitions")]
-    HasReplicas {
-        /// Of how many partitions.
-        count: u64,
-    },
-    /// It must be fenced for this, and was unfenced meanwhile.
-    #[error("it is not fenced, or takes replicas")]
-    NotFenced,
-    /// It is still in the ISR of partitions that others hold in sync; they are swept first.
-    #[error("it is still in the ISR of {count} partitions")]
-    SweepPending {
-        /// How many partitions.
-        count: u64,
-    },
-}
-
-impl fmt::Display for BrokerRefusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "broker {}: {}", self.broker, self.reason)
-    }
-}
-
-impl Refusal for BrokerRefusal {
-    fn is_retryable(&self) -> bool {
-        use BrokerReason as R;
-        match self.reason {
-            R::DuplicateRegistration { .. } | R::NotFenced | R::SweepPending { .. } => true,
-            R::RepeatedBroker
-            | R::NoEndpoint
-            | R::RepeatedListener { .. }
-            | R::NotRegistered
-            | R::StaleEpoch { .. }
-            | R::HasReplicas { .. } => false,
-        }
     }
 }
 
@@ -230,27 +177,10 @@ impl RegisterBrokers {
         };
         self.0.iter().filter(other).map(|register| register.id).collect()
     }
-
-    /// The brokers that are to be fenced before they are taken over.
-    pub(crate) fn to_fence(&self, refusals: &[BrokerRefusal]) -> Vec<(BrokerId, BrokerEpoch)> {
-        let takes_over = |id| {
-            let mut registers = self.0.iter();
-            registers.any(|register| register.id == id && register.takeover == Takeover::Always)
-        };
-        let fence = |refusal: &BrokerRefusal| match refusal.reason {
-            BrokerReason::DuplicateRegistration { epoch, .. } => Some((refusal.broker, epoch)),
-            _ => None,
-        };
-        let duplicates: Option<Vec<_>> = refusals.iter().map(fence).collect();
-        // Whatever else is wrong would be refused afterwards: then nobody is fenced.
-        let all = duplicates.filter(|all| all.iter().all(|(id, _)| takes_over(*id)));
-        all.unwrap_or_default()
-    }
 }
 
 impl Operation for RegisterBrokers {
     type Answer = Vec<Registered>;
-    type Refusal = BrokerRefusal;
 
     fn check(&self, _: &Keys, limits: &Limits) -> Result<(), TooLarge> {
         // A pin and a write each.
@@ -275,17 +205,32 @@ impl Operation for RegisterBrokers {
         vec![read_all(keys.brokers()), read_all(keys.partitions())]
     }
 
-    fn decide(&self, image: &Image, context: &Context) -> Result<Plan<Self::Answer>, Error<BrokerRefusal>> {
+    fn decide(&self, image: &Image, context: &Context) -> Result<Decision<Self::Answer>, Error> {
         self.check(image.keys(), &context.limits)?;
-        let mut refusals = Vec::new();
+        let mut refusals = Refusals::default();
         let mut seen = BTreeSet::new();
+        let mut fences = Vec::new();
         for register in &self.0 {
             let broker = register.id;
-            let reasons = check_registration(image, register, !seen.insert(broker));
-            refusals.extend(reasons.into_iter().map(|reason| BrokerRefusal { broker, reason }));
+            for reason in check_registration(register, !seen.insert(broker)) {
+                refusals.broker(broker, reason);
+            }
+            match (unfenced(image, register), register.takeover) {
+                (None, _) => {}
+                (Some(row), Takeover::Always) => fences.push(Step::SetFlags(SetFlags {
+                    target: row.into(),
+                    flags: Flags::FENCE,
+                })),
+                (Some(row), Takeover::OnlyFenced) => {
+                    let (incarnation, epoch) = (row.incarnation, row.epoch);
+                    refusals.broker(broker, Reason::DuplicateRegistration { incarnation, epoch });
+                }
+            }
         }
-        if !refusals.is_empty() {
-            return Err(Error::Refused(refusals));
+        // Nobody is fenced for what would be refused afterwards.
+        refusals.into_result()?;
+        if !fences.is_empty() {
+            return Ok(Decision::First(fences));
         }
 
         let mut pins = Pins::of(image);
@@ -334,33 +279,48 @@ impl Operation for RegisterBrokers {
                     usize::from(restarted.contains(&id) && before.isr.contains(&id));
             }
         }
-        Ok(Plan::new(pins, then, answer))
+        match Plan::new(pins, then, answer, &context.limits) {
+            Ok(plan) => Ok(Decision::Commit(plan)),
+            Err(too_large) => {
+                // Sweeps in steps take them out of ISRs where others are in sync, and leave less for this commit.
+                let to_sweep = |id: &BrokerId| swept(image, image, *id, context).next().is_some();
+                let sweeps: Vec<_> = restarted
+                    .iter()
+                    .copied()
+                    .filter(to_sweep)
+                    .map(Step::Sweep)
+                    .collect();
+                match sweeps.is_empty() {
+                    true => Err(too_large),
+                    false => Ok(Decision::First(sweeps)),
+                }
+            }
+        }
     }
 }
 
-fn check_registration(image: &Image, register: &RegisterBroker, repeated: bool) -> Vec<BrokerReason> {
+fn check_registration(register: &RegisterBroker, repeated: bool) -> Vec<Reason> {
     let mut reasons = Vec::new();
     if repeated {
-        reasons.push(BrokerReason::RepeatedBroker);
+        reasons.push(Reason::Repeated);
     }
     if register.endpoints.is_empty() {
-        reasons.push(BrokerReason::NoEndpoint);
+        reasons.push(Reason::NoEndpoint);
     }
     let mut listeners = BTreeSet::new();
     for endpoint in &register.endpoints {
         if !listeners.insert(endpoint.listener()) {
             let listener = endpoint.listener().to_owned();
-            reasons.push(BrokerReason::RepeatedListener { listener });
+            reasons.push(Reason::RepeatedListener { listener });
         }
     }
-    if let Some(row) = image.brokers.get(&register.id)
-        && row.incarnation != register.incarnation
-        && !row.fenced
-    {
-        let (incarnation, epoch) = (row.incarnation, row.epoch);
-        reasons.push(BrokerReason::DuplicateRegistration { incarnation, epoch });
-    }
     reasons
+}
+
+/// The row of another incarnation that has the id and is not fenced.
+fn unfenced<'a>(image: &'a Image, register: &RegisterBroker) -> Option<&'a Broker> {
+    let row = image.brokers.get(&register.id)?;
+    (row.incarnation != register.incarnation && !row.fenced).then_some(row)
 }
 
 /// The row of a broker that registers. A cordon outlives a restart: its operator has not lifted it.
@@ -457,18 +417,23 @@ pub struct Target {
 }
 
 impl Target {
-    fn find<'a>(&self, image: &'a Image) -> Result<&'a Broker, BrokerReason> {
-        let row = image.brokers.get(&self.id).ok_or(BrokerReason::NotRegistered)?;
-        let present = row.epoch;
+    /// Its row, where it is the life that is meant.
+    fn find<'a>(&self, image: &'a Image) -> Result<&'a Broker, Error> {
+        let broker = self.id;
+        let row = image.brokers.get(&broker);
+        let row = row.ok_or_else(|| self.refused(Reason::UnknownBroker { broker }))?;
         match self.epoch {
-            Some(asked) if asked != present => Err(BrokerReason::StaleEpoch { asked, present }),
+            Some(asked) if asked != row.epoch => Err(self.refused(Reason::StaleBrokerEpoch {
+                broker,
+                asked,
+                present: Some(row.epoch),
+            })),
             _ => Ok(row),
         }
     }
 
-    fn refuse<A>(&self, reason: BrokerReason) -> Result<A, Error<BrokerRefusal>> {
-        let broker = self.id;
-        Err(Error::Refused(vec![BrokerRefusal { broker, reason }]))
+    fn refused(&self, reason: Reason) -> Error {
+        Error::Refused(vec![Refusal::new(Item::Broker(self.id), reason)])
     }
 }
 
@@ -478,6 +443,13 @@ impl From<BrokerId> for Target {
     }
 }
 
+impl From<u64> for Target {
+    fn from(id: u64) -> Self {
+        BrokerId::new(id).into()
+    }
+}
+
+/// The life that was seen.
 impl From<&Broker> for Target {
     fn from(broker: &Broker) -> Self {
         Self {
@@ -488,7 +460,7 @@ impl From<&Broker> for Target {
 }
 
 /// Sets flags of a broker's row, and nothing else: the first step of a fence, of an unregistration.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SetFlags {
     /// The broker.
     pub target: Target,
@@ -505,19 +477,28 @@ pub struct Flags {
     pub cordoned: Option<bool>,
 }
 
+impl Flags {
+    /// A fence, and nothing else.
+    pub const FENCE: Flags = Flags {
+        fence: true,
+        cordoned: None,
+    };
+    /// A fence, and no new replicas.
+    pub const RETIRE: Flags = Flags {
+        fence: true,
+        cordoned: Some(true),
+    };
+}
+
 impl Operation for SetFlags {
     type Answer = ChangedBroker;
-    type Refusal = BrokerRefusal;
 
     fn reads(&self, keys: &Keys) -> Vec<ReadOp> {
         vec![ReadOp::Get(keys.broker(self.target.id))]
     }
 
-    fn decide(&self, image: &Image, context: &Context) -> Result<Plan<ChangedBroker>, Error<BrokerRefusal>> {
-        let before = match self.target.find(image) {
-            Ok(row) => row,
-            Err(reason) => return self.target.refuse(reason),
-        };
+    fn decide(&self, image: &Image, context: &Context) -> Result<Decision<ChangedBroker>, Error> {
+        let before = self.target.find(image)?;
         let mut broker = Broker {
             fenced: before.fenced || self.flags.fence,
             // A fenced broker has left: its controlled shutdown is over.
@@ -541,7 +522,7 @@ impl Operation for SetFlags {
             changed,
             partitions_changed: 0,
         };
-        Ok(Plan::new(pins, then, answer))
+        Ok(Decision::Commit(Plan::new(pins, then, answer, &context.limits)?))
     }
 }
 
@@ -570,13 +551,12 @@ pub struct Sweep {
 
 impl Operation for Sweep {
     type Answer = Swept;
-    type Refusal = BrokerRefusal;
 
     fn reads(&self, keys: &Keys) -> Vec<ReadOp> {
         vec![read_all(keys.brokers()), read_all(keys.partitions())]
     }
 
-    fn decide(&self, image: &Image, context: &Context) -> Result<Plan<Swept>, Error<BrokerRefusal>> {
+    fn decide(&self, image: &Image, context: &Context) -> Result<Decision<Swept>, Error> {
         let mut pins = Pins::of(image);
         // As long as the broker's row stays as it is, no ISR takes it in.
         pins.broker_in(image, self.broker);
@@ -597,7 +577,7 @@ impl Operation for Sweep {
             partitions_changed: then.len(),
             more,
         };
-        Ok(Plan::new(pins, then, answer))
+        Ok(Decision::Commit(Plan::new(pins, then, answer, &context.limits)?))
     }
 }
 
@@ -622,7 +602,7 @@ fn swept<'a>(
 }
 
 /// Unfences a broker and, in the same commit, lets it lead what nobody leads: as many partitions as one
-/// transaction takes, a [`Sweep`] the rest. Refused while a sweep that takes it out of ISRs is not complete.
+/// transaction takes, a [`Sweep`] the rest. A sweep that takes it out of ISRs and is not complete comes first.
 #[derive(Debug, Clone, Copy)]
 pub struct Unfence {
     /// The broker.
@@ -631,29 +611,24 @@ pub struct Unfence {
 
 impl Operation for Unfence {
     type Answer = ChangedBroker;
-    type Refusal = BrokerRefusal;
 
     fn reads(&self, keys: &Keys) -> Vec<ReadOp> {
         vec![read_all(keys.brokers()), read_all(keys.partitions())]
     }
 
-    fn decide(&self, image: &Image, context: &Context) -> Result<Plan<ChangedBroker>, Error<BrokerRefusal>> {
-        let before = match self.target.find(image) {
-            Ok(row) => row,
-            Err(reason) => return self.target.refuse(reason),
-        };
+    fn decide(&self, image: &Image, context: &Context) -> Result<Decision<ChangedBroker>, Error> {
+        let before = self.target.find(image)?;
         if !before.fenced {
             let answer = ChangedBroker {
                 broker: before.clone(),
                 changed: false,
                 partitions_changed: 0,
             };
-            return Ok(Plan::new(Pins::of(image), Vec::new(), answer));
+            let plan = Plan::new(Pins::of(image), Vec::new(), answer, &context.limits)?;
+            return Ok(Decision::Commit(plan));
         }
-        let pending = swept(image, image, before.id, context).count();
-        if pending > 0 {
-            let count = pending as u64;
-            return self.target.refuse(BrokerReason::SweepPending { count });
+        if swept(image, image, before.id, context).next().is_some() {
+            return Ok(Decision::First(vec![Step::Sweep(before.id)]));
         }
         let broker = Broker {
             fenced: false,
@@ -683,7 +658,7 @@ impl Operation for Unfence {
             changed: true,
             partitions_changed,
         };
-        Ok(Plan::new(pins, then, answer))
+        Ok(Decision::Commit(Plan::new(pins, then, answer, &context.limits)?))
     }
 }
 
@@ -697,7 +672,7 @@ pub enum Replicas {
     MayDangle,
 }
 
-/// Unregisters a broker that is fenced, takes no replicas, and was swept. Answers its row as it was.
+/// Unregisters a broker, once it is fenced, takes no replicas, and is swept. Answers its row as it was then.
 #[derive(Debug, Clone, Copy)]
 pub struct Unregister {
     /// The broker.
@@ -708,32 +683,30 @@ pub struct Unregister {
 
 impl Operation for Unregister {
     type Answer = ChangedBroker;
-    type Refusal = BrokerRefusal;
 
     fn reads(&self, keys: &Keys) -> Vec<ReadOp> {
         vec![read_all(keys.brokers()), read_all(keys.partitions())]
     }
 
-    fn decide(&self, image: &Image, context: &Context) -> Result<Plan<ChangedBroker>, Error<BrokerRefusal>> {
-        let broker = match self.target.find(image) {
-            Ok(row) => row,
-            Err(reason) => return self.target.refuse(reason),
-        };
+    fn decide(&self, image: &Image, context: &Context) -> Result<Decision<ChangedBroker>, Error> {
+        let broker = self.target.find(image)?;
         let held = image
             .partitions
             .values()
             .filter(|p| p.replicas.contains(&broker.id))
             .count() as u64;
         if held > 0 && self.replicas == Replicas::MustBeGone {
-            return self.target.refuse(BrokerReason::HasReplicas { count: held });
+            return Err(self.target.refused(Reason::HasReplicas { count: held }));
         }
         // Fenced, it joins no ISR; cordoned, it gets no replica: what was read stays all there is.
         if !broker.fenced || !broker.cordoned {
-            return self.target.refuse(BrokerReason::NotFenced);
+            return Ok(Decision::First(vec![Step::SetFlags(SetFlags {
+                target: self.target,
+                flags: Flags::RETIRE,
+            })]));
         }
-        let pending = swept(image, image, broker.id, context).count() as u64;
-        if pending > 0 {
-            return self.target.refuse(BrokerReason::SweepPending { count: pending });
+        if swept(image, image, broker.id, context).next().is_some() {
+            return Ok(Decision::First(vec![Step::Sweep(broker.id)]));
         }
         let mut pins = Pins::of(image);
         pins.broker(broker);
@@ -742,10 +715,7 @@ impl Operation for Unregister {
             changed: false,
             partitions_changed: 0,
         };
-        Ok(Plan::new(
-            pins,
-            vec![Op::delete(image.keys().broker(broker.id))],
-            answer,
-        ))
+        let then = vec![Op::delete(image.keys().broker(broker.id))];
+        Ok(Decision::Commit(Plan::new(pins, then, answer, &context.limits)?))
     }
 }

@@ -1,18 +1,17 @@
-//! What the creation of topics and of partitions have in common: assignments, their checks, their refusals.
+//! What the creation of topics and of partitions have in common: assignments and their checks.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 
 use quorate_kv::model::{Limits, LogTime, Op, Revision};
 
 use super::Pins;
-use crate::error::{Refusal, TooLarge};
-use crate::ids::{BrokerId, LeaderEpoch, PartitionEpoch, PartitionIndex, TopicId};
+use crate::error::TooLarge;
+use crate::ids::{BrokerId, LeaderEpoch, PartitionEpoch, TopicId};
 use crate::image::{Image, Ineligible};
 use crate::keys::Keys;
-use crate::name::TopicName;
 use crate::place::{self, Load};
+use crate::refusal::Reason;
 use crate::rows::{Partition, Recovery};
 
 /// Who holds a new partition.
@@ -28,9 +27,9 @@ pub struct Assignment {
 
 impl Assignment {
     /// These replicas; those that are active form the ISR, and the first of them leads.
-    pub fn new(replicas: impl IntoIterator<Item = BrokerId>) -> Self {
+    pub fn new(replicas: impl IntoIterator<Item: Into<BrokerId>>) -> Self {
         Self {
-            replicas: replicas.into_iter().collect(),
+            replicas: replicas.into_iter().map(Into::into).collect(),
             leader: None,
             isr: None,
         }
@@ -38,234 +37,23 @@ impl Assignment {
 
     /// The same with another first leader.
     #[must_use]
-    pub fn leader(mut self, leader: BrokerId) -> Self {
-        self.leader = Some(leader);
+    pub fn leader(mut self, leader: impl Into<BrokerId>) -> Self {
+        self.leader = Some(leader.into());
         self
     }
 
     /// The same with another first ISR.
     #[must_use]
-    pub fn isr(mut self, isr: impl IntoIterator<Item = BrokerId>) -> Self {
-        self.isr = Some(isr.into_iter().collect());
+    pub fn isr(mut self, isr: impl IntoIterator<Item: Into<BrokerId>>) -> Self {
+        self.isr = Some(isr.into_iter().map(Into::into).collect());
         self
     }
 }
 
-/// A topic or partition that was not created, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct CreateRefusal {
-    /// The topic.
-    pub topic: TopicName,
-    /// The partition, where the reason is about one.
-    pub partition: Option<PartitionIndex>,
-    /// The reason.
-    pub reason: CreateReason,
-}
-
-/// Why a topic or a partition was not created, or a topic not deleted.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum CreateReason {
-    /// The name is taken by another topic.
-    #[error("a topic of this name exists, its id is {id}")]
-    TopicExists {
-        /// The id of the topic that has the name.
-        id: TopicId,
-    },
-    /// The name differs only in "." and "_" from another's.
-    #[error("the name collides with {with}, which differs only in '.' and '_'")]
-    NameCollides {
-        /// The other name.
-        with: TopicName,
-    },
-    /// The id is taken by a topic of another name.
-    #[error("the id {id} belongs to another topic")]
-    TopicIdInUse {
-        /// The id.
-        id: TopicId,
-    },
-    /// The topic stands twice in the batch.
-    #[error("the topic stands in the batch more than once")]
-    RepeatedTopic,
-    /// No such topic.
-    #[error("there is no such topic")]
-    UnknownTopic,
-    /// The name belongs to another life of the topic than the caller meant.
-    #[error("the name belongs to topic {present}, the caller meant {asked}")]
-    InconsistentTopicId {
-        /// The id that the caller gave.
-        asked: TopicId,
-        /// The id that the name has.
-        present: TopicId,
-    },
-    /// The topic is being deleted.
-    #[error("the topic is being deleted")]
-    Deleting,
-    /// A topic has at least one partition.
-    #[error("a topic has at least one partition")]
-    NoPartitions,
-    /// A topic only grows.
-    #[error("{asked} partitions are no increase, the topic has {present}")]
-    NotAnIncrease {
-        /// The number asked for.
-        asked: u32,
-        /// The number there is.
-        present: u32,
-    },
-    /// The partition exists.
-    #[error("the partition exists, the topic has {present} partitions")]
-    PartitionExists {
-        /// How many partitions there are.
-        present: u32,
-    },
-    /// The partition stands twice in the batch.
-    #[error("the partition stands in the batch more than once")]
-    RepeatedPartition,
-    /// The partition before it neither exists nor is created.
-    #[error("partition {missing} is missing: indexes continue without gaps")]
-    Gap {
-        /// The missing index.
-        missing: PartitionIndex,
-    },
-    /// The replication factor is 0, above [`Partition::REPLICAS_MAX`], or above what the cluster has.
-    #[error("replication factor {asked} is outside 1 to {limit}")]
-    ReplicationFactor {
-        /// The factor asked for.
-        asked: usize,
-        /// The highest that is possible now.
-        limit: usize,
-    },
-    /// All partitions of a topic have as many replicas.
-    #[error("{asked} replicas, the topic's replication factor is {expected}")]
-    ReplicationFactorDiffers {
-        /// How many there are.
-        asked: usize,
-        /// How many there must be.
-        expected: usize,
-    },
-    /// A partition has at least one replica.
-    #[error("there are no replicas")]
-    NoReplicas,
-    /// A broker holds a partition once.
-    #[error("broker {broker} stands in the replicas more than once")]
-    RepeatedReplica {
-        /// The broker.
-        broker: BrokerId,
-    },
-    /// No such broker.
-    #[error("broker {broker} is not registered")]
-    UnknownBroker {
-        /// The broker.
-        broker: BrokerId,
-    },
-    /// The broker takes no new replicas.
-    #[error("broker {broker} is cordoned or draining")]
-    Cordoned {
-        /// The broker.
-        broker: BrokerId,
-    },
-    /// None of the replicas is active, so nobody could lead.
-    #[error("no replica is active")]
-    NoActiveReplica,
-    /// The leader is not a replica.
-    #[error("leader {leader} is not a replica")]
-    LeaderNotReplica {
-        /// The leader.
-        leader: BrokerId,
-    },
-    /// The leader is not in the ISR.
-    #[error("leader {leader} is not in the ISR")]
-    LeaderNotInIsr {
-        /// The leader.
-        leader: BrokerId,
-    },
-    /// The ISR is given and empty.
-    #[error("the ISR is empty")]
-    EmptyIsr,
-    /// A member of the ISR stands there twice.
-    #[error("broker {broker} stands in the ISR more than once")]
-    RepeatedIsrMember {
-        /// The broker.
-        broker: BrokerId,
-    },
-    /// A member of the ISR is not a replica.
-    #[error("broker {broker} of the ISR is not a replica")]
-    IsrNotReplica {
-        /// The broker.
-        broker: BrokerId,
-    },
-    /// A member of the ISR may not be in one.
-    #[error("broker {broker} may not be in the ISR: {why}")]
-    Ineligible {
-        /// The broker.
-        broker: BrokerId,
-        /// Why.
-        why: Ineligible,
-    },
-}
-
-impl fmt::Display for CreateRefusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.partition {
-            None => write!(f, "{}: {}", self.topic, self.reason),
-            Some(partition) => write!(f, "{}/{partition}: {}", self.topic, self.reason),
-        }
-    }
-}
-
-impl Refusal for CreateRefusal {
-    fn is_retryable(&self) -> bool {
-        use CreateReason as R;
-        match &self.reason {
-            // A broker may come (back), a cordon may be lifted.
-            R::ReplicationFactor { asked, .. } => (1..=Partition::REPLICAS_MAX).contains(asked),
-            R::UnknownBroker { .. } | R::Cordoned { .. } | R::NoActiveReplica | R::Ineligible { .. } => true,
-            R::Deleting => true,
-            R::TopicExists { .. }
-            | R::NameCollides { .. }
-            | R::TopicIdInUse { .. }
-            | R::RepeatedTopic
-            | R::UnknownTopic
-            | R::InconsistentTopicId { .. }
-            | R::NoPartitions
-            | R::NotAnIncrease { .. }
-            | R::PartitionExists { .. }
-            | R::RepeatedPartition
-            | R::Gap { .. }
-            | R::ReplicationFactorDiffers { .. }
-            | R::NoReplicas
-            | R::RepeatedReplica { .. }
-            | R::LeaderNotReplica { .. }
-            | R::LeaderNotInIsr { .. }
-            | R::EmptyIsr
-            | R::RepeatedIsrMember { .. }
-            | R::IsrNotReplica { .. } => false,
-        }
-    }
-}
-
-/// Collects the refusals of a batch.
-#[derive(Default)]
-pub(super) struct Refusals(pub(super) Vec<CreateRefusal>);
-
-impl Refusals {
-    pub(super) fn topic(&mut self, topic: &TopicName, reason: CreateReason) {
-        let topic = topic.clone();
-        self.0.push(CreateRefusal {
-            topic,
-            partition: None,
-            reason,
-        });
-    }
-
-    pub(super) fn partition(&mut self, topic: &TopicName, index: PartitionIndex, reason: CreateReason) {
-        let (topic, partition) = (topic.clone(), Some(index));
-        self.0.push(CreateRefusal {
-            topic,
-            partition,
-            reason,
-        });
+/// The replicas, the preferred leader first: `[1, 2, 3]`.
+impl<R: IntoIterator<Item: Into<BrokerId>>> From<R> for Assignment {
+    fn from(replicas: R) -> Self {
+        Assignment::new(replicas)
     }
 }
 
@@ -282,7 +70,7 @@ pub(super) fn check(
     image: &Image,
     assignment: &Assignment,
     factor: usize,
-    mut refuse: impl FnMut(CreateReason),
+    mut refuse: impl FnMut(Reason),
 ) -> Option<(Vec<BrokerId>, BrokerId)> {
     let Assignment {
         replicas,
@@ -295,29 +83,29 @@ pub(super) fn check(
         refuse(reason);
     };
     if replicas.is_empty() {
-        refuse(CreateReason::NoReplicas);
+        refuse(Reason::NoReplicas);
         return None;
     }
     if replicas.len() > Partition::REPLICAS_MAX {
-        refuse(CreateReason::ReplicationFactor {
+        refuse(Reason::ReplicationFactor {
             asked: replicas.len(),
             limit: Partition::REPLICAS_MAX,
         });
         return None;
     }
     if replicas.len() != factor {
-        refuse(CreateReason::ReplicationFactorDiffers {
+        refuse(Reason::ReplicationFactorDiffers {
             asked: replicas.len(),
             expected: factor,
         });
     }
     if let Some(broker) = repeated(replicas) {
-        refuse(CreateReason::RepeatedReplica { broker });
+        refuse(Reason::RepeatedReplica { broker });
     }
     for broker in replicas {
         match image.brokers.get(broker) {
-            None => refuse(CreateReason::UnknownBroker { broker: *broker }),
-            Some(row) if row.cordoned || row.draining => refuse(CreateReason::Cordoned { broker: *broker }),
+            None => refuse(Reason::UnknownBroker { broker: *broker }),
+            Some(row) if row.cordoned || row.draining => refuse(Reason::Cordoned { broker: *broker }),
             Some(_) => {}
         }
     }
@@ -329,20 +117,20 @@ pub(super) fn check(
             .collect(),
         Some(isr) => {
             if isr.is_empty() {
-                refuse(CreateReason::EmptyIsr);
+                refuse(Reason::EmptyIsr);
             }
             // Of one member more than there are replicas, one is repeated or no replica: the rest says nothing new.
             let isr = &isr[..isr.len().min(replicas.len() + 1)];
             if let Some(broker) = repeated(isr) {
-                refuse(CreateReason::RepeatedIsrMember { broker });
+                refuse(Reason::RepeatedIsrMember { broker });
             }
             for broker in isr {
                 if !replicas.contains(broker) {
-                    refuse(CreateReason::IsrNotReplica { broker: *broker });
+                    refuse(Reason::NotReplica { broker: *broker });
                 } else if let Some(why) = image.ineligible(*broker)
                     && why != Ineligible::NotRegistered
                 {
-                    refuse(CreateReason::Ineligible { broker: *broker, why });
+                    refuse(Reason::Ineligible { broker: *broker, why });
                 }
             }
             replicas
@@ -354,14 +142,14 @@ pub(super) fn check(
     };
     if let Some(leader) = leader {
         if !replicas.contains(leader) {
-            refuse(CreateReason::LeaderNotReplica { leader: *leader });
+            refuse(Reason::NotReplica { broker: *leader });
         } else if !isr.contains(leader) {
-            refuse(CreateReason::LeaderNotInIsr { leader: *leader });
+            refuse(Reason::LeaderNotInIsr { leader: *leader });
         }
     }
     let first = isr.first().copied();
     if first.is_none() && fits.get() {
-        refuse(CreateReason::NoActiveReplica);
+        refuse(Reason::NoActiveReplica);
     }
     let leader = leader.or(first)?;
     fits.get().then_some((isr, leader))
@@ -376,12 +164,12 @@ pub(super) fn place_partitions<'a>(
     factor: usize,
     present: impl Iterator<Item = &'a Partition>,
     load: &mut BTreeMap<BrokerId, Load>,
-) -> Result<Vec<Assignment>, CreateReason> {
+) -> Result<Vec<Assignment>, Reason> {
     let takes = image.brokers.values().filter(|broker| broker.takes_replicas());
     let brokers: Vec<BrokerId> = takes.map(|broker| broker.id).collect();
     let limit = brokers.len().min(Partition::REPLICAS_MAX);
     if factor == 0 || factor > limit {
-        return Err(CreateReason::ReplicationFactor { asked: factor, limit });
+        return Err(Reason::ReplicationFactor { asked: factor, limit });
     }
     let mut topic: BTreeMap<BrokerId, Load> = BTreeMap::new();
     for partition in present {
@@ -403,7 +191,7 @@ pub(super) fn place_partitions<'a>(
     };
     match place::place(&request, load) {
         Ok(placed) => Ok(placed.into_iter().map(Assignment::new).collect()),
-        Err(few) => Err(CreateReason::ReplicationFactor {
+        Err(few) => Err(Reason::ReplicationFactor {
             asked: few.asked,
             limit: few.brokers,
         }),
@@ -482,6 +270,7 @@ pub(super) fn create_rows(image: &Image, pins: &mut Pins, then: &mut Vec<Op>, pa
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::PartitionIndex;
 
     #[test]
     fn what_rows_take_at_least_is_never_more_than_what_they_take() {

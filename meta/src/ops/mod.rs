@@ -5,7 +5,8 @@
 //!
 //! Always: a decision validates everything before it plans anything, and refuses with every offending item;
 //! every row that the decision used is pinned at its revision, or its absence is; a plan that changes nothing
-//! has no operations, and commits nothing.
+//! has no operations, and commits nothing; what needs another commit before it names that commit
+//! ([`Decision::First`]), and is decided anew behind it.
 
 pub mod brokers;
 mod creation;
@@ -16,7 +17,7 @@ pub mod updates;
 use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_kv::model::{
-    Guard, Key, KeyRange, Limits, LogTime, Op, RangeRead, ReadOp, Revision, Txn, TxnResponse,
+    CheckedTxn, Guard, Key, KeyRange, Limits, LogTime, Op, RangeRead, ReadOp, Revision, Txn, TxnResponse,
 };
 
 use crate::error::{Error, TooLarge};
@@ -24,6 +25,7 @@ use crate::ids::{BrokerId, PartitionIndex, TopicId};
 use crate::image::Image;
 use crate::keys::Keys;
 use crate::rows::{Broker, Partition, Topic};
+use brokers::SetFlags;
 
 /// What a decision depends on beside what was read.
 #[derive(Debug, Clone, Copy)]
@@ -38,8 +40,6 @@ pub struct Context {
 pub trait Operation {
     /// What the caller learns once it has committed.
     type Answer: Answer;
-    /// How an item is refused.
-    type Refusal;
 
     /// Whether it could fit into one transaction at all, by arithmetic on the request alone: before anything is read
     /// or built for it.
@@ -58,7 +58,25 @@ pub trait Operation {
     }
 
     /// Decides. `image` has every row that was asked for and exists.
-    fn decide(&self, image: &Image, context: &Context) -> Result<Plan<Self::Answer>, Error<Self::Refusal>>;
+    fn decide(&self, image: &Image, context: &Context) -> Result<Decision<Self::Answer>, Error>;
+}
+
+/// What is to be done.
+#[derive(Debug, Clone)]
+pub enum Decision<A> {
+    /// Commit this.
+    Commit(Plan<A>),
+    /// Do these first, each with commits of its own, and decide again on what there is then.
+    First(Vec<Step>),
+}
+
+/// What comes before an operation's own commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// A broker's flags are set.
+    SetFlags(SetFlags),
+    /// A broker's partitions are brought in line with its flags, to the last one.
+    Sweep(BrokerId),
 }
 
 /// An answer that learns the revision of its commit.
@@ -67,12 +85,12 @@ pub trait Answer {
     fn committed(&mut self, revision: Revision);
 }
 
-/// A decision: the transaction that carries it out, and what it answers then.
+/// The transaction that carries an operation out, and what it answers then.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Plan<A> {
-    /// The transaction; without operations when there is nothing to do.
-    pub txn: Txn,
+    /// The transaction, within the store's limits; without operations when there is nothing to do.
+    pub txn: CheckedTxn,
     /// The rows that the guard pins, in the order of its conditions.
     pub pinned: Vec<Key>,
     /// The answer, except for the revision of the commit.
@@ -80,18 +98,28 @@ pub struct Plan<A> {
 }
 
 impl<A: Answer> Plan<A> {
-    fn new(pins: Pins, then: Vec<Op>, answer: A) -> Self {
+    fn new(pins: Pins, then: Vec<Op>, answer: A, limits: &Limits) -> Result<Self, Error> {
         let (guard, pinned) = pins.into_guard();
-        Self {
-            txn: Txn::new(then).when(guard),
+        Ok(Self {
+            txn: CheckedTxn::check(Txn::new(then).when(guard), limits)?,
             pinned,
             answer,
-        }
+        })
     }
 
     /// Whether there is nothing to do: the answer stands without a commit.
     pub fn is_empty(&self) -> bool {
-        self.txn.then.is_empty()
+        self.txn.txn().then.is_empty()
+    }
+}
+
+impl<A> Decision<A> {
+    /// The plan, where nothing comes first.
+    pub fn plan(self) -> Option<Plan<A>> {
+        match self {
+            Decision::Commit(plan) => Some(plan),
+            Decision::First(_) => None,
+        }
     }
 }
 

@@ -7,14 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_kv::model::{Limits, Op, ReadOp, Revision};
 
-use super::creation::{Assignment, CreateReason, CreateRefusal, Refusals};
-use super::creation::{check, check_size, create_rows, named, partition, place_partitions};
-use super::{Answer, Context, Operation, Pins, Plan};
+use super::creation::{Assignment, check, check_size, create_rows, named, partition, place_partitions};
+use super::{Answer, Context, Decision, Operation, Pins, Plan};
 use crate::error::{Error, TooLarge};
 use crate::ids::{BrokerId, PartitionIndex, TopicId};
 use crate::image::Image;
 use crate::keys::Keys;
-use crate::name::TopicName;
+use crate::name::{InvalidTopicName, TopicName};
+use crate::refusal::{Reason, Refusals};
 use crate::rows::{Partition, Topic};
 
 /// A partition to be added, with who holds it.
@@ -32,14 +32,26 @@ pub struct NewPartition {
 }
 
 impl NewPartition {
-    /// A partition of a topic.
-    pub fn new(topic: TopicName, index: PartitionIndex, assignment: Assignment) -> Self {
-        Self {
-            topic,
-            index,
-            assignment,
+    /// A partition of a topic, given by its replicas, the preferred leader first: `[1, 2, 3]`. Fails for text that is
+    /// no topic's name.
+    pub fn new(
+        topic: impl TryInto<TopicName, Error: Into<InvalidTopicName>>,
+        index: impl Into<PartitionIndex>,
+        assignment: impl Into<Assignment>,
+    ) -> Result<Self, InvalidTopicName> {
+        Ok(Self {
+            topic: topic.try_into().map_err(Into::into)?,
+            index: index.into(),
+            assignment: assignment.into(),
             topic_id: None,
-        }
+        })
+    }
+
+    /// The same, only if the topic has this id.
+    #[must_use]
+    pub fn topic_id(mut self, id: TopicId) -> Self {
+        self.topic_id = Some(id);
+        self
     }
 }
 
@@ -56,13 +68,23 @@ pub struct GrowTopic {
 }
 
 impl GrowTopic {
-    /// A topic and how many partitions it shall have in all.
-    pub fn new(topic: TopicName, partitions: u32) -> Self {
-        Self {
-            topic,
+    /// A topic and how many partitions it shall have in all. Fails for text that is no topic's name.
+    pub fn new(
+        topic: impl TryInto<TopicName, Error: Into<InvalidTopicName>>,
+        partitions: u32,
+    ) -> Result<Self, InvalidTopicName> {
+        Ok(Self {
+            topic: topic.try_into().map_err(Into::into)?,
             partitions,
             topic_id: None,
-        }
+        })
+    }
+
+    /// The same, only if the topic has this id.
+    #[must_use]
+    pub fn topic_id(mut self, id: TopicId) -> Self {
+        self.topic_id = Some(id);
+        self
     }
 }
 
@@ -123,7 +145,6 @@ impl CreatePartitions {
 
 impl Operation for CreatePartitions {
     type Answer = CreatedPartitions;
-    type Refusal = CreateRefusal;
 
     fn check(&self, keys: &Keys, limits: &Limits) -> Result<(), TooLarge> {
         // What topics grow by is known once their rows are.
@@ -148,7 +169,7 @@ impl Operation for CreatePartitions {
             .collect()
     }
 
-    fn decide(&self, image: &Image, context: &Context) -> Result<Plan<Self::Answer>, Error<CreateRefusal>> {
+    fn decide(&self, image: &Image, context: &Context) -> Result<Decision<Self::Answer>, Error> {
         let keys = image.keys();
         self.check(keys, &context.limits)?;
         let mut refusals = Refusals::default();
@@ -183,9 +204,7 @@ impl Operation for CreatePartitions {
                 }
             }
         }
-        if !refusals.0.is_empty() {
-            return Err(Error::Refused(refusals.0));
-        }
+        refusals.into_result()?;
 
         let mut pins = Pins::of(image);
         let mut then = Vec::new();
@@ -206,7 +225,7 @@ impl Operation for CreatePartitions {
             answer.topics.push(topic);
             answer.partitions.extend(partitions);
         }
-        Ok(Plan::new(pins, then, answer))
+        Ok(Decision::Commit(Plan::new(pins, then, answer, &context.limits)?))
     }
 }
 
@@ -225,14 +244,14 @@ fn check_growth<'a>(
     } in &request.grow
     {
         if !seen.insert(name) {
-            refusals.topic(name, CreateReason::RepeatedTopic);
+            refusals.topic(name, Reason::Repeated);
             continue;
         }
         match usable(image, name, *topic_id) {
             Err(reason) => refusals.topic(name, reason),
             Ok(topic) if *partitions <= topic.partitions => {
                 let (asked, present) = (*partitions, topic.partitions);
-                refusals.topic(name, CreateReason::NotAnIncrease { asked, present });
+                refusals.topic(name, Reason::NotAnIncrease { asked, present });
             }
             Ok(topic) => grown.push((topic, *partitions)),
         }
@@ -241,12 +260,12 @@ fn check_growth<'a>(
 }
 
 /// The topic of a name, if it may change.
-fn usable<'a>(image: &'a Image, name: &TopicName, id: Option<TopicId>) -> Result<&'a Topic, CreateReason> {
-    let topic = image.topics.get(name).ok_or(CreateReason::UnknownTopic)?;
+fn usable<'a>(image: &'a Image, name: &TopicName, id: Option<TopicId>) -> Result<&'a Topic, Reason> {
+    let topic = image.topics.get(name).ok_or(Reason::UnknownTopic)?;
     let present = topic.id;
     match id {
-        Some(asked) if asked != present => Err(CreateReason::InconsistentTopicId { asked, present }),
-        _ if topic.deleting => Err(CreateReason::Deleting),
+        Some(asked) if asked != present => Err(Reason::InconsistentTopicId { asked, present }),
+        _ if topic.deleting => Err(Reason::Deleting),
         _ => Ok(topic),
     }
 }
@@ -278,9 +297,9 @@ fn given<'a>(
         };
         let present = topic.partitions;
         if previous == Some(index) {
-            refusals.partition(name, index, CreateReason::RepeatedPartition);
+            refusals.partition(name, index, Reason::Repeated);
         } else if index.number() < present {
-            refusals.partition(name, index, CreateReason::PartitionExists { present });
+            refusals.partition(name, index, Reason::PartitionExists { present });
         } else if index.number() > present
             && previous.map(PartitionIndex::number) != index.number().checked_sub(1)
         {
@@ -288,7 +307,7 @@ fn given<'a>(
                 previous.number().saturating_add(1).max(present)
             });
             let missing = PartitionIndex::new(next);
-            refusals.partition(name, index, CreateReason::Gap { missing });
+            refusals.partition(name, index, Reason::Gap { missing });
         }
         let factor = usize::from(topic.replication_factor);
         let refuse = |reason| refusals.partition(name, index, reason);

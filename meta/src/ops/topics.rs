@@ -7,15 +7,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_kv::model::{Limits, Op, ReadOp, Revision};
 
-pub use super::creation::{Assignment, CreateReason, CreateRefusal};
-use super::creation::{Refusals, check, check_size, create_rows, named, partition, place_partitions};
-use super::{Answer, Context, Operation, Pins, Plan};
+pub use super::creation::Assignment;
+use super::creation::{check, check_size, create_rows, named, partition, place_partitions};
+use super::{Answer, Context, Decision, Operation, Pins, Plan};
 use crate::error::{Error, TooLarge};
 use crate::ids::{BrokerId, PartitionIndex, TopicId};
 use crate::image::Image;
 use crate::keys::Keys;
-use crate::name::TopicName;
+use crate::name::{InvalidTopicName, TopicName};
 use crate::place::Load;
+use crate::refusal::{Reason, Refusals};
 use crate::rows::{Partition, Topic};
 
 /// A topic to be created.
@@ -47,25 +48,39 @@ pub enum Layout {
 }
 
 impl CreateTopic {
-    /// A topic with a new id, whose partitions are placed automatically.
-    pub fn new(name: TopicName, partitions: u32, replication_factor: u16) -> Self {
-        Self {
-            name,
-            id: TopicId::random(),
-            layout: Layout::Automatic {
-                partitions,
-                replication_factor,
-            },
-            config: BTreeMap::new(),
-        }
+    /// A topic with a new id, whose partitions are placed automatically. Fails for text that is no name.
+    pub fn new(
+        name: impl TryInto<TopicName, Error: Into<InvalidTopicName>>,
+        partitions: u32,
+        replication_factor: u16,
+    ) -> Result<Self, InvalidTopicName> {
+        let layout = Layout::Automatic {
+            partitions,
+            replication_factor,
+        };
+        Self::with(name, layout)
     }
 
-    /// A topic with a new id and these partitions.
-    pub fn manual(name: TopicName, partitions: impl IntoIterator<Item = Assignment>) -> Self {
-        Self {
-            layout: Layout::Manual(partitions.into_iter().collect()),
-            ..Self::new(name, 0, 0)
-        }
+    /// A topic with a new id and these partitions, each given by its replicas, the preferred leader first:
+    /// `[[1, 2], [2, 3]]`. Fails for text that is no name.
+    pub fn manual(
+        name: impl TryInto<TopicName, Error: Into<InvalidTopicName>>,
+        partitions: impl IntoIterator<Item: Into<Assignment>>,
+    ) -> Result<Self, InvalidTopicName> {
+        let partitions = partitions.into_iter().map(Into::into);
+        Self::with(name, Layout::Manual(partitions.collect()))
+    }
+
+    fn with(
+        name: impl TryInto<TopicName, Error: Into<InvalidTopicName>>,
+        layout: Layout,
+    ) -> Result<Self, InvalidTopicName> {
+        Ok(Self {
+            name: name.try_into().map_err(Into::into)?,
+            id: TopicId::random(),
+            layout,
+            config: BTreeMap::new(),
+        })
     }
 
     /// The same with another id.
@@ -158,7 +173,6 @@ impl CreateTopics {
 
 impl Operation for CreateTopics {
     type Answer = Vec<CreatedTopic>;
-    type Refusal = CreateRefusal;
 
     fn check(&self, keys: &Keys, limits: &Limits) -> Result<(), TooLarge> {
         let sizes = self.0.iter().map(CreateTopic::size);
@@ -188,7 +202,7 @@ impl Operation for CreateTopics {
             .collect()
     }
 
-    fn decide(&self, image: &Image, context: &Context) -> Result<Plan<Self::Answer>, Error<CreateRefusal>> {
+    fn decide(&self, image: &Image, context: &Context) -> Result<Decision<Self::Answer>, Error> {
         let keys = image.keys();
         self.check(keys, &context.limits)?;
         let mut refusals = Refusals::default();
@@ -237,11 +251,8 @@ impl Operation for CreateTopics {
                 creation: Creation::Created,
             });
         }
-        if refusals.0.is_empty() {
-            Ok(Plan::new(pins, then, answer))
-        } else {
-            Err(Error::Refused(refusals.0))
-        }
+        refusals.into_result()?;
+        Ok(Decision::Commit(Plan::new(pins, then, answer, &context.limits)?))
     }
 }
 
@@ -261,28 +272,28 @@ fn check_names(image: &Image, batch: &[CreateTopic], refusals: &mut Refusals) {
     for create in batch {
         let (name, id) = (&create.name, create.id);
         if !names.insert(name) {
-            refusals.topic(name, CreateReason::RepeatedTopic);
+            refusals.topic(name, Reason::Repeated);
             continue;
         }
         if ids.insert(id, name).is_some() {
-            refusals.topic(name, CreateReason::TopicIdInUse { id });
+            refusals.topic(name, Reason::TopicIdInUse { id });
         }
         let form = name.collision();
         if let Some(with) = form.clone().and_then(|form| forms.insert(form, name)) {
-            refusals.topic(name, CreateReason::NameCollides { with: with.clone() });
+            refusals.topic(name, Reason::NameCollides { with: with.clone() });
         }
         match image.topics.get(name) {
             Some(topic) if topic.id != id => {
-                refusals.topic(name, CreateReason::TopicExists { id: topic.id });
+                refusals.topic(name, Reason::TopicExists { id: topic.id });
             }
-            Some(topic) if topic.deleting => refusals.topic(name, CreateReason::Deleting),
+            Some(topic) if topic.deleting => refusals.topic(name, Reason::Deleting),
             Some(_) => {}
             None => {
                 if let Some(with) = form.and_then(|form| image.names.get(&form)) {
-                    refusals.topic(name, CreateReason::NameCollides { with: with.clone() });
+                    refusals.topic(name, Reason::NameCollides { with: with.clone() });
                 }
                 if image.partitions.contains_key(&(id, PartitionIndex::FIRST)) {
-                    refusals.topic(name, CreateReason::TopicIdInUse { id });
+                    refusals.topic(name, Reason::TopicIdInUse { id });
                 }
             }
         }
@@ -320,7 +331,7 @@ fn layout(
         }
     };
     if assignments.is_empty() {
-        refusals.topic(&create.name, CreateReason::NoPartitions);
+        refusals.topic(&create.name, Reason::NoPartitions);
         return None;
     }
     let mut partitions = Vec::with_capacity(assignments.len());
@@ -347,14 +358,29 @@ pub struct DeleteTopic {
 }
 
 impl DeleteTopic {
-    /// Whatever topic has the name.
-    pub fn new(name: TopicName) -> Self {
-        Self { name, id: None }
+    /// Whatever topic has the name. Fails for text that is no name.
+    pub fn new(
+        name: impl TryInto<TopicName, Error: Into<InvalidTopicName>>,
+    ) -> Result<Self, InvalidTopicName> {
+        let name = name.try_into().map_err(Into::into)?;
+        Ok(Self { name, id: None })
     }
 
-    /// The topic of this name and id.
-    pub fn exactly(name: TopicName, id: TopicId) -> Self {
-        Self { name, id: Some(id) }
+    /// The same, only if the topic has this id.
+    #[must_use]
+    pub fn id(mut self, id: TopicId) -> Self {
+        self.id = Some(id);
+        self
+    }
+}
+
+/// The topic that was seen, and no other that has its name since.
+impl From<&Topic> for DeleteTopic {
+    fn from(topic: &Topic) -> Self {
+        Self {
+            name: topic.name.clone(),
+            id: Some(topic.id),
+        }
     }
 }
 
@@ -369,7 +395,6 @@ pub struct DeleteTopics(pub Vec<DeleteTopic>);
 
 impl Operation for DeleteTopics {
     type Answer = Vec<Topic>;
-    type Refusal = CreateRefusal;
 
     fn check(&self, _: &Keys, limits: &Limits) -> Result<(), TooLarge> {
         // A pin and two deletions each.
@@ -387,7 +412,7 @@ impl Operation for DeleteTopics {
             .collect()
     }
 
-    fn decide(&self, image: &Image, context: &Context) -> Result<Plan<Self::Answer>, Error<CreateRefusal>> {
+    fn decide(&self, image: &Image, context: &Context) -> Result<Decision<Self::Answer>, Error> {
         let keys = image.keys();
         self.check(keys, &context.limits)?;
         let mut refusals = Refusals::default();
@@ -397,16 +422,16 @@ impl Operation for DeleteTopics {
         let mut answer = Vec::with_capacity(self.0.len());
         for DeleteTopic { name, id } in &self.0 {
             if !names.insert(name) {
-                refusals.topic(name, CreateReason::RepeatedTopic);
+                refusals.topic(name, Reason::Repeated);
                 continue;
             }
             let Some(topic) = image.topics.get(name) else {
-                refusals.topic(name, CreateReason::UnknownTopic);
+                refusals.topic(name, Reason::UnknownTopic);
                 continue;
             };
             if let Some(asked) = id.filter(|id| *id != topic.id) {
                 let present = topic.id;
-                refusals.topic(name, CreateReason::InconsistentTopicId { asked, present });
+                refusals.topic(name, Reason::InconsistentTopicId { asked, present });
                 continue;
             }
             // The topic's row says how many partitions there are, so that it alone pins them all.
@@ -416,10 +441,7 @@ impl Operation for DeleteTopics {
             then.push(Op::delete_range(keys.partitions_of(topic.id), topic.partitions));
             answer.push(topic.clone());
         }
-        if refusals.0.is_empty() {
-            Ok(Plan::new(pins, then, answer))
-        } else {
-            Err(Error::Refused(refusals.0))
-        }
+        refusals.into_result()?;
+        Ok(Decision::Commit(Plan::new(pins, then, answer, &context.limits)?))
     }
 }

@@ -6,196 +6,17 @@
 //! makes the update decide anew; what changes nothing commits nothing.
 
 use std::collections::BTreeSet;
-use std::fmt;
 
 use quorate_kv::model::{Limits, ReadOp, Revision};
 
-use super::{Answer, Context, Operation, PartitionKey, Pins, Plan, replace};
-use crate::error::{Error, Refusal, TooLarge};
-use crate::ids::{BrokerEpoch, BrokerId, LeaderEpoch, PartitionEpoch, PartitionIndex, TopicId};
+use super::{Answer, Context, Decision, Operation, PartitionKey, Pins, Plan, replace};
+use crate::error::{Error, TooLarge};
+use crate::ids::{BrokerEpoch, BrokerId, PartitionIndex, TopicId};
 use crate::image::{Image, Ineligible};
 use crate::keys::Keys;
-use crate::rows::{Partition, Recovery};
+use crate::refusal::{Epochs, Reason, Refusals};
+use crate::rows::{Broker, Partition, Recovery};
 use crate::transition::{self, LeaderSet};
-
-/// The epochs of a partition, as a caller saw them or as they are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Epochs {
-    /// The leader epoch.
-    pub leader: LeaderEpoch,
-    /// The partition epoch.
-    pub partition: PartitionEpoch,
-}
-
-impl Epochs {
-    /// Those of a partition.
-    pub fn of(partition: &Partition) -> Self {
-        Self {
-            leader: partition.leader_epoch,
-            partition: partition.partition_epoch,
-        }
-    }
-}
-
-impl fmt::Display for Epochs {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "leader epoch {}, partition epoch {}",
-            self.leader, self.partition
-        )
-    }
-}
-
-/// An update that was not done, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct UpdateRefusal {
-    /// The topic.
-    pub topic: TopicId,
-    /// The partition.
-    pub partition: PartitionIndex,
-    /// The reason.
-    pub reason: UpdateReason,
-}
-
-/// Why a leader or an ISR was not changed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum UpdateReason {
-    /// No topic has this id: it was deleted.
-    #[error("there is no topic of this id")]
-    UnknownTopicId,
-    /// The topic has no such partition.
-    #[error("the topic has no such partition")]
-    UnknownPartition,
-    /// The partition stands twice in the batch.
-    #[error("the partition stands in the batch more than once")]
-    RepeatedPartition,
-    /// The caller is another life of the broker than the one that is registered.
-    #[error("broker {broker} says that its epoch is {asked}, it is {}", Epoch(.present))]
-    StaleBrokerEpoch {
-        /// The broker.
-        broker: BrokerId,
-        /// The epoch that it gave.
-        asked: BrokerEpoch,
-        /// The epoch that is registered, if any is.
-        present: Option<BrokerEpoch>,
-    },
-    /// The caller saw a newer state than this one: it is we who are behind.
-    #[error("the caller saw {asked}, this view has {present}")]
-    StaleView {
-        /// What the caller saw.
-        asked: Epochs,
-        /// What there is.
-        present: Epochs,
-    },
-    /// The leader was set since the caller looked.
-    #[error("the caller saw {asked}, there is {present}")]
-    FencedLeaderEpoch {
-        /// What the caller saw.
-        asked: Epochs,
-        /// What there is.
-        present: Epochs,
-    },
-    /// The partition changed since the caller looked, under the same leader.
-    #[error("the caller saw {asked}, there is {present}")]
-    StalePartitionEpoch {
-        /// What the caller saw.
-        asked: Epochs,
-        /// What there is.
-        present: Epochs,
-    },
-    /// Only the leader may ask for this.
-    #[error("broker {caller} asks, but it does not lead")]
-    NotLeader {
-        /// Who asked.
-        caller: BrokerId,
-        /// Who leads.
-        leader: Option<BrokerId>,
-    },
-    /// An ISR without a leader changes by election alone.
-    #[error("nobody leads the partition")]
-    NoLeader,
-    /// The new ISR is empty.
-    #[error("the ISR is empty")]
-    EmptyIsr,
-    /// A member stands in the new ISR twice.
-    #[error("broker {broker} stands in the ISR more than once")]
-    RepeatedMember {
-        /// The broker.
-        broker: BrokerId,
-    },
-    /// Not a replica of the partition.
-    #[error("broker {broker} is not a replica")]
-    NotReplica {
-        /// The broker.
-        broker: BrokerId,
-    },
-    /// The leader would not be in the ISR.
-    #[error("leader {leader} is not in the ISR")]
-    LeaderNotInIsr {
-        /// The leader, or who was to become it.
-        leader: BrokerId,
-    },
-    /// The broker may neither lead nor be in the ISR.
-    #[error("broker {broker} may neither lead nor be in the ISR: {why}")]
-    Ineligible {
-        /// The broker.
-        broker: BrokerId,
-        /// Why.
-        why: Ineligible,
-    },
-    /// While the leader recovers, it alone is in sync.
-    #[error("the leader is recovering: nobody else may be in the ISR")]
-    Recovering,
-    /// A partition begins to recover by an unclean election alone.
-    #[error("a recovered partition cannot be set to recovering")]
-    AlreadyRecovered,
-}
-
-/// An epoch that may not exist, for people.
-struct Epoch<'a>(&'a Option<BrokerEpoch>);
-
-impl fmt::Display for Epoch<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(epoch) => epoch.fmt(f),
-            None => f.write_str("not registered"),
-        }
-    }
-}
-
-impl fmt::Display for UpdateRefusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}: {}", self.topic, self.partition, self.reason)
-    }
-}
-
-impl Refusal for UpdateRefusal {
-    fn is_retryable(&self) -> bool {
-        use UpdateReason as R;
-        match self.reason {
-            // The view catches up; a broker is unfenced.
-            R::StaleView { .. } => true,
-            R::Ineligible { why, .. } => !matches!(why, Ineligible::StaleEpoch { .. }),
-            R::UnknownTopicId
-            | R::UnknownPartition
-            | R::RepeatedPartition
-            | R::StaleBrokerEpoch { .. }
-            | R::FencedLeaderEpoch { .. }
-            | R::StalePartitionEpoch { .. }
-            | R::NotLeader { .. }
-            | R::NoLeader
-            | R::EmptyIsr
-            | R::RepeatedMember { .. }
-            | R::NotReplica { .. }
-            | R::LeaderNotInIsr { .. }
-            | R::Recovering
-            | R::AlreadyRecovered => false,
-        }
-    }
-}
 
 /// A partition after an update.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -244,16 +65,20 @@ pub enum Election {
 
 impl LeaderUpdate {
     /// `leader` for this partition as the caller saw it, by a clean election.
-    pub fn new(seen: &Partition, leader: BrokerId) -> Self {
+    pub fn new(seen: &Partition, leader: impl Into<BrokerId>) -> Self {
         Self::at((seen.topic, seen.index), leader, Epochs::of(seen))
     }
 
     /// `leader` for the partition of this topic and index, by a clean election.
-    pub fn at((topic, partition): (TopicId, PartitionIndex), leader: BrokerId, expected: Epochs) -> Self {
+    pub fn at(
+        (topic, partition): (TopicId, impl Into<PartitionIndex>),
+        leader: impl Into<BrokerId>,
+        expected: Epochs,
+    ) -> Self {
         Self {
             topic,
-            partition,
-            leader,
+            partition: partition.into(),
+            leader: leader.into(),
             expected,
             election: Election::Clean,
         }
@@ -273,7 +98,6 @@ pub struct UpdateLeaders(pub Vec<LeaderUpdate>);
 
 impl Operation for UpdateLeaders {
     type Answer = Vec<Updated>;
-    type Refusal = UpdateRefusal;
 
     fn check(&self, _: &Keys, limits: &Limits) -> Result<(), TooLarge> {
         check_size(self.0.len(), limits)
@@ -295,7 +119,7 @@ impl Operation for UpdateLeaders {
         )
     }
 
-    fn decide(&self, image: &Image, context: &Context) -> Result<Plan<Self::Answer>, Error<UpdateRefusal>> {
+    fn decide(&self, image: &Image, context: &Context) -> Result<Decision<Self::Answer>, Error> {
         let mut batch = Batch::begin(self.0.len(), image, context)?;
         for update in &self.0 {
             let key = (update.topic, update.partition);
@@ -310,27 +134,27 @@ impl Operation for UpdateLeaders {
                 }
             }
         }
-        batch.end()
+        batch.end(context)
     }
 }
 
 /// The partition with another leader, or everything that speaks against it.
-fn leader(image: &Image, before: &Partition, update: &LeaderUpdate) -> Result<Partition, Vec<UpdateReason>> {
+fn leader(image: &Image, before: &Partition, update: &LeaderUpdate) -> Result<Partition, Vec<Reason>> {
     check_epochs(before, update.expected).map_err(|reason| vec![reason])?;
     let broker = update.leader;
     if !before.replicas.contains(&broker) {
-        return Err(vec![UpdateReason::NotReplica { broker }]);
+        return Err(vec![Reason::NotReplica { broker }]);
     }
     let mut reasons = Vec::new();
     if let Some(why) = image.ineligible(broker) {
-        reasons.push(UpdateReason::Ineligible { broker, why });
+        reasons.push(Reason::Ineligible { broker, why });
     }
     let in_sync = before.isr.contains(&broker);
     let after = match update.election {
         Election::Unclean if !in_sync => transition::unclean(before, broker),
         Election::Clean | Election::Unclean => {
             if !in_sync {
-                reasons.push(UpdateReason::LeaderNotInIsr { leader: broker });
+                reasons.push(Reason::LeaderNotInIsr { leader: broker });
             }
             Partition {
                 leader: Some(broker),
@@ -379,21 +203,37 @@ impl From<BrokerId> for IsrMember {
     }
 }
 
+impl From<u64> for IsrMember {
+    fn from(broker: u64) -> Self {
+        BrokerId::new(broker).into()
+    }
+}
+
+/// The life of the broker that was seen.
+impl From<&Broker> for IsrMember {
+    fn from(broker: &Broker) -> Self {
+        Self {
+            broker: broker.id,
+            epoch: Some(broker.epoch),
+        }
+    }
+}
+
 impl IsrUpdate {
     /// Another ISR for this partition as an operator saw it.
-    pub fn new(seen: &Partition, isr: impl IntoIterator<Item = impl Into<IsrMember>>) -> Self {
+    pub fn new(seen: &Partition, isr: impl IntoIterator<Item: Into<IsrMember>>) -> Self {
         Self::at((seen.topic, seen.index), isr, Epochs::of(seen))
     }
 
     /// Another ISR for the partition of this topic and index.
     pub fn at(
-        (topic, partition): (TopicId, PartitionIndex),
-        isr: impl IntoIterator<Item = impl Into<IsrMember>>,
+        (topic, partition): (TopicId, impl Into<PartitionIndex>),
+        isr: impl IntoIterator<Item: Into<IsrMember>>,
         expected: Epochs,
     ) -> Self {
         Self {
             topic,
-            partition,
+            partition: partition.into(),
             isr: isr.into_iter().map(Into::into).collect(),
             expected,
             caller: None,
@@ -403,8 +243,8 @@ impl IsrUpdate {
 
     /// The same, asked for by the leader.
     #[must_use]
-    pub fn asked_by(mut self, broker: BrokerId, epoch: BrokerEpoch) -> Self {
-        self.caller = Some((broker, epoch));
+    pub fn asked_by(mut self, broker: impl Into<BrokerId>, epoch: BrokerEpoch) -> Self {
+        self.caller = Some((broker.into(), epoch));
         self
     }
 
@@ -422,7 +262,6 @@ pub struct UpdateIsrs(pub Vec<IsrUpdate>);
 
 impl Operation for UpdateIsrs {
     type Answer = Vec<Updated>;
-    type Refusal = UpdateRefusal;
 
     fn check(&self, _: &Keys, limits: &Limits) -> Result<(), TooLarge> {
         check_size(self.0.len(), limits)
@@ -448,7 +287,7 @@ impl Operation for UpdateIsrs {
         )
     }
 
-    fn decide(&self, image: &Image, context: &Context) -> Result<Plan<Self::Answer>, Error<UpdateRefusal>> {
+    fn decide(&self, image: &Image, context: &Context) -> Result<Decision<Self::Answer>, Error> {
         let mut batch = Batch::begin(self.0.len(), image, context)?;
         for update in &self.0 {
             let key = (update.topic, update.partition);
@@ -470,15 +309,15 @@ impl Operation for UpdateIsrs {
                 }
             }
         }
-        batch.end()
+        batch.end(context)
     }
 }
 
 /// Refuses a caller of another life than the registered one.
-fn check_caller(image: &Image, update: &IsrUpdate) -> Option<UpdateReason> {
+fn check_caller(image: &Image, update: &IsrUpdate) -> Option<Reason> {
     let (broker, asked) = update.caller?;
     let present = image.brokers.get(&broker).map(|row| row.epoch);
-    (present != Some(asked)).then_some(UpdateReason::StaleBrokerEpoch {
+    (present != Some(asked)).then_some(Reason::StaleBrokerEpoch {
         broker,
         asked,
         present,
@@ -486,7 +325,7 @@ fn check_caller(image: &Image, update: &IsrUpdate) -> Option<UpdateReason> {
 }
 
 /// The partition with another ISR, or everything that speaks against it.
-fn isr(image: &Image, before: &Partition, update: &IsrUpdate) -> Result<Partition, Vec<UpdateReason>> {
+fn isr(image: &Image, before: &Partition, update: &IsrUpdate) -> Result<Partition, Vec<Reason>> {
     let one = |reason| Err(vec![reason]);
     if let Err(reason) = check_epochs(before, update.expected) {
         return one(reason);
@@ -495,34 +334,34 @@ fn isr(image: &Image, before: &Partition, update: &IsrUpdate) -> Result<Partitio
         && before.leader != Some(caller)
     {
         let leader = before.leader;
-        return one(UpdateReason::NotLeader { caller, leader });
+        return one(Reason::NotLeader { caller, leader });
     }
     let Some(leader) = before.leader else {
-        return one(UpdateReason::NoLeader);
+        return one(Reason::NoLeader);
     };
     if update.isr.is_empty() {
-        return one(UpdateReason::EmptyIsr);
+        return one(Reason::EmptyIsr);
     }
     let mut reasons = Vec::new();
     let mut seen = BTreeSet::new();
     for member in &update.isr {
         let broker = member.broker;
         if !seen.insert(broker) {
-            reasons.push(UpdateReason::RepeatedMember { broker });
+            reasons.push(Reason::RepeatedIsrMember { broker });
         } else if !before.replicas.contains(&broker) {
-            reasons.push(UpdateReason::NotReplica { broker });
+            reasons.push(Reason::NotReplica { broker });
         } else if let Some(why) = ineligible(image, member) {
-            reasons.push(UpdateReason::Ineligible { broker, why });
+            reasons.push(Reason::Ineligible { broker, why });
         }
     }
     if !seen.contains(&leader) {
-        reasons.push(UpdateReason::LeaderNotInIsr { leader });
+        reasons.push(Reason::LeaderNotInIsr { leader });
     }
     let recovery = update.recovery.unwrap_or(before.recovery);
     match (before.recovery, recovery) {
-        (Recovery::Recovered, Recovery::Recovering) => reasons.push(UpdateReason::AlreadyRecovered),
+        (Recovery::Recovered, Recovery::Recovering) => reasons.push(Reason::AlreadyRecovered),
         (Recovery::Recovering, Recovery::Recovering) if seen.len() > 1 => {
-            reasons.push(UpdateReason::Recovering);
+            reasons.push(Reason::Recovering);
         }
         _ => {}
     }
@@ -546,14 +385,14 @@ fn ineligible(image: &Image, member: &IsrMember) -> Option<Ineligible> {
 }
 
 /// Compares what the caller saw with what there is. Newer before older: who is behind must not fence.
-fn check_epochs(partition: &Partition, asked: Epochs) -> Result<(), UpdateReason> {
+fn check_epochs(partition: &Partition, asked: Epochs) -> Result<(), Reason> {
     let present = Epochs::of(partition);
     if asked.leader > present.leader || asked.partition > present.partition {
-        Err(UpdateReason::StaleView { asked, present })
+        Err(Reason::StaleView { asked, present })
     } else if asked.leader < present.leader {
-        Err(UpdateReason::FencedLeaderEpoch { asked, present })
+        Err(Reason::FencedLeaderEpoch { asked, present })
     } else if asked.partition < present.partition {
-        Err(UpdateReason::StalePartitionEpoch { asked, present })
+        Err(Reason::StalePartitionEpoch { asked, present })
     } else {
         Ok(())
     }
@@ -591,7 +430,7 @@ fn missing_topics(image: &Image, partitions: impl Iterator<Item = PartitionKey>)
 /// A batch of updates on the way to one plan.
 struct Batch {
     seen: BTreeSet<PartitionKey>,
-    refusals: Vec<UpdateRefusal>,
+    refusals: Refusals,
     pins: Pins,
     then: Vec<quorate_kv::model::Op>,
     answer: Vec<Updated>,
@@ -602,34 +441,31 @@ impl Batch {
         check_size(size, &context.limits)?;
         Ok(Self {
             seen: BTreeSet::new(),
-            refusals: Vec::new(),
+            refusals: Refusals::default(),
             pins: Pins::of(image),
             then: Vec::with_capacity(size),
             answer: Vec::with_capacity(size),
         })
     }
 
-    fn refuse(&mut self, (topic, partition): PartitionKey, reasons: Vec<UpdateReason>) {
-        let refusal = |reason| UpdateRefusal {
-            topic,
-            partition,
-            reason,
-        };
-        self.refusals.extend(reasons.into_iter().map(refusal));
+    fn refuse(&mut self, key: PartitionKey, reasons: Vec<Reason>) {
+        for reason in reasons {
+            self.refusals.partition_by_id(key, reason);
+        }
     }
 
     fn find<'a>(&mut self, image: &'a Image, key: PartitionKey) -> Option<&'a Partition> {
         if !self.seen.insert(key) {
-            self.refuse(key, vec![UpdateReason::RepeatedPartition]);
+            self.refuse(key, vec![Reason::Repeated]);
             return None;
         }
         let found = image.partitions.get(&key);
         if found.is_none() {
             let topic_exists = image.partitions.contains_key(&(key.0, PartitionIndex::FIRST));
             let reason = if topic_exists {
-                UpdateReason::UnknownPartition
+                Reason::UnknownPartition
             } else {
-                UpdateReason::UnknownTopicId
+                Reason::UnknownTopicId
             };
             self.refuse(key, vec![reason]);
         }
@@ -649,11 +485,9 @@ impl Batch {
         self.answer.push(Updated { partition, changed });
     }
 
-    fn end(self) -> Result<Plan<Vec<Updated>>, Error<UpdateRefusal>> {
-        if self.refusals.is_empty() {
-            Ok(Plan::new(self.pins, self.then, self.answer))
-        } else {
-            Err(Error::Refused(self.refusals))
-        }
+    fn end(self, context: &Context) -> Result<Decision<Vec<Updated>>, Error> {
+        self.refusals.into_result()?;
+        let plan = Plan::new(self.pins, self.then, self.answer, &context.limits)?;
+        Ok(Decision::Commit(plan))
     }
 }

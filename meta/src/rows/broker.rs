@@ -4,6 +4,7 @@
 //! broker rows, so that a heartbeat written here would make all of them conflict.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fmt;
 use std::str::FromStr;
 
@@ -136,6 +137,50 @@ impl FromStr for Endpoint {
             .parse()
             .map_err(|error: InvalidAddress| refused(error.rule))?;
         Self::new(listener, address).map_err(|error| InvalidEndpoint::new(text, error.rule))
+    }
+}
+
+impl TryFrom<&str> for Endpoint {
+    type Error = InvalidEndpoint;
+    fn try_from(text: &str) -> Result<Self, InvalidEndpoint> {
+        text.parse()
+    }
+}
+
+impl TryFrom<&String> for Endpoint {
+    type Error = InvalidEndpoint;
+    fn try_from(text: &String) -> Result<Self, InvalidEndpoint> {
+        text.parse()
+    }
+}
+
+impl TryFrom<String> for Endpoint {
+    type Error = InvalidEndpoint;
+    fn try_from(text: String) -> Result<Self, InvalidEndpoint> {
+        text.parse()
+    }
+}
+
+impl From<&Endpoint> for Endpoint {
+    fn from(endpoint: &Endpoint) -> Self {
+        endpoint.clone()
+    }
+}
+
+/// An address without a listener's name is of [`Endpoint::DEFAULT_LISTENER`].
+impl From<Address> for Endpoint {
+    fn from(address: Address) -> Self {
+        Self {
+            listener: Self::DEFAULT_LISTENER.to_owned(),
+            address,
+        }
+    }
+}
+
+/// Of an endpoint that needs no check.
+impl From<Infallible> for InvalidEndpoint {
+    fn from(never: Infallible) -> Self {
+        match never {}
     }
 }
 

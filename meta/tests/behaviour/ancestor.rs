@@ -3,8 +3,8 @@
 
 use quorate_kv::model::{Consistency, LogTime};
 use quorate_meta::{
-    Assignment, BrokerReason, CreateReason, CreateTopic, Creation, DeleteTopic, Epochs, IsrUpdate,
-    LeaderEpoch, LeaderUpdate, NewPartition, Registration, Replicas, UpdateReason,
+    Assignment, CreateTopic, Creation, DeleteTopic, Epochs, IsrUpdate, LeaderEpoch, LeaderUpdate,
+    NewPartition, Reason, Registration, Replicas,
 };
 
 use crate::support::*;
@@ -14,7 +14,7 @@ use crate::support::*;
 async fn ancestor_defect_a_replicas_diverge_because_apply_reads_the_clock() {
     let (one, meta) = cluster(3).await;
     let created = meta
-        .create_topic(CreateTopic::new(name("t"), 4, 3))
+        .create_topic(CreateTopic::new("t", 4, 3).unwrap())
         .await
         .unwrap();
     let seen = &created.partitions[0];
@@ -57,7 +57,7 @@ async fn ancestor_defect_b_a_restarted_broker_cannot_register_again() {
     let (incarnation, epoch) = (first.incarnation, first.epoch);
     assert_eq!(
         refused.refusals()[0].reason,
-        BrokerReason::DuplicateRegistration { incarnation, epoch }
+        Reason::DuplicateRegistration { incarnation, epoch }
     );
     assert!(refused.is_retryable() && !refused.may_have_committed());
 
@@ -82,7 +82,7 @@ async fn ancestor_defect_b_a_restarted_broker_cannot_register_again() {
 #[tokio::test]
 async fn ancestor_defect_c_a_retried_create_fails_although_the_first_attempt_succeeded() {
     let (store, meta) = cluster(3).await;
-    let create = CreateTopic::new(name("t"), 3, 2);
+    let create = CreateTopic::new("t", 3, 2).unwrap();
 
     store.lose_answers(1);
     let lost = meta.create_topic(create.clone()).await.unwrap_err();
@@ -96,13 +96,10 @@ async fn ancestor_defect_c_a_retried_create_fails_although_the_first_attempt_suc
     assert_eq!(store.txn_count(), written, "the retry writes nothing");
 
     let other = meta
-        .create_topic(CreateTopic::new(name("t"), 3, 2))
+        .create_topic(CreateTopic::new("t", 3, 2).unwrap())
         .await
         .unwrap_err();
-    assert_eq!(
-        other.refusals()[0].reason,
-        CreateReason::TopicExists { id: create.id }
-    );
+    assert_eq!(other.refusals()[0].reason, Reason::TopicExists { id: create.id });
 }
 
 /// A duplicate inside one batch went unnoticed, and the last one won.
@@ -112,30 +109,30 @@ async fn ancestor_defect_d_a_duplicate_inside_a_batch_overwrites_the_first() {
     topic_on(&meta, "t", ids([1, 2])).await;
     let before = store.image();
 
-    let new = |i, replicas| NewPartition::new(name("t"), index(i), Assignment::new(replicas));
+    let new = |i, replicas| NewPartition::new("t", index(i), Assignment::new(replicas)).unwrap();
     let batch = vec![new(1, ids([1, 2])), new(2, ids([2, 3])), new(1, ids([3, 1]))];
     let refused = meta.create_partitions(batch).await.unwrap_err();
     assert_eq!(refused.refusals().len(), 1);
-    assert_eq!(refused.refusals()[0].partition, Some(index(1)));
-    assert_eq!(refused.refusals()[0].reason, CreateReason::RepeatedPartition);
+    assert_eq!(refused.refusals()[0].item.partition(), Some(index(1)));
+    assert_eq!(refused.refusals()[0].reason, Reason::Repeated);
 
     let twice = vec![
-        CreateTopic::new(name("u"), 1, 1),
-        CreateTopic::new(name("u"), 2, 1),
+        CreateTopic::new("u", 1, 1).unwrap(),
+        CreateTopic::new("u", 2, 1).unwrap(),
     ];
     let refused = meta.create_topics(twice).await.unwrap_err();
-    assert_eq!(refused.refusals()[0].reason, CreateReason::RepeatedTopic);
+    assert_eq!(refused.refusals()[0].reason, Reason::Repeated);
 
     let seen = before.partitions.values().next().unwrap();
     let twice = vec![LeaderUpdate::new(seen, id(2)), LeaderUpdate::new(seen, id(1))];
     let refused = meta.update_leaders(twice).await.unwrap_err();
-    assert_eq!(refused.refusals()[0].reason, UpdateReason::RepeatedPartition);
+    assert_eq!(refused.refusals()[0].reason, Reason::Repeated);
 
     let refused = meta
         .register_brokers(vec![registration(8), registration(8)])
         .await
         .unwrap_err();
-    assert_eq!(refused.refusals()[0].reason, BrokerReason::RepeatedBroker);
+    assert_eq!(refused.refusals()[0].reason, Reason::Repeated);
     assert_eq!(store.image(), before);
 }
 
@@ -143,7 +140,7 @@ async fn ancestor_defect_d_a_duplicate_inside_a_batch_overwrites_the_first() {
 /// replicas, a wrong replication factor, an index beyond the topic: all were accepted.
 #[tokio::test]
 async fn ancestor_defect_e_references_are_not_checked() {
-    use CreateReason as R;
+    use Reason as R;
     let (store, meta) = cluster(4).await;
     meta.cordon_broker(id(4), true).await.unwrap();
     topic_on(&meta, "t", ids([1, 2])).await;
@@ -198,13 +195,13 @@ async fn ancestor_defect_e_references_are_not_checked() {
                 expected: 2,
             },
         ),
-        ("empty ISR", "t", 1, on(ids([1, 2])).isr([]), R::EmptyIsr),
+        ("empty ISR", "t", 1, on(ids([1, 2])).isr(ids([])), R::EmptyIsr),
         (
             "ISR outside",
             "t",
             1,
             on(ids([1, 2])).isr(ids([1, 3])),
-            R::IsrNotReplica { broker: id(3) },
+            R::NotReplica { broker: id(3) },
         ),
         (
             "ISR repeats",
@@ -218,7 +215,7 @@ async fn ancestor_defect_e_references_are_not_checked() {
             "t",
             1,
             on(ids([1, 2])).leader(id(3)),
-            R::LeaderNotReplica { leader: id(3) },
+            R::NotReplica { broker: id(3) },
         ),
         (
             "leader not in sync",
@@ -229,11 +226,11 @@ async fn ancestor_defect_e_references_are_not_checked() {
         ),
     ];
     for (case, topic, at, assignment, reason) in cases {
-        let new = NewPartition::new(name(topic), index(at), assignment);
+        let new = NewPartition::new(name(topic), index(at), assignment).unwrap();
         let refused = meta.create_partition(new).await.unwrap_err();
         let reasons: Vec<_> = refused.refusals().iter().map(|r| r.reason.clone()).collect();
         assert_eq!(reasons, [reason], "{case}");
-        assert_eq!(refused.refusals()[0].partition, Some(index(at)), "{case}");
+        assert_eq!(refused.refusals()[0].item.partition(), Some(index(at)), "{case}");
     }
     assert_eq!(store.image(), before);
 }
@@ -255,7 +252,7 @@ async fn ancestor_defect_f_any_writer_overwrites_the_leader_and_epochs_go_backwa
     let asked = Epochs::of(&seen);
     assert_eq!(
         loser.refusals()[0].reason,
-        UpdateReason::FencedLeaderEpoch { asked, present }
+        Reason::FencedLeaderEpoch { asked, present }
     );
     assert!(!loser.is_retryable());
     assert_eq!(now(&meta, &seen).await, winner.partition);
@@ -271,7 +268,7 @@ async fn ancestor_defect_f_any_writer_overwrites_the_leader_and_epochs_go_backwa
     let (asked, present) = (present, Epochs::of(&shrunk.partition));
     assert_eq!(
         stale.refusals()[0].reason,
-        UpdateReason::StalePartitionEpoch { asked, present }
+        Reason::StalePartitionEpoch { asked, present }
     );
 }
 
@@ -286,10 +283,7 @@ async fn ancestor_defect_g_dangling_references_and_topics_without_identity() {
         .unregister_broker(id(1), Replicas::MustBeGone)
         .await
         .unwrap_err();
-    assert_eq!(
-        refused.refusals()[0].reason,
-        BrokerReason::HasReplicas { count: 1 }
-    );
+    assert_eq!(refused.refusals()[0].reason, Reason::HasReplicas { count: 1 });
     assert!(
         !meta.broker(id(1)).await.unwrap().unwrap().fenced,
         "a refusal changes nothing"
@@ -301,7 +295,7 @@ async fn ancestor_defect_g_dangling_references_and_topics_without_identity() {
     meta.unregister_broker(id(3), Replicas::MustBeGone).await.unwrap();
     assert_eq!(meta.brokers().await.unwrap().len(), 1);
 
-    let old = meta.delete_topic(DeleteTopic::new(name("t"))).await.unwrap();
+    let old = meta.delete_topic(DeleteTopic::new("t").unwrap()).await.unwrap();
     assert!(store.image().partitions.is_empty());
     let new = topic_on(&meta, "t", ids([2])).await;
     assert_ne!(new.topic, old.id);
@@ -309,15 +303,15 @@ async fn ancestor_defect_g_dangling_references_and_topics_without_identity() {
         .update_isr(IsrUpdate::new(&seen, ids([2])))
         .await
         .unwrap_err();
-    assert_eq!(stale.refusals()[0].reason, UpdateReason::UnknownTopicId);
+    assert_eq!(stale.refusals()[0].reason, Reason::UnknownTopicId);
     let wrong = meta
-        .delete_topic(DeleteTopic::exactly(name("t"), old.id))
+        .delete_topic(DeleteTopic::new("t").unwrap().id(old.id))
         .await
         .unwrap_err();
     let (asked, present) = (old.id, new.topic);
     assert_eq!(
         wrong.refusals()[0].reason,
-        CreateReason::InconsistentTopicId { asked, present }
+        Reason::InconsistentTopicId { asked, present }
     );
 }
 
@@ -327,7 +321,7 @@ async fn ancestor_defect_h_a_topic_without_its_partitions() {
     let (store, meta) = cluster(3).await;
     let before = store.txn_count();
     let created = meta
-        .create_topic(CreateTopic::new(name("t"), 50, 3))
+        .create_topic(CreateTopic::new("t", 50, 3).unwrap())
         .await
         .unwrap();
     assert_eq!(
@@ -356,7 +350,7 @@ async fn ancestor_defect_h_a_topic_without_its_partitions() {
 #[tokio::test]
 async fn ancestor_defect_i_heartbeats_are_entries_and_a_listing_walks_everything() {
     let (store, meta) = cluster(3).await;
-    meta.create_topic(CreateTopic::new(name("large"), 500, 1))
+    meta.create_topic(CreateTopic::new("large", 500, 1).unwrap())
         .await
         .unwrap();
     let small = topic_on(&meta, "small", ids([1])).await;
@@ -403,8 +397,8 @@ async fn ancestor_defect_k_sequential_creates_and_updates_that_time_out() {
     let (store, meta) = cluster(3).await;
     let seen = topic_on(&meta, "t", ids([1, 2, 3])).await;
     let before = store.txn_count();
-    let new = |i| NewPartition::new(name("t"), index(i), Assignment::new(ids([1, 2, 3])));
-    let created = meta.create_partitions((1..4).map(new).collect()).await.unwrap();
+    let new = |i| NewPartition::new("t", index(i), Assignment::new(ids([1, 2, 3]))).unwrap();
+    let created = meta.create_partitions((1..4).map(new)).await.unwrap();
     assert_eq!(store.txn_count() - before, 1, "three partitions, one proposal");
     assert_eq!(created.topics[0].partitions, 4);
 

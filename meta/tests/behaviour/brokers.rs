@@ -1,9 +1,7 @@
 //! Registration, fencing, and what becomes of the partitions.
 
 use quorate_kv::model::Limits;
-use quorate_meta::{
-    BrokerReason, CreateTopic, Endpoint, IsrUpdate, Registration, Replicas, Target, UpdateReason,
-};
+use quorate_meta::{CreateTopic, Endpoint, IsrUpdate, Reason, Registration, Replicas, Target};
 
 use crate::support::*;
 
@@ -30,10 +28,7 @@ async fn a_registration_needs_an_endpoint_and_one_per_listener() {
     let reasons: Vec<_> = refused.refusals().iter().map(|r| r.reason.clone()).collect();
     assert_eq!(
         reasons,
-        [
-            BrokerReason::NoEndpoint,
-            BrokerReason::RepeatedListener { listener }
-        ]
+        [Reason::NoEndpoint, Reason::RepeatedListener { listener }]
     );
     assert!(meta.brokers().await.unwrap().is_empty());
 }
@@ -91,7 +86,7 @@ async fn a_fence_moves_leaders_to_the_next_in_sync_and_the_last_in_sync_waits_wi
         (Some(id(2)), ids([2]), follower.leader_epoch)
     );
     let refused = meta.update_isr(IsrUpdate::new(&p, ids([1]))).await.unwrap_err();
-    assert_eq!(refused.refusals()[0].reason, UpdateReason::NoLeader);
+    assert_eq!(refused.refusals()[0].reason, Reason::NoLeader);
 
     let again = meta.fence_broker(id(1)).await.unwrap();
     assert!(
@@ -210,8 +205,11 @@ async fn a_change_that_means_another_life_of_the_broker_is_refused() {
         .await
         .unwrap()
         .broker;
-    let (asked, present) = (old.epoch, new.epoch);
-    let stale = BrokerReason::StaleEpoch { asked, present };
+    let stale = Reason::StaleBrokerEpoch {
+        broker: id(1),
+        asked: old.epoch,
+        present: Some(new.epoch),
+    };
     let refused = meta.fence_broker(&old).await.unwrap_err();
     assert_eq!(refused.refusals()[0].reason, stale);
     let refused = meta.unfence_broker(&old).await.unwrap_err();
@@ -222,7 +220,10 @@ async fn a_change_that_means_another_life_of_the_broker_is_refused() {
         .unwrap_err();
     assert_eq!(refused.refusals()[0].reason, stale);
     let refused = meta.fence_broker(id(2)).await.unwrap_err();
-    assert_eq!(refused.refusals()[0].reason, BrokerReason::NotRegistered);
+    assert_eq!(
+        refused.refusals()[0].reason,
+        Reason::UnknownBroker { broker: id(2) }
+    );
 }
 
 #[tokio::test]
@@ -239,7 +240,7 @@ async fn an_id_that_was_unregistered_and_comes_back_has_a_higher_epoch() {
 #[tokio::test]
 async fn what_exceeds_one_transaction_is_swept_in_steps() {
     let (store, meta) = cluster(3).await;
-    meta.create_topic(CreateTopic::new(name("t"), 60, 3))
+    meta.create_topic(CreateTopic::new("t", 60, 3).unwrap())
         .await
         .unwrap();
     let mut small = Limits::default();

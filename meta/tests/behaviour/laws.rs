@@ -118,18 +118,18 @@ async fn run(meta: &Meta, seen: &Image, action: Action) -> bool {
             partitions,
             factor,
         } => meta
-            .create_topic(CreateTopic::new(topic(t), partitions, factor))
+            .create_topic(CreateTopic::new(topic(t), partitions, factor).unwrap())
             .await
             .is_ok(),
         Action::CreateOn { topic: t, replicas } => {
             let assignment = Assignment::new(brokers(replicas));
-            meta.create_topic(CreateTopic::manual(topic(t), [assignment]))
+            meta.create_topic(CreateTopic::manual(topic(t), [assignment]).unwrap())
                 .await
                 .is_ok()
         }
         Action::Grow { topic: t, by } => {
             let present = seen.topics.get(&topic(t)).map_or(0, |t| t.partitions);
-            meta.grow_topics(vec![GrowTopic::new(topic(t), present + by)])
+            meta.grow_topics(vec![GrowTopic::new(topic(t), present + by).unwrap()])
                 .await
                 .is_ok()
         }
@@ -138,10 +138,13 @@ async fn run(meta: &Meta, seen: &Image, action: Action) -> bool {
             at,
             replicas,
         } => {
-            let new = NewPartition::new(topic(t), index(at), Assignment::new(brokers(replicas)));
+            let new = NewPartition::new(topic(t), index(at), Assignment::new(brokers(replicas))).unwrap();
             meta.create_partition(new).await.is_ok()
         }
-        Action::Delete(t) => meta.delete_topic(DeleteTopic::new(topic(t))).await.is_ok(),
+        Action::Delete(t) => meta
+            .delete_topic(DeleteTopic::new(topic(t)).unwrap())
+            .await
+            .is_ok(),
         Action::Leader {
             partition,
             leader,

@@ -4,6 +4,7 @@
 
 mod ancestor;
 mod brokers;
+mod calls;
 mod laws;
 mod namespace;
 mod races;

@@ -39,7 +39,9 @@ async fn the_applications_keys_may_be_called_as_it_likes() {
         (image.brokers.len(), image.topics.len(), image.foreign.len()),
         (3, 1, 0)
     );
-    meta.delete_topic(DeleteTopic::new(name("orders"))).await.unwrap();
+    meta.delete_topic(DeleteTopic::new("orders").unwrap())
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -56,7 +58,7 @@ async fn two_metadata_in_one_store_know_nothing_of_each_other() {
     assert_eq!(now(&green, &of_green).await, of_green);
     assert_eq!(now(&blue, &of_blue).await.leader, Some(id(2)));
     green
-        .delete_topic(DeleteTopic::new(name("orders")))
+        .delete_topic(DeleteTopic::new("orders").unwrap())
         .await
         .unwrap();
     green
@@ -115,7 +117,7 @@ async fn a_key_below_the_prefix_that_is_no_row_is_told_and_holds_nobody_up() {
     meta.fence_broker(id(2)).await.unwrap();
     let again = RegisterBroker::fenced(registration(2));
     meta.register_broker(again).await.unwrap();
-    meta.create_topic(CreateTopic::new(name("more"), 3, 2))
+    meta.create_topic(CreateTopic::new("more", 3, 2).unwrap())
         .await
         .unwrap();
     assert_eq!(
@@ -147,7 +149,7 @@ async fn a_foreign_key_among_a_topics_partitions_is_not_deleted_with_them() {
     put(&store, &[&foreign]);
 
     let refused = meta
-        .delete_topic(DeleteTopic::new(name("orders")))
+        .delete_topic(DeleteTopic::new("orders").unwrap())
         .await
         .unwrap_err();
     let Error::Corrupt(row) = &refused else {
@@ -160,11 +162,15 @@ async fn a_foreign_key_among_a_topics_partitions_is_not_deleted_with_them() {
     );
     assert_eq!(now(&meta, &partition).await, partition);
     // It is that topic's matter alone.
-    meta.delete_topic(DeleteTopic::new(name("others"))).await.unwrap();
+    meta.delete_topic(DeleteTopic::new("others").unwrap())
+        .await
+        .unwrap();
     store
         .apply(Txn::new([Op::delete(Key::new(foreign).unwrap())]))
         .unwrap();
-    meta.delete_topic(DeleteTopic::new(name("orders"))).await.unwrap();
+    meta.delete_topic(DeleteTopic::new("orders").unwrap())
+        .await
+        .unwrap();
     assert_eq!(meta.image().await.unwrap().partitions.len(), 0);
 }
 
@@ -182,28 +188,28 @@ async fn what_cannot_fit_is_refused_before_anything_is_read_or_built() {
 
     let reads = || store.consistencies().len();
     let before = reads();
-    let too_large = |error: Error<quorate_meta::CreateRefusal>| match error {
+    let too_large = |error: Error| match error {
         Error::TooLarge(large) => large.what,
         other => panic!("{other}"),
     };
     for (partitions, factor) in [(u32::MAX, 1), (u32::MAX, u16::MAX), (16_000_000, 3)] {
-        let create = || CreateTopic::new(name("t"), partitions, factor);
+        let create = || CreateTopic::new("t", partitions, factor).unwrap();
         assert_eq!(
             too_large(meta.create_topic(create()).await.unwrap_err()),
             Size::Operations
         );
     }
     let bytes = generous
-        .create_topic(CreateTopic::new(name("t"), 16_000_000, 3))
+        .create_topic(CreateTopic::new("t", 16_000_000, 3).unwrap())
         .await;
     assert_eq!(too_large(bytes.unwrap_err()), Size::Bytes);
-    let thousands = |_| CreateTopic::manual(name("t"), [Assignment::new(ids([1]))]);
+    let thousands = |_| CreateTopic::manual("t", [Assignment::new(ids([1]))]).unwrap();
     let batch: Vec<CreateTopic> = (0..131_073).map(thousands).collect();
     assert_eq!(
         too_large(meta.create_topics(batch).await.unwrap_err()),
         Size::Operations
     );
-    let many = |i| NewPartition::new(name("orders"), index(i), Assignment::new(ids([1])));
+    let many = |i| NewPartition::new("orders", index(i), Assignment::new(ids([1]))).unwrap();
     let batch: Vec<NewPartition> = (0..131_073).map(many).collect();
     assert_eq!(
         too_large(meta.create_partitions(batch).await.unwrap_err()),
@@ -221,7 +227,7 @@ async fn what_cannot_fit_is_refused_before_anything_is_read_or_built() {
         meta.register_brokers(brokers).await,
         Err(Error::TooLarge(_))
     ));
-    let deletes = vec![DeleteTopic::new(name("t")); 43_691];
+    let deletes = vec![DeleteTopic::new("t").unwrap(); 43_691];
     assert!(matches!(
         meta.delete_topics(deletes).await,
         Err(Error::TooLarge(_))
@@ -230,11 +236,11 @@ async fn what_cannot_fit_is_refused_before_anything_is_read_or_built() {
 
     // How many a topic has is read first; what it would grow by is counted before it is built.
     let grow = meta
-        .grow_topics(vec![GrowTopic::new(name("orders"), u32::MAX)])
+        .grow_topics(vec![GrowTopic::new("orders", u32::MAX).unwrap()])
         .await;
     assert_eq!(too_large(grow.unwrap_err()), Size::Operations);
     let grow = generous
-        .grow_topics(vec![GrowTopic::new(name("orders"), 16_000_000)])
+        .grow_topics(vec![GrowTopic::new("orders", 16_000_000).unwrap()])
         .await;
     assert_eq!(too_large(grow.unwrap_err()), Size::Bytes);
 
@@ -242,7 +248,7 @@ async fn what_cannot_fit_is_refused_before_anything_is_read_or_built() {
     let before = store.records_read();
     let huge = Assignment::new((1..1_000_000).map(id));
     let refused = meta
-        .create_topic(CreateTopic::manual(name("t"), [huge]))
+        .create_topic(CreateTopic::manual("t", [huge]).unwrap())
         .await
         .unwrap_err();
     assert!(
@@ -253,7 +259,7 @@ async fn what_cannot_fit_is_refused_before_anything_is_read_or_built() {
     );
     let long_isr = Assignment::new(ids([1])).isr((1..1_000_000).map(id));
     let refused = meta
-        .create_topic(CreateTopic::manual(name("t"), [long_isr]))
+        .create_topic(CreateTopic::manual("t", [long_isr]).unwrap())
         .await
         .unwrap_err();
     assert!(refused.to_string().contains("is not a replica"), "{refused}");

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use quorate_kv::model::{Consistency, Op, ReadOp, ReadResponse, Txn, TxnResponse};
 use quorate_meta::{
-    CreateReason, CreateTopic, DeleteTopic, Error, GrowTopic, Ineligible, IsrUpdate, Keys, LeaderUpdate,
-    MetaClient, Replicas, Store, StoreError, UpdateReason,
+    CreateTopic, DeleteTopic, Error, GrowTopic, Ineligible, IsrUpdate, Keys, LeaderUpdate, MetaClient,
+    Reason, Replicas, Store, StoreError,
     ops::{Context, Operation, topics::CreateTopics},
 };
 
@@ -21,7 +21,7 @@ async fn recorded<F: Future>(store: &TestStore, operation: F) -> Vec<Txn> {
 #[tokio::test]
 async fn who_loses_the_race_for_a_name_hears_who_won() {
     let (store, meta) = cluster(3).await;
-    let winner = CreateTopic::new(name("t"), 1, 1);
+    let winner = CreateTopic::new("t", 1, 1).unwrap();
     let image = meta.image().await.unwrap();
     let context = Context {
         now: quorate_kv::model::LogTime::from_millis(1),
@@ -29,29 +29,28 @@ async fn who_loses_the_race_for_a_name_hears_who_won() {
     };
     let plan = CreateTopics(vec![winner.clone()])
         .decide(&image, &context)
-        .unwrap();
-    store.commit_first(plan.txn);
+        .unwrap()
+        .plan()
+        .expect("nothing comes before a create");
+    store.commit_first(plan.txn.into_inner());
     let loser = meta
-        .create_topic(CreateTopic::new(name("t"), 2, 2))
+        .create_topic(CreateTopic::new("t", 2, 2).unwrap())
         .await
         .unwrap_err();
-    assert_eq!(
-        loser.refusals()[0].reason,
-        CreateReason::TopicExists { id: winner.id }
-    );
+    assert_eq!(loser.refusals()[0].reason, Reason::TopicExists { id: winner.id });
 }
 
 #[tokio::test]
 async fn colliding_names_created_at_once_leave_one_topic() {
     let (store, meta) = cluster(1).await;
     let (a, b) = tokio::join!(
-        meta.create_topic(CreateTopic::new(name("x.y"), 1, 1)),
-        meta.create_topic(CreateTopic::new(name("x_y"), 1, 1)),
+        meta.create_topic(CreateTopic::new("x.y", 1, 1).unwrap()),
+        meta.create_topic(CreateTopic::new("x_y", 1, 1).unwrap()),
     );
     assert_eq!(usize::from(a.is_ok()) + usize::from(b.is_ok()), 1);
     let loser = a.err().or(b.err()).unwrap();
     assert!(
-        matches!(loser.refusals()[0].reason, CreateReason::NameCollides { .. }),
+        matches!(loser.refusals()[0].reason, Reason::NameCollides { .. }),
         "{loser}"
     );
     assert_eq!(store.image().topics.len(), 1);
@@ -60,10 +59,10 @@ async fn colliding_names_created_at_once_leave_one_topic() {
 #[tokio::test]
 async fn of_many_that_grow_a_topic_at_once_each_sees_the_growth_before_it() {
     let (store, meta) = cluster(3).await;
-    meta.create_topic(CreateTopic::new(name("t"), 1, 3))
+    meta.create_topic(CreateTopic::new("t", 1, 3).unwrap())
         .await
         .unwrap();
-    let grow = |total| meta.grow_topics(vec![GrowTopic::new(name("t"), total)]);
+    let grow = |total| meta.grow_topics(vec![GrowTopic::new("t", total).unwrap()]);
     let (a, b, c) = tokio::join!(grow(2), grow(5), grow(9));
     let present = store.image().topics[&name("t")].partitions;
     assert_eq!(present, 9);
@@ -72,10 +71,7 @@ async fn of_many_that_grow_a_topic_at_once_each_sees_the_growth_before_it() {
             Ok(created) => assert_eq!(created.topics[0].partitions, total),
             Err(e) => {
                 let reason = &e.refusals()[0].reason;
-                assert!(
-                    matches!(reason, CreateReason::NotAnIncrease { .. }),
-                    "{total}: {e}"
-                );
+                assert!(matches!(reason, Reason::NotAnIncrease { .. }), "{total}: {e}");
             }
         }
     }
@@ -107,7 +103,7 @@ async fn a_broker_that_is_fenced_in_between_neither_leads_nor_joins() {
     let why = Ineligible::Fenced;
     assert_eq!(
         refused.refusals()[0].reason,
-        UpdateReason::Ineligible { broker: id(3), why }
+        Reason::Ineligible { broker: id(3), why }
     );
 
     let fence = recorded(&scratch, scratch.meta().fence_broker(id(2)))
@@ -120,7 +116,7 @@ async fn a_broker_that_is_fenced_in_between_neither_leads_nor_joins() {
         .unwrap_err();
     assert_eq!(
         refused.refusals()[0].reason,
-        UpdateReason::Ineligible { broker: id(2), why }
+        Reason::Ineligible { broker: id(2), why }
     );
 }
 
@@ -160,7 +156,7 @@ async fn who_loses_every_race_hears_which_row_moved() {
     for _ in 0..16 {
         unchecked.commit_first(Txn::new([Op::put(moving.clone(), row.clone())]));
     }
-    let create = CreateTopic::new(name("t"), 1, 2);
+    let create = CreateTopic::new("t", 1, 2).unwrap();
     let Err(Error::Conflict(conflict)) = unchecked.meta().create_topic(create).await else {
         panic!("it never wins");
     };
@@ -199,10 +195,10 @@ async fn all_that_an_operation_asks_of_the_store_has_the_time_of_one_operation()
     }
     // A second life of the same broker is fenced first, in a transaction of its own.
     meta.register_broker(registration(3).takeover()).await.unwrap();
-    meta.create_topic(CreateTopic::new(name("t"), 2, 2))
+    meta.create_topic(CreateTopic::new("t", 2, 2).unwrap())
         .await
         .unwrap();
-    meta.grow_topics(vec![GrowTopic::new(name("t"), 3)])
+    meta.grow_topics(vec![GrowTopic::new("t", 3).unwrap()])
         .await
         .unwrap();
     meta.describe(&name("t")).await.unwrap().unwrap();
@@ -212,5 +208,5 @@ async fn all_that_an_operation_asks_of_the_store_has_the_time_of_one_operation()
     let topic = meta.topic(&name("t")).await.unwrap().unwrap();
     meta.partitions(topic.id).await.unwrap();
     meta.image().await.unwrap();
-    meta.delete_topic(DeleteTopic::new(name("t"))).await.unwrap();
+    meta.delete_topic(DeleteTopic::new("t").unwrap()).await.unwrap();
 }

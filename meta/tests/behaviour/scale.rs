@@ -17,7 +17,7 @@ async fn a_hundred_thousand_partitions_are_one_transaction_with_one_condition_pe
     let store = TestStore::unchecked();
     let meta = store.meta();
     register(&meta, 10).await;
-    let create = CreateTopic::new(name("t"), 100_000, 3);
+    let create = CreateTopic::new("t", 100_000, 3).unwrap();
     let context = Context {
         now: LogTime::from_millis(1),
         limits: Limits::default(),
@@ -26,9 +26,11 @@ async fn a_hundred_thousand_partitions_are_one_transaction_with_one_condition_pe
     let started = env::now();
     let plan = CreateTopics(vec![create.clone()])
         .decide(&image, &context)
-        .unwrap();
+        .unwrap()
+        .plan()
+        .expect("nothing comes before a create");
     println!("100,000 partitions decided: {:?}", started.elapsed());
-    assert_eq!(plan.txn.then.len(), 100_001);
+    assert_eq!(plan.txn.txn().then.len(), 100_001);
     let started = env::now();
     let created = meta.create_topic(create).await.unwrap();
     let took = started.elapsed();
@@ -57,7 +59,7 @@ async fn ten_thousand_given_partitions_join_a_topic_in_one_transaction() {
     let meta = store.meta();
     register(&meta, 3).await;
     topic_on(&meta, "t", ids([1, 2, 3])).await;
-    let new = |i| NewPartition::new(name("t"), index(i), Assignment::new(ids([1, 2, 3])));
+    let new = |i| NewPartition::new("t", index(i), Assignment::new(ids([1, 2, 3]))).unwrap();
     let batch: Vec<_> = (1..=10_000).map(new).collect();
     let started = env::now();
     let created = meta.create_partitions(batch).await.unwrap();
@@ -68,11 +70,7 @@ async fn ten_thousand_given_partitions_join_a_topic_in_one_transaction() {
     assert_eq!(txn.guard.conditions().count(), 3 + 1, "the brokers and the topic");
 
     let started = env::now();
-    let updates = created
-        .partitions
-        .iter()
-        .map(|p| LeaderUpdate::new(p, id(2)))
-        .collect();
+    let updates = created.partitions.iter().map(|p| LeaderUpdate::new(p, 2));
     let updated = meta.update_leaders(updates).await.unwrap();
     println!("10,000 leaders: {:?}", started.elapsed());
     assert!(updated.iter().all(|u| u.changed));
@@ -82,7 +80,7 @@ async fn ten_thousand_given_partitions_join_a_topic_in_one_transaction() {
     assert_eq!(fenced.partitions_changed, 10_001);
 
     let grown = meta
-        .grow_topics(vec![GrowTopic::new(name("t"), 10_002)])
+        .grow_topics(vec![GrowTopic::new("t", 10_002).unwrap()])
         .await
         .unwrap_err();
     assert!(

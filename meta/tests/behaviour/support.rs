@@ -14,8 +14,8 @@ use quorate_kv::model::{
 };
 use quorate_meta::check::{Sweeps, check, check_step};
 use quorate_meta::{
-    Broker, BrokerId, CreateTopic, Image, Incarnation, Keys, MetaClient, Partition, PartitionIndex,
-    RegisterBroker, Store, StoreError, TopicName,
+    Broker, BrokerId, CreateTopic, Image, Keys, MetaClient, Partition, PartitionIndex, RegisterBroker, Store,
+    StoreError, TopicName,
 };
 
 pub type Meta = MetaClient<Arc<TestStore>>;
@@ -248,8 +248,7 @@ pub fn name(text: &str) -> TopicName {
 }
 
 pub fn registration(number: u64) -> RegisterBroker {
-    let endpoint = format!("broker-{number}:9092").parse().unwrap();
-    RegisterBroker::new(id(number), Incarnation::random(), endpoint)
+    RegisterBroker::new(number, format!("broker-{number}:9092")).unwrap()
 }
 
 /// A store with brokers 1 to `count`.
@@ -262,7 +261,7 @@ pub async fn cluster(count: u64) -> (Arc<TestStore>, Meta) {
 
 pub async fn register(meta: &Meta, count: u64) -> Vec<Broker> {
     let registered = meta
-        .register_brokers((1..=count).map(registration).collect())
+        .register_brokers((1..=count).map(registration))
         .await
         .unwrap();
     registered
@@ -273,7 +272,7 @@ pub async fn register(meta: &Meta, count: u64) -> Vec<Broker> {
 
 /// A topic of one partition on these replicas.
 pub async fn topic_on(meta: &Meta, text: &str, replicas: Vec<BrokerId>) -> Partition {
-    let create = CreateTopic::manual(name(text), [quorate_meta::Assignment::new(replicas)]);
+    let create = CreateTopic::manual(text, [replicas]).unwrap();
     let mut created = meta.create_topic(create).await.unwrap();
     created.partitions.pop().unwrap()
 }

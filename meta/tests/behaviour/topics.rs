@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use quorate_kv::model::{Limits, LogTime};
 use quorate_meta::{
-    Assignment, BrokerId, CreateReason, CreateTopic, DeleteTopic, Error, GrowTopic, Ineligible, LeaderEpoch,
-    NewPartition, Partition, PartitionEpoch, Recovery, Size, TopicId,
+    Assignment, BrokerId, CreateTopic, DeleteTopic, Error, GrowTopic, Ineligible, LeaderEpoch, NewPartition,
+    Partition, PartitionEpoch, Reason, Recovery, Size, TopicId,
 };
 
 use crate::support::*;
@@ -31,7 +31,7 @@ async fn a_first_leader_and_isr_may_be_given() {
     let (_, meta) = cluster(3).await;
     let assignment = Assignment::new(ids([1, 2, 3])).isr(ids([3, 2])).leader(id(3));
     let created = meta
-        .create_topic(CreateTopic::manual(name("t"), [assignment]))
+        .create_topic(CreateTopic::manual("t", [assignment]).unwrap())
         .await
         .unwrap();
     assert_eq!(
@@ -46,28 +46,25 @@ async fn a_first_leader_and_isr_may_be_given() {
 async fn a_partition_that_nobody_could_lead_is_refused() {
     let (_, meta) = cluster(2).await;
     meta.fence_broker(id(1)).await.unwrap();
-    let create = CreateTopic::manual(name("t"), [Assignment::new(ids([1]))]);
+    let create = CreateTopic::manual("t", [Assignment::new(ids([1]))]).unwrap();
     let refused = meta.create_topic(create).await.unwrap_err();
-    assert_eq!(refused.refusals()[0].reason, CreateReason::NoActiveReplica);
+    assert_eq!(refused.refusals()[0].reason, Reason::NoActiveReplica);
     assert!(refused.is_retryable(), "the broker may come back");
 
-    let given = CreateTopic::manual(name("t"), [Assignment::new(ids([1, 2])).isr(ids([1, 2]))]);
+    let given = CreateTopic::manual("t", [Assignment::new(ids([1, 2])).isr(ids([1, 2]))]).unwrap();
     let refused = meta.create_topic(given).await.unwrap_err();
     let (broker, why) = (id(1), Ineligible::Fenced);
-    assert_eq!(
-        refused.refusals()[0].reason,
-        CreateReason::Ineligible { broker, why }
-    );
+    assert_eq!(refused.refusals()[0].reason, Reason::Ineligible { broker, why });
 }
 
 #[tokio::test]
 async fn automatic_placement_spreads_replicas_and_leaders_evenly_also_when_a_topic_grows() {
     let (_, meta) = cluster(5).await;
-    meta.create_topic(CreateTopic::new(name("t"), 7, 3))
+    meta.create_topic(CreateTopic::new("t", 7, 3).unwrap())
         .await
         .unwrap();
     for total in [8, 11, 30] {
-        meta.grow_topics(vec![GrowTopic::new(name("t"), total)])
+        meta.grow_topics(vec![GrowTopic::new("t", total).unwrap()])
             .await
             .unwrap();
         let (topic, partitions) = meta.describe(&name("t")).await.unwrap().unwrap();
@@ -87,7 +84,7 @@ async fn placement_leaves_out_brokers_that_take_no_replicas() {
     meta.fence_broker(id(1)).await.unwrap();
     meta.cordon_broker(id(2), true).await.unwrap();
     let created = meta
-        .create_topic(CreateTopic::new(name("t"), 20, 3))
+        .create_topic(CreateTopic::new("t", 20, 3).unwrap())
         .await
         .unwrap();
     let sorted = |p: &Partition| {
@@ -97,12 +94,12 @@ async fn placement_leaves_out_brokers_that_take_no_replicas() {
     };
     assert!(created.partitions.iter().all(|p| sorted(p) == ids([3, 4, 5])));
     let refused = meta
-        .create_topic(CreateTopic::new(name("u"), 1, 4))
+        .create_topic(CreateTopic::new("u", 1, 4).unwrap())
         .await
         .unwrap_err();
     assert_eq!(
         refused.refusals()[0].reason,
-        CreateReason::ReplicationFactor { asked: 4, limit: 3 }
+        Reason::ReplicationFactor { asked: 4, limit: 3 }
     );
 }
 
@@ -111,7 +108,9 @@ async fn a_refused_batch_names_every_offender_and_creates_nothing() {
     let (store, meta) = cluster(2).await;
     topic_on(&meta, "t", ids([1, 2])).await;
     let before = store.image();
-    let new = |topic: &str, i, replicas| NewPartition::new(name(topic), index(i), Assignment::new(replicas));
+    let new = |topic: &str, i, replicas| {
+        NewPartition::new(name(topic), index(i), Assignment::new(replicas)).unwrap()
+    };
     let batch = vec![
         new("t", 1, ids([1, 2])),
         new("t", 2, ids([1, 7])),
@@ -126,7 +125,7 @@ async fn a_refused_batch_names_every_offender_and_creates_nothing() {
         [
             "t/2: broker 7 is not registered",
             "t/4: partition 3 is missing: indexes continue without gaps",
-            "t/4: broker 1 stands in the replicas more than once",
+            "t/4: the replicas have broker 1 more than once",
             "v/0: there is no such topic",
             "w/0: there is no such topic",
         ]
@@ -138,15 +137,15 @@ async fn a_refused_batch_names_every_offender_and_creates_nothing() {
 async fn a_batch_of_topics_is_created_in_one_transaction_or_not_at_all() {
     let (store, meta) = cluster(3).await;
     let before = store.txn_count();
-    let topics = ["a", "b", "c"].map(|t| CreateTopic::new(name(t), 4, 2));
+    let topics = ["a", "b", "c"].map(|t| CreateTopic::new(name(t), 4, 2).unwrap());
     let created = meta.create_topics(topics.to_vec()).await.unwrap();
     assert_eq!(store.txn_count() - before, 1);
     assert!(created.iter().all(|c| c.topic.revision == store.revision()));
 
     let image = store.image();
     let topics = vec![
-        CreateTopic::new(name("d"), 1, 1),
-        CreateTopic::new(name("a"), 1, 1),
+        CreateTopic::new("d", 1, 1).unwrap(),
+        CreateTopic::new("a", 1, 1).unwrap(),
     ];
     meta.create_topics(topics).await.unwrap_err();
     assert_eq!(store.image(), image);
@@ -157,24 +156,24 @@ async fn names_that_differ_in_dots_and_underscores_exclude_each_other_until_dele
     let (_, meta) = cluster(1).await;
     topic_on(&meta, "a.b", ids([1])).await;
     let refused = meta
-        .create_topic(CreateTopic::new(name("a_b"), 1, 1))
+        .create_topic(CreateTopic::new("a_b", 1, 1).unwrap())
         .await
         .unwrap_err();
     assert_eq!(
         refused.refusals()[0].reason,
-        CreateReason::NameCollides { with: name("a.b") }
+        Reason::NameCollides { with: name("a.b") }
     );
     let both = vec![
-        CreateTopic::new(name("x.y"), 1, 1),
-        CreateTopic::new(name("x_y"), 1, 1),
+        CreateTopic::new("x.y", 1, 1).unwrap(),
+        CreateTopic::new("x_y", 1, 1).unwrap(),
     ];
     let refused = meta.create_topics(both).await.unwrap_err();
     assert_eq!(
         refused.refusals()[0].reason,
-        CreateReason::NameCollides { with: name("x.y") }
+        Reason::NameCollides { with: name("x.y") }
     );
 
-    meta.delete_topic(DeleteTopic::new(name("a.b"))).await.unwrap();
+    meta.delete_topic(DeleteTopic::new("a.b").unwrap()).await.unwrap();
     topic_on(&meta, "a_b", ids([1])).await;
 }
 
@@ -182,37 +181,37 @@ async fn names_that_differ_in_dots_and_underscores_exclude_each_other_until_dele
 async fn an_id_that_another_topic_has_is_refused() {
     let (_, meta) = cluster(1).await;
     let id = TopicId::random();
-    meta.create_topic(CreateTopic::new(name("a"), 1, 1).id(id))
+    meta.create_topic(CreateTopic::new("a", 1, 1).unwrap().id(id))
         .await
         .unwrap();
     let refused = meta
-        .create_topic(CreateTopic::new(name("b"), 1, 1).id(id))
+        .create_topic(CreateTopic::new("b", 1, 1).unwrap().id(id))
         .await
         .unwrap_err();
-    assert_eq!(refused.refusals()[0].reason, CreateReason::TopicIdInUse { id });
+    assert_eq!(refused.refusals()[0].reason, Reason::TopicIdInUse { id });
 }
 
 #[tokio::test]
 async fn a_topic_has_at_least_one_partition_and_only_grows() {
     let (_, meta) = cluster(1).await;
     for create in [
-        CreateTopic::new(name("t"), 0, 1),
-        CreateTopic::manual(name("t"), []),
+        CreateTopic::new("t", 0, 1).unwrap(),
+        CreateTopic::manual("t", [[0; 0]; 0]).unwrap(),
     ] {
         let refused = meta.create_topic(create).await.unwrap_err();
-        assert_eq!(refused.refusals()[0].reason, CreateReason::NoPartitions);
+        assert_eq!(refused.refusals()[0].reason, Reason::NoPartitions);
     }
-    meta.create_topic(CreateTopic::new(name("t"), 3, 1))
+    meta.create_topic(CreateTopic::new("t", 3, 1).unwrap())
         .await
         .unwrap();
     for asked in [0, 2, 3] {
         let refused = meta
-            .grow_topics(vec![GrowTopic::new(name("t"), asked)])
+            .grow_topics(vec![GrowTopic::new("t", asked).unwrap()])
             .await
             .unwrap_err();
         assert_eq!(
             refused.refusals()[0].reason,
-            CreateReason::NotAnIncrease { asked, present: 3 }
+            Reason::NotAnIncrease { asked, present: 3 }
         );
     }
 }
@@ -222,13 +221,13 @@ async fn impossible_replication_factors_are_refused_with_the_highest_possible() 
     let (_, meta) = cluster(2).await;
     for asked in [0, 3, 33] {
         let refused = meta
-            .create_topic(CreateTopic::new(name("t"), 1, asked))
+            .create_topic(CreateTopic::new("t", 1, asked).unwrap())
             .await
             .unwrap_err();
         let asked = usize::from(asked);
         assert_eq!(
             refused.refusals()[0].reason,
-            CreateReason::ReplicationFactor { asked, limit: 2 }
+            Reason::ReplicationFactor { asked, limit: 2 }
         );
         assert_eq!(refused.is_retryable(), asked == 3, "{asked}");
     }
@@ -237,7 +236,9 @@ async fn impossible_replication_factors_are_refused_with_the_highest_possible() 
 #[tokio::test]
 async fn settings_are_kept_and_a_deleted_name_begins_anew() {
     let (store, meta) = cluster(1).await;
-    let create = CreateTopic::new(name("t"), 2, 1).config("retention.ms", "1000");
+    let create = CreateTopic::new("t", 2, 1)
+        .unwrap()
+        .config("retention.ms", "1000");
     meta.create_topic(create).await.unwrap();
     let topic = meta.topic(&name("t")).await.unwrap().unwrap();
     assert_eq!(
@@ -246,14 +247,17 @@ async fn settings_are_kept_and_a_deleted_name_begins_anew() {
     );
 
     let deleted = meta
-        .delete_topic(DeleteTopic::exactly(name("t"), topic.id))
+        .delete_topic(DeleteTopic::new("t").unwrap().id(topic.id))
         .await
         .unwrap();
     assert_eq!(deleted, topic);
     assert_eq!(meta.topic(&name("t")).await.unwrap(), None);
     assert!(meta.partitions(topic.id).await.unwrap().is_empty());
-    let gone = meta.delete_topic(DeleteTopic::new(name("t"))).await.unwrap_err();
-    assert_eq!(gone.refusals()[0].reason, CreateReason::UnknownTopic);
+    let gone = meta
+        .delete_topic(DeleteTopic::new("t").unwrap())
+        .await
+        .unwrap_err();
+    assert_eq!(gone.refusals()[0].reason, Reason::UnknownTopic);
     assert!(store.image().topics.is_empty());
 }
 
@@ -262,7 +266,7 @@ async fn a_request_beyond_the_limits_says_what_was_asked_and_what_is_possible() 
     let (store, meta) = cluster(3).await;
     let before = store.txn_count();
     let limit = Limits::default().txn_ops_max as u64;
-    let create = CreateTopic::new(name("t"), u32::MAX, 3);
+    let create = CreateTopic::new("t", u32::MAX, 3).unwrap();
     let Err(Error::TooLarge(large)) = meta.create_topic(create).await else {
         panic!("it does not fit");
     };
@@ -271,15 +275,17 @@ async fn a_request_beyond_the_limits_says_what_was_asked_and_what_is_possible() 
         (Size::Operations, u64::from(u32::MAX) + 1, limit)
     );
 
-    meta.create_topic(CreateTopic::new(name("t"), 1, 1))
+    meta.create_topic(CreateTopic::new("t", 1, 1).unwrap())
         .await
         .unwrap();
-    let grown = meta.grow_topics(vec![GrowTopic::new(name("t"), u32::MAX)]).await;
+    let grown = meta
+        .grow_topics(vec![GrowTopic::new("t", u32::MAX).unwrap()])
+        .await;
     assert!(matches!(grown, Err(Error::TooLarge(_))));
 
     let mut small = Limits::default();
     small.txn_bytes_max = 4_000;
-    let create = CreateTopic::new(name("u"), 100, 3);
+    let create = CreateTopic::new("u", 100, 3).unwrap();
     let Err(Error::TooLarge(large)) = meta.clone().with_limits(small).create_topic(create).await else {
         panic!("it does not fit");
     };

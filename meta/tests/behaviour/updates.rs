@@ -1,14 +1,14 @@
 //! Changing leaders and ISRs.
 
 use quorate_meta::{
-    BrokerEpoch, Election, Epochs, Ineligible, IsrMember, IsrUpdate, LeaderEpoch, LeaderUpdate, Partition,
-    PartitionEpoch, Recovery, TopicId, UpdateReason, UpdateRefusal,
+    BrokerEpoch, Election, Epochs, Ineligible, IsrMember, IsrUpdate, Item, LeaderEpoch, LeaderUpdate,
+    Partition, PartitionEpoch, Reason, Recovery, Refusal, TopicId,
 };
 
 use crate::support::*;
 
 /// The reasons of a refusal.
-fn reasons(refused: &quorate_meta::UpdateError) -> Vec<UpdateReason> {
+fn reasons(refused: &quorate_meta::Error) -> Vec<Reason> {
     refused
         .refusals()
         .iter()
@@ -84,13 +84,13 @@ async fn a_caller_that_saw_more_than_there_is_hears_that_the_view_is_stale_and_n
             .update_leader(LeaderUpdate::at((p.topic, p.index), id(2), asked))
             .await
             .unwrap_err();
-        assert_eq!(reasons(&refused), [UpdateReason::StaleView { asked, present }]);
+        assert_eq!(reasons(&refused), [Reason::StaleView { asked, present }]);
         assert!(refused.is_retryable());
         let refused = meta
             .update_isr(IsrUpdate::at((p.topic, p.index), ids([1]), asked))
             .await
             .unwrap_err();
-        assert_eq!(reasons(&refused), [UpdateReason::StaleView { asked, present }]);
+        assert_eq!(reasons(&refused), [Reason::StaleView { asked, present }]);
     }
 }
 
@@ -103,13 +103,13 @@ async fn unknown_topics_and_partitions_are_told_apart() {
         .update_leader(LeaderUpdate::at((p.topic, index(1)), id(1), at))
         .await
         .unwrap_err();
-    assert_eq!(reasons(&refused), [UpdateReason::UnknownPartition]);
+    assert_eq!(reasons(&refused), [Reason::UnknownPartition]);
     let nowhere = (TopicId::random(), index(0));
     let refused = meta
         .update_leader(LeaderUpdate::at(nowhere, id(1), at))
         .await
         .unwrap_err();
-    assert_eq!(reasons(&refused), [UpdateReason::UnknownTopicId]);
+    assert_eq!(reasons(&refused), [Reason::UnknownTopicId]);
 }
 
 #[tokio::test]
@@ -122,8 +122,8 @@ async fn a_leader_comes_from_the_isr_and_is_active() {
         .unwrap()
         .partition;
     for (leader, expected) in [
-        (4, UpdateReason::NotReplica { broker: id(4) }),
-        (2, UpdateReason::LeaderNotInIsr { leader: id(2) }),
+        (4, Reason::NotReplica { broker: id(4) }),
+        (2, Reason::LeaderNotInIsr { leader: id(2) }),
     ] {
         let refused = meta
             .update_leader(LeaderUpdate::new(&p, id(leader)))
@@ -138,7 +138,7 @@ async fn a_leader_comes_from_the_isr_and_is_active() {
         .unwrap_err();
     assert_eq!(
         reasons(&refused),
-        [UpdateReason::Ineligible {
+        [Reason::Ineligible {
             broker: id(2),
             why: Ineligible::Fenced
         }]
@@ -167,7 +167,7 @@ async fn an_unclean_election_is_marked_until_the_leader_says_that_it_has_recover
         .update_isr(IsrUpdate::new(&p, ids([2, 3])))
         .await
         .unwrap_err();
-    assert_eq!(reasons(&refused), [UpdateReason::Recovering]);
+    assert_eq!(reasons(&refused), [Reason::Recovering]);
     let p = meta
         .update_isr(IsrUpdate::new(&p, ids([2, 3])).recovered())
         .await
@@ -178,7 +178,7 @@ async fn an_unclean_election_is_marked_until_the_leader_says_that_it_has_recover
     again.recovery = Some(Recovery::Recovering);
     assert_eq!(
         reasons(&meta.update_isr(again).await.unwrap_err()),
-        [UpdateReason::AlreadyRecovered]
+        [Reason::AlreadyRecovered]
     );
 
     // From inside the ISR it is an election like any other.
@@ -195,18 +195,15 @@ async fn an_isr_has_no_duplicates_only_replicas_and_the_leader() {
     let (_, meta) = cluster(4).await;
     let p = topic_on(&meta, "t", ids([1, 2, 3])).await;
     for (isr, expected) in [
-        (vec![], vec![UpdateReason::EmptyIsr]),
-        (
-            ids([1, 2, 2]),
-            vec![UpdateReason::RepeatedMember { broker: id(2) }],
-        ),
-        (ids([1, 4]), vec![UpdateReason::NotReplica { broker: id(4) }]),
-        (ids([2, 3]), vec![UpdateReason::LeaderNotInIsr { leader: id(1) }]),
+        (vec![], vec![Reason::EmptyIsr]),
+        (ids([1, 2, 2]), vec![Reason::RepeatedIsrMember { broker: id(2) }]),
+        (ids([1, 4]), vec![Reason::NotReplica { broker: id(4) }]),
+        (ids([2, 3]), vec![Reason::LeaderNotInIsr { leader: id(1) }]),
         (
             ids([2, 9]),
             vec![
-                UpdateReason::NotReplica { broker: id(9) },
-                UpdateReason::LeaderNotInIsr { leader: id(1) },
+                Reason::NotReplica { broker: id(9) },
+                Reason::LeaderNotInIsr { leader: id(1) },
             ],
         ),
     ] {
@@ -231,7 +228,7 @@ async fn a_fenced_broker_joins_no_isr() {
         .unwrap_err();
     assert_eq!(
         reasons(&refused),
-        [UpdateReason::Ineligible {
+        [Reason::Ineligible {
             broker: id(3),
             why: Ineligible::Fenced
         }]
@@ -257,10 +254,7 @@ async fn a_member_that_restarted_since_the_leader_saw_it_catch_up_is_refused() {
         asked: brokers[2].epoch,
         present,
     };
-    assert_eq!(
-        reasons(&refused),
-        [UpdateReason::Ineligible { broker: id(3), why }]
-    );
+    assert_eq!(reasons(&refused), [Reason::Ineligible { broker: id(3), why }]);
     assert!(!refused.is_retryable());
 }
 
@@ -275,7 +269,7 @@ async fn only_the_leader_in_its_present_life_changes_the_isr() {
     let refused = meta.update_isr(by(id(2), brokers[1].epoch)).await.unwrap_err();
     assert_eq!(
         reasons(&refused),
-        [UpdateReason::NotLeader {
+        [Reason::NotLeader {
             caller: id(2),
             leader: Some(id(1))
         }]
@@ -285,7 +279,7 @@ async fn only_the_leader_in_its_present_life_changes_the_isr() {
     let (broker, present) = (id(1), Some(brokers[0].epoch));
     assert_eq!(
         reasons(&refused),
-        [UpdateReason::StaleBrokerEpoch {
+        [Reason::StaleBrokerEpoch {
             broker,
             asked: old,
             present
@@ -303,12 +297,12 @@ async fn only_the_leader_in_its_present_life_changes_the_isr() {
 async fn a_batch_of_updates_is_one_transaction_and_one_offender_stops_it() {
     let (store, meta) = cluster(3).await;
     let created = meta
-        .create_topic(quorate_meta::CreateTopic::new(name("t"), 20, 3))
+        .create_topic(quorate_meta::CreateTopic::new("t", 20, 3).unwrap())
         .await
         .unwrap()
         .partitions;
     let before = store.txn_count();
-    let updates = created.iter().map(|p| LeaderUpdate::new(p, p.isr[1])).collect();
+    let updates = created.iter().map(|p| LeaderUpdate::new(p, p.isr[1]));
     let updated = meta.update_leaders(updates).await.unwrap();
     assert_eq!(store.txn_count() - before, 1);
     assert!(
@@ -324,9 +318,9 @@ async fn a_batch_of_updates_is_one_transaction_and_one_offender_stops_it() {
         .collect();
     updates[7] = LeaderUpdate::new(&created[7], id(1));
     let refused = meta.update_leaders(updates).await.unwrap_err();
-    let [UpdateRefusal { partition, .. }] = refused.refusals() else {
+    let [Refusal { item, .. }] = refused.refusals() else {
         panic!("one is refused: {refused}");
     };
-    assert_eq!(*partition, created[7].index);
+    assert_eq!(*item, Item::PartitionById(created[7].topic, created[7].index));
     assert_eq!(store.image(), image);
 }

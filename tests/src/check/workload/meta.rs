@@ -1,14 +1,12 @@
 //! Calls of the metadata's client: brokers that come, go and are fenced, topics, batches of partitions, leaders
 //! and ISRs; often by somebody who saw an older state, or a newer one than there is.
 
-use std::fmt;
-
 use quorate_kv::Client;
 use quorate_kv::model::{Key, Op, Txn};
 use quorate_meta::{
     Assignment, Broker, BrokerId, CreateTopic, DeleteTopic, Epochs, Error, GrowTopic, Image, Incarnation,
     IsrUpdate, LeaderEpoch, LeaderUpdate, MetaClient, NewPartition, Partition, PartitionEpoch,
-    PartitionIndex, ReadError, Refusal, RegisterBroker, Replicas, Store as _, Topic, TopicId, TopicName,
+    PartitionIndex, ReadError, RegisterBroker, Replicas, Store as _, Topic, TopicId, TopicName,
 };
 use uuid::Uuid;
 
@@ -168,9 +166,10 @@ impl MetaWorker {
             _ => Incarnation::from_uuid(self.uuid()),
         };
         let port = self.random.between(9_000, 9_003);
-        let endpoint = format!("broker-{broker}:{port}").parse().expect("an endpoint");
-        let register =
-            RegisterBroker::new(broker, incarnation, endpoint).rack(format!("rack-{}", broker.number() % 3));
+        let register = RegisterBroker::new(broker, format!("broker-{broker}:{port}"))
+            .expect("an endpoint")
+            .incarnation(incarnation)
+            .rack(format!("rack-{}", broker.number() % 3));
         match self.random.below(4) {
             0 => register.fenced(),
             1 => register,
@@ -203,7 +202,7 @@ impl MetaWorker {
         let batch = some
             .into_iter()
             .map(|broker| self.registration(broker, image.brokers.get(&broker)));
-        let batch = batch.collect();
+        let batch: Vec<_> = batch.collect();
         let (meta, id, called) = self.begin(client);
         let result = meta.register_brokers(batch).await;
         let answer = result
@@ -326,6 +325,7 @@ impl MetaWorker {
                 // As a create is repeated whose answer was lost.
                 let id = known.filter(|_| self.random.one_in(3)).unwrap_or(id);
                 create
+                    .expect("a legal name")
                     .id(id)
                     .config("retention.ms", self.random.below(100_000).to_string())
             })
@@ -380,7 +380,7 @@ impl MetaWorker {
             .map(|offset| {
                 let index = PartitionIndex::new(topic.partitions + offset + skip);
                 let replicas = self.replicas(usize::from(topic.replication_factor));
-                NewPartition::new(topic.name.clone(), index, Assignment::new(replicas))
+                NewPartition::new(&topic.name, index, replicas).expect("a legal name")
             })
             .collect();
         let request = MetaRequest::CreatePartitions(batch.clone());
@@ -410,7 +410,7 @@ impl MetaWorker {
             return self.delete(client).await;
         };
         let count = topic.partitions + self.random.between(1, 4) as u32;
-        let grow = vec![GrowTopic::new(topic.name, count)];
+        let grow = vec![GrowTopic::new(topic.name, count).expect("a legal name")];
         let request = MetaRequest::Grow(grow.clone());
         let (meta, id, called) = self.begin(client);
         let answer = meta
@@ -540,10 +540,7 @@ impl MetaWorker {
             topics.extend(other);
         }
         let ids = topics.iter().map(|topic| topic.id).collect();
-        let deletes: Vec<DeleteTopic> = topics
-            .iter()
-            .map(|topic| DeleteTopic::exactly(topic.name.clone(), topic.id))
-            .collect();
+        let deletes: Vec<DeleteTopic> = topics.iter().map(DeleteTopic::from).collect();
         let request = MetaRequest::DeleteTopics(ids);
         let (meta, id, called) = self.begin(client);
         if let [one] = &deletes[..] {
@@ -633,7 +630,7 @@ fn partitions(partitions: Vec<Partition>) -> Rows {
     }
 }
 
-fn failed<R: Refusal + fmt::Debug>(error: &Error<R>) -> MetaFailure {
+fn failed(error: &Error) -> MetaFailure {
     MetaFailure {
         may_have_committed: error.may_have_committed(),
         refused: matches!(error, Error::Refused(_) | Error::TooLarge(_) | Error::Conflict(_)),
