@@ -107,23 +107,13 @@ fn added_line(id: u64, address: &Address, status: Option<&Status>) -> String {
     }
 }
 
-/// How the refusals of a leader end that wait for the node in question: to be started, to answer, to catch up. The request
-/// is sound, and the same one succeeds later.
-const WAITS_FOR_A_NODE: [&str; 3] = [
-    "and add it then",
-    "and try again",
-    "try again when it has caught up",
-];
-
 /// How a change of members that was not told to be done is told.
 fn not_changed(error: Error) -> Failure {
     match &error {
         Error::OutcomeUnknown(_) => Failure::from(error).hint(
             "quorate member list shows what became of it; the same command, given again, finishes what was begun",
         ),
-        Error::Rejected { reason } if WAITS_FOR_A_NODE.iter().any(|end| reason.contains(end)) => {
-            Failure::unavailable(reason.clone())
-        }
+        Error::MemberNotReady { reason, .. } => Failure::unavailable(reason.clone()),
         _ => error.into(),
     }
 }
@@ -235,7 +225,7 @@ mod tests {
     #[test]
     fn a_change_whose_outcome_is_unknown_says_where_to_look() {
         let reason = "its answer was lost".to_owned();
-        let failure = not_changed(OutcomeUnknown { reason }.into());
+        let failure = not_changed(OutcomeUnknown { node: None, reason }.into());
         assert_eq!(failure.kind(), Kind::UnknownOutcome);
         assert!(failure.to_string().contains("quorate member list"), "{failure}");
         assert!(!failure.to_string().contains("the write"), "{failure}");

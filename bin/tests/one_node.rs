@@ -634,8 +634,8 @@ fn operators_fence_cordon_and_unregister_brokers() {
         2,
         &[
             "broker 1",
-            "its epoch is",
-            "the caller meant 1",
+            "the epoch of broker 1 is",
+            "the request says 1",
             "registered anew",
         ],
     );

@@ -145,6 +145,8 @@ pub(crate) enum Failure {
     NoSpace { used: u64, limit: u64, wanted: u64 },
     /// The leader's disk is nearly full, and the transaction may write; nothing was proposed.
     DiskFull { used: u64, limit: u64 },
+    /// A change of members waits for the node in question; nothing was changed.
+    MemberNotReady(String),
 }
 
 impl Failure {

@@ -555,6 +555,7 @@ fn an_answer_of_another_write_is_seen() {
 #[test]
 fn a_write_that_failed_for_certain_and_ran_is_seen() {
     let unavailable = || Error::Unavailable {
+        node: None,
         deadline: Duration::from_secs(1),
         last: "spoiled".to_owned(),
     };

@@ -97,6 +97,7 @@ fn old_history_goes_by_itself_and_by_hand_and_the_rest_can_be_read() {
         );
         let next = Revision::new(newest[2].number() + 1);
         let not_yet = Error::NotYet {
+            node: None,
             asked: next,
             current: newest[2],
         };

@@ -272,7 +272,7 @@ async fn compact(client: &Client, what: Compact, output: Output) -> Result<(), F
     let oldest = match client.compact(revision).await {
         Ok(oldest) => oldest.number(),
         // It will come, and then it may not be meant any more.
-        Err(Error::NotYet { asked, current }) => {
+        Err(Error::NotYet { asked, current, .. }) => {
             return Err(Failure::refused(format!(
                 "revision {asked} has not come: the store is at revision {current}; nothing was given up"
             )));

@@ -87,9 +87,7 @@ impl Client {
     /// The address is an [`Address`] as a text.
     pub async fn add_learner(&self, id: NodeId, address: impl AsRef<str>) -> Result<(), Error> {
         let parsed = address.as_ref().parse::<Address>();
-        let address = parsed.map_err(|error| Error::Rejected {
-            reason: error.to_string(),
-        })?;
+        let address = parsed.map_err(|error| Error::rejected(error.to_string()))?;
         let address = address.to_string();
         let admin = || Admin::AddLearner {
             id,
@@ -144,6 +142,7 @@ impl Client {
             }
             // An attempt before this one may come later than the revision.
             Response::Written(Outcome::Compacted(compacted)) => Err(progress.conclude(Error::NotYet {
+                node: None,
                 asked: revision,
                 current: compacted.revision,
             })),
@@ -179,10 +178,9 @@ impl Client {
         let set = self.change_limits(list).await?;
         match set.changed || !is_change {
             true => Ok(set.limits),
-            false => Err(Error::Rejected {
-                reason: "the leader does not know these limits, or allows less: it is of another release"
-                    .to_owned(),
-            }),
+            false => Err(Error::rejected(
+                "the leader does not know these limits, or allows less: it is of another release",
+            )),
         }
     }
 

@@ -30,6 +30,9 @@ const QUEUE_BYTES_MAX: usize = 2 * MESSAGE_BYTES_MAX;
 const QUIET: Duration = Duration::from_millis(50);
 const WATCHED: Duration = Duration::from_secs(1);
 
+/// How the node in the caller's own process is called.
+pub(super) const THIS_NODE: &str = "this node";
+
 /// A call was not answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CallError {
@@ -142,7 +145,7 @@ impl Endpoint {
     /// How it is called in what people read.
     pub(crate) fn name(&self) -> &str {
         match self {
-            Endpoint::Local(_) => "this node",
+            Endpoint::Local(_) => THIS_NODE,
             Endpoint::Remote(remote) => remote.peer.address.as_str(),
         }
     }

@@ -29,10 +29,21 @@ pub enum Error {
     /// The state machine refused the transaction; nothing was changed.
     #[error(transparent)]
     Refused(#[from] TxnRefused),
-    /// The node refused the request; nothing was changed.
+    /// The request was refused, for a reason that a retry does not change; nothing was changed.
     #[error("{reason}")]
     Rejected {
+        /// The node that refused it, as the client calls it: its address, or "this node". `None`: the client itself.
+        node: Option<String>,
         /// Why.
+        reason: String,
+    },
+    /// A change of members waits for the node in question: it must be started, answer, or catch up first. The request is
+    /// sound, nothing was changed, and the same request succeeds later.
+    #[error("{reason}")]
+    MemberNotReady {
+        /// The node that refused it: the leader.
+        node: Option<String>,
+        /// What the node in question lacks, and what to do.
         reason: String,
     },
     /// Whether the call took effect is not known.
@@ -54,6 +65,8 @@ pub enum Error {
     Unavailable {
         /// The time that the caller gave.
         deadline: Duration,
+        /// The node whose answer, or silence, says most about the reason. `None`: no node was asked.
+        node: Option<String>,
         /// What says most about the reason: that a node refused this client, before that one did not answer, before
         /// that one could not be reached. It names the node.
         last: String,
@@ -62,6 +75,8 @@ pub enum Error {
     /// changed, and nothing will change by asking again.
     #[error("{reason}")]
     NotAdmitted {
+        /// One of the nodes.
+        node: Option<String>,
         /// Which node, and why.
         reason: String,
     },
@@ -72,8 +87,10 @@ pub enum Error {
         oldest: Revision,
     },
     /// The revision asked for did not come in time.
-    #[error("revision {asked} has not come; the node is at {current}")]
+    #[error("revision {asked} has not come; {} is at {current}", Asked(.node))]
     NotYet {
+        /// The node that was asked, as the client calls it: its address, or "this node".
+        node: Option<String>,
         /// The revision asked for.
         asked: Revision,
         /// Where the node was.
@@ -82,18 +99,24 @@ pub enum Error {
     /// Nobody confirmed in time that the node's state is as new as the caller demands: it is cut off from a quorum, or
     /// has not applied enough yet. Nothing was read.
     #[error(
-        "no quorum confirmed in time that the node's state is new enough; it may be {} old",
+        "no quorum confirmed in time that the state of {} is new enough; it may be {} old",
+        Asked(.node),
         lag.map_or("any time".to_owned(), |l| format!("{l:?}"))
     )]
     TooStale {
+        /// The node that was asked, as the client calls it: its address, or "this node".
+        node: Option<String>,
         /// How old it may be, where that is known.
         lag: Option<Duration>,
     },
     /// The node gave the read up: it took longer than one read may.
     #[error(
-        "the read was given up after {limit:?}, the longest that one may take: ask for less at once, in pages"
+        "{} gave the read up after {limit:?}, the longest that one may take: ask for less at once, in pages",
+        Asked(.node)
     )]
     ReadTooLong {
+        /// The node that was asked, as the client calls it: its address, or "this node".
+        node: Option<String>,
         /// The longest that a read may take there.
         limit: Duration,
     },
@@ -117,10 +140,13 @@ pub enum Error {
     /// The leader's disk is nearly full, or its directory takes nearly as many bytes as it may, and the transaction may write;
     /// nothing was changed. Deletes, reads and whatever makes room go on.
     #[error(
-        "the disk of the leader is nearly full: {used} of {limit} bytes are used; delete keys and shrink the state \
-         (quorate shrink), make room on its disk, raise disk_bytes_max there, or let another node lead"
+        "the disk of the leader{} is nearly full: {used} of {limit} bytes are used; delete keys and shrink the state \
+         (quorate shrink), make room on its disk, raise disk_bytes_max there, or let another node lead",
+        node.as_ref().map(|node| format!(" ({node})")).unwrap_or_default()
     )]
     DiskFull {
+        /// The leader, as the client calls it: its address, or "this node".
+        node: Option<String>,
         /// What the files of the leader take of its disk, in bytes.
         used: u64,
         /// What they may: `disk_bytes_max`, or what the disk has for them, where that is less.
@@ -148,6 +174,8 @@ pub enum Error {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("whether it was carried out is not known: {reason}")]
 pub struct OutcomeUnknown {
+    /// The last node that was asked and may have carried it out, as the client calls it: its address, or "this node".
+    pub node: Option<String>,
     /// What was met.
     pub reason: String,
 }
@@ -159,6 +187,7 @@ impl Error {
             Error::Unavailable { .. }
             | Error::NotYet { .. }
             | Error::TooStale { .. }
+            | Error::MemberNotReady { .. }
             | Error::NoSpace { .. }
             | Error::DiskFull { .. } => true,
             Error::OutcomeUnknown(_) | Error::LedByAnother { .. } => true,
@@ -188,6 +217,7 @@ impl Error {
             | Error::InvalidValue { .. }
             | Error::Refused(_)
             | Error::Rejected { .. }
+            | Error::MemberNotReady { .. }
             | Error::Unavailable { .. }
             | Error::NotAdmitted { .. }
             | Error::Compacted { .. }
@@ -198,6 +228,57 @@ impl Error {
             | Error::DiskFull { .. }
             | Error::LedByAnother { .. }
             | Error::TransactionEnded => false,
+        }
+    }
+}
+
+impl Error {
+    /// The node that the error comes from, as the client calls it: its address, or "this node". `None`: no node was asked, or
+    /// every node would say the same, since the state machine decided it.
+    pub fn node(&self) -> Option<&str> {
+        match self {
+            Error::Rejected { node, .. }
+            | Error::MemberNotReady { node, .. }
+            | Error::OutcomeUnknown(OutcomeUnknown { node, .. })
+            | Error::Unavailable { node, .. }
+            | Error::NotAdmitted { node, .. }
+            | Error::NotYet { node, .. }
+            | Error::TooStale { node, .. }
+            | Error::ReadTooLong { node, .. }
+            | Error::DiskFull { node, .. } => node.as_deref(),
+            Error::InvalidKey(_)
+            | Error::InvalidTxn(_)
+            | Error::InvalidRead(_)
+            | Error::InvalidLimit(_)
+            | Error::InvalidValue { .. }
+            | Error::Refused(_)
+            | Error::AnswerTooLarge { .. }
+            | Error::Compacted { .. }
+            | Error::NoSpace { .. }
+            | Error::LedByAnother { .. }
+            | Error::TransactionEnded => None,
+        }
+    }
+
+    /// A refusal of the client itself.
+    pub(super) fn rejected(reason: impl Into<String>) -> Self {
+        Error::Rejected {
+            node: None,
+            reason: reason.into(),
+        }
+    }
+}
+
+/// The node that was asked, in a sentence.
+struct Asked<'a>(&'a Option<String>);
+
+impl std::fmt::Display for Asked<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            // Its name is a sentence's part already.
+            Some(node) if node == super::endpoint::THIS_NODE => f.write_str(node),
+            Some(node) => write!(f, "node {node}"),
+            None => f.write_str("the node"),
         }
     }
 }

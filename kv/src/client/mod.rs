@@ -253,6 +253,7 @@ impl Time {
     fn is_over(self, last: String) -> Error {
         Error::Unavailable {
             deadline: self.deadline,
+            node: None,
             last,
         }
     }
@@ -430,8 +431,7 @@ impl Inner {
         let mut pause = Backoff::default();
         loop {
             let Some((place, endpoint)) = self.routes.choose(to) else {
-                let reason = "the client was given no endpoint".to_owned();
-                return Err(Error::Rejected { reason });
+                return Err(Error::rejected("the client was given no endpoint"));
             };
             let asking = self.routes.asks(place);
             let request = match (progress.effect(), request()) {

@@ -33,6 +33,8 @@ pub(super) struct Progress {
     setbacks: BTreeMap<usize, Setback>,
     /// What to say at the end where the last answer was one that waiting may change.
     at_the_end: Option<Error>,
+    /// The last node that may have carried it out.
+    doer: Option<String>,
 }
 
 /// What follows from one attempt.
@@ -60,6 +62,7 @@ pub(super) enum Way {
 #[derive(Debug)]
 struct Setback {
     told: Told,
+    node: String,
     reason: String,
 }
 
@@ -110,10 +113,11 @@ impl Progress {
         let Attempt { next, effect } = match result {
             Ok(Response::Failed(failure)) => of_failure(failure, node),
             Ok(response) => of_answer(response, node),
-            Err(error) => of_silence(error),
+            Err(error) => of_silence(error, node),
         };
         if kind.changes && effect == Effect::Possible {
             self.effect = Effect::Possible;
+            self.doer = Some(node.to_owned());
         }
         match next {
             Next::Answered(response) => Step::Answered(response),
@@ -128,10 +132,11 @@ impl Progress {
                     self.at_the_end = at_the_end;
                 }
                 if self.effect == Effect::Possible && !kind.repeatable {
-                    return Step::Failed(self.conclude(Error::Rejected { reason }));
+                    return Step::Failed(self.conclude(Error::rejected(reason)));
                 }
                 tracing::debug!(%reason, "an attempt failed; the call is tried again while there is time");
-                self.setbacks.insert(place, Setback { told, reason });
+                let node = node.to_owned();
+                self.setbacks.insert(place, Setback { told, node, reason });
                 Step::Again(way)
             }
         }
@@ -143,8 +148,11 @@ impl Progress {
         if self.setbacks.len() < known || !self.setbacks.values().all(|setback| refused(&setback)) {
             return None;
         }
-        let reason = self.most_telling()?.to_owned();
-        Some(self.conclude(Error::NotAdmitted { reason }))
+        let Setback { node, reason, .. } = self.most_telling()?;
+        Some(self.conclude(Error::NotAdmitted {
+            node: Some(node.clone()),
+            reason: reason.clone(),
+        }))
     }
 
     /// What the call ends with when its time is over.
@@ -152,6 +160,7 @@ impl Progress {
         self.conclude(self.at_the_end.clone().unwrap_or_else(|| {
             Error::Unavailable {
                 deadline,
+                node: self.most_telling().map(|setback| setback.node.clone()),
                 last: self
                     .all_that_tells()
                     .unwrap_or_else(|| "there was no time to ask".to_owned()),
@@ -166,7 +175,7 @@ impl Progress {
             (Effect::Possible, error) if planted::is(Bug::FailureTakenForCertain) => error,
             // Each says itself what became of the call.
             (Effect::Possible, error @ (Error::OutcomeUnknown(_) | Error::AnswerTooLarge { .. })) => error,
-            (Effect::Possible, error) => unknown(&error),
+            (Effect::Possible, error) => unknown(self.doer.clone(), &error),
         }
     }
 
@@ -198,23 +207,26 @@ impl Progress {
         (!reasons.is_empty()).then(|| reasons.join("; "))
     }
 
-    fn most_telling(&self) -> Option<&str> {
+    fn most_telling(&self) -> Option<&Setback> {
+        // The first of those that tell as much, as where all are told.
         let setbacks = self.setbacks.values();
-        setbacks.max_by_key(|s| s.told).map(|s| s.reason.as_str())
+        setbacks.rev().max_by_key(|setback| setback.told)
     }
 }
 
 /// A request that changes something was answered with what is no answer to it: what became of it is not known.
 pub(super) fn unexpected(response: &Response, kind: Kind) -> Error {
-    let error = Error::Rejected {
-        reason: format!("the node answered something else: {response:?}"),
-    };
-    if kind.changes { unknown(&error) } else { error }
+    let error = Error::rejected(format!("the node answered something else: {response:?}"));
+    if kind.changes {
+        unknown(None, &error)
+    } else {
+        error
+    }
 }
 
-fn unknown(error: &Error) -> Error {
+fn unknown(node: Option<String>, error: &Error) -> Error {
     let reason = error.to_string();
-    OutcomeUnknown { reason }.into()
+    OutcomeUnknown { node, reason }.into()
 }
 
 /// Whether this refusal is remembered under the write's number, so that no attempt ever gets, or got, another answer.
@@ -264,14 +276,15 @@ fn of_answer(response: Response, node: &str) -> Attempt {
     }
 }
 
-fn of_silence(CallError { sent, why, reason }: CallError) -> Attempt {
+fn of_silence(CallError { sent, why, reason }: CallError, node: &str) -> Attempt {
     let told = match why {
         Unanswered::Unreachable => Told::Unreachable,
         Unanswered::Broken | Unanswered::Late => Told::NoAnswer,
         Unanswered::NotAdmitted => Told::NotAdmitted,
         Unanswered::TooLarge => {
+            let node = Some(node.to_owned());
             return Attempt {
-                next: Next::Failed(Error::Rejected { reason }),
+                next: Next::Failed(Error::Rejected { node, reason }),
                 effect: Effect::Impossible,
             };
         }
@@ -292,6 +305,7 @@ fn of_silence(CallError { sent, why, reason }: CallError) -> Attempt {
 }
 
 fn of_failure(failure: Failure, node: &str) -> Attempt {
+    let asked_node = || Some(node.to_owned());
     let again = |way, reason: &str, at_the_end| Next::Again {
         way,
         told: Told::Answered,
@@ -313,22 +327,44 @@ fn of_failure(failure: Failure, node: &str) -> Attempt {
         Failure::Stopped(reason) => (again(Way::Elsewhere, &reason, None), Effect::Impossible),
         Failure::Busy(reason) => (again(Way::Here, &reason, None), Effect::Impossible),
         Failure::NotYet { asked, current } => {
-            let error = Error::NotYet { asked, current };
-            let reason = error.to_string();
+            let reason = format!("revision {asked} has not come, it is at {current}");
+            let node = asked_node();
+            let error = Error::NotYet { node, asked, current };
             (again(Way::Here, &reason, Some(error)), Effect::Impossible)
         }
         Failure::Compacted { oldest } => (Next::Failed(Error::Compacted { oldest }), Effect::Impossible),
-        Failure::TooStale { lag } => (Next::Failed(Error::TooStale { lag }), Effect::Impossible),
-        Failure::ReadTooLong { limit } => (Next::Failed(Error::ReadTooLong { limit }), Effect::Impossible),
+        Failure::TooStale { lag } => {
+            let node = asked_node();
+            (Next::Failed(Error::TooStale { node, lag }), Effect::Impossible)
+        }
+        Failure::ReadTooLong { limit } => {
+            let node = asked_node();
+            (
+                Next::Failed(Error::ReadTooLong { node, limit }),
+                Effect::Impossible,
+            )
+        }
         Failure::NoSpace { used, limit, wanted } => {
             let error = Error::NoSpace { used, limit, wanted };
             (Next::Failed(error), Effect::Impossible)
         }
         Failure::DiskFull { used, limit } => {
-            (Next::Failed(Error::DiskFull { used, limit }), Effect::Impossible)
+            let node = asked_node();
+            (
+                Next::Failed(Error::DiskFull { node, used, limit }),
+                Effect::Impossible,
+            )
         }
         Failure::Invalid(reason) | Failure::Refused(reason) => {
-            (Next::Failed(Error::Rejected { reason }), Effect::Impossible)
+            let node = asked_node();
+            (Next::Failed(Error::Rejected { node, reason }), Effect::Impossible)
+        }
+        Failure::MemberNotReady(reason) => {
+            let node = asked_node();
+            (
+                Next::Failed(Error::MemberNotReady { node, reason }),
+                Effect::Impossible,
+            )
         }
         Failure::LedByAnother { asked, leader } => (
             Next::Failed(Error::LedByAnother { asked, leader }),

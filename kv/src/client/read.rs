@@ -490,7 +490,5 @@ fn one(response: ReadResponse) -> Result<ReadResult, Error> {
 }
 
 pub(super) fn mixed_up(asked: &str, answered: &str) -> Error {
-    Error::Rejected {
-        reason: format!("{asked} was answered with {answered}"),
-    }
+    Error::rejected(format!("{asked} was answered with {answered}"))
 }

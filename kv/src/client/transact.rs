@@ -280,10 +280,9 @@ impl Transaction {
             ..
         } = op
         {
-            return Err(self.fails(Error::Rejected {
-                reason: "a delete that may leave some of its range has no place in a transaction with reads"
-                    .to_owned(),
-            }));
+            return Err(self.fails(Error::rejected(
+                "a delete that may leave some of its range has no place in a transaction with reads",
+            )));
         }
         let limits = &self.attempt.client.inner.limits;
         let mut checked = Ok(());

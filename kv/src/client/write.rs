@@ -360,8 +360,8 @@ impl Future for DeleteRange<'_> {
             under_way,
         } = &mut *self;
         if *refused {
-            let reason = "an empty prefix is that of all keys: delete_range(..) deletes those".to_owned();
-            return Poll::Ready(Err(Error::Rejected { reason }));
+            let reason = "an empty prefix is that of all keys: delete_range(..) deletes those";
+            return Poll::Ready(Err(Error::rejected(reason)));
         }
         let under_way = under_way.get_or_insert_with(|| {
             Box::pin(delete(
@@ -541,5 +541,5 @@ fn answered_otherwise(asked: &str) -> Error {
 }
 
 fn unknown(reason: String) -> Error {
-    OutcomeUnknown { reason }.into()
+    OutcomeUnknown { node: None, reason }.into()
 }

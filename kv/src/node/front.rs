@@ -631,6 +631,7 @@ impl Front {
             Ok(()) => Response::Done,
             Err(MembershipError::NotLeader { leader }) => Response::Failed(Failure::NotLeader { leader }),
             Err(MembershipError::Refused(reason)) => Response::Failed(Failure::Refused(reason)),
+            Err(MembershipError::NotReady(reason)) => Response::Failed(Failure::MemberNotReady(reason)),
             Err(MembershipError::Busy(reason)) => Response::Failed(Failure::Busy(reason)),
             Err(MembershipError::Unknown(reason)) => Response::Failed(Failure::unknown(reason)),
             Err(MembershipError::LedByAnother { asked, leader }) => {

@@ -35,6 +35,9 @@ pub(crate) enum MembershipError {
     /// Nothing was changed, and asking again changes nothing.
     #[error("{0}")]
     Refused(String),
+    /// Nothing was changed; the node in question must be started, answer or catch up first.
+    #[error("{0}")]
+    NotReady(String),
     /// Nothing was changed; another change is under way.
     #[error("{0}")]
     Busy(String),
@@ -151,7 +154,7 @@ impl RaftNode {
                 .map_err(MembershipError::Refused),
             // It is a member already, and down at present.
             (Err(_), Some(known)) => Ok(known),
-            (Err(error), None) => Err(MembershipError::Refused(format!(
+            (Err(error), None) => Err(MembershipError::NotReady(format!(
                 "node {id} does not answer at {address}, so nobody knows which directory it is: start it there, with \
                  --join, and add it then ({error})"
             ))),
@@ -167,8 +170,7 @@ impl RaftNode {
             let state = self.state();
             let patience = self.timing.failover_min;
             let member = state.members.iter().find(|member| member.id == id);
-            may_vote(id, member, state.last_log, self.promote_lag_max, patience)
-                .map_err(MembershipError::Refused)?;
+            may_vote(id, member, state.last_log, self.promote_lag_max, patience)?;
         }
         let promote = ChangeMembers::AddVoterIds(BTreeSet::from([id.number()]));
         self.carry_out(&members, [(promote, true)]).await
@@ -300,19 +302,21 @@ fn may_vote(
     last: Option<LogIndex>,
     lag_max: u64,
     patience: Duration,
-) -> Result<(), String> {
+) -> Result<(), MembershipError> {
     let Some(member) = member else {
-        return Err(format!("node {id} is no member; add it as a learner first"));
+        let reason = format!("node {id} is no member; add it as a learner first");
+        return Err(MembershipError::Refused(reason));
     };
+    let not_ready = |reason| Err(MembershipError::NotReady(reason));
     let address = member.address.as_ref().map_or("no address", Address::as_str);
     match member.answered {
         None => {
-            return Err(format!(
+            return not_ready(format!(
                 "node {id} at {address} has never answered: start it there, with --join, and try again"
             ));
         }
         Some(silence) if silence > patience => {
-            return Err(format!(
+            return not_ready(format!(
                 "node {id} at {address} has not answered for {silence:.1?}; a vote is given to a node that answered \
                  within the last {patience:?}: see that it runs and is reached, and try again"
             ));
@@ -320,13 +324,13 @@ fn may_vote(
         Some(_) => {}
     }
     let Some(matched) = member.matched else {
-        return Err(format!(
+        return not_ready(format!(
             "node {id} has received nothing of the log yet, or is receiving a snapshot; try again when it has caught up"
         ));
     };
     let lag = last.map_or(0, |last| last.number().saturating_sub(matched.number()));
     if lag > lag_max {
-        return Err(format!(
+        return not_ready(format!(
             "node {id} is {lag} entries behind; a vote is given to a node that is at most {lag_max} behind: try again \
              when it has caught up"
         ));
@@ -435,7 +439,11 @@ mod tests {
             ),
         ];
         for (case, member, expected) in cases {
+            // A node that is no member becomes one by another request; the others are waited for.
+            let waits = member.is_some();
             let refused = judge(member).expect_err(case);
+            assert_eq!(matches!(refused, MembershipError::NotReady(_)), waits, "{case}");
+            let refused = refused.to_string();
             assert!(
                 refused.contains(expected) && refused.contains("node 2"),
                 "{case}: {refused}"

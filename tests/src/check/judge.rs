@@ -283,7 +283,7 @@ impl Judge<'_> {
                     (_, Error::Unavailable { .. } | Error::InvalidKey(_) | Error::InvalidRead(_)) => true,
                     // Only for what a batch of reads returns.
                     (Request::Read { .. }, Error::Rejected { .. }) => true,
-                    (_, Error::NotYet { asked, current }) => current < asked && *current <= newest,
+                    (_, Error::NotYet { asked, current, .. }) => current < asked && *current <= newest,
                     (_, Error::TooStale { .. }) => matches!(
                         consistency_of(request),
                         Consistency::Stale { max_lag: Some(_), .. }

@@ -59,6 +59,7 @@ impl Source for Client {
         let record = |result| match result {
             ReadResult::Get(record) => Ok(record),
             other => Err(Error::Rejected {
+                node: None,
                 reason: format!("a get was answered with {other:?}"),
             }),
         };

@@ -52,6 +52,7 @@ fn failures() -> Vec<(Failure, Says)> {
         | Failure::ReadTooLong { .. }
         | Failure::NoSpace { .. }
         | Failure::DiskFull { .. }
+        | Failure::MemberNotReady(_)
         | Failure::LedByAnother { .. } => Nothing,
         Failure::Unknown { .. } => Maybe,
         Failure::AnswerTooLarge { .. } => Done,
@@ -82,6 +83,7 @@ fn failures() -> Vec<(Failure, Says)> {
             wanted: 1,
         },
         Failure::DiskFull { used: 9, limit: 8 },
+        Failure::MemberNotReady("start it".to_owned()),
         Failure::LedByAnother {
             asked: NodeId::new(1),
             leader: NodeId::new(2),
@@ -335,7 +337,7 @@ fn the_most_telling_setback_is_told_with_the_node_that_it_came_from() {
     }
     let error = progress.admitted_by_none(2).expect("nobody admits us");
     assert!(
-        matches!(&error, Error::NotAdmitted { reason } if reason.contains("two:1")),
+        matches!(&error, Error::NotAdmitted { reason, .. } if reason.contains("two:1")),
         "{error}"
     );
     assert!(!error.is_retryable());
@@ -403,6 +405,7 @@ async fn a_call_that_reached_nobody_changed_nothing() {
             matches!(&error, Error::Unavailable { last, .. } if last.contains("one:1")),
             "{error}"
         );
+        assert_eq!(error.node(), Some("one:1"));
         assert!(!error.may_have_committed());
     }
 }
@@ -447,6 +450,7 @@ async fn a_move_of_leadership_to_anyone_is_not_repeated_once_it_may_have_happene
     stage.break_streams("one:1");
     let error = moved.await.expect("no panic").expect_err("the answer was lost");
     assert!(matches!(error, Error::OutcomeUnknown(_)), "{error}");
+    assert_eq!(error.node(), Some("one:1"));
     assert!(node.asked_already().is_none(), "it was not asked again");
     drop(first);
 }
@@ -478,7 +482,12 @@ async fn a_read_at_a_revision_that_has_not_come_is_waited_for_within_the_deadlin
     });
     let error = get.await.expect("no panic").expect_err("it did not come");
     refusing.abort();
-    assert_eq!(error, Error::NotYet { asked, current });
+    let node = Some("one:1".to_owned());
+    let told = format!("revision {asked} has not come; node one:1 is at {current}");
+    assert_eq!(
+        (error.to_string(), error),
+        (told, Error::NotYet { node, asked, current })
+    );
 }
 
 /// Each sign of life counts once: a node that was cut off behind one would use up the whole deadline.
@@ -638,4 +647,39 @@ async fn the_calls_of_one_operation_have_one_deadline_together() {
     }
     let took = began.elapsed();
     assert!(took >= DEADLINE && took < DEADLINE * 2, "{took:?} for 21 calls");
+}
+
+/// An operator with five nodes has to know which of them said it.
+#[test]
+fn an_error_that_one_node_caused_names_it_and_one_that_any_node_would_tell_names_none() {
+    for (failure, _) in failures() {
+        let mut progress = Progress::default();
+        let kind = Kind {
+            changes: true,
+            repeatable: true,
+        };
+        let step = progress.take(0, "one:1", kind, Ok(Response::Failed(failure.clone())));
+        let error = match step {
+            Step::Failed(error) => error,
+            Step::Again(_) => progress.out_of_time(DEADLINE),
+            Step::Answered(answer) => panic!("{failure:?} is no answer: {answer:?}"),
+        };
+        let of_all = matches!(
+            failure,
+            Failure::Compacted { .. }
+                | Failure::NoSpace { .. }
+                | Failure::LedByAnother { .. }
+                | Failure::AnswerTooLarge { .. }
+        );
+        assert_eq!(error.node().is_none(), of_all, "{failure:?}: {error:?}");
+        assert!(of_all || error.node() == Some("one:1"), "{failure:?}: {error:?}");
+    }
+    let here = Error::TooStale {
+        node: Some(super::super::endpoint::THIS_NODE.to_owned()),
+        lag: None,
+    };
+    assert!(
+        here.to_string().contains("the state of this node is new enough"),
+        "{here}"
+    );
 }

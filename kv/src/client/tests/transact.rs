@@ -224,7 +224,7 @@ async fn an_attempt_with_a_failed_read_does_not_commit_though_the_closure_goes_o
     asked.answer(Response::Failed(failure)).await;
     let ended = run.await.expect("no panic").expect_err("its guard is not whole");
     assert!(
-        matches!(&ended, TransactError::Client(Error::Rejected { reason }) if reason.contains("too large")),
+        matches!(&ended, TransactError::Client(Error::Rejected { reason, .. }) if reason.contains("too large")),
         "{ended}"
     );
     assert!(node.asked_already().is_none(), "nothing was sent");

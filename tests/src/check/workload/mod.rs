@@ -543,6 +543,7 @@ pub async fn read_all(client: &Client, at: Option<Revision>) -> Result<(Revision
             }
             other => {
                 return Err(Error::Rejected {
+                    node: None,
                     reason: format!("a range was answered with {other:?}"),
                 });
             }
