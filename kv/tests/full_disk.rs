@@ -212,6 +212,7 @@ async fn before_the_disk_is_full_what_grows_is_refused_and_what_makes_room_goes_
     assert_eq!(
         error,
         Error::DiskFull {
+            node: Some("this node".to_owned()),
             used: 20 * MIB,
             limit: 21 * MIB
         }
