@@ -12,12 +12,16 @@
 
 mod address;
 mod backoff;
+#[cfg(feature = "quic")]
 pub mod certs;
 pub mod delay;
+#[cfg(feature = "quic")]
 mod frame;
 mod identity;
+#[cfg(feature = "quic")]
 mod inbox;
 pub mod memory;
+#[cfg(feature = "quic")]
 pub mod quic;
 mod refused;
 mod stream;
