@@ -9,6 +9,9 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
 use crate::Class;
 
+/// The default limit of a message: 32 MiB, well above the largest entry and below what hurts to hold twice.
+pub const MESSAGE_BYTES_MAX: usize = 32 << 20;
+
 /// The version of the header and of the framing that we speak.
 pub(crate) const STREAM_VERSION: u8 = 1;
 
