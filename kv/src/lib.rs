@@ -42,6 +42,9 @@ pub mod scrub;
 
 mod damage;
 
+#[cfg(any(test, feature = "fuzzing"))]
+mod decoder;
+
 pub mod identity;
 pub mod log;
 pub mod machine;

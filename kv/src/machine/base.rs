@@ -15,10 +15,10 @@ use super::error::{StateFile, step, storage};
 use super::filter::{Filter, FilterHash};
 use super::head::{Head, Meta, ValueDigest};
 use super::heads::{self, Heads};
-use super::layered::{Sight, Values};
 use super::runs::{self, Runs};
 use super::sequences;
 use super::sessions::answer_key;
+use super::sight::{Sight, Values};
 use super::system::{self, Standing};
 use super::tables::{SYSTEM, Table};
 use super::times::{self, Stood};
@@ -409,7 +409,7 @@ impl Base {
 pub(super) type HeadRows<'b> = Heads<Range<'b, BlockBound, &'static [u8]>, &'b StateFile>;
 
 /// One of them.
-pub(super) type HeadRow<'b> = heads::HeadRow<redb::AccessGuard<'b, &'static [u8]>>;
+pub(super) type HeadRow<'b> = blocks::HeadRow<redb::AccessGuard<'b, &'static [u8]>>;
 
 /// A version behind a key's newest.
 struct Older {

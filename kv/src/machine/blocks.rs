@@ -15,10 +15,9 @@ use std::cmp::Ordering;
 use std::ops::{Bound, Range};
 use std::sync::Arc;
 
-use redb::{CursorMut, ReadableTable, StorageError, TypeName};
+use redb::{AccessGuard, CursorMut, OwnedAccessGuard, OwnedRange, ReadableTable, StorageError, TypeName};
 
 use super::error::{StateFile, storage};
-use super::heads::{Guard, HeadRow, Rows};
 use super::wire::Malformed;
 use crate::fault::Fault;
 use crate::model::Order;
@@ -70,6 +69,63 @@ impl redb::Value for BlockBound {
 impl redb::Key for BlockBound {
     fn compare(one: &[u8], other: &[u8]) -> Ordering {
         one.cmp(other)
+    }
+}
+
+/// A row where it lies in the page cache.
+pub(super) trait Guard {
+    fn bytes(&self) -> &[u8];
+}
+
+impl Guard for AccessGuard<'_, Slice> {
+    fn bytes(&self) -> &[u8] {
+        self.value()
+    }
+}
+
+impl Guard for OwnedAccessGuard<Slice> {
+    fn bytes(&self) -> &[u8] {
+        self.value()
+    }
+}
+
+/// The rows of a run's table, from either end: bounds and blocks.
+pub(super) trait Rows:
+    DoubleEndedIterator<Item = Result<(Self::Bound, Self::Guard), StorageError>>
+{
+    type Bound;
+    type Guard: Guard;
+}
+
+impl<'b> Rows for redb::Range<'b, BlockBound, Slice> {
+    type Bound = AccessGuard<'b, BlockBound>;
+    type Guard = AccessGuard<'b, Slice>;
+}
+
+impl Rows for OwnedRange<BlockBound, Slice> {
+    type Bound = OwnedAccessGuard<BlockBound>;
+    type Guard = OwnedAccessGuard<Slice>;
+}
+
+/// A head, and the key that it is of.
+pub(super) struct HeadRow<G> {
+    block: Arc<Block<G>>,
+    key: Range<usize>,
+    head: Range<usize>,
+}
+
+impl<G: Guard> HeadRow<G> {
+    /// In a block, of which these are parts.
+    pub(super) fn new(block: Arc<Block<G>>, key: Range<usize>, head: Range<usize>) -> Self {
+        Self { block, key, head }
+    }
+
+    pub(super) fn key(&self) -> &[u8] {
+        self.block.bytes(self.key.clone())
+    }
+
+    pub(super) fn head(&self) -> &[u8] {
+        self.block.bytes(self.head.clone())
     }
 }
 

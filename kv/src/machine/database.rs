@@ -6,25 +6,21 @@
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use redb::{Database, Durability, ReadableDatabase, StorageBackend as _, WriteTransaction};
 
 use super::backend::{Backend, Opened};
-use super::base::Base;
-use super::error::{StateFile, step};
-use super::hashes::Hashes;
-use super::layered::Layered;
+use super::error::{StateFile, step, storage};
+use super::open_error::{MachineOpenError, corrupt, failed};
 use super::recent::Recent;
-use super::runs::{Runs, RunsKept};
+use super::runs::RunsKept;
 use super::settings::{MachineSettings, Tuning};
-use super::system::{self, Standing, System};
+use super::system::{self, System};
 use super::tables::{FILTERS, SYSTEM, Table};
-use super::wire::hash_row;
-use super::{MachineOpenError, sessions};
+use super::wire::Malformed;
 use crate::env::{self, Disk, File};
 use crate::fault::Fault;
-use crate::model::{LogTime, ReplicatedLimits, StateHash};
 
 /// The state file's name in its directory.
 pub(super) const FILE_NAME: &str = "state.redb";
@@ -89,44 +85,6 @@ impl Drop for Held {
     }
 }
 
-/// What readers pin: the state at one moment.
-#[derive(Debug)]
-pub(super) struct Published {
-    pub(super) state: Layered,
-    pub(super) standing: Standing,
-    pub(super) limits: ReplicatedLimits,
-    pub(super) hashes: Arc<Hashes>,
-    /// The file's length after the last checkpoint.
-    pub(super) file_bytes: u64,
-    /// Of the two, and computed once for all who look.
-    pub(super) state_hash: StateHash,
-}
-
-/// The state that was published last. The lock is held for the few lines that clone or replace the `Arc`.
-#[derive(Clone, Debug)]
-pub(super) struct Shared(Arc<RwLock<Arc<Published>>>);
-
-impl Shared {
-    pub(super) fn new(published: Published) -> Self {
-        Self(Arc::new(RwLock::new(Arc::new(published))))
-    }
-
-    pub(super) fn get(&self) -> Arc<Published> {
-        // A panic cannot leave the Arc half replaced.
-        let published = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(&published)
-    }
-
-    pub(super) fn publish(&self, published: Published) {
-        let published = Arc::new(published);
-        let mut place = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let replaced = std::mem::replace(&mut *place, published);
-        drop(place);
-        // Outside of the lock: it may be the last that holds a layer, or a file.
-        drop(replaced);
-    }
-}
-
 impl OpenState {
     pub(super) fn new(database: Database, backend: Arc<Backend>, settings: &MachineSettings) -> Self {
         let file = backend.name().clone();
@@ -150,7 +108,7 @@ impl OpenState {
     }
 
     /// Closes the database. What it wrote is durable already.
-    fn close(mut self) -> Result<(), Fault> {
+    pub(super) fn close(mut self) -> Result<(), Fault> {
         match self.database.database.take() {
             Some(database) => database.close().map_err(step(&self.file, "closing")),
             None => Ok(()),
@@ -315,25 +273,6 @@ fn open_on(
     }
 }
 
-/// What an error of the disk becomes that was met while a path was opened.
-pub(super) fn failed<'p>(
-    doing: &'static str,
-    path: &'p Path,
-) -> impl FnOnce(io::Error) -> MachineOpenError + use<'p> {
-    move |error| MachineOpenError::Disk {
-        doing,
-        path: path.to_owned(),
-        error,
-    }
-}
-
-pub(super) fn corrupt(path: &Path, detail: String) -> MachineOpenError {
-    MachineOpenError::Corrupt {
-        path: path.to_owned(),
-        detail,
-    }
-}
-
 /// Writes the row of the system table that is written once, and makes every table, so that readers find them.
 pub(super) fn write_frame(file: &StateFile, txn: &WriteTransaction) -> Result<(), Fault> {
     let stored = Table::ALL.into_iter().filter(|table| !table.is_of_heads());
@@ -361,31 +300,9 @@ fn write_rows(file: &StateFile, txn: &WriteTransaction, rows: &[(&[u8], Vec<u8>)
         .open_table(SYSTEM)
         .map_err(step(file, "opening the system table of"))?;
     for (key, value) in rows {
-        table
-            .insert(*key, &value[..])
-            .map_err(super::error::storage(file))?;
+        table.insert(*key, &value[..]).map_err(storage(file))?;
     }
     Ok(())
-}
-
-/// Makes an empty state file: under another name first, so that the state's name never stands for half a file.
-pub(super) fn create_empty(
-    disk: &Arc<dyn Disk>,
-    dir: &Path,
-    settings: &MachineSettings,
-) -> Result<(), MachineOpenError> {
-    let path = dir.join(format!("{UNFINISHED_PREFIX}new"));
-    let (database, backend) = open_database(&**disk, &path, RECEIVING_CACHE_BYTES, false, true)?;
-    let state = OpenState::new(database, backend, settings);
-    let txn = state.begin_write(Durability::Immediate)?;
-    write_frame(&state.file, &txn)?;
-    write_system(&state.file, &txn, &System::empty())?;
-    Runs::NONE.write(&state.file, &txn)?;
-    state.commit(txn)?;
-    state.close()?;
-    rename(&**disk, &path, &dir.join(FILE_NAME)).map_err(failed("renaming", &path))?;
-    disk.sync_dir(dir)
-        .map_err(failed("syncing the directory of", &path))
 }
 
 /// Removes what was left unfinished in the directory.
@@ -399,66 +316,6 @@ pub(super) fn remove_unfinished(disk: &dyn Disk, dir: &Path) -> Result<(), Machi
     Ok(())
 }
 
-/// Everything that the machine keeps in memory of a state file.
-#[derive(Debug)]
-pub(super) struct Loaded {
-    pub(super) base: Base,
-    pub(super) system: System,
-    pub(super) sessions: sessions::Sessions,
-    /// The time of the last row of `times`.
-    pub(super) noted: Option<LogTime>,
-}
-
-/// Opens the state file and reads what the machine keeps in memory.
-pub(super) fn load(
-    disk: &Arc<dyn Disk>,
-    dir: &Path,
-    settings: &MachineSettings,
-) -> Result<Loaded, MachineOpenError> {
-    let path: PathBuf = dir.join(FILE_NAME);
-    let (database, backend) = open_database(
-        &**disk,
-        &path,
-        pages_bytes(settings),
-        settings.verify_on_open,
-        false,
-    )?;
-    let state = OpenState::new(database, backend, settings);
-    let file = &state.file;
-    let txn = state.begin_read()?;
-    let system = read_system(&path, file, &txn)?;
-    let mut all = sessions::Sessions::default();
-    let mut scratch = Vec::new();
-    for_each_row(file, &txn, Table::Sessions, |key, value| {
-        let mut session = sessions::Session::decode(value)?;
-        session.row_hash = hash_row(&mut scratch, Table::Sessions, key, value);
-        all.restore(sessions::read_session_key(key)?, session);
-        Ok(())
-    })?;
-    let mut orphan = false;
-    for_each_row(file, &txn, Table::Answers, |key, value| {
-        let (id, sequence) = sessions::read_answer_key(key)?;
-        let answer = sessions::Remembered {
-            hash: hash_row(&mut scratch, Table::Answers, key, value),
-            bytes: value.len() as u64,
-        };
-        orphan |= !all.restore_answer(id, sequence, answer);
-        Ok(())
-    })?;
-    if orphan {
-        return Err(corrupt(&path, "an answer is remembered for no session".into()));
-    }
-    drop(txn);
-    let base = Base::of_opened(state)?;
-    let noted = base.stood(LogTime::from_millis(u64::MAX))?;
-    Ok(Loaded {
-        base,
-        system,
-        sessions: all,
-        noted: noted.map(|(time, _)| time),
-    })
-}
-
 /// Reads where the node stood, in a file of the format that this release knows.
 pub(super) fn read_system(
     path: &Path,
@@ -470,7 +327,7 @@ pub(super) fn read_system(
         .map_err(|error| corrupt(path, format!("not a state file: {error}")))?;
     let format = table
         .get(system::FORMAT)
-        .map_err(super::error::storage(file))?
+        .map_err(storage(file))?
         .ok_or_else(|| corrupt(path, "not a state file: it has no format row".into()))?;
     let found = system::read_format(format.value()).map_err(|e| corrupt(path, e.to_string()))?;
     if found != system::FORMAT_VERSION {
@@ -488,16 +345,13 @@ pub(super) fn for_each_row(
     file: &StateFile,
     txn: &redb::ReadTransaction,
     table: Table,
-    mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), super::wire::Malformed>,
+    mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), Malformed>,
 ) -> Result<(), Fault> {
     let rows = txn
         .open_table(table.definition())
         .map_err(step(file, "opening a table of"))?;
-    for row in rows
-        .range_owned::<&[u8]>(..)
-        .map_err(super::error::storage(file))?
-    {
-        let (key, value) = row.map_err(super::error::storage(file))?;
+    for row in rows.range_owned::<&[u8]>(..).map_err(storage(file))? {
+        let (key, value) = row.map_err(storage(file))?;
         visit(key.value(), value.value()).map_err(|e| file.malformed(&e))?;
     }
     Ok(())

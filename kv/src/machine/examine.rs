@@ -14,6 +14,7 @@ use std::sync::Arc;
 use redb::{ReadTransaction, TableHandle as _};
 
 use self::pages::Walked;
+use super::applied::Applied;
 use super::blocks::Block;
 use super::chain::Fold;
 use super::counters::Counters;
@@ -22,13 +23,15 @@ use super::error::{StateFile, step, storage};
 use super::filter::FilterHash;
 use super::head::{Head, ValueDigest};
 use super::heads;
+use super::open_error::MachineOpenError;
+use super::row_hash::hash_of_logical_row;
 use super::runs::{self, Dead, Runs};
 use super::settings::MachineSettings;
 use super::system::{Standing, System};
 use super::tables::{FILTERS, SYSTEM, Table};
 use super::version::{self, Version};
-use super::wire::{Malformed, hash_of_logical_row};
-use super::{MachineOpenError, backend, sequences, sessions, times, verify};
+use super::wire::Malformed;
+use super::{backend, sequences, sessions, times, verify};
 use crate::damage::{Damage, Damages, Part};
 use crate::env::{self, Disk};
 use crate::fault::Fault;
@@ -230,7 +233,7 @@ impl Rows<'_> {
             self.tell("the membership is of a later entry than the last that was applied".to_owned());
         }
         Held {
-            applied: super::applied(system),
+            applied: Applied::of(system),
             history_since: standing.history.since,
             keys,
             deleted,

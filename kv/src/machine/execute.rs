@@ -9,8 +9,8 @@ use bytes::Bytes;
 
 use super::batch::{Batch, Draft, SlotId};
 use super::head::Meta;
-use super::layered::Values;
 use super::range::{Gathered, answer_bytes};
+use super::sight::Values;
 use super::version::RecordRef;
 use super::work::{EntryWork, Meter};
 use crate::fault::Fault;

@@ -1,21 +1,15 @@
 //! Reading heads in the order of their keys, over all runs: of those that a key has the newest counts.
 
 use std::cmp::Ordering;
-use std::ops::{Deref, Range};
-use std::sync::Arc;
+use std::ops::Deref;
 
-use redb::{AccessGuard, OwnedAccessGuard, OwnedRange, StorageError};
-
-use super::blocks::{Block, BlockBound, RunRows};
+use super::blocks::{HeadRow, Rows, RunRows};
 use super::error::StateFile;
 use super::head::Head;
-use super::layered::in_order;
 use super::tables::Table;
 use super::wire::Malformed;
 use crate::fault::Fault;
 use crate::model::{Order, Revision};
-
-type Slice = &'static [u8];
 
 /// Whether a head is a row of `current`, or of `deleted`: one of a deleted key of which no history is left is in neither.
 /// `since` is the revision up to which it was forgotten.
@@ -26,63 +20,6 @@ pub(super) fn is_of(table: Table, head: &[u8], since: Revision) -> Result<bool, 
         Table::Deleted => record.is_none() && revision > since,
         _ => false,
     })
-}
-
-/// A row where it lies in the page cache.
-pub(super) trait Guard {
-    fn bytes(&self) -> &[u8];
-}
-
-impl Guard for AccessGuard<'_, Slice> {
-    fn bytes(&self) -> &[u8] {
-        self.value()
-    }
-}
-
-impl Guard for OwnedAccessGuard<Slice> {
-    fn bytes(&self) -> &[u8] {
-        self.value()
-    }
-}
-
-/// The rows of a run's table, from either end: bounds and blocks.
-pub(super) trait Rows:
-    DoubleEndedIterator<Item = Result<(Self::Bound, Self::Guard), StorageError>>
-{
-    type Bound;
-    type Guard: Guard;
-}
-
-impl<'b> Rows for redb::Range<'b, BlockBound, Slice> {
-    type Bound = AccessGuard<'b, BlockBound>;
-    type Guard = AccessGuard<'b, Slice>;
-}
-
-impl Rows for OwnedRange<BlockBound, Slice> {
-    type Bound = OwnedAccessGuard<BlockBound>;
-    type Guard = OwnedAccessGuard<Slice>;
-}
-
-/// A head, and the key that it is of.
-pub(super) struct HeadRow<G> {
-    block: Arc<Block<G>>,
-    key: Range<usize>,
-    head: Range<usize>,
-}
-
-impl<G: Guard> HeadRow<G> {
-    /// In a block, of which these are parts.
-    pub(super) fn new(block: Arc<Block<G>>, key: Range<usize>, head: Range<usize>) -> Self {
-        Self { block, key, head }
-    }
-
-    pub(super) fn key(&self) -> &[u8] {
-        self.block.bytes(self.key.clone())
-    }
-
-    pub(super) fn head(&self) -> &[u8] {
-        self.block.bytes(self.head.clone())
-    }
 }
 
 /// See the module.
@@ -144,7 +81,7 @@ impl<R: Rows, F: Deref<Target = StateFile>> Heads<R, F> {
 
     fn compare(&self, a: usize, b: usize) -> Ordering {
         match (&self.runs[a].front, &self.runs[b].front) {
-            (Some(x), Some(y)) => in_order(self.order, x.key(), y.key()).then(a.cmp(&b)),
+            (Some(x), Some(y)) => self.order.compare(x.key(), y.key()).then(a.cmp(&b)),
             (None, _) => Ordering::Greater,
             (_, None) => Ordering::Less,
         }

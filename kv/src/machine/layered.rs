@@ -17,6 +17,7 @@ use super::base::Base;
 use super::head::{Head, Meta, ValueDigest};
 use super::keys::Hashed;
 use super::layer::{Found, Held, Layer, Look};
+use super::sight::{Sight, Values};
 use super::times::Stood;
 use super::version::RecordRef;
 use crate::fault::Fault;
@@ -38,26 +39,6 @@ pub(super) struct Layered {
 
 /// A sorted stream of keys in memory, the deleted ones included, and those that are not there yet.
 pub(super) type Stream<'a> = Box<dyn Iterator<Item = (Bytes, Look)> + 'a>;
-
-/// What a scan comes by.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Sight<'a> {
-    pub(super) key: &'a [u8],
-    /// `None`: the key does not exist at the revision asked for, and was only gone by.
-    pub(super) record: Option<RecordRef<'a>>,
-    /// How many rows and versions were looked at on the way here since the last one, at least 1: work that
-    /// depends on layers and history, and not on the logical state.
-    pub(super) steps: u64,
-}
-
-/// Whether a scan brings values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Values {
-    /// They are read.
-    Read,
-    /// They are left out: what is visited has empty ones.
-    Skip,
-}
 
 impl Layered {
     pub(super) fn of(base: Arc<Base>) -> Self {
@@ -172,7 +153,7 @@ impl Layered {
                 (None, None) => return Ok(()),
                 (Some(_), None) => true,
                 (None, Some(_)) => false,
-                (Some((key, look)), Some(row)) => match in_order(order, key, row.key()) {
+                (Some((key, look)), Some(row)) => match order.compare(key, row.key()) {
                     Ordering::Less => true,
                     Ordering::Greater => false,
                     Ordering::Equal if look.found.is_none() => {
@@ -289,14 +270,6 @@ pub(super) fn in_chunks<'a, T: 'a>(
     })
 }
 
-/// Which of two keys comes first.
-pub(super) fn in_order(order: Order, a: &[u8], b: &[u8]) -> Ordering {
-    match order {
-        Order::Ascending => a.cmp(b),
-        Order::Descending => b.cmp(a),
-    }
-}
-
 fn record(found: &Found) -> Option<RecordRef<'_>> {
     Some(RecordRef {
         meta: found.meta?,
@@ -324,7 +297,7 @@ impl<'a> Merge<'a> {
         let heads = self.streams.iter().filter_map(|(head, _)| head.as_ref());
         let first = heads
             .map(|(key, _)| key)
-            .min_by(|a, b| in_order(self.order, a, b))?
+            .min_by(|a, b| self.order.compare(a, b))?
             .clone();
         let (mut found, mut steps) = (None, 0);
         for (head, stream) in &mut self.streams {

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
-use super::layered::Values;
+use super::sight::Values;
 use super::version::RecordRef;
 use crate::model::{Key, KeyValue, RangeRead};
 

@@ -13,9 +13,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::database::{Published, Shared};
-use super::layered::{Layered, Sight};
+use super::layered::Layered;
+use super::published::{Published, Shared};
 use super::range::{Gathered, answer_bytes};
+use super::sight::Sight;
 use super::snapshot::SnapshotSource;
 use super::system::Standing;
 use super::verify;

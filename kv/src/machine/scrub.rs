@@ -5,7 +5,8 @@
 
 use std::sync::{Arc, Weak};
 
-use super::database::{OpenState, Shared};
+use super::database::OpenState;
+use super::published::Shared;
 use super::read::Reader;
 use crate::fault::Fault;
 use crate::scrub::Scrubbed;

@@ -65,6 +65,18 @@ pub(super) struct Sessions {
     changed: BTreeSet<SessionId>,
 }
 
+/// How many sessions there are, and what became of others since a machine was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SessionCounts {
+    /// Sessions that are open.
+    pub open: u64,
+    /// Idle ones that made room for others.
+    pub evicted: u64,
+    /// Those that were not opened, since there were too many and none was idle.
+    pub refused: u64,
+}
+
 pub(super) fn session_key(id: SessionId) -> [u8; 16] {
     id.number().to_be_bytes()
 }

@@ -14,12 +14,13 @@ use super::error::{StateFile, step, storage};
 use super::head::{Head, ValueDigest};
 use super::heads::Heads;
 use super::layered::Layered;
+use super::row_hash::hash_of_logical_row;
 use super::runs;
 use super::system::Standing;
 use super::tables::Table;
 use super::times::{self, Stood};
 use super::version::{self, Version};
-use super::wire::{Malformed, hash_of_logical_row};
+use super::wire::Malformed;
 use crate::fault::Fault;
 use crate::model::{KeyRange, Order, Revision};
 

@@ -22,12 +22,13 @@ use crate::machine::database::{
 };
 use crate::machine::error::{StateFile, step, storage};
 use crate::machine::head::Head;
+use crate::machine::row_hash::hash_of_logical_row;
 use crate::machine::runs::{self, Runs, Writing};
 use crate::machine::system::System;
 use crate::machine::tables::Table;
 use crate::machine::times::{self, Stood};
 use crate::machine::verify;
-use crate::machine::wire::{Malformed, Row, hash_of_logical_row};
+use crate::machine::wire::{Malformed, Row};
 
 /// No row of ours is larger: a sender that claims one is broken, and is not believed.
 const ROW_BYTES_MAX: u64 = 1 << 30;

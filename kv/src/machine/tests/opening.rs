@@ -296,7 +296,7 @@ fn a_panic_while_a_database_is_closed_reaches_none_of_its_readers() {
     store.machine.make_durable().unwrap();
     drop(store);
     let disk: Arc<dyn Disk> = Arc::new(memory.clone());
-    let loaded = database::load(&disk, dir(), &settings()).unwrap();
+    let loaded = crate::machine::opening::load(&disk, dir(), &settings()).unwrap();
     let met = Arc::new(AtomicBool::new(false));
     let meeting = Arc::clone(&met);
     memory.meanwhile(Path::new(STATE), move || {
