@@ -17,8 +17,8 @@ use crate::model::{
     ReadResponse, ReadResult, Record, ReplicatedLimits, Revision, Sequence, SessionId, SessionOpened,
     SessionRef, StateHash, Term, Txn, TxnRefused, TxnResponse, Work, decode, encode,
 };
-use crate::node::{MemberStatus, NodeRole, Status};
 use crate::protocol::{Admin, Call, Failure, Reply, Request, Response};
+use crate::status::{MemberStatus, NodeRole, Status};
 
 pub use crate::decoder::Decoder;
 

@@ -49,7 +49,9 @@ pub mod identity;
 pub mod log;
 pub mod machine;
 
+mod status;
 mod tasks;
+mod timing;
 
 mod protocol;
 mod raft;
