@@ -208,20 +208,6 @@ async fn history_gone(client: &Client) -> Result<Status, Failure> {
     }
 }
 
-/// The bytes of the blocks that the files of a directory take.
-pub(super) fn disk_bytes(dir: &Path) -> u64 {
-    use std::os::unix::fs::MetadataExt as _;
-    let Ok(entries) = std::fs::read_dir(dir) else {
-        return 0;
-    };
-    let of_entry = |entry: std::fs::DirEntry| match entry.metadata() {
-        Ok(metadata) if metadata.is_dir() => disk_bytes(&entry.path()),
-        Ok(metadata) => metadata.blocks() * 512,
-        Err(_) => 0,
-    };
-    entries.filter_map(Result::ok).map(of_entry).sum()
-}
-
 /// The figures.
 #[derive(Debug, Serialize)]
 struct ScaleReport {
