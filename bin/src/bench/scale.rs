@@ -3,7 +3,6 @@
 //! Three nodes as processes, with the settings that users get. Each row is measured on the store as the rows before have left
 //! it; what is compared with another figure is measured in the same run.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};

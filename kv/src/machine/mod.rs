@@ -22,77 +22,44 @@
 //! file; `checkpoint` brings the one into the other; `tables` lists the tables, and each has a file that
 //! specifies its rows; `read` answers readers.
 
-mod answers;
-mod applied;
-mod apply;
-mod backend;
-mod base;
-mod batch;
-mod blocks;
-mod chain;
-mod changed;
-mod checkpoint;
-mod counters;
-mod database;
-mod entry;
-mod error;
-mod examine;
-mod execute;
-mod filter;
-mod forget;
-mod gaps;
-mod hashes;
-mod head;
-mod heads;
-mod keys;
-mod layer;
-mod layered;
-mod merge;
-mod open_error;
-mod opening;
-mod owner;
-mod published;
-mod range;
-mod read;
-mod recent;
-mod reserve;
-mod row_hash;
-mod runs;
-mod scrub;
-mod sequences;
-mod sessions;
 mod settings;
-mod shrink;
-mod sight;
+
+mod rows;
+
+mod file;
+mod layers;
+
+mod applying;
+mod reading;
+
 mod snapshot;
-mod system;
-mod tables;
+mod upkeep;
+
+mod owner;
+
 #[cfg(test)]
 mod tests;
-mod times;
-mod verify;
-mod version;
-mod wire;
-mod work;
 
-pub use self::applied::Applied;
-pub(crate) use self::backend::GATHERED_BYTES_MAX;
-pub use self::checkpoint::{Checkpoint, CheckpointEnd};
-pub(crate) use self::counters::{ROOM_PERCENT, is_used, version_bytes};
-pub(crate) use self::database::RECEIVING_CACHE_BYTES;
-pub use self::entry::{Entry, EntryOutcome, Payload};
-pub(crate) use self::examine::{Examined, examine, unfinished};
-pub use self::open_error::MachineOpenError;
-pub use self::opening::OpenMode;
+pub use self::applying::applied::Applied;
+pub use self::applying::entry::{Entry, EntryOutcome, Payload};
+pub(crate) use self::file::backend::GATHERED_BYTES_MAX;
+pub(crate) use self::file::database::RECEIVING_CACHE_BYTES;
+pub use self::file::open_error::MachineOpenError;
+pub use self::file::opening::OpenMode;
+pub use self::file::reserve::Reserve;
 pub use self::owner::Machine;
-pub use self::read::{Answered, Holds, Pinned, ReadBudget, ReadClass, ReadRefused, Reader, Scan, Step, View};
-pub use self::reserve::Reserve;
-pub use self::scrub::Scrubber;
-pub use self::sessions::SessionCounts;
+pub use self::reading::read::{
+    Answered, Holds, Pinned, ReadBudget, ReadClass, ReadRefused, Reader, Scan, Step, View,
+};
+pub(crate) use self::rows::counters::{ROOM_PERCENT, is_used, version_bytes};
+pub use self::rows::sessions::SessionCounts;
 pub use self::settings::MachineSettings;
 #[doc(hidden)]
 pub use self::settings::Tuning;
-pub use self::shrink::{NotShrunk, Shrunk};
 pub use self::snapshot::{
     PinnedState, ReceivedSnapshot, SnapshotError, SnapshotMeta, SnapshotSink, SnapshotSource,
 };
+pub use self::upkeep::checkpoint::{Checkpoint, CheckpointEnd};
+pub(crate) use self::upkeep::examine::{Examined, examine, unfinished};
+pub use self::upkeep::scrub::Scrubber;
+pub use self::upkeep::shrink::{NotShrunk, Shrunk};
