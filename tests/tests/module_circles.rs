@@ -4,7 +4,7 @@
 //!
 //! - A file **uses** another one of its crate when a path in its code (an import, or a path written out) names something
 //!   that the other file defines. A path is followed through `pub use` and through imported modules to the file where
-//!   the thing itself stands: who says `machine::Reader` uses `machine/read.rs`, not `machine/mod.rs`.
+//!   the thing itself stands: who says `machine::Reader` uses `machine/reading/read.rs`, not `machine/mod.rs`.
 //! - A file also uses another one when it calls, on `self`, a method that the other one adds to the same type by an
 //!   `impl` block of its own. So a parent that owns a type, whose children implement parts of it and are called by the
 //!   parent, is a circle: the child names the type, the parent calls the child. The type then moves to a file of its own
