@@ -13,6 +13,7 @@
 pub mod cli;
 pub mod failure;
 pub mod output;
+mod runtime;
 pub mod text;
 mod usage;
 mod variables;
@@ -46,6 +47,7 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 use cli::{Cli, Command};
 use failure::Failure;
 use output::Output;
+use runtime::runtime;
 
 /// Reads the arguments, runs the command, and says how it ended.
 pub fn main() -> ExitCode {
@@ -112,21 +114,4 @@ fn run(command: Command, matches: &clap::ArgMatches, failures: &mut Output) -> R
             output.raw(&script)
         }
     }
-}
-
-/// How many processors this process may use, a container's quota counted.
-pub(crate) fn processors() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-/// A runtime with this many worker threads; by default as many as there are processors.
-pub(crate) fn runtime(workers: Option<usize>) -> Result<tokio::runtime::Runtime, Failure> {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    if let Some(workers) = workers {
-        builder.worker_threads(workers);
-    }
-    builder
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::failed(format!("the runtime did not start: {error}")))
 }

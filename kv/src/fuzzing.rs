@@ -4,14 +4,12 @@
 //! Behind the feature `fuzzing`, which no release has. The rows of the state file and the records of the log have
 //! decoders of their own, without this crate's other types; the fuzzer takes these from the source.
 
-use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
+use crate::decoder::{decoder_of, message};
 use crate::model::{
     self, CheckedTxn, Command, Compacted, Compare, Consistency, FailedCondition, Found, Guard, Key, KeyRange,
     KeyTest, KeyValue, LeaseChange, LeaseId, Limit, LimitChange, Limits, LimitsSet, LogIndex, LogPosition,
@@ -19,19 +17,10 @@ use crate::model::{
     ReadResponse, ReadResult, Record, ReplicatedLimits, Revision, Sequence, SessionId, SessionOpened,
     SessionRef, StateHash, Term, Txn, TxnRefused, TxnResponse, Work, decode, encode,
 };
-use crate::node::{MemberStatus, NodeRole, Status};
 use crate::protocol::{Admin, Call, Failure, Reply, Request, Response};
+use crate::status::{MemberStatus, NodeRole, Status};
 
-/// A decoder.
-#[derive(Debug, Clone)]
-pub struct Decoder {
-    /// What it decodes.
-    pub name: &'static str,
-    /// Decodes these bytes, and panics where a promise of the decoder is broken.
-    pub check: fn(&[u8]),
-    /// Bytes that it accepts.
-    pub samples: Vec<Vec<u8>>,
-}
+pub use crate::decoder::Decoder;
 
 /// All of them.
 pub fn decoders() -> Vec<Decoder> {
@@ -40,42 +29,6 @@ pub fn decoders() -> Vec<Decoder> {
     all.extend(crate::raft::decoders());
     all.push(crate::identity::decoder());
     all
-}
-
-/// What is accepted is encoded in one form, which is read as the same. It is the given bytes, unless these had numbers
-/// that were longer than they need to be, or the nodes of a membership out of order.
-pub(crate) fn message<T: Serialize + DeserializeOwned>(bytes: &[u8]) {
-    one_form(bytes, decode::<T>, encode::<T>);
-}
-
-/// The same of any decoder. Answers what was read, and what was read of the form that was written for it.
-pub(crate) fn one_form<T, E: fmt::Display>(
-    bytes: &[u8],
-    decode: impl Fn(&[u8]) -> Result<T, E>,
-    encode: impl Fn(&T) -> Vec<u8>,
-) -> Option<(T, T)> {
-    let message = decode(bytes).ok()?;
-    let written = encode(&message);
-    assert!(
-        written.len() <= bytes.len(),
-        "{bytes:?} is written as {written:?}"
-    );
-    match decode(&written) {
-        Ok(again) => {
-            assert_eq!(encode(&again), written, "of {bytes:?}");
-            Some((message, again))
-        }
-        Err(error) => panic!("{bytes:?} is written as {written:?}, which is refused: {error}"),
-    }
-}
-
-/// A decoder of one kind of message.
-pub(crate) fn decoder_of<T: Serialize + DeserializeOwned>(name: &'static str, samples: &[T]) -> Decoder {
-    Decoder {
-        name,
-        check: message::<T>,
-        samples: samples.iter().map(encode).collect(),
-    }
 }
 
 /// What passes the gate never makes the guard's evaluation panic, and its size was counted.

@@ -357,13 +357,13 @@ fn decode(file: &Path, bytes: &[u8]) -> Result<Identity, IdentityError> {
 
 /// See [`crate::fuzzing`].
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) fn decoder() -> crate::fuzzing::Decoder {
+pub(crate) fn decoder() -> crate::decoder::Decoder {
     let sample = Identity {
         cluster: "orders".to_owned(),
         node: NodeId::new(7),
         uuid: Uuid::from_u128(0x1234),
     };
-    crate::fuzzing::Decoder {
+    crate::decoder::Decoder {
         name: "identity file",
         check: |bytes| {
             if let Ok(identity) = decode(Path::new(IDENTITY_FILE), bytes) {

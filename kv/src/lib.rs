@@ -42,11 +42,16 @@ pub mod scrub;
 
 mod damage;
 
+#[cfg(any(test, feature = "fuzzing"))]
+mod decoder;
+
 pub mod identity;
 pub mod log;
 pub mod machine;
 
+mod status;
 mod tasks;
+mod timing;
 
 mod protocol;
 mod raft;

@@ -12,7 +12,7 @@ use crate::model::{
     self, Command, Consistency, InvalidLimit, InvalidRead, InvalidTxn, NodeId, Outcome, ReadOp, ReadResponse,
     Revision,
 };
-use crate::node::Status;
+use crate::status::Status;
 
 /// A numbered request. Numbers are unique within a stream.
 #[derive(Debug, Serialize, Deserialize)]

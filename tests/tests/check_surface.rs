@@ -106,6 +106,7 @@ fn every_operation_condition_and_consistency_is_drawn() {
     const OP: &str = include_str!("../../kv/src/model/op.rs");
     const GUARD: &str = include_str!("../../kv/src/model/guard.rs");
     const READ: &str = include_str!("../../kv/src/model/read.rs");
+    const ORDER: &str = include_str!("../../kv/src/model/order.rs");
     let enums = [
         (OP, "Op"),
         (OP, "PutMode"),
@@ -116,7 +117,7 @@ fn every_operation_condition_and_consistency_is_drawn() {
         (GUARD, "RangeTest"),
         (GUARD, "Compare"),
         (READ, "ReadOp"),
-        (READ, "Order"),
+        (ORDER, "Order"),
         (READ, "Consistency"),
     ];
     for ((source, name), seen) in enums.into_iter().zip(seen) {

@@ -25,7 +25,7 @@ use quorate_tests::sim::{Host, PowerLoss, SimDisk, Simulation};
 
 const WORKSPACE: &str = include_str!("../../Cargo.toml");
 const LOCKFILE: &str = include_str!("../../Cargo.lock");
-const RAFT: &str = include_str!("../../kv/src/raft/mod.rs");
+const RAFT: &str = include_str!("../../kv/src/raft/start.rs");
 const READ_INDEX: &str = include_str!("../../kv/src/raft/read_index.rs");
 /// The release whose source the pitfalls were read in.
 const OPENRAFT: &str = "0.10.0-alpha.37";

@@ -10,6 +10,9 @@ use bytes::Bytes;
 
 use crate::TransportError;
 
+/// The default limit of a message: 32 MiB, well above the largest entry and below what hurts to hold twice.
+pub const MESSAGE_BYTES_MAX: usize = 32 << 20;
+
 /// A two-way stream of messages.
 #[derive(Debug)]
 pub struct Stream {

@@ -18,6 +18,11 @@ use crate::failure::Failure;
 use crate::output::Output;
 use crate::reach::{self, Reached};
 
+/// How many puts a transaction of the load has.
+pub fn ops_per_txn(args: &BenchArgs) -> u32 {
+    args.ops_per_txn.unwrap_or(10)
+}
+
 /// What all callers did together.
 #[derive(Debug)]
 pub struct Measured {
@@ -61,7 +66,7 @@ impl Load {
             op: args.op,
             keys: args.keys,
             value: value.into(),
-            ops_per_txn: u64::from(super::ops_per_txn(args)),
+            ops_per_txn: u64::from(ops_per_txn(args)),
         };
         let count = connections(args);
         let connections: Result<Vec<Client>, Failure> = (0..count as usize)

@@ -22,17 +22,12 @@ use report::BenchReport;
 pub fn run(args: BenchArgs, variables: &BTreeSet<String>, output: Output) -> Result<(), Failure> {
     let workers = args.workers.and_then(|workers| usize::try_from(workers).ok());
     // One thread drives tens of thousands of operations a second, and the nodes need the rest of the machine.
-    crate::runtime(Some(workers.unwrap_or(1)))?.block_on(async {
+    crate::runtime::runtime(Some(workers.unwrap_or(1)))?.block_on(async {
         tokio::select! {
             result = measure(&args, variables, output) => result,
             _ = tokio::signal::ctrl_c() => Err(Failure::failed("interrupted")),
         }
     })
-}
-
-/// How many puts a transaction of the load has.
-fn ops_per_txn(args: &BenchArgs) -> u32 {
-    args.ops_per_txn.unwrap_or(10)
 }
 
 async fn measure(args: &BenchArgs, variables: &BTreeSet<String>, output: Output) -> Result<(), Failure> {

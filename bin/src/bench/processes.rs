@@ -109,7 +109,7 @@ impl Processes {
         self.nodes
             .get(node)
             .and_then(|node| node.log.parent())
-            .map_or(0, |dir| super::scale::disk_bytes(&dir.join("data")))
+            .map_or(0, |dir| disk_bytes(&dir.join("data")))
     }
 
     /// The memory of the node that has most, where the system tells.
@@ -306,4 +306,18 @@ fn spawn(
         address,
         log,
     })
+}
+
+/// The bytes of the blocks that the files of a directory take.
+fn disk_bytes(dir: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return 0;
+    };
+    let of_entry = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => disk_bytes(&entry.path()),
+        Ok(metadata) => metadata.blocks() * 512,
+        Err(_) => 0,
+    };
+    entries.filter_map(Result::ok).map(of_entry).sum()
 }

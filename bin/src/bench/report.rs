@@ -62,7 +62,7 @@ impl BenchReport {
             connections: super::load::connections(args),
             value_bytes: args.value_size,
             ops_per_txn: if args.op == BenchOp::Txn {
-                super::ops_per_txn(args)
+                super::load::ops_per_txn(args)
             } else {
                 1
             },

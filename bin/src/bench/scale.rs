@@ -3,7 +3,6 @@
 //! Three nodes as processes, with the settings that users get. Each row is measured on the store as the rows before have left
 //! it; what is compared with another figure is measured in the same run.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -206,20 +205,6 @@ async fn history_gone(client: &Client) -> Result<Status, Failure> {
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-}
-
-/// The bytes of the blocks that the files of a directory take.
-pub(super) fn disk_bytes(dir: &Path) -> u64 {
-    use std::os::unix::fs::MetadataExt as _;
-    let Ok(entries) = std::fs::read_dir(dir) else {
-        return 0;
-    };
-    let of_entry = |entry: std::fs::DirEntry| match entry.metadata() {
-        Ok(metadata) if metadata.is_dir() => disk_bytes(&entry.path()),
-        Ok(metadata) => metadata.blocks() * 512,
-        Err(_) => 0,
-    };
-    entries.filter_map(Result::ok).map(of_entry).sum()
 }
 
 /// The figures.

@@ -10,7 +10,7 @@ use quorate_meta::{
 };
 use serde::Serialize;
 
-use super::{Meta, pairs, reading, time, uuid};
+use super::arguments::{Meta, pairs, reading, time, uuid};
 use crate::cli::{BrokerArgs, BrokerCommand};
 use crate::failure::Failure;
 use crate::output::{Line, Output, Report, number, table};

@@ -3,7 +3,7 @@
 use quorate_meta::check::{Sweeps, check};
 use serde::Serialize;
 
-use super::{Meta, reading};
+use super::arguments::{Meta, reading};
 use crate::cli::Freshness;
 use crate::failure::Failure;
 use crate::output::{Line, Output};

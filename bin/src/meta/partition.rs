@@ -7,7 +7,7 @@ use quorate_meta::{
 };
 use serde::Serialize;
 
-use super::{Meta, assignments, ids, no_such_topic, reading, time, topic_name};
+use super::arguments::{Meta, assignments, ids, no_such_topic, reading, time, topic_name};
 use crate::cli::PartitionCommand;
 use crate::failure::Failure;
 use crate::output::{Line, Output, Report, number, table};

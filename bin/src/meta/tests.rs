@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use clap::CommandFactory as _;
 
-use super::*;
+use super::arguments::{assignments, pairs};
 use crate::cli::Cli;
 
 #[test]

@@ -6,8 +6,8 @@ use comfy_table::Cell;
 use quorate_meta::{CreateTopic, Creation, DeleteTopic, Topic, TopicId};
 use serde::Serialize;
 
+use super::arguments::{Meta, assignments, no_such_topic, pairs, reading, time, topic_name, uuid};
 use super::partition::{PartitionRow, partitions_table};
-use super::{Meta, assignments, no_such_topic, pairs, reading, time, topic_name, uuid};
 use crate::cli::TopicCommand;
 use crate::failure::Failure;
 use crate::output::{Line, Output, Report, number, table};

@@ -7,7 +7,8 @@ use quorate_transport::Identity;
 use quorate_transport::certs::Credentials;
 use serde::Serialize;
 
-use super::{Config, given_credentials, own_certs};
+use super::given_certs::given_credentials;
+use super::own_certs;
 use crate::failure::Failure;
 
 /// Certificates with which the node would start.
@@ -39,15 +40,18 @@ impl Certificates {
 }
 
 /// Reads the certificates; `None` where the first start makes them.
-pub(super) fn check(config: &Config) -> Result<Option<Certificates>, Failure> {
-    let identity = Identity::node(config.cluster.clone(), config.node_id);
-    match &config.certs {
+pub(super) fn check(
+    certs: Option<&Path>,
+    data_dir: &Path,
+    identity: &Identity,
+) -> Result<Option<Certificates>, Failure> {
+    match certs {
         Some(dir) => {
-            let credentials = given_credentials(dir, &identity)?;
+            let credentials = given_credentials(dir, identity)?;
             Ok(Some(Certificates::of(dir, &credentials)))
         }
         None => {
-            let found = own_certs::look(&config.data_dir, &identity)?;
+            let found = own_certs::look(data_dir, identity)?;
             Ok(found.map(|(credentials, dir)| Certificates::of(&dir, &credentials)))
         }
     }

@@ -470,7 +470,7 @@ fn workers(keys: &mut Keys) -> usize {
 /// A thread that looks for datagrams takes up to a processor: by default only where the log and the state have another.
 fn busy_poll(keys: &mut Keys, workers: usize) -> Duration {
     match keys.duration("busy_poll") {
-        None if workers == 1 && crate::processors() > 1 => BUSY_POLL,
+        None if workers == 1 && crate::runtime::processors() > 1 => BUSY_POLL,
         None => Duration::ZERO,
         Some(time) if time > BUSY_POLL_MAX => {
             keys.fault(

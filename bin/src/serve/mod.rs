@@ -9,9 +9,11 @@
 mod checked_certs;
 mod config;
 mod descriptors;
+mod given_certs;
 mod keys;
 mod listen_at;
 mod own_certs;
+mod worth;
 
 use std::collections::BTreeSet;
 use std::fs::TryLockError;
@@ -36,6 +38,8 @@ use crate::metrics;
 use crate::output::{Output, Report};
 use crate::run_file::{self, Note};
 use config::{Config, ConfigReport, Given};
+use given_certs::given_credentials;
+use worth::{kind_of, start_kind};
 
 pub use config::LISTEN;
 
@@ -81,7 +85,7 @@ pub fn run(args: &ServeArgs, variables: &BTreeSet<String>, output: &mut Output) 
     if logging.format() == Format::Json {
         *output = output.failing_in_json();
     }
-    let runtime = crate::runtime(Some(config.workers))?;
+    let runtime = crate::runtime::runtime(Some(config.workers))?;
     // Dropped last: what the ending tasks say is logged too.
     let _log = logging
         .install()
@@ -101,7 +105,8 @@ enum Read {
 fn read(args: &ServeArgs, variables: &BTreeSet<String>, check: bool) -> Result<Read, Failure> {
     let (config, logging) = config::load(Given { args, variables })?;
     if check {
-        let certificates = checked_certs::check(&config)?;
+        let certificates =
+            checked_certs::check(config.certs.as_deref(), &config.data_dir, &identity_of(&config))?;
         let report = config.report().with_certificates(certificates);
         return Ok(Read::Checked(Box::new(report)));
     }
@@ -123,6 +128,10 @@ async fn on_a_thread<T: Send + 'static>(
     }
 }
 
+fn identity_of(config: &Config) -> Identity {
+    Identity::node(config.cluster.clone(), config.node_id)
+}
+
 /// What a start needs of files and names before it takes its port.
 struct Prepared {
     config: Config,
@@ -137,7 +146,7 @@ struct Prepared {
 impl Prepared {
     fn of(config: Config) -> Result<Self, Failure> {
         is_free(&config.data_dir)?;
-        let identity = Identity::node(config.cluster.clone(), config.node_id);
+        let identity = identity_of(&config);
         let (credentials, certs) = match &config.certs {
             Some(dir) => (given_credentials(dir, &identity)?, dir.clone()),
             None => own_certs::open(&config.data_dir, &identity)?,
@@ -325,15 +334,6 @@ fn fallen(node: u64, fault: Option<Fault>, reason: Option<String>) -> Failure {
         .hint("its files are as they were; docs/operations.md says what to do")
 }
 
-/// Whether a start after this fault is refused until somebody has acted, may find it gone, or is worth trying.
-fn kind_of(fault: &Fault) -> Kind {
-    match fault {
-        fault if !fault.is_retryable() => Kind::Refused,
-        Fault::Disk { .. } => Kind::Unavailable,
-        _ => Kind::Failed,
-    }
-}
-
 /// What a node that has started waits for, before it can serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -416,33 +416,6 @@ async fn within<T>(
         ))
         .hint("the log says what was waited for; a slow or failing disk is the usual cause")),
     }
-}
-
-fn given_credentials(dir: &Path, identity: &Identity) -> Result<Credentials, Failure> {
-    let id = identity.node_id().unwrap_or_default();
-    let cluster = &identity.cluster;
-    Credentials::load_from(dir, identity).map_err(|error| {
-        // A sound certificate of somebody else: told with both names.
-        let file = |suffix: &str| dir.join(format!("node-{id}.{suffix}"));
-        if let Ok(other) = Credentials::load(&dir.join("ca.crt"), &file("crt"), &file("key")) {
-            let other = other.identity();
-            return Failure::refused(format!(
-                "--certs: the certificate in {} is {other}'s, and the node is {identity}",
-                file("crt").display()
-            ))
-            .hint(match other.cluster == *cluster {
-                true => format!("quorate certs issue --dir DIR --node {id} makes node {id}'s own"),
-                false => format!(
-                    "give --cluster {}, if that is the cluster; or the certificates of cluster {cluster}'s authority",
-                    other.cluster
-                ),
-            });
-        }
-        Failure::refused(format!("--certs: {error}")).hint(format!(
-            "node {id} of cluster {cluster} needs ca.crt, node-{id}.crt and node-{id}.key there; \
-             quorate certs issue --dir DIR --node {id} makes them"
-        ))
-    })
 }
 
 /// Takes certificates that were renewed, for all connections from now on.
@@ -582,15 +555,6 @@ impl From<StartError> for Failure {
             ),
             _ => failure,
         }
-    }
-}
-
-/// What keeps a node from starting either may pass, or lasts until somebody acts.
-fn start_kind(may_pass: bool) -> Kind {
-    if may_pass {
-        Kind::Unavailable
-    } else {
-        Kind::Refused
     }
 }
 

@@ -13,7 +13,7 @@ use quorate_kv::fault::Fault;
 use quorate_transport::Identity;
 use quorate_transport::certs::{Authority, CertsError, Credentials};
 
-use super::kind_of;
+use super::worth::kind_of;
 use crate::failure::Failure;
 use crate::run_file::create_private;
 

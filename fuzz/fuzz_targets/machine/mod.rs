@@ -1,17 +1,17 @@
 //! The decoders of the machine, from its source, and what must hold of each. A file of its own, since the paths below are
 //! taken from its folder.
 
-#[path = "../../../kv/src/machine/wire.rs"]
+#[path = "../../../kv/src/machine/rows/wire.rs"]
 pub mod wire;
-#[path = "../../../kv/src/machine/tables.rs"]
+#[path = "../../../kv/src/machine/rows/tables.rs"]
 pub mod tables;
-#[path = "../../../kv/src/machine/head.rs"]
+#[path = "../../../kv/src/machine/rows/head.rs"]
 pub mod head;
-#[path = "../../../kv/src/machine/version.rs"]
+#[path = "../../../kv/src/machine/rows/version.rs"]
 pub mod version;
-#[path = "../../../kv/src/machine/sessions.rs"]
+#[path = "../../../kv/src/machine/rows/sessions.rs"]
 pub mod sessions;
-#[path = "../../../kv/src/machine/sequences.rs"]
+#[path = "../../../kv/src/machine/rows/sequences.rs"]
 pub mod sequences;
 
 pub fn head(bytes: &[u8]) {

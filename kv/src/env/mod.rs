@@ -8,6 +8,7 @@
 
 pub mod disk;
 mod executor;
+mod instant;
 mod owner;
 mod random;
 mod runtime;
@@ -19,13 +20,14 @@ mod watched;
 pub(crate) use disk::ReadOnlyDisk;
 pub use disk::{Disk, File, RealDisk};
 pub use executor::{BoxTask, Entered, Executor, Span, TaskId, TimerId, crash_point, enter, mark, span};
+pub use instant::Instant;
 pub use owner::{Owner, OwnerHandle, QueueClosed, WeakOwnerHandle, spawn_owner};
 pub use random::{ThreadRng, random_u64, random_u128, thread_rng};
 pub use runtime::Runtime;
 pub use task::{
     GiveWay, JoinError, JoinHandle, catching, give_way, panic_message, spawn, spawn_blocking, try_spawn,
 };
-pub use time::{Elapsed, Instant, Sleep, Timeout, now, sleep, sleep_until, timeout, timeout_at, wall_clock};
+pub use time::{Elapsed, Sleep, Timeout, now, sleep, sleep_until, timeout, timeout_at, wall_clock};
 pub use watched::{OnPanic, Watched, watched};
 
 /// Channels: tokio's types are plain data structures that run under any executor.

@@ -13,9 +13,10 @@ use openraft_rt::{AsyncRuntime, OptionalSend};
 use openraft_rt_tokio::{TokioMpsc, TokioMutex, TokioOneshot};
 
 use super::executor::current;
+use super::instant::Instant;
 use super::random::ThreadRng;
 use super::task::{JoinError, JoinHandle};
-use super::time::{Elapsed, Instant, Sleep, Timeout};
+use super::time::{Elapsed, Sleep, Timeout};
 use super::watch::Watch;
 
 /// Tokio's runtime, or the simulator's where one is installed.

@@ -10,13 +10,13 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::LogSettings;
 use super::crash_points::CrashPoint;
 use super::format::{
     self, Anchor, BATCH_HEADER, BatchHeader, FIRST_BATCH, Head, NO_POSITION, PAGE, RECORD_HEADER, RecordKind,
     SECTOR, SegmentHeader, number_only, sector_up,
 };
 use super::segment::{self, Maker, Material, RawFile, Segment, prepare};
+use super::settings::LogSettings;
 use super::view::{Change, Written};
 use crate::env::Disk;
 use crate::fault::Fault;

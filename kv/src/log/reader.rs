@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
+use super::entry::LogEntry;
 use super::format::{self, RecordKind};
+use super::shared::Shared;
 use super::view::{Place, Plan};
-use super::{LogEntry, Shared};
 use crate::env::{Owner, oneshot};
 use crate::fault::Fault;
 use crate::model::LogIndex;

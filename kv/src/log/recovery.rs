@@ -25,9 +25,10 @@ pub(super) use self::scan::{Verified, verify};
 use super::appender::{Appender, Continue, Tail};
 use super::crash_points::CrashPoint;
 use super::format::{self, Anchor, BadHeader, FIRST_BATCH, SECTOR, SegmentHeader};
+use super::open_error::{LogOpenError, corrupt, disk_error};
 use super::segment::{self, Named, RawFile, Segment, Unnamed, classify};
+use super::settings::{LogSettings, OpenMode};
 use super::view::{Index, Recovered, Runs};
-use super::{LogOpenError, LogSettings, OpenMode};
 use crate::env::{Disk, random_u64};
 use crate::planted::{self, Bug};
 
@@ -519,26 +520,7 @@ fn assemble(chain: Vec<Scan>) -> Recovered {
     }
 }
 
-fn corrupt(file: &Path, offset: u64, detail: impl Into<String>) -> LogOpenError {
-    LogOpenError::Corrupt {
-        file: file.to_owned(),
-        offset,
-        detail: detail.into(),
-    }
-}
-
 /// A step of the opening is done.
 fn reached(point: CrashPoint, path: &Path) -> Result<(), LogOpenError> {
     point.reached().map_err(disk_error("pass", path))
-}
-
-fn disk_error<'a>(
-    doing: &'static str,
-    path: &'a Path,
-) -> impl FnOnce(std::io::Error) -> LogOpenError + use<'a> {
-    move |error| LogOpenError::Disk {
-        doing,
-        path: path.to_owned(),
-        error,
-    }
 }

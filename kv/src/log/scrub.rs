@@ -9,10 +9,11 @@
 use std::sync::Arc;
 
 use super::format::{FIRST_BATCH, SECTOR, SegmentHeader};
+use super::open_error::LogOpenError;
 use super::recovery::{Verified, verify};
 use super::segment::Segment;
+use super::shared::Shared;
 use super::view::View;
-use super::{LogOpenError, Shared};
 use crate::fault::Fault;
 use crate::scrub::Scrubbed;
 

@@ -20,9 +20,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::entry::LogEntry;
 use super::segment::{RawFile, Segment};
+use super::statistics::LogStatistics;
 use super::timings::Timings;
-use super::{LogEntry, LogStatistics};
 use crate::fault::Fault;
 use crate::model::{LogIndex, LogPosition, NodeId, Term};
 

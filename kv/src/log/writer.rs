@@ -8,9 +8,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::appender::Appender;
+use super::entry::{Completion, LogEntry};
+use super::queued::Place;
 use super::segment::Maker;
+use super::shared::Shared;
 use super::view::{Change, Written};
-use super::{Completion, LogEntry, Place, Shared};
 use crate::env::{Instant, Owner, now};
 use crate::fault::Fault;
 use crate::model::LogPosition;

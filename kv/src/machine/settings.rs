@@ -1,4 +1,4 @@
-//! What a state machine may be told. What decides an answer is not among it: see [`ReplicatedLimits`](super::ReplicatedLimits).
+//! What a state machine may be told. What decides an answer is not among it: see [`ReplicatedLimits`](crate::model::ReplicatedLimits).
 
 /// Settings of one node's state machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,7 +70,8 @@ pub struct Tuning {
 impl MachineSettings {
     /// The most bytes that key and value of one record may have together to be read at all.
     pub fn record_bytes_max(&self) -> u64 {
-        self.read_bytes_max.saturating_sub(super::range::RECORD_BYTES)
+        self.read_bytes_max
+            .saturating_sub(super::rows::counters::RECORD_BYTES)
     }
 }
 
@@ -93,7 +94,7 @@ impl Default for Tuning {
             rest_rows: 131_072,
             runs_merged: 8,
             merge_rows: 32_768,
-            block_bytes: super::blocks::BLOCK_BYTES,
+            block_bytes: super::file::blocks::BLOCK_BYTES,
         }
     }
 }

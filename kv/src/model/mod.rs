@@ -11,6 +11,7 @@ mod ids;
 mod key;
 mod limits;
 mod op;
+mod order;
 mod read;
 mod record;
 #[cfg(test)]
@@ -33,7 +34,8 @@ pub use key::{InvalidKey, Key, KeyRange};
 pub use limits::{Bounds, InvalidLimit, Limit, LimitChange, ReplicatedLimits, Unit, UnknownLimit};
 pub(crate) use op::SEQUENCE_DIGITS;
 pub use op::{LeaseChange, Op, OpResult, PutMode, RangeExcess};
-pub use read::{Consistency, KeyValue, Order, RangeRead, ReadOp, ReadResponse, ReadResult};
+pub use order::Order;
+pub use read::{Consistency, KeyValue, RangeRead, ReadOp, ReadResponse, ReadResult};
 pub use record::Record;
 pub use txn::{Txn, TxnResponse};
 pub(crate) use value::number;

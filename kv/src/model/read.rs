@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::order::Order;
 use super::{Key, KeyRange, Record, Revision};
 
 /// How fresh a read must be.
@@ -23,16 +24,6 @@ pub enum Consistency {
     },
     /// The state as it was at this revision, exactly. Waits, within the deadline, for a revision to come.
     At(Revision),
-}
-
-/// Which end of a range comes first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Order {
-    /// Lowest key first.
-    #[default]
-    Ascending,
-    /// Highest key first.
-    Descending,
 }
 
 /// A read of a range.

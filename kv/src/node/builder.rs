@@ -9,11 +9,13 @@ use futures_util::future::BoxFuture;
 use quorate_transport::{Address, ClusterId, Identity, InvalidAddress, InvalidIdentity, Transport};
 use tokio_util::sync::CancellationToken;
 
+use super::accept::accept;
 use super::front::{Front, FrontParts};
+use super::invalid_settings::InvalidSettings;
 use super::loopback::Loopback;
-use super::settings::{InvalidSettings, Settings};
+use super::running::{Ending, Inner, Node};
+use super::settings::Settings;
 use super::storage::{self, StorageError};
-use super::{Ending, Inner, Node, accept};
 use crate::env::{self, Disk, JoinError, RealDisk};
 use crate::fault::{Fault, Faults};
 use crate::log::LogSettings;
@@ -466,14 +468,14 @@ impl Node {
             }
             raft.wait_for(|state| matches!(state.role, Part::Leader | Part::Stopped))
                 .await;
-            super::limits::set_first(self.inner.front.clone()).await;
+            super::first_limits::set_first(self.inner.front.clone()).await;
             return Ok(());
         } else if !formed && !join {
             let raft = Arc::clone(raft);
             let forming = async move { raft.form_in_turn(members).await };
             self.inner.tasks.spawn("form", forming);
         }
-        let limits = super::limits::set_first(self.inner.front.clone());
+        let limits = super::first_limits::set_first(self.inner.front.clone());
         self.inner.tasks.spawn("limits", limits);
         Ok(())
     }
@@ -504,6 +506,13 @@ async fn watch_timing(front: Arc<Front>) {
             }
             told = warning;
         }
+    }
+}
+
+impl Node {
+    /// Begins to describe a node.
+    pub fn builder() -> Builder {
+        Builder::default()
     }
 }
 

@@ -16,7 +16,6 @@ use super::room::{Guest, Rooms};
 use super::service::Service;
 use super::settings::Settings;
 use super::space::{Admits, Attempt, Space, Used};
-use super::status::{MemberStatus, NodeRole, Status};
 use crate::env::{self, Instant};
 use crate::fault::{Fault, Faults};
 use crate::identity::{ClusterUuid, MemberUuid};
@@ -29,6 +28,7 @@ use crate::model::{
 use crate::planted::{self, Bug};
 use crate::protocol::{Admin, Failure, Request, Response};
 use crate::raft::{MemberState, MembershipError, Part, RaftNode, RaftState, ReadIndexError, address_text};
+use crate::status::{MemberStatus, NodeRole, Status};
 use crate::tasks::Tasks;
 
 /// How long a write waits for history that goes by itself, in a store that is full of it: less than a client is patient with
@@ -320,7 +320,7 @@ impl Front {
     /// Whether a command comes before the cluster has its limits, which its leader is about to propose: they are to count
     /// from the first write on.
     fn waits_for_limits(&self, command: &Command) -> bool {
-        !self.limits_set.look(self)
+        !self.limits_set.look(self.raft.machine().reader())
             && !matches!(
                 command,
                 Command::SetLimits {
@@ -333,9 +333,9 @@ impl Front {
 
     async fn wait_for_limits(&self, command: &Command, until: Instant) {
         if self.waits_for_limits(command) {
-            let set = self
-                .raft
-                .wait_for(|state| state.role != Part::Leader || self.limits_set.look(self));
+            let set = self.raft.wait_for(|state| {
+                state.role != Part::Leader || self.limits_set.look(self.raft.machine().reader())
+            });
             // Else the defaults count.
             let _in_time = env::timeout_at(until, set).await;
         }

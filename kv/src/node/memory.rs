@@ -2,13 +2,12 @@
 //!
 //! Always: the parts make no more than the budget together; each is as large as a node needs to work at all.
 
-use super::settings::{InvalidSettings, Settings};
+use super::invalid_settings::InvalidSettings;
+use super::settings::Settings;
 use crate::machine::{GATHERED_BYTES_MAX, RECEIVING_CACHE_BYTES};
 
 const MIB: u64 = 1 << 20;
 
-/// The budget of a node that is told nothing.
-pub(super) const DEFAULT_BYTES: u64 = 256 * MIB;
 /// A part that shares has so much at least for each MiB that it has in the default budget.
 const SHARE_MIN: u64 = MIB / 4;
 

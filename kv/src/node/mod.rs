@@ -3,15 +3,19 @@
 //! [`Node::builder`] makes it from settings (data) and components (code). A node without peers serves within
 //! milliseconds and opens no port; the same builder with peers, a transport and an id joins a cluster.
 
+mod accept;
 mod builder;
+mod checked;
 mod chronicle;
 mod clients;
 mod compactor;
 mod cost;
 mod disk_use;
+mod first_limits;
 mod front;
 mod given_up;
 mod hung_disk;
+mod invalid_settings;
 mod lanes;
 mod limits;
 mod loopback;
@@ -19,253 +23,25 @@ mod memory;
 mod proposer;
 mod reply;
 mod room;
+mod running;
 mod scrub;
 mod service;
 mod settings;
 mod shrinker;
 mod space;
-mod status;
 mod storage;
-mod timing;
 
 #[cfg(test)]
 mod tests;
 
 pub use crate::raft::{LogEvent, LogVote, Tap};
+pub use crate::status::{MemberStatus, NodeRole, Status};
+pub use crate::timing::{InvalidTiming, Profile, Timing};
 pub use builder::{Builder, StartError};
+pub use invalid_settings::InvalidSettings;
 pub use memory::MemoryParts;
-pub use settings::{InvalidSettings, Settings};
-pub use status::{MemberStatus, NodeRole, Status};
+pub use running::{Node, ShutdownReport};
+pub use settings::Settings;
 pub use storage::StorageError;
-pub use timing::{InvalidTiming, Profile, Timing};
 
 pub(crate) use front::Front;
-pub(crate) use settings::RaftSettings;
-
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-
-use futures_util::future::BoxFuture;
-use quorate_transport::{Class, Transport};
-use tokio_util::sync::CancellationToken;
-
-use crate::client::Client;
-use crate::env;
-use crate::env::disk::LockGuard;
-use crate::fault::Fault;
-use crate::model::NodeId;
-use crate::raft::{Part, RaftNode, RaftState};
-use crate::tasks::Tasks;
-
-/// A running node. Cheap to clone; ends with [`shutdown`](Self::shutdown), or without grace when the last
-/// clone is dropped.
-#[derive(Clone, Debug)]
-pub struct Node {
-    inner: Arc<Inner>,
-}
-
-#[derive(Debug)]
-struct Inner {
-    front: Arc<Front>,
-    raft: Arc<RaftNode>,
-    transport: Arc<dyn Transport>,
-    /// Refuse new work.
-    stopping: CancellationToken,
-    tasks: Tasks,
-    ending: Arc<Ending>,
-}
-
-/// The last part of every end, done once whoever asks for it, by a task that nobody's patience ends.
-#[derive(Debug)]
-struct Ending {
-    raft: Arc<RaftNode>,
-    transport: Arc<dyn Transport>,
-    /// Released when no file is touched any more.
-    lock: Mutex<Option<Box<dyn LockGuard>>>,
-    asked: CancellationToken,
-    done: CancellationToken,
-}
-
-impl Ending {
-    fn new(raft: Arc<RaftNode>, transport: Arc<dyn Transport>, lock: Box<dyn LockGuard>) -> Arc<Self> {
-        Arc::new(Self {
-            raft,
-            transport,
-            lock: Mutex::new(Some(lock)),
-            asked: CancellationToken::new(),
-            done: CancellationToken::new(),
-        })
-    }
-
-    /// Waits until the node is to end, cuts it off, ends Raft, closes the files and gives the data directory free. A disk
-    /// that hangs holds this up, and the directory stays locked: its files may still be written to.
-    async fn run(self: Arc<Self>) {
-        self.asked.cancelled().await;
-        self.transport.shutdown().await;
-        self.raft.abort().await;
-        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
-        drop(lock);
-        self.done.cancel();
-    }
-
-    /// Asks for the end and waits for it, for so long at most; whether it was reached. Cancel safe: it goes on.
-    async fn end(&self, within: Duration) -> bool {
-        self.asked.cancel();
-        env::timeout(within, self.done.cancelled()).await.is_ok()
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        self.stopping.cancel();
-        self.tasks.stop();
-        self.ending.asked.cancel();
-    }
-}
-
-impl Node {
-    /// Begins to describe a node.
-    pub fn builder() -> Builder {
-        Builder::default()
-    }
-
-    /// Its id.
-    pub fn id(&self) -> NodeId {
-        self.inner.front.node()
-    }
-
-    /// The address that it listens on, with the port that was really bound; `None` without a network.
-    pub fn address(&self) -> Option<SocketAddr> {
-        self.inner.transport.local_address()
-    }
-
-    /// A client in this process. It asks this node first, and follows the leader where that is another.
-    pub fn client(&self) -> Client {
-        Client::local(self.inner.front.clone(), Arc::clone(&self.inner.transport))
-    }
-
-    /// What this node knows of itself and the group, without asking anyone.
-    pub fn status(&self) -> Status {
-        self.inner.front.status()
-    }
-
-    /// Waits until this node follows or is a leader. Cancel safe.
-    pub async fn ready(&self) {
-        self.inner
-            .raft
-            .wait_for(|state| state.leader.is_some() || state.role == Part::Stopped)
-            .await;
-    }
-
-    /// The fault that ended this node's part, if one did.
-    pub fn fault(&self) -> Option<Fault> {
-        self.inner.front.fault()
-    }
-
-    /// Waits until a fault or a shutdown has ended this node's part. Cancel safe.
-    pub async fn stopped(&self) -> Option<String> {
-        self.inner.raft.ended().await;
-        self.inner.raft.state().stopped
-    }
-
-    /// Stops: refuses new work, hands leadership on, lets open requests end, makes the state durable, closes.
-    ///
-    /// A leader's departure so costs no failover time. Its files and its address are free on return. Each step has
-    /// its deadline; what did not end in time is told. Cancel safe, but a stop begun is not undone.
-    pub async fn shutdown(&self) -> ShutdownReport {
-        self.shutting_down().await
-    }
-
-    /// A trait object for the reason of `Builder::starting`.
-    #[inline(never)]
-    fn shutting_down(&self) -> BoxFuture<'_, ShutdownReport> {
-        Box::pin(self.end_in_order())
-    }
-
-    async fn end_in_order(&self) -> ShutdownReport {
-        let inner = &self.inner;
-        let mut report = ShutdownReport::default();
-        let others_vote = |state: &RaftState| state.members.iter().any(|m| m.id != self.id() && m.voter);
-        let state = inner.raft.state();
-        if state.role == Part::Leader && others_vote(&state) {
-            let moved = env::timeout(HANDOVER_MAX, inner.front.move_leader(None)).await;
-            report.leadership_moved = Some(moved.is_ok_and(|moved| moved.is_ok()));
-        }
-        inner.stopping.cancel();
-        inner.raft.machine().stop_shrinking().await;
-        let answered = env::timeout(DRAIN_MAX, inner.front.idle()).await.is_ok();
-        report.durable = env::timeout(DURABLE_MAX, inner.raft.make_durable())
-            .await
-            .unwrap_or_default();
-        report.closed = inner.ending.end(CLOSE_MAX).await;
-        report.drained = env::timeout(TASKS_MAX, inner.tasks.end()).await.is_ok() && answered;
-        if !report.closed {
-            let what = "the files are not closed yet: their disk does not answer; the data directory stays locked until they are";
-            tracing::warn!("{what}");
-        }
-        report
-    }
-}
-
-// The longest that each step of a stop takes; together they are below the time that a service manager gives a process to
-// end, which is 30 s as the manual sets it up.
-/// Until another node leads: some round trips.
-const HANDOVER_MAX: Duration = Duration::from_secs(5);
-/// Until what was proposed is answered, and the answers have left.
-const DRAIN_MAX: Duration = Duration::from_secs(5);
-/// Until the state is durable, so that the next start replays nothing. Where it is not, the log replays the rest.
-const DURABLE_MAX: Duration = Duration::from_secs(6);
-/// Until Raft has ended and the files are closed.
-const CLOSE_MAX: Duration = Duration::from_secs(5);
-/// Until every task has ended: each does at its next wait.
-const TASKS_MAX: Duration = Duration::from_secs(1);
-/// Until an end without grace has closed the files.
-const ABORT_MAX: Duration = Duration::from_secs(30);
-
-impl Node {
-    /// Ends at once, as a crash would for its peers: no handover, nothing made durable that was not. For
-    /// tests and demonstrations; a service that stops wants [`shutdown`](Self::shutdown).
-    ///
-    /// Returns when the files are closed and the address is free, or after 30 seconds where a disk hangs: then the data
-    /// directory stays locked.
-    pub async fn abort(&self) {
-        let inner = &self.inner;
-        inner.stopping.cancel();
-        inner.tasks.stop();
-        let _closed = inner.ending.end(ABORT_MAX).await;
-        let _ended = env::timeout(TASKS_MAX, inner.tasks.end()).await;
-    }
-}
-
-/// How a stop went.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ShutdownReport {
-    /// Leadership was handed on; `None` where there was none to hand on or nobody to take it.
-    pub leadership_moved: Option<bool>,
-    /// Every request that was under way was answered, and every task ended, in time.
-    pub drained: bool,
-    /// The state was made durable in time: the next start replays nothing. Nothing is lost where it was not, the log has it.
-    pub durable: bool,
-    /// The files are closed, and the data directory is free. Where not, a disk does not answer: the directory stays locked
-    /// until it does, or until the process ends.
-    pub closed: bool,
-}
-
-/// Accepts streams until the transport is shut down, and serves each in a task of its own.
-async fn accept(front: Arc<Front>, raft: Arc<RaftNode>, transport: Arc<dyn Transport>, tasks: Tasks) {
-    while let Some(incoming) = transport.accept().await {
-        match incoming.class {
-            Class::Client => {
-                let serving = clients::serve(front.clone(), incoming.from, incoming.stream);
-                tasks.spawn("client-stream", serving);
-            }
-            Class::Control | Class::Append | Class::Bulk => {
-                let raft = Arc::clone(&raft);
-                let serving = async move { raft.serve(incoming).await };
-                tasks.spawn("peer-stream", serving);
-            }
-        }
-    }
-}

@@ -18,7 +18,8 @@ use futures_util::future::join_all;
 
 use super::acquaintance::Acquaintance;
 use super::network::ask_control;
-use super::types::{Member, Raft};
+use super::state_machine::Raft;
+use super::types::Member;
 use super::wire::{ControlRequest, ControlResponse};
 use crate::env::{self, Disk};
 use crate::fault::{Fault, Faults};

@@ -18,7 +18,7 @@ use super::wire::{
     Confirmed, ControlRequest, ControlResponse, Heartbeat, SnapshotAnswer, SnapshotHeader, decode_append,
     encode_append,
 };
-use crate::fuzzing::{Decoder, decoder_of, one_form};
+use crate::decoder::{Decoder, decoder_of, one_form};
 use crate::identity::{ClusterUuid, MemberUuid};
 use crate::log::LogEntry;
 use crate::model::{LogIndex, LogPosition, LogTime, NodeId, Proposal, Term};

@@ -24,7 +24,8 @@ use openraft::errors::{Fatal, RaftError};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, StreamAppendResult};
 use openraft::{RaftState, ServerState};
 
-use super::types::{LogId, Raft, TypeConfig, Vote};
+use super::state_machine::Raft;
+use super::types::{LogId, TypeConfig, Vote};
 use super::wire::Heartbeat;
 use crate::env::{self, oneshot};
 use crate::planted::{self, Bug};

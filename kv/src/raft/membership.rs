@@ -18,38 +18,15 @@ use quorate_transport::{Address, Peer};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::hello::Hello;
-use super::types::{Introduced, LogId, Member, Membership, Raft, TypeConfig};
-use super::{MemberState, RaftNode, leader};
+use super::membership_error::MembershipError;
+use super::node::{RaftNode, leader};
+use super::state::MemberState;
+use super::state_machine::Raft;
+use super::types::{Introduced, LogId, Member, Membership, TypeConfig};
 use crate::env;
 use crate::identity::{ClusterUuid, MemberUuid};
 use crate::model::{LogIndex, NodeId};
 use crate::planted::{self, Bug};
-
-/// How a change of members or a transfer of leadership did not come about, or perhaps did.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub(crate) enum MembershipError {
-    /// Nothing was changed.
-    #[error("this node does not lead")]
-    NotLeader { leader: Option<(NodeId, String)> },
-    /// Nothing was changed, and asking again changes nothing.
-    #[error("{0}")]
-    Refused(String),
-    /// Nothing was changed; the node in question must be started, answer or catch up first.
-    #[error("{0}")]
-    NotReady(String),
-    /// Nothing was changed; another change is under way.
-    #[error("{0}")]
-    Busy(String),
-    /// It was begun, and may take effect yet, whole or in part.
-    #[error("{0}")]
-    Unknown(String),
-    #[error("node {asked} was to lead, but node {leader} took over")]
-    LedByAnother { asked: NodeId, leader: NodeId },
-    /// Nothing was changed.
-    #[error("the node has stopped: {0}")]
-    Stopped(String),
-}
 
 /// What the core holds to be the members at a moment.
 struct Members {

@@ -25,9 +25,10 @@ use super::acquaintance::{Acquaintance, Greeted, Opened};
 use super::freshness::{Echoes, confirmed_by_quorum};
 use super::owed::Owed;
 use super::purge::PurgeWanted;
+use super::rpc_error::rpc_error;
 use super::sendings::Sendings;
+use super::snapshot_data::SnapshotData;
 use super::snapshot_send::{SendError, Sending, pause_after};
-use super::state_machine::SnapshotData;
 use super::types::{LogId, Member, Snapshot, TypeConfig, Vote};
 use super::wire::{Confirmed, ControlRequest, ControlResponse, Heartbeat, encode_append};
 use crate::env::{self, Instant, watch};
@@ -204,15 +205,6 @@ pub(crate) async fn ask_control(
     let answer = stream.ask(&request(&stream.echoes)).await?;
     *cached = Some(stream);
     Ok(answer)
-}
-
-pub(super) fn rpc_error(error: &TransportError) -> RPCError<TypeConfig> {
-    match error {
-        TransportError::Unreachable { .. } | TransportError::Refused { .. } | TransportError::Closed => {
-            RPCError::Unreachable(Unreachable::new(error))
-        }
-        _ => RPCError::Network(NetworkError::new(error)),
-    }
 }
 
 /// A state machine that is behind, as that of a new leader, does not keep its peers behind.

@@ -26,7 +26,7 @@ use super::acquaintance::Acquaintance;
 use super::freshness::Freshness;
 use super::network::{ControlStream, ask_control};
 use super::rounds::{ROUNDS_MAX, RoundId, Rounds};
-use super::types::Raft;
+use super::state_machine::Raft;
 use super::wire::{ControlRequest, ControlResponse};
 use crate::env::{self, Instant, Notify, mpsc, oneshot};
 use crate::model::{LogIndex, NodeId};

@@ -5,17 +5,35 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use openraft::raft::{AppendEntriesRequest, StreamAppendResult};
-use quorate_transport::{MessageReceiver, Stream};
+use quorate_transport::{Class, Incoming, MessageReceiver, Role, Stream};
 
-use super::RaftNode;
 use super::acquaintance::Met;
 use super::freshness::Echoes;
 use super::heartbeat;
 use super::intake::{Intake, committed_with};
-use super::types::{TypeConfig, Vote};
+use super::node::RaftNode;
+use super::peer_stream::{SIGN_OF_LIFE, end, refuse};
+use super::snapshot_receive;
+use super::types::TypeConfig;
 use super::wire::{ControlRequest, ControlResponse, decode_append};
 use crate::env;
 use crate::model::{self, LogIndex};
+
+impl RaftNode {
+    /// Hands a peer's stream to what serves its class. Returns it when the class is not Raft's.
+    pub(crate) async fn serve(self: &Arc<Self>, incoming: Incoming) {
+        let Role::Node(from) = incoming.from.role else {
+            return;
+        };
+        let node = Arc::clone(self);
+        match incoming.class {
+            Class::Control => control(node, from, incoming.stream).await,
+            Class::Append => append(node, from, incoming.stream).await,
+            Class::Bulk => snapshot_receive::snapshot(node, from, incoming.stream).await,
+            Class::Client => {}
+        }
+    }
+}
 
 /// Answers a peer's control stream until it ends.
 pub(crate) async fn control(node: Arc<RaftNode>, from: u64, mut stream: Stream) {
@@ -36,11 +54,6 @@ pub(crate) async fn control(node: Arc<RaftNode>, from: u64, mut stream: Stream) 
             return;
         }
     }
-}
-
-/// Ends a stream so that what was sent last still arrives.
-pub(super) async fn end(stream: Stream) {
-    let _gone = stream.sender.finish().await;
 }
 
 async fn answer_control(
@@ -99,18 +112,6 @@ async fn answer_control(
     }
 }
 
-pub(super) fn refuse(from: u64, vote: &Vote) -> ControlResponse {
-    tracing::warn!(
-        from,
-        claimed = vote.leader_id.node_id,
-        "a node spoke in another's name"
-    );
-    ControlResponse::Refused(format!(
-        "node {from} may not speak for node {}",
-        vote.leader_id.node_id
-    ))
-}
-
 /// Takes a leader's entries until the stream ends, answering each message in order after its entries are
 /// durable here.
 pub(crate) async fn append(node: Arc<RaftNode>, from: u64, mut stream: Stream) {
@@ -151,9 +152,6 @@ pub(crate) async fn append(node: Arc<RaftNode>, from: u64, mut stream: Stream) {
     }
     let _ = sender.finish().await;
 }
-
-/// In the place of an answer: one is owed, and this node lives.
-pub(super) const SIGN_OF_LIFE: Bytes = Bytes::new();
 
 fn encode_answer(answer: &StreamAppendResult<TypeConfig>) -> Bytes {
     model::encode(answer).into()

@@ -2,58 +2,26 @@
 //!
 //! What had come when a stream broke is kept for a while, and gone on with when the same snapshot is sent again.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::raft::SnapshotResponse;
 use quorate_transport::{MessageReceiver, Stream};
 
+use super::broken_off::{ChunkJob, ChunkWriter, Partial};
+use super::node::RaftNode;
+use super::peer_stream::{end, refuse};
 use super::sendings::KEPT;
-use super::serve::{end, refuse};
-use super::types::{Raft, Snapshot, TypeConfig, Vote};
+use super::snapshot_data::SnapshotData;
+use super::state_machine::Raft;
+use super::types::{Snapshot, TypeConfig, Vote};
 use super::wire::{SnapshotAnswer, SnapshotHeader};
-use super::{RaftNode, SnapshotData, StateMachine};
-use crate::env::{self, Owner, OwnerHandle, oneshot};
-use crate::machine::{ReceivedSnapshot, SnapshotSink};
+use crate::env::{self, oneshot};
+use crate::machine::ReceivedSnapshot;
 use crate::model;
 
 /// Chunks that wait for the writer thread: the sender reads one ahead, so more would only hold memory.
 const CHUNK_QUEUE: usize = 2;
-
-/// A snapshot of which a part has come. Its file goes with it.
-#[derive(Debug)]
-struct Partial {
-    tag: u64,
-    /// So many chunks are written.
-    chunks: u32,
-    writer: OwnerHandle<ChunkJob>,
-}
-
-/// The one that broke off.
-#[derive(Debug, Default)]
-pub(super) struct BrokenOff(Mutex<Option<Partial>>);
-
-impl BrokenOff {
-    /// The one of this tag. Another is of no more use.
-    fn take(&self, tag: u64) -> Option<Partial> {
-        self.partial().take().filter(|partial| partial.tag == tag)
-    }
-
-    fn forget(&self, tag: u64, chunks: u32) {
-        let mut partial = self.partial();
-        if partial
-            .as_ref()
-            .is_some_and(|p| (p.tag, p.chunks) == (tag, chunks))
-        {
-            *partial = None;
-        }
-    }
-
-    fn partial(&self) -> MutexGuard<'_, Option<Partial>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// Why a snapshot was not received.
 enum Failed {
@@ -226,67 +194,4 @@ async fn write_all(
     let sent = partial.writer.send(ChunkJob::Finish(done)).await;
     sent.map_err(|_| stopped())?;
     finished.await.map_err(|_| stopped())?.map_err(Failed::Refused)
-}
-
-struct ChunkWriter {
-    machine: StateMachine,
-    sink: Option<SnapshotSink>,
-}
-
-#[derive(Debug)]
-enum ChunkJob {
-    Write(Bytes, oneshot::Sender<Result<(), String>>),
-    Finish(oneshot::Sender<Result<ReceivedSnapshot, String>>),
-}
-
-enum ChunkEffect {
-    Wrote(Result<(), String>, oneshot::Sender<Result<(), String>>),
-    Finished(
-        Result<ReceivedSnapshot, String>,
-        oneshot::Sender<Result<ReceivedSnapshot, String>>,
-    ),
-}
-
-impl ChunkWriter {
-    fn write(&mut self, chunk: &[u8]) -> Result<(), String> {
-        if self.sink.is_none() {
-            self.sink = Some(self.machine.sink().map_err(|e| e.to_string())?);
-        }
-        match &mut self.sink {
-            Some(sink) => sink.write(chunk).map_err(|e| e.to_string()),
-            None => Err("no file to write to".to_owned()),
-        }
-    }
-
-    fn complete(&mut self) -> Result<ReceivedSnapshot, String> {
-        let sink = self.sink.take().ok_or("the snapshot has no chunk")?;
-        sink.finish().map_err(|e| e.to_string())
-    }
-}
-
-impl Owner for ChunkWriter {
-    type Job = ChunkJob;
-    type Effects = Vec<ChunkEffect>;
-
-    fn work(&mut self, batch: &mut Vec<ChunkJob>) -> Vec<ChunkEffect> {
-        let jobs = batch.drain(..);
-        jobs.map(|job| match job {
-            ChunkJob::Write(chunk, done) => ChunkEffect::Wrote(self.write(&chunk), done),
-            ChunkJob::Finish(done) => ChunkEffect::Finished(self.complete(), done),
-        })
-        .collect()
-    }
-
-    fn publish(&mut self, effects: Vec<ChunkEffect>) {
-        for effect in effects {
-            match effect {
-                ChunkEffect::Wrote(result, done) => {
-                    let _ = done.send(result);
-                }
-                ChunkEffect::Finished(result, done) => {
-                    let _ = done.send(result);
-                }
-            }
-        }
-    }
 }

@@ -8,9 +8,9 @@ use openraft::raft::SnapshotResponse;
 use quorate_transport::{Class, Peer, TransportError};
 
 use super::acquaintance::{Acquaintance, Greeted};
-use super::network::rpc_error;
+use super::rpc_error::rpc_error;
 use super::sendings::Sendings;
-use super::state_machine::SnapshotData;
+use super::snapshot_data::SnapshotData;
 use super::types::{Snapshot, TypeConfig, Vote};
 use super::wire::{SnapshotAnswer, SnapshotHeader};
 use crate::env::{self, Owner};

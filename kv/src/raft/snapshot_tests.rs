@@ -12,9 +12,10 @@ use quorate_transport::{Class, ClusterId, Identity, MessageSender, Peer, Stream,
 use super::acquaintance::Opened;
 use super::acquaintance::testing::{directory, of_two, two};
 use super::sendings::{KEPT, Sendings};
+use super::snapshot_data::SnapshotData;
 use super::snapshot_receive;
 use super::snapshot_send::{SendError, Sending};
-use super::state_machine::{SnapshotData, stored_membership};
+use super::state_machine::stored_membership;
 use super::types::{Entry as LogEntry, EntryPayload, Snapshot, SnapshotMeta, Vote, log_id};
 use super::wire::{SnapshotAnswer, SnapshotHeader};
 use super::{RaftNode, RaftParts};

@@ -22,8 +22,9 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::checkpoints::{self, Checkpoints, Ends};
 use super::sendings::Sendings;
+use super::snapshot_data::SnapshotData;
 use super::tap::Tap;
-use super::turns::{Standing, Turn, Turns};
+use super::turns::{ApplyBounds, Standing, Turn, Turns};
 use super::types::{
     LogId, Membership, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, log_id, position,
 };
@@ -47,46 +48,8 @@ const QUEUE: usize = 64;
 /// How often it is told that sessions are refused, at most.
 const SESSIONS_TOLD_EVERY: Duration = Duration::from_secs(60);
 
-/// When a checkpoint begins, at the latest: whichever bound is met first. While one is being written as much may
-/// gather again, and half as much more where it is steps of forgetting that come first; then what comes waits: the layers take
-/// two and a half times the bytes at most, and a transaction.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct ApplyBounds {
-    /// Entries applied since the last one began.
-    pub entries: u64,
-    /// Bytes of memory that hold what was applied since.
-    pub bytes: u64,
-    /// Bytes of entries that wait to be applied; openraft waits then, so that commits cannot outrun applies. A job that is larger
-    /// goes alone.
-    pub queue_bytes: u64,
-}
-
-impl Default for ApplyBounds {
-    fn default() -> Self {
-        Self {
-            entries: 100_000,
-            bytes: 48 * 1024 * 1024,
-            queue_bytes: 16 * 1024 * 1024,
-        }
-    }
-}
-
-/// A snapshot on its way: pinned at the sender, or received whole and verified.
-pub(crate) enum SnapshotData {
-    /// A state pinned for reading.
-    Source(Box<SnapshotSource>),
-    /// A file that waits to be installed.
-    Received(ReceivedSnapshot),
-}
-
-impl std::fmt::Debug for SnapshotData {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            SnapshotData::Source(_) => "SnapshotData::Source",
-            SnapshotData::Received(_) => "SnapshotData::Received",
-        })
-    }
-}
+/// openraft, with this state machine.
+pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
 
 /// The handle that openraft holds. Cheap to clone.
 #[derive(Clone)]

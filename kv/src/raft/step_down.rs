@@ -23,7 +23,8 @@ use openraft::raft::{TransferLeaderRequest, VoteRequest};
 
 use super::acquaintance::Acquaintance;
 use super::network::ask_control;
-use super::types::{LogId, Membership, Raft, Vote};
+use super::state_machine::Raft;
+use super::types::{LogId, Membership, Vote};
 use super::wire::ControlRequest;
 use crate::env::{self, Instant};
 use crate::planted::{self, Bug};

@@ -8,9 +8,10 @@ use openraft::errors::ErrorSource;
 use openraft::testing::log::{StoreBuilder, Suite};
 use tempfile::TempDir;
 
+use super::ApplyBounds;
 use super::log_store::LogStore;
+use super::state_machine::StateMachine;
 use super::types::TypeConfig;
-use super::{ApplyBounds, StateMachine};
 use crate::env::{Disk, RealDisk, watch};
 use crate::fault::Faults;
 use crate::log::{Log, LogSettings, OpenMode};

@@ -7,7 +7,29 @@
 //! Always: where somebody waits for a checkpoint it is next; where a quarter more has come than asks for one it is next too, but
 //! behind merging where there are far too many runs.
 
-use super::state_machine::ApplyBounds;
+/// When a checkpoint begins, at the latest: whichever bound is met first. While one is being written as much may
+/// gather again, and half as much more where it is steps of forgetting that come first; then what comes waits: the layers take
+/// two and a half times the bytes at most, and a transaction.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ApplyBounds {
+    /// Entries applied since the last one began.
+    pub entries: u64,
+    /// Bytes of memory that hold what was applied since.
+    pub bytes: u64,
+    /// Bytes of entries that wait to be applied; openraft waits then, so that commits cannot outrun applies. A job that is larger
+    /// goes alone.
+    pub queue_bytes: u64,
+}
+
+impl Default for ApplyBounds {
+    fn default() -> Self {
+        Self {
+            entries: 100_000,
+            bytes: 48 * 1024 * 1024,
+            queue_bytes: 16 * 1024 * 1024,
+        }
+    }
+}
 
 /// So many steps of merging and of forgetting have their turn behind a checkpoint, before the next one that a bound asks for.
 const STEPS_BETWEEN: u32 = 48;

@@ -7,6 +7,7 @@ use openraft::raft::responder::Responder;
 use quorate_transport::{Address, Peer};
 use serde::{Deserialize, Serialize};
 
+use super::snapshot_data::SnapshotData;
 use crate::env;
 use crate::identity::{ClusterUuid, MemberUuid};
 use crate::machine::EntryOutcome;
@@ -38,7 +39,6 @@ impl openraft::RaftTypeConfig for TypeConfig {
     type ErrorSource = openraft::impls::BoxedErrorSource;
 }
 
-pub(crate) type Raft = openraft::Raft<TypeConfig, super::StateMachine>;
 pub(crate) type Entry = openraft::alias::EntryOf<TypeConfig>;
 pub(crate) type EntryPayload = openraft::alias::EntryPayloadOf<TypeConfig>;
 pub(crate) type LogId = openraft::alias::LogIdOf<TypeConfig>;
@@ -47,7 +47,7 @@ pub(crate) type LeaderId = openraft::alias::LeaderIdOf<TypeConfig>;
 pub(crate) type Membership = openraft::Membership<u64, Member>;
 pub(crate) type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;
 pub(crate) type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
-pub(crate) type Snapshot = openraft::alias::SnapshotOf<TypeConfig, super::SnapshotData>;
+pub(crate) type Snapshot = openraft::alias::SnapshotOf<TypeConfig, SnapshotData>;
 
 /// What the membership says of a node, beside its id.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -11,6 +11,7 @@
 pub mod brokers;
 mod creation;
 pub mod partitions;
+mod target;
 pub mod topics;
 pub mod updates;
 
@@ -25,7 +26,7 @@ use crate::ids::{BrokerId, PartitionIndex, TopicId};
 use crate::image::Image;
 use crate::keys::Keys;
 use crate::rows::{Broker, Partition, Topic};
-use brokers::SetFlags;
+use target::SetFlags;
 
 /// What a decision depends on beside what was read.
 #[derive(Debug, Clone, Copy)]

@@ -15,6 +15,7 @@ use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use super::credentials::{Credentials, CredentialsError};
+use super::error::CertsError;
 use super::files::{self, Readers};
 use crate::{ClusterId, Host, Identity, Role};
 
@@ -36,80 +37,6 @@ pub struct Issued {
     identity: Identity,
     certificate_pem: String,
     key_pem: String,
-}
-
-/// Certificates were not made, written or read.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum CertsError {
-    /// Files are never overwritten: another certificate may be in use.
-    #[error("{path} exists already: move it away or choose another directory", path = path.display())]
-    Exists {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The directory holds no authority.
-    #[error("{path} is missing: `quorate certs init` makes an authority", path = path.display())]
-    Missing {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The file system refused.
-    #[error("cannot {doing} {path}: {error}", path = path.display())]
-    File {
-        /// What was being done.
-        doing: &'static str,
-        /// To which file or directory.
-        path: PathBuf,
-        /// What the operating system said.
-        error: io::Error,
-    },
-    /// A file holds something else than an authority of ours.
-    #[error("{path} is no authority's: {reason}", path = path.display())]
-    NotAnAuthority {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// An authority issues for its own cluster alone.
-    #[error("{identity} is not of the cluster {cluster}, whose authority this is")]
-    OtherCluster {
-        /// Who was to get a certificate.
-        identity: Box<Identity>,
-        /// The authority's cluster.
-        cluster: ClusterId,
-    },
-    /// A certificate must be valid for a while, and end before the year 10000.
-    #[error("a validity of {validity:?} is not possible")]
-    InvalidValidity {
-        /// What was asked for.
-        validity: Duration,
-    },
-    /// The cryptography refused.
-    #[error("the certificate was not made: {reason}")]
-    Crypto {
-        /// What it said.
-        reason: String,
-    },
-}
-
-impl CertsError {
-    pub(super) fn file(doing: &'static str, path: &Path, error: io::Error) -> Self {
-        CertsError::File {
-            doing,
-            path: path.to_owned(),
-            error,
-        }
-    }
-}
-
-impl From<rcgen::Error> for CertsError {
-    fn from(error: rcgen::Error) -> Self {
-        CertsError::Crypto {
-            reason: error.to_string(),
-        }
-    }
 }
 
 impl Authority {
@@ -230,6 +157,15 @@ impl Authority {
     }
 }
 
+impl Credentials {
+    /// Credentials under an authority that is made for them and forgotten: for a single node in tests and
+    /// demonstrations. Several that speak with each other need one [`Authority`] and its
+    /// [`credentials`](Authority::credentials).
+    pub fn ephemeral(identity: &Identity) -> Result<Self, CertsError> {
+        Authority::create(identity.cluster.clone())?.credentials(identity)
+    }
+}
+
 impl fmt::Debug for Authority {
     /// Without the key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -258,7 +194,7 @@ impl Issued {
     /// Writes `node-<id>.crt` and `.key`, or `client-<name>.crt` and `.key`, into a directory, which is made
     /// if it is missing. Returns their paths.
     pub fn write(&self, directory: &Path) -> Result<(PathBuf, PathBuf), CertsError> {
-        let stem = file_stem(&self.identity);
+        let stem = files::stem(&self.identity);
         let (certificate, key) = (
             directory.join(format!("{stem}.crt")),
             directory.join(format!("{stem}.key")),
@@ -283,14 +219,6 @@ impl fmt::Debug for Issued {
         f.debug_struct("Issued")
             .field("identity", &self.identity)
             .finish_non_exhaustive()
-    }
-}
-
-/// The beginning of the file names that belong to an identity.
-pub(super) fn file_stem(identity: &Identity) -> String {
-    match &identity.role {
-        Role::Node(id) => format!("node-{id}"),
-        Role::Client(name) => format!("client-{name}"),
     }
 }
 

@@ -13,7 +13,6 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
-use super::authority::{Authority, CertsError};
 use super::validity::Validity;
 use crate::Identity;
 
@@ -128,7 +127,7 @@ impl Credentials {
     /// Loads `ca.crt` and the certificate and key of `identity` from a directory, under the names that
     /// [`Issued::write`](super::Issued::write) gives them.
     pub fn load_from(directory: &Path, identity: &Identity) -> Result<Self, CredentialsError> {
-        let stem = super::authority::file_stem(identity);
+        let stem = super::files::stem(identity);
         let file = |name: String| -> PathBuf { directory.join(name) };
         let certificate = file(format!("{stem}.crt"));
         let loaded = Self::load(&file("ca.crt".into()), &certificate, &file(format!("{stem}.key")))?;
@@ -157,13 +156,6 @@ impl Credentials {
                 pem: key.as_bytes(),
             },
         )
-    }
-
-    /// Credentials under an authority that is made for them and forgotten: for a single node in tests and
-    /// demonstrations. Several that speak with each other need one [`Authority`] and its
-    /// [`credentials`](Authority::credentials).
-    pub fn ephemeral(identity: &Identity) -> Result<Self, CertsError> {
-        Authority::create(identity.cluster.clone())?.credentials(identity)
     }
 
     /// Who they prove their holder to be.

@@ -4,7 +4,8 @@ use std::fs::OpenOptions;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use super::CertsError;
+use super::error::CertsError;
+use crate::{Identity, Role};
 
 /// Who may read a new file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,4 +58,12 @@ pub(super) fn refuse_existing(paths: &[&PathBuf]) -> Result<(), CertsError> {
 /// Makes the directory if it is missing.
 pub(super) fn directory(path: &Path) -> Result<(), CertsError> {
     std::fs::create_dir_all(path).map_err(|error| CertsError::file("create the directory", path, error))
+}
+
+/// The beginning of the file names that belong to an identity.
+pub(super) fn stem(identity: &Identity) -> String {
+    match &identity.role {
+        Role::Node(id) => format!("node-{id}"),
+        Role::Client(name) => format!("client-{name}"),
+    }
 }

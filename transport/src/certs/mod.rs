@@ -12,17 +12,21 @@
 //! Always: a key file is created readable by its owner alone, it is never so for a moment only; no file is
 //! ever overwritten; no key appears in a log or an error.
 
-mod authority;
-mod credentials;
+mod error;
 mod files;
 mod validity;
+
+mod credentials;
+
+mod authority;
 
 #[cfg(test)]
 mod tests;
 
-pub use authority::{Authority, CertsError, Issued};
+pub use authority::{Authority, Issued};
 pub use credentials::{Credentials, CredentialsError};
 pub(crate) use credentials::{crypto_provider, identity_in};
+pub use error::CertsError;
 pub use validity::Validity;
 #[cfg(test)]
 pub(crate) use validity::tests_validity;

@@ -37,15 +37,20 @@
 
 mod clock;
 mod link;
-mod network;
+mod settings;
 mod state;
+
+mod shared;
 mod stream;
 mod transport;
+
+mod network;
 
 #[cfg(test)]
 mod tests;
 
 pub use clock::{Clock, TokioClock};
 pub use link::LinkSettings;
-pub use network::{MemoryNetwork, NetworkSettings};
+pub use network::MemoryNetwork;
+pub use settings::NetworkSettings;
 pub use transport::MemoryTransport;

@@ -1,52 +1,14 @@
 //! The network: who is where, and the script of what happens between them.
 
-use std::fmt;
-use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
-
-use futures_util::future::{Either, select};
+use std::sync::{Arc, Mutex};
 
 use super::clock::Clock;
 use super::link::LinkSettings;
-use super::state::{Moment, State};
+use super::settings::NetworkSettings;
+use super::shared::Shared;
+use super::state::State;
 use super::transport::MemoryTransport;
-use crate::backoff::BackoffSettings;
-use crate::{Identity, MESSAGE_BYTES_MAX};
-
-/// What all transports of a network have in common.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NetworkSettings {
-    /// How long a link is cut before the connections over it break. 3 s by default, as over QUIC.
-    pub idle_timeout: Duration,
-    /// How long an attempt to reach a place may take. 2 s by default.
-    pub connect_timeout: Duration,
-    /// How often a place is probed by [`ended`](crate::Transport::ended). 100 ms by default, as over QUIC.
-    pub probe_every: Duration,
-    /// The delays between attempts.
-    pub backoff: BackoffSettings,
-    /// The largest message in bytes. 32 MiB by default.
-    pub message_bytes_max: usize,
-    /// The bytes that one direction of a stream holds before senders wait; a message that does not fit into
-    /// the rest still goes. 1 MiB by default, as over QUIC.
-    pub stream_bytes_max: usize,
-    /// The streams of one class that wait to be accepted at one place before `open` waits. 256 by default.
-    pub streams_waiting_max: usize,
-}
-
-impl Default for NetworkSettings {
-    fn default() -> Self {
-        Self {
-            idle_timeout: Duration::from_secs(3),
-            connect_timeout: Duration::from_secs(2),
-            probe_every: Duration::from_millis(100),
-            backoff: BackoffSettings::default(),
-            message_bytes_max: MESSAGE_BYTES_MAX,
-            stream_bytes_max: 1 << 20,
-            streams_waiting_max: 256,
-        }
-    }
-}
+use crate::Identity;
 
 /// A network of transports in memory. Cheap to clone; every clone is the same network.
 ///
@@ -55,60 +17,6 @@ impl Default for NetworkSettings {
 #[derive(Debug, Clone)]
 pub struct MemoryNetwork {
     shared: Arc<Shared>,
-}
-
-/// What the network's handles share.
-pub(super) struct Shared {
-    clock: Arc<dyn Clock>,
-    pub(super) settings: NetworkSettings,
-    /// Held for one synchronous step each; nothing else is locked inside.
-    state: Mutex<State>,
-}
-
-impl fmt::Debug for Shared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryNetwork")
-            .field("clock", &self.clock)
-            .field("settings", &self.settings)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Shared {
-    /// One step, now.
-    pub(super) fn step<T>(&self, change: impl FnOnce(&mut State, &mut Moment<'_>) -> T) -> T {
-        let mut random = || self.clock.random();
-        let mut moment = Moment {
-            now: self.clock.now(),
-            random: &mut random,
-        };
-        change(&mut self.state(), &mut moment)
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        // A test that panicked inside a step ends anyway; its other tasks may still drop their streams.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn now(&self) -> Duration {
-        self.clock.now()
-    }
-
-    pub(super) async fn sleep(&self, duration: Duration) {
-        self.clock.sleep(duration).await;
-    }
-
-    /// Waits until told, or until a moment comes.
-    pub(super) async fn wait(&self, told: impl Future<Output = ()>, until: Option<Duration>) {
-        let Some(until) = until else {
-            return told.await;
-        };
-        let timer = self.clock.sleep(until.saturating_sub(self.clock.now()));
-        // Which of the two it was does not matter: the caller looks again.
-        match select(std::pin::pin!(told), timer).await {
-            Either::Left(_) | Either::Right(_) => {}
-        }
-    }
 }
 
 impl MemoryNetwork {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::network::Shared;
+use super::shared::Shared;
 use super::state::{Offered, PipeId, Received};
 use crate::{Arrived, StreamReceiver, StreamSender, TransportError};
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::network::Shared;
+use super::shared::Shared;
 use super::state::{Handshake, Opening, PipeId, PlaceId, Probe};
 use super::stream::{Receiver, Sender};
 use crate::backoff::within;

@@ -4,7 +4,7 @@
 //! from places for those who proved who they are, and of these the nodes' are apart from the clients'. A stranger costs a
 //! bounded time, a bounded memory, and now and then a line of the log.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
@@ -12,67 +12,18 @@ use quinn::{ConnectionError, RecvStream, SendStream, VarInt};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::budget::{Budget, Share};
+use super::budget::Share;
 use super::connect::{Proven, proven};
 use super::errors::Way;
 use super::expiry::{self, End};
-use super::handshakes::{Answer, Handshakes, Source};
-use super::places::{Bounds, NODE_SHARE, NoPlace, Place, Places};
-use super::refusals::{Refusals, Why};
+use super::handshakes::{Answer, Source};
+use super::places::{NODE_SHARE, NoPlace, Place};
+use super::refusals::Why;
 use super::settings::QuicSettings;
-use super::{Shared, errors, said, stream};
+use super::shared::Shared;
+use super::{errors, said, stream};
 use crate::frame::{self, HeaderError, STREAM_VERSION};
 use crate::{Identity, Incoming, Role};
-
-/// Who is on the way in, and who is in.
-#[derive(Debug)]
-pub(super) struct Door {
-    /// Each is ended by its token. Held for a few lines, as the next.
-    handshakes: Mutex<Handshakes<CancellationToken>>,
-    places: Mutex<Places>,
-    budget: Budget,
-    refusals: Refusals,
-}
-
-impl Door {
-    pub(super) fn new(settings: &QuicSettings) -> Self {
-        // A handshake that goes on takes a few round trips.
-        let patience = settings.connect_timeout / 4;
-        let bounds = Bounds {
-            nodes: settings.node_connections_max,
-            clients: settings.client_connections_max,
-            client_share: settings.client_share_max,
-        };
-        Self {
-            handshakes: Mutex::new(Handshakes::new(
-                settings.handshakes_max,
-                settings.handshakes_unvalidated_max,
-                patience,
-            )),
-            places: Mutex::new(Places::new(bounds)),
-            budget: Budget::new(
-                settings.client_messages_bytes,
-                settings.message_bytes_max,
-                settings.client_message_patience,
-            ),
-            refusals: Refusals::new(),
-        }
-    }
-
-    fn handshakes(&self) -> MutexGuard<'_, Handshakes<CancellationToken>> {
-        self.handshakes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The bytes that messages have reserved.
-    #[cfg(test)]
-    pub(super) fn reserved(&self) -> usize {
-        self.budget.reserved()
-    }
-
-    fn places(&self) -> MutexGuard<'_, Places> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// Accepts connections until the transport closes; each has a task of its own.
 pub(super) async fn run(shared: Arc<Shared>, endpoint: quinn::Endpoint) {

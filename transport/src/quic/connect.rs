@@ -1,4 +1,4 @@
-//! One attempt to connect to a peer.
+//! Connections to peers: the one that is up, or an attempt to make one, shared by all who wait for it.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
@@ -7,15 +7,41 @@ use tokio::time::Instant;
 
 use super::errors::Way;
 use super::expiry::{self, End};
-use super::links::Live;
-use super::{Shared, errors, probe, race, resolve, tls};
+use super::links::{Known, Live, Outcome};
+use super::shared::Shared;
+use super::{errors, probe, race, resolve, tls};
 use crate::certs::{Validity, identity_in};
 use crate::frame::STREAM_VERSION;
 use crate::{Identity, Peer, RefusedBecause, Role, TransportError};
 
+/// The connection to a peer: the one that is up, or a new one.
+pub(super) async fn live(shared: &Arc<Shared>, peer: &Peer) -> Outcome {
+    if shared.closing.is_cancelled() {
+        return Err(TransportError::Closed);
+    }
+    let mut attempt = match shared.links.look(peer, &shared.settings.backoff)? {
+        Known::Live(live) => return Ok(live),
+        Known::Attempt(attempt) => attempt,
+        Known::Due { key, done, attempt } => {
+            let (shared, peer) = (Arc::clone(shared), peer.clone());
+            shared.tasks.clone().spawn(async move {
+                let outcome = connect(&shared, &peer).await;
+                shared.links.settle(key, &outcome, &shared.settings.backoff);
+                // Nobody may be waiting any more.
+                let _ = done.send(Some(outcome));
+            });
+            attempt
+        }
+    };
+    // The sender is dropped without an outcome only when the transport ends under the attempt.
+    let outcome = attempt.wait_for(Option::is_some).await;
+    let outcome = outcome.map_err(|_| TransportError::Closed)?.clone();
+    outcome.unwrap_or(Err(TransportError::Closed))
+}
+
 /// Connects, or says why not: within the time for its name, then within the time for the handshake. Ends early when the
 /// transport closes.
-pub(super) async fn connect(shared: &Arc<Shared>, peer: &Peer) -> Result<Live, TransportError> {
+async fn connect(shared: &Arc<Shared>, peer: &Peer) -> Result<Live, TransportError> {
     let attempt = shared.closing.run_until_cancelled(any_place(shared, peer));
     let Some(outcome) = attempt.await else {
         return Err(TransportError::Closed);

@@ -10,7 +10,8 @@ use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 
 use super::links::Reached;
-use super::{Shared, probe, resolve};
+use super::shared::Shared;
+use super::{probe, resolve};
 use crate::Peer;
 
 /// Returns when the peer has ended; never once the transport is closed.

@@ -8,8 +8,10 @@ use quinn::{Endpoint, EndpointConfig, Runtime};
 use ring::hmac;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::bind_error::BindError;
+use super::settings::QuicSettings;
 use super::socket::Closable;
-use super::{BindError, QuicSettings, tls};
+use super::tls;
 use crate::certs::Credentials;
 
 /// What is asked of the system for each socket, in bytes; it may give less (`net.core.rmem_max`). A burst of

@@ -1,8 +1,8 @@
 //! What is known of the way to each peer: the connection, the attempt under way, or when to try again.
 //!
 //! Always: at most one attempt for each link is under way, and whoever waits for it shares its outcome; an
-//! attempt belongs to a task of the transport, so that a caller who gives up does not end it for the
-//! others.
+//! attempt belongs to a task of the transport ([`connect`](super::connect)), so that a caller who gives up does not end it
+//! for the others.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -12,9 +12,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::errors::Way;
-use super::{Shared, connect};
-use crate::backoff::Backoff;
+use super::errors::{self, Way};
+use crate::backoff::{Backoff, BackoffSettings};
 use crate::{Address, Peer, TransportError};
 
 /// How many links are remembered. Beyond that those without a connection that is up are forgotten: a cluster has few,
@@ -30,14 +29,15 @@ pub(super) struct Live {
     pub(super) way: Arc<Way>,
 }
 
-type Outcome = Result<Live, TransportError>;
+/// How an attempt ends.
+pub(super) type Outcome = Result<Live, TransportError>;
 
 /// The ways to all peers.
 #[derive(Debug, Default)]
 pub(super) struct Links(Mutex<BTreeMap<Key, Link>>);
 
 /// A peer as the callers name it.
-type Key = (Address, Option<u64>);
+pub(super) type Key = (Address, Option<u64>);
 
 #[derive(Debug, Default)]
 struct Link {
@@ -77,33 +77,26 @@ pub(super) enum Reached {
     Connected(SocketAddr),
 }
 
-/// The connection to a peer: the one that is up, or a new one.
-pub(super) async fn live(shared: &Arc<Shared>, peer: &Peer) -> Outcome {
-    let mut attempt = match shared.links.look(shared, peer)? {
-        Found::Live(live) => return Ok(live),
-        Found::Attempt(attempt) => attempt,
-    };
-    // The sender is dropped without an outcome only when the transport ends under the attempt.
-    let outcome = attempt.wait_for(Option::is_some).await;
-    let outcome = outcome.map_err(|_| TransportError::Closed)?.clone();
-    outcome.unwrap_or(Err(TransportError::Closed))
-}
-
 fn key(peer: &Peer) -> Key {
     (peer.address.clone(), peer.node_id)
 }
 
-enum Found {
+/// What there is for a peer.
+pub(super) enum Known {
     Live(Live),
+    /// An attempt is under way.
     Attempt(watch::Receiver<Option<Outcome>>),
+    /// An attempt is to be made by whoever asked, and its outcome to be settled and sent.
+    Due {
+        key: Key,
+        done: watch::Sender<Option<Outcome>>,
+        attempt: watch::Receiver<Option<Outcome>>,
+    },
 }
 
 impl Links {
-    /// What there is for a peer; begins an attempt where there is nothing and it is time for one.
-    fn look(&self, shared: &Arc<Shared>, peer: &Peer) -> Result<Found, TransportError> {
-        if shared.closing.is_cancelled() {
-            return Err(TransportError::Closed);
-        }
+    /// What there is for a peer: an attempt is due where there is nothing and it is time for one.
+    pub(super) fn look(&self, peer: &Peer, backoff: &BackoffSettings) -> Result<Known, TransportError> {
         let now = Instant::now();
         let mut links = self.links();
         let key = key(peer);
@@ -115,17 +108,17 @@ impl Links {
         let link = links.entry(key.clone()).or_default();
         match &link.state {
             LinkState::Up(live) if live.connection.close_reason().is_none() => {
-                return Ok(Found::Live(live.clone()));
+                return Ok(Known::Live(live.clone()));
             }
-            LinkState::Connecting(attempt) => return Ok(Found::Attempt(attempt.clone())),
+            LinkState::Connecting(attempt) => return Ok(Known::Attempt(attempt.clone())),
             LinkState::Up(live) => {
                 // One that lasted makes the next failure a first one; one that broke at once counts as one.
-                if live.since.elapsed() > shared.settings.backoff.max {
+                if live.since.elapsed() > backoff.max {
                     link.backoff.succeeded();
                     link.rest = None;
                 } else if let Some(error) = live.connection.close_reason() {
-                    let failure = super::errors::unreachable(&live.way, &error);
-                    let delay = link.backoff.failed(&shared.settings.backoff, rand::random());
+                    let failure = errors::unreachable(&live.way, &error);
+                    let delay = link.backoff.failed(backoff, rand::random());
                     link.rest = Some((live.since + delay, failure));
                 }
                 link.state = LinkState::Down;
@@ -139,18 +132,11 @@ impl Links {
         }
         let (done, attempt) = watch::channel(None);
         link.state = LinkState::Connecting(attempt.clone());
-        let (shared, peer) = (Arc::clone(shared), peer.clone());
-        shared.tasks.clone().spawn(async move {
-            let outcome = connect::connect(&shared, &peer).await;
-            shared.links.settle(&shared, key, &outcome);
-            // Nobody may be waiting any more.
-            let _ = done.send(Some(outcome));
-        });
-        Ok(Found::Attempt(attempt))
+        Ok(Known::Due { key, done, attempt })
     }
 
     /// An attempt is over.
-    fn settle(&self, shared: &Shared, key: Key, outcome: &Outcome) {
+    pub(super) fn settle(&self, key: Key, outcome: &Outcome, backoff: &BackoffSettings) {
         let mut links = self.links();
         let link = links.entry(key).or_default();
         match outcome {
@@ -160,7 +146,7 @@ impl Links {
                 link.rest = None;
             }
             Err(failure) => {
-                let delay = link.backoff.failed(&shared.settings.backoff, rand::random());
+                let delay = link.backoff.failed(backoff, rand::random());
                 link.state = LinkState::Down;
                 link.rest = Some((Instant::now() + delay, failure.clone()));
             }

@@ -1,16 +1,8 @@
 //! The counters, made once: a lookup by name for each message would cost more than the message.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::time::Duration;
-
 use metrics::{Counter, Gauge, counter, gauge};
 
-use super::Shared;
 use crate::Class;
-
-/// How often round trips are published.
-const REPORT_EVERY: Duration = Duration::from_secs(5);
 
 /// The counters of one class of traffic.
 #[derive(Clone)]
@@ -69,23 +61,5 @@ impl Meters {
 
     pub(super) fn class(&self, class: Class) -> ClassMeters {
         self.classes[class.rank()].clone()
-    }
-}
-
-/// Publishes the round trips until the transport closes.
-pub(super) async fn report(shared: Arc<Shared>) {
-    let mut known = BTreeSet::new();
-    loop {
-        tokio::select! {
-            () = shared.closing.cancelled() => return,
-            () = tokio::time::sleep(REPORT_EVERY) => {}
-        }
-        known.extend(shared.links.nodes());
-        for node in &known {
-            if let Some(round_trip) = shared.links.round_trip(*node) {
-                gauge!("quorate_transport_round_trip_seconds", "node" => node.to_string())
-                    .set(round_trip.as_secs_f64());
-            }
-        }
     }
 }

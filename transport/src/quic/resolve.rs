@@ -3,74 +3,20 @@
 //! Always: about one name at most one question is under way, however often it is asked again; whoever waits for one
 //! name waits for no other; an answer that comes when nobody waits any more serves whoever asks next.
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use super::Shared;
+use super::names::{Answer, Question};
+use super::shared::Shared;
 use crate::{Address, Host, HostName};
 
 /// How long an answer that came too late is kept for the next who asks. Longer than any rest between attempts, and
 /// shorter than names are usually good for.
 const LATE_ANSWER_KEPT: Duration = Duration::from_secs(10);
-
-/// Looks names up: the system does, unless a [`QuicTransport`](super::QuicTransport) was given another.
-#[async_trait]
-pub trait Resolver: fmt::Debug + Send + Sync + 'static {
-    /// The IP addresses of a machine, the preferred ones first. It may take its time: whoever needs it waits no longer
-    /// than [`QuicSettings::resolve_timeout`](super::QuicSettings::resolve_timeout), and nobody else waits.
-    async fn addresses(&self, name: &HostName) -> io::Result<Vec<IpAddr>>;
-}
-
-/// The operating system's resolver: hosts file, DNS and what else it is set up for.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct SystemResolver;
-
-#[async_trait]
-impl Resolver for SystemResolver {
-    async fn addresses(&self, name: &HostName) -> io::Result<Vec<IpAddr>> {
-        let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-        Ok(found.map(|address| address.ip()).collect())
-    }
-}
-
-/// The addresses, or why there are none.
-type Answer = Result<Vec<IpAddr>, String>;
-
-/// The questions that are open.
-#[derive(Debug)]
-pub(super) struct Names {
-    resolver: Arc<dyn Resolver>,
-    /// Held for a few lines. As many at most as attempts to connect and watchers of peers.
-    questions: Mutex<BTreeMap<HostName, Question>>,
-}
-
-#[derive(Debug)]
-enum Question {
-    Asked(watch::Receiver<Option<Answer>>),
-    AnsweredLate { at: Instant, answer: Answer },
-}
-
-impl Names {
-    pub(super) fn new(resolver: Arc<dyn Resolver>) -> Self {
-        Self {
-            resolver,
-            questions: Mutex::default(),
-        }
-    }
-
-    fn questions(&self) -> MutexGuard<'_, BTreeMap<HostName, Question>> {
-        // Nothing panics while it is held.
-        self.questions.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// Where an address leads, the preferred places first and at least one; or why nowhere.
 pub(super) async fn places(shared: &Arc<Shared>, address: &Address) -> Result<Vec<SocketAddr>, String> {

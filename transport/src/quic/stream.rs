@@ -12,9 +12,10 @@ use quinn::{RecvStream, SendStream};
 use tokio::time::{Instant, timeout_at};
 
 use super::budget::{Reservation, SMALL, Share};
+use super::errors;
 use super::errors::Way;
 use super::meters::ClassMeters;
-use super::{Shared, errors};
+use super::shared::Shared;
 use crate::frame::{self, Decoder};
 use crate::{
     Arrived, Class, MessageReceiver, MessageSender, Stream, StreamReceiver, StreamSender, TransportError,

@@ -18,7 +18,8 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
 use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-use super::{BindError, QuicSettings};
+use super::bind_error::BindError;
+use super::settings::QuicSettings;
 use crate::certs::{Credentials, crypto_provider};
 
 /// The protocol and its version, in the handshake. A peer that offers another is refused there.

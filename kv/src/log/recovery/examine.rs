@@ -7,10 +7,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::scan::{Scan, peek, survey};
-use super::{Listing, LogOpenError, ReadLog, list, read};
+use super::{Listing, ReadLog, list, read};
 use crate::damage::{Damage, Damages, Part};
 use crate::env::Disk;
 use crate::log::format::{Head, SECTOR, SegmentHeader};
+use crate::log::open_error::{LogOpenError, corrupt};
 use crate::log::segment::Segment;
 use crate::model::LogPosition;
 
@@ -108,7 +109,7 @@ fn find_the_rest(disk: &dyn Disk, dir: &Path, files: &Listing, damages: &mut Dam
                 "the file has {len} bytes of the {} that its header tells",
                 header.bytes
             );
-            damages.add(damage(dir, super::corrupt(path, len, detail)));
+            damages.add(damage(dir, corrupt(path, len, detail)));
             continue;
         }
         let segment = Segment::new(path.clone(), number, header, file);
@@ -131,7 +132,7 @@ fn find_the_rest(disk: &dyn Disk, dir: &Path, files: &Listing, damages: &mut Dam
                 "of the segments before this one, {} are missing or have no header that verifies",
                 expected - sequence - 1
             );
-            damages.add(damage(dir, super::corrupt(later, 0, detail)));
+            damages.add(damage(dir, corrupt(later, 0, detail)));
         }
         later = Some((*sequence, Arc::from(segment.path.as_path())));
         match survey(segment) {
@@ -139,11 +140,11 @@ fn find_the_rest(disk: &dyn Disk, dir: &Path, files: &Listing, damages: &mut Dam
                 for hole in &survey.holes {
                     let detail =
                         "the batch here does not verify, and later ones were written when it was durable";
-                    damages.add(damage(dir, super::corrupt(&segment.path, *hole, detail)));
+                    damages.add(damage(dir, corrupt(&segment.path, *hole, detail)));
                 }
                 if !survey.sealed && *sequence != newest {
                     let detail = "the segment ends here, but the log goes on in others";
-                    damages.add(damage(dir, super::corrupt(&segment.path, survey.end, detail)));
+                    damages.add(damage(dir, corrupt(&segment.path, survey.end, detail)));
                 }
             }
             Err(error) => damages.add(damage(dir, error)),

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use super::super::format::{
     self, Anchor, BATCH_HEADER, BadRecord, BatchHeader, FIRST_BATCH, Head, RECORD_HEADER, RecordKind, SECTOR,
 };
+use super::super::open_error::{LogOpenError, corrupt, disk_error};
 use super::super::segment::Segment;
 use super::super::view::Runs;
-use super::{LogOpenError, corrupt, disk_error};
 use crate::model::LogPosition;
 
 /// How much of the file is read at once.

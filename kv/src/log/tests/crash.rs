@@ -12,7 +12,7 @@ use super::super::crash_disk::{CrashDisk, Depth, Event, Failures, Image, Moment,
 use super::super::recovery;
 use super::super::view::View;
 use super::super::writer::{Answer, Job, Work, Writer};
-use super::super::{Queued, Shared, reader::Reader};
+use super::super::{queued::Queued, reader::Reader, shared::Shared};
 use super::*;
 use crate::env::Owner as _;
 use crate::fault::Faults;

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::super::wire::{Malformed, Row};
+use crate::machine::rows::wire::{Malformed, Row};
 
 const FORMAT_VERSION: u8 = 1;
 const LAST: u8 = 1;

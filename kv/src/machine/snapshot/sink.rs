@@ -12,22 +12,23 @@ use super::chunk::Chunk;
 use super::{SnapshotMeta, TRAILER, read_head};
 use crate::env::Disk;
 use crate::fault::Fault;
-use crate::machine::backend::Backend;
-use crate::machine::blocks::BLOCK_BYTES;
-use crate::machine::blocks::BlockBound;
-use crate::machine::chain::Fold;
-use crate::machine::counters::Counters;
-use crate::machine::database::{
+use crate::machine::file::backend::Backend;
+use crate::machine::file::blocks::BLOCK_BYTES;
+use crate::machine::file::blocks::BlockBound;
+use crate::machine::file::database::{
     self, RECEIVING_CACHE_BYTES, UNFINISHED_PREFIX, open_database, write_frame, write_system,
 };
-use crate::machine::error::{StateFile, step, storage};
-use crate::machine::head::Head;
-use crate::machine::runs::{self, Runs, Writing};
-use crate::machine::system::System;
-use crate::machine::tables::Table;
-use crate::machine::times::{self, Stood};
-use crate::machine::verify;
-use crate::machine::wire::{Malformed, Row, hash_of_logical_row};
+use crate::machine::file::runs::{self, Runs, Writing};
+use crate::machine::rows::chain::Fold;
+use crate::machine::rows::counters::Counters;
+use crate::machine::rows::error::{StateFile, step, storage};
+use crate::machine::rows::head::Head;
+use crate::machine::rows::row_hash::hash_of_logical_row;
+use crate::machine::rows::system::System;
+use crate::machine::rows::tables::Table;
+use crate::machine::rows::times::{self, Stood};
+use crate::machine::rows::wire::{Malformed, Row};
+use crate::machine::upkeep::verify;
 
 /// No row of ours is larger: a sender that claims one is broken, and is not believed.
 const ROW_BYTES_MAX: u64 = 1 << 30;

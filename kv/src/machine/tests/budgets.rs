@@ -1,7 +1,7 @@
 //! What a transaction may cost, and an entry: by the logical state, whatever layers and checkpoints there are.
 
 use super::*;
-use crate::machine::keys::GONE_THROUGH;
+use crate::machine::layers::keys::GONE_THROUGH;
 use crate::model::{
     Compare, Condition, Guard, KeyRange, KeyTest, Op, OpResult, Place, RangeExcess, RangeRead, RangeTest,
     Work,

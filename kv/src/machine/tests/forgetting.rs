@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::disk::MemoryDisk;
 use super::*;
-use crate::machine::tables::Table;
+use crate::machine::rows::tables::Table;
 use crate::machine::{ReadBudget, ReadRefused, ReceivedSnapshot, SnapshotError, Step};
 use crate::model::{Compacted, KeyRange, Op, RangeRead, ReadOp, ReadResult, Revision};
 

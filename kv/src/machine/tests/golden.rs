@@ -2,8 +2,8 @@
 //! writes others has another format version, and adds its bytes beside these.
 
 use super::*;
-use crate::machine::runs;
-use crate::machine::tables::{FILTERS, SYSTEM, Table};
+use crate::machine::file::runs;
+use crate::machine::rows::tables::{FILTERS, SYSTEM, Table};
 use crate::model::{Op, Sequence, SessionId, SessionRef};
 use redb::ReadableTable;
 

@@ -8,9 +8,9 @@ use super::disk::MemoryDisk;
 use super::slow::Slow;
 use super::*;
 use crate::machine::Checkpoint;
-use crate::machine::head::Head;
-use crate::machine::tables::Table;
-use crate::machine::version::{self, ChangeKind, Version};
+use crate::machine::rows::head::Head;
+use crate::machine::rows::tables::Table;
+use crate::machine::rows::version::{self, ChangeKind, Version};
 use crate::machine::{Applied, ReadBudget, ReadRefused, Step as ReadStep, Tuning, View};
 use crate::model::{
     Compare, Condition, Guard, KeyRange, KeyTest, LeaseChange, LeaseId, Op, Order, PutMode, RangeExcess,

@@ -3,7 +3,7 @@
 
 use super::disk::MemoryDisk;
 use super::*;
-use crate::machine::database::FILE_NAME;
+use crate::machine::file::database::FILE_NAME;
 use crate::machine::{ReadBudget, View};
 use crate::model::{Op, ReadOp, ReadResult, Revision};
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::disk::MemoryDisk;
 use super::*;
 use crate::damage::Damages;
-use crate::machine::examine;
+use crate::machine::upkeep::examine;
 use crate::model::{KeyRange, Op, RangeRead, ReadOp, ReadResult};
 
 /// A store each of whose checkpoints makes a run of its own, and whose steps of merging write so many rows.
@@ -309,7 +309,7 @@ fn what_was_merged_is_removed_a_few_blocks_at_a_time() {
     let blocks = |store: &Store| -> usize {
         let (base, mut blocks) = (&store.machine.state.base, 0);
         for number in &base.runs.unlisted {
-            let run = crate::machine::runs::open(base.file(), &base.txn, *number).unwrap();
+            let run = crate::machine::file::runs::open(base.file(), &base.txn, *number).unwrap();
             blocks += redb::ReadableTable::iter(&run).unwrap().count();
         }
         blocks
@@ -349,8 +349,8 @@ fn a_merge_of_old_runs_ends_though_new_ones_come_all_the_time() {
 /// Each would make a look-up miss a key that is there.
 #[test]
 fn blocks_and_filters_that_are_not_as_they_must_be_are_damage() {
-    use crate::machine::filter::Filter;
-    use crate::machine::runs;
+    use crate::machine::file::filter::Filter;
+    use crate::machine::file::runs;
     use redb::{Durability, ReadableTable as _};
 
     type Spoil = fn(&mut Vec<u8>, &mut Vec<u8>);

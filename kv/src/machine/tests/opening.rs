@@ -3,7 +3,8 @@
 use super::disk::MemoryDisk;
 use super::*;
 use crate::fault::Fault;
-use crate::machine::{Applied, MachineOpenError, database};
+use crate::machine::file::database;
+use crate::machine::{Applied, MachineOpenError};
 use crate::model::{Op, ReadOp, ReadResult, Revision};
 
 const STATE: &str = "/node/state.redb";
@@ -123,10 +124,12 @@ fn a_state_of_a_later_format_is_refused_with_its_version() {
     {
         let (database, _) = database::open_database(&disk, Path::new(STATE), 1 << 20, false, false).unwrap();
         let txn = database.begin_write().unwrap();
-        let mut table = txn.open_table(crate::machine::tables::SYSTEM).unwrap();
-        let mut row = crate::machine::system::format_row();
+        let mut table = txn.open_table(crate::machine::rows::tables::SYSTEM).unwrap();
+        let mut row = crate::machine::rows::system::format_row();
         row[9] = 77;
-        table.insert(crate::machine::system::FORMAT, &row[..]).unwrap();
+        table
+            .insert(crate::machine::rows::system::FORMAT, &row[..])
+            .unwrap();
         drop(table);
         txn.commit().unwrap();
     }
@@ -296,7 +299,7 @@ fn a_panic_while_a_database_is_closed_reaches_none_of_its_readers() {
     store.machine.make_durable().unwrap();
     drop(store);
     let disk: Arc<dyn Disk> = Arc::new(memory.clone());
-    let loaded = database::load(&disk, dir(), &settings()).unwrap();
+    let loaded = crate::machine::file::opening::load(&disk, dir(), &settings()).unwrap();
     let met = Arc::new(AtomicBool::new(false));
     let meeting = Arc::clone(&met);
     memory.meanwhile(Path::new(STATE), move || {

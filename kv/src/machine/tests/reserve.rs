@@ -1,7 +1,7 @@
 //! The reserve: what it takes, and when it is given up.
 
 use super::*;
-use crate::machine::reserve::wanted;
+use crate::machine::file::reserve::wanted;
 use crate::machine::{NotShrunk, Reserve};
 
 const MIB: u64 = 1 << 20;
@@ -97,7 +97,7 @@ fn a_reserve_that_does_not_suffice_is_kept() {
     keep(&reserve, 128 * MIB, 1 << 40);
     let asked = |free, file| {
         disk.say_free(free);
-        crate::machine::shrink::make_room(&*disk, dir(), file, 40 * MIB, &reserve)
+        crate::machine::upkeep::shrink::make_room(&*disk, dir(), file, 40 * MIB, &reserve)
     };
     // What holds 40 MiB makes a file of 96 at most, and 16 stay free: 112, of which 64 are the reserve's.
     let refused = asked(48 * MIB - 1, 1 << 30);

@@ -4,7 +4,7 @@ use super::disk::MemoryDisk;
 use super::*;
 use crate::fault::Fault;
 use crate::machine::Scrubber;
-use crate::machine::database::FILE_NAME;
+use crate::machine::file::database::FILE_NAME;
 use crate::model::{KeyRange, Op, RangeRead, ReadOp, ReadResult};
 
 const KEYS: usize = 300;

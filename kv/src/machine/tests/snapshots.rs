@@ -350,8 +350,16 @@ fn a_snapshot_of_another_history_is_told_by_its_place() {
         ("later of an earlier term", at(2, 5), at(1, 9), false),
     ];
     for (case, one, other, expected) in cases {
-        assert_eq!(crate::machine::are_of_one_history(one, other), expected, "{case}");
-        assert_eq!(crate::machine::are_of_one_history(other, one), expected, "{case}");
+        assert_eq!(
+            crate::machine::owner::are_of_one_history(one, other),
+            expected,
+            "{case}"
+        );
+        assert_eq!(
+            crate::machine::owner::are_of_one_history(other, one),
+            expected,
+            "{case}"
+        );
     }
 }
 

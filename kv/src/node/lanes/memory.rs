@@ -9,7 +9,7 @@
 
 use std::panic::AssertUnwindSafe;
 
-use super::End;
+use super::jobs::End;
 use crate::env::{self, Instant};
 use crate::fault::Fault;
 use crate::machine::{ReadBudget, Reader, View};

@@ -3,10 +3,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::waiting::WantsRoom;
-use super::{PointJob, Progress, ReadJob, ScanJob, Stepped, refuse_scan, wait_for_room};
+use super::jobs::{PointJob, Progress, ReadJob, ScanJob, Stepped, refuse_scan, size};
+use super::waiting::{WantsRoom, wait_for_room};
 use crate::env::{self, Owner, OwnerHandle, mpsc};
 use crate::machine::{ReadBudget, ReadClass, Reader, Scan, View};
+use crate::model::ReadResponse;
 use crate::node::cost;
 use crate::node::reply::ReplyTo;
 use crate::node::service::Service;
@@ -52,6 +53,27 @@ impl Done {
             Done::ChangesLane(job) => refuse_scan(scans.try_send(job)),
             Done::WantsRoom(wants) => wait_for_room(waiting, wants),
         }
+    }
+}
+
+impl PointJob {
+    /// What becomes of a read whose answer is made: it leaves where there is room for it.
+    pub(super) fn answered(self, response: ReadResponse) -> Done {
+        /// What a read has more than its answer needs is given back above so many bytes.
+        const SURPLUS_MAX: usize = 16 * 1024;
+        let PointJob { mut job, mut room } = self;
+        let bytes = size(&response);
+        let more = bytes.saturating_sub(room.bytes());
+        if more > 0 {
+            match job.guest.answers(ReadClass::Point).take_now(more) {
+                Some(more) => job.reply.hold(more),
+                None => return wants(ReadClass::Point, job, bytes),
+            }
+        } else if room.bytes() > SURPLUS_MAX + bytes {
+            room.shrink(bytes);
+        }
+        job.reply.hold(room);
+        Done::Answered(job.reply, Response::Read(response))
     }
 }
 
@@ -111,7 +133,7 @@ impl Points {
     }
 }
 
-pub(super) fn wants(class: ReadClass, job: ReadJob, bytes: usize) -> Done {
+fn wants(class: ReadClass, job: ReadJob, bytes: usize) -> Done {
     env::mark("read.has_no_room");
     Done::WantsRoom(WantsRoom { class, job, bytes })
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use super::jobs::{Progress, ScanJob, Stepped, size};
 use super::rotation::Rotation;
-use super::{ScanJob, Stepped, size};
 use crate::env::{self, Instant, Owner};
 use crate::fault::Fault;
 use crate::machine::{ReadBudget, Reader, View};
@@ -98,7 +98,7 @@ impl Scans {
             Stepped::Unfinished(scan) => {
                 let number = guest.number;
                 let job = ScanJob {
-                    progress: super::Progress::Begun(scan),
+                    progress: Progress::Begun(scan),
                     guest,
                     end,
                     reply,

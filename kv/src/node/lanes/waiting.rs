@@ -9,7 +9,7 @@ use std::sync::Arc;
 use futures_util::future::{AbortHandle, Abortable, Aborted, BoxFuture};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
-use super::{PointJob, ReadJob, ScanJob, refuse_points, refuse_scan, too_many};
+use super::jobs::{PointJob, ReadJob, ScanJob, refuse_points, refuse_scan, too_many};
 use crate::env::{self, Instant, WeakOwnerHandle, mpsc};
 use crate::machine::ReadClass;
 use crate::node::reply::SIGN_INTERVAL;
@@ -143,5 +143,13 @@ impl Waiting {
         while let Some(wants) = self.wants.recv().await {
             wants.job.reply.send(Response::Failed(failure.clone()));
         }
+    }
+}
+
+/// Has a read wait for room, or refuses it where too many do.
+pub(super) fn wait_for_room(waiting: &mpsc::Sender<WantsRoom>, wants: WantsRoom) {
+    // Of one that ended nobody hears any more: what was in it says so by being dropped.
+    if let Err(mpsc::error::TrySendError::Full(wants)) = waiting.try_send(wants) {
+        wants.job.reply.send(too_many());
     }
 }

@@ -8,7 +8,7 @@ use crate::log::LogSettings;
 use crate::model::{LogTime, NodeId, Revision, StateHash, Term};
 use crate::raft::acquaintance::testing::{directory, of_two};
 use crate::raft::hello::{Hello, Known};
-use crate::raft::serve::SIGN_OF_LIFE;
+use crate::raft::peer_stream::SIGN_OF_LIFE;
 use crate::raft::types::{ProposalData, log_id};
 
 /// A transport that bears a node's name and address.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::{
+use super::world::{
     Arrival, Connection, ConnectionId, End, Handshake, Moment, Opening, Pipe, PipeId, PlaceId, State, Way,
     broken,
 };
@@ -147,16 +147,6 @@ impl State {
         }
     }
 
-    pub(super) fn forget_unused(&mut self, id: ConnectionId) {
-        let Some(connection) = self.connections.get(&id) else {
-            return;
-        };
-        let dialled = self.dials.values().any(|dial| dial.connection == Some(id));
-        if connection.pipes.is_empty() && !dialled {
-            self.connections.remove(&id);
-        }
-    }
-
     fn open_on(
         &mut self,
         id: ConnectionId,
@@ -225,11 +215,6 @@ impl State {
             connection.pipes.insert(id);
         }
         id
-    }
-
-    pub(super) fn id(&mut self) -> u64 {
-        self.next_id += 1;
-        self.next_id
     }
 
     /// The most urgent stream that arrived: who opened it, its class, requests and replies. Otherwise when

@@ -9,39 +9,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use super::{
-    Connection, ConnectionId, Moment, Offered, Parcel, PipeId, PlaceId, Received, SILENCE, State, broken,
-};
+use super::world::{Moment, Offered, Parcel, PipeId, PlaceId, Received, State, broken};
 use crate::TransportError;
-use crate::memory::link::{Link, Passage};
+use crate::memory::link::Passage;
 
 impl State {
-    /// Why a connection is broken for one of its ends, if it is.
-    pub(super) fn broken(&self, id: ConnectionId, end: usize, now: Duration) -> Option<TransportError> {
-        let Some(connection) = self.connections.get(&id) else {
-            return Some(broken("it is gone"));
-        };
-        if !self.lives(connection.ends[end]) {
-            return Some(TransportError::Closed);
-        }
-        let (at, reason) = self.breaks_at(connection, end)?;
-        (at <= now).then(|| broken(reason))
-    }
-
-    /// When a connection breaks for one of its ends, as things stand.
-    pub(super) fn breaks_at(&self, connection: &Connection, end: usize) -> Option<(Duration, &'static str)> {
-        let known = connection.breaks[end]
-            .as_ref()
-            .map(|known| (known.at, known.reason));
-        let [a, b] = connection.ends.map(|end| end.place);
-        let silent = |from, to| {
-            let link: Option<&Link> = self.links.get(&(from, to));
-            let at = link.and_then(|link| link.breaks_at(self.settings.idle_timeout));
-            at.map(|at| (at, SILENCE))
-        };
-        [known, silent(a, b), silent(b, a)].into_iter().flatten().min()
-    }
-
     /// Up to when arrivals from one place are visible at another.
     fn horizon(&self, from: PlaceId, to: PlaceId, now: Duration) -> (Duration, bool) {
         match self.links.get(&(from, to)) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::{End, Moment, PlaceId, Probe, State};
+use super::world::{End, Moment, PlaceId, Probe, State};
 use crate::memory::link::Passage;
 
 impl State {

@@ -3,13 +3,10 @@
 //! Always: what a closed link held back is delivered after it opened, in order; what broke meanwhile stays
 //! broken, whether anybody looked or not.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
-
-use super::{Break, ConnectionId, Moment, PlaceId, SILENCE, State};
-use crate::memory::link::{Link, LinkSettings, Passage};
+use super::world::{Break, Moment, PlaceId, SILENCE, State};
+use crate::memory::link::{LinkSettings, Passage};
 
 impl State {
     pub(in crate::memory) fn set_default_link(&mut self, settings: LinkSettings) {
@@ -21,13 +18,6 @@ impl State {
 
     pub(in crate::memory) fn set_link(&mut self, from: PlaceId, to: PlaceId, settings: LinkSettings) {
         self.link(from, to).settings = settings;
-    }
-
-    pub(super) fn link(&mut self, from: PlaceId, to: PlaceId) -> &mut Link {
-        let settings = &self.default_link;
-        self.links
-            .entry((from, to))
-            .or_insert_with(|| Link::new(settings.clone()))
     }
 
     pub(in crate::memory) fn cut(&mut self, from: PlaceId, to: PlaceId, moment: &mut Moment<'_>) {
@@ -124,33 +114,11 @@ impl State {
         }
     }
 
-    pub(super) fn wake_connection(&self, id: ConnectionId) {
-        let Some(connection) = self.connections.get(&id) else {
-            return;
-        };
-        for pipe in connection.pipes.iter().filter_map(|pipe| self.pipes.get(pipe)) {
-            pipe.readable.notify_waiters();
-            pipe.writable.notify_waiters();
-        }
-        for end in connection.ends {
-            self.changed(end.place);
-        }
-    }
-
     fn wake_between(&self, from: PlaceId, to: PlaceId) {
         for id in self.connections_of(from) {
             self.wake_connection(id);
         }
         self.changed(from);
         self.changed(to);
-    }
-
-    pub(super) fn changed(&self, place: PlaceId) {
-        self.places[place].changed.notify_waiters();
-    }
-
-    /// Told whenever something about the place changes.
-    pub(in crate::memory) fn change(&self, place: PlaceId) -> Arc<Notify> {
-        Arc::clone(&self.places[place].changed)
     }
 }
