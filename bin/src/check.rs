@@ -125,6 +125,10 @@ impl output::Report for Report {
         }
         text
     }
+
+    fn list(&self) -> Option<&'static str> {
+        Some("damages")
+    }
 }
 
 fn log_text(log: &LogReport) -> String {

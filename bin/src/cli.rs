@@ -5,30 +5,59 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-const EXIT_CODES: &str = r#"Exit codes:
+use crate::output::Format;
+
+const AFTER_HELP: &str = r#"Exit codes:
   0  done
   1  this program or this machine failed
   2  refused: the same is refused again; nothing was changed
   3  not found
   4  unavailable: nobody answered in time, or what is in the way may pass by
      itself; nothing was changed, try again later
-  5  unknown outcome: the write may have taken effect; read before you repeat it
+  5  unknown outcome: the write may have taken effect, or a part of it; read
+     before you repeat it
   6  damaged: quorate check found files that are not whole
-With --json a failure is, on standard error, one object
-  {"error": {"kind": ..., "message": ..., "details": [...], "hint": ...}}
-whose kind is failed, refused, not_found, unavailable, unknown_outcome
-or damaged.
+
+Formats:
+  table  for people
+  json   one JSON document; --json is short for it. A failure is then, on
+         standard error, one object
+           {"error":
+             {"kind": ..., "message": ..., "details": [...], "hint": ...}}
+         whose kind is failed, refused, not_found, unavailable,
+         unknown_outcome or damaged
+  raw    for pipes: nothing but the bytes of a value (kv get), or lines of
+         fields with tabs between them, without headings: a line for each
+         key, node, member, limit, broker, topic or partition, else one line.
+         The fields are those of the JSON form, in its order (status: those of
+         the table; kv: see quorate kv --help). An empty field is null, a list
+         has commas; \t \n \r \\ in a field stand for those four bytes
 
 Start here:
   quorate demo                      a cluster of three in this process
   quorate serve --data-dir ./data   one node, which the other commands find
   quorate kv put greeting hello"#;
 
+/// How wide help is at most: as wide as the narrowest terminal in common use.
+const COLUMNS_MAX: usize = 80;
+
 /// A replicated, transactional key-value store with typed metadata for message brokers.
 #[derive(Debug, Parser)]
-#[command(name = "quorate", version, after_help = EXIT_CODES, max_term_width = 110)]
+#[command(name = "quorate", version, after_help = AFTER_HELP, max_term_width = COLUMNS_MAX)]
 pub struct Cli {
-    /// Show results and failures as JSON instead of tables
+    /// How results are shown: table for people, json for programs, or raw for pipes; see quorate --help
+    #[arg(
+        long,
+        value_enum,
+        hide_possible_values = true,
+        env = "QUORATE_FORMAT",
+        hide_env = true,
+        global = true,
+        display_order = 899,
+        value_name = "FORMAT"
+    )]
+    pub format: Option<Format>,
+    /// Short for --format json
     #[arg(long, env = "QUORATE_JSON", hide_env = true, global = true, display_order = 900,
           value_parser = clap::builder::BoolishValueParser::new())]
     pub json: bool,
@@ -210,15 +239,38 @@ pub struct ServeArgs {
     pub check: Option<String>,
 }
 
-const KV_HELP: &str = "\
-Examples:
+const KV_HELP: &str = r#"Examples:
   quorate kv put greeting hello
   quorate kv get greeting --raw
+  quorate kv put greeting goodbye --prev
+  quorate kv cas greeting goodbye farewell
+  quorate kv add hits 1
+  quorate kv get hits --number
   quorate kv range --prefix config/ --keys-only
-  quorate kv range --count
+  quorate kv count --prefix config/
   quorate kv del config/ --prefix
   echo 'add hits 1' | quorate kv txn
-  quorate kv get hits --number";
+  quorate kv export backup.jsonl
+  quorate kv import backup.jsonl
+
+With --format raw standard output has nothing but
+  get      the value's bytes, without a line feed behind them
+  exists   true
+  count    how many keys there are
+  range    KEY VALUE for each key; with --keys-only KEY
+  put      REVISION, and true or false: whether the key existed;
+           with --prev also the value that it had
+  cas      the same
+  add      the number
+  del      REVISION, and how many keys were deleted (nothing with --in-steps
+           but how many); with --prev also the value that was deleted
+  compact  the oldest revision that is left
+  txn      see quorate kv txn --help
+  import   how many keys were written
+Each is a line, but for the bytes of get; several fields have tabs between them.
+Keys and values are their bytes, or what --hex and --number make of them; in
+lines \t \n \r \\ stand for tab, line feed, carriage return and backslash.
+export writes the same in every format."#;
 
 /// `quorate kv`.
 #[derive(Debug, Args)]
@@ -242,7 +294,7 @@ pub struct KvArgs {
 #[derive(Debug, Clone, Args)]
 pub struct Freshness {
     /// Read the state as it was at this revision
-    #[arg(long, value_name = "N", conflicts_with_all = ["stale", "max_lag"])]
+    #[arg(long, alias = "rev", value_name = "N", conflicts_with_all = ["stale", "max_lag", "min_revision"])]
     pub revision: Option<u64>,
     /// Take what the node that is asked has, instead of asking the leader
     #[arg(long)]
@@ -250,7 +302,40 @@ pub struct Freshness {
     /// With --stale: what was acknowledged up to this long before is seen, or the read is refused
     #[arg(long, value_name = "TIME", requires = "stale", value_parser = humantime::parse_duration)]
     pub max_lag: Option<Duration>,
+    /// With --stale: at least this revision is seen, for which the node waits
+    #[arg(long, value_name = "N", requires = "stale")]
+    pub min_revision: Option<u64>,
 }
+
+const CAS_HELP: &str = "\
+Where the key has another value, or does not exist, nothing is written, the exit
+code is 2, and what was found instead is shown. To write a key that nobody else
+has written since you read it, see quorate kv put --if-revision.";
+
+const EXPORT_HELP: &str = r#"Each line is a JSON object, in the order of the keys:
+  {"key":"greeting","value":"hello"}
+  {"key_hex":"00ff","value_hex":"c0de"}   where the bytes are not UTF-8
+and the last one says that nothing is missing:
+  {"end":{"keys":2,"revision":42}}
+
+A FILE appears, or is replaced, when all is written; it is readable for its user
+alone. What goes to standard output may break off: then the last line is
+missing, the exit code is not 0, and quorate kv import refuses it.
+
+The revision must stay readable meanwhile: history is kept as long as
+history_kept and history_revisions_kept say (quorate config get).
+Keys and values are exported; revisions, versions and leases are not."#;
+
+const IMPORT_HELP: &str = r#"It takes what quorate kv export writes, or several of them one after the other,
+and lines of the same form that another program made: those have no last line
+{"end":{"keys":N}}, and need --partial.
+
+A file is read twice: it is checked whole before anything is written. From
+standard input lines are written as they come. They are written in batches, each
+of them whole or not at all; where it ends early, exit code 5 and the message
+say up to which line they were written. The same import can be repeated. It
+deletes nothing. Keys that were there keep their create revision and count one
+more version; others begin anew with version 1."#;
 
 /// What to do with keys.
 #[derive(Debug, Subcommand)]
@@ -266,33 +351,30 @@ pub enum KvCommand {
         #[command(flatten)]
         freshness: Freshness,
     },
-    /// Write a key
-    Put {
+    /// Say whether a key exists: by exit code 0 or 3
+    Exists {
         /// The key
         key: String,
-        /// The value; - reads it from standard input, byte for byte, whatever --hex and --number say
-        #[arg(allow_hyphen_values = true)]
-        value: String,
-        /// Refuse when the key exists
-        #[arg(long)]
-        if_absent: bool,
+        /// How fresh.
+        #[command(flatten)]
+        freshness: Freshness,
     },
-    /// Delete a key, all keys with a prefix, or all keys
-    Del {
-        /// The key; with --prefix what the keys begin with
-        #[arg(required_unless_present = "all", conflicts_with = "all")]
-        key: Option<String>,
-        /// Delete every key that begins with it, in one transaction
-        #[arg(long, conflicts_with = "all")]
-        prefix: bool,
-        /// Delete every key that there is, in one transaction
+    /// Count the keys from START (inclusive) to END (exclusive); all keys without either
+    Count {
+        /// The first key
+        #[arg(conflicts_with = "prefix")]
+        start: Option<String>,
+        /// The key before which to stop
+        end: Option<String>,
+        /// The keys that begin with this
         #[arg(long)]
-        all: bool,
-        /// With --prefix or --all: refuse when there are more keys than this, 10,000 by default
-        #[arg(long, value_name = "N")]
-        limit: Option<u32>,
+        prefix: Option<String>,
+        /// How fresh.
+        #[command(flatten)]
+        freshness: Freshness,
     },
     /// Show the keys from START (inclusive) to END (exclusive); all keys without either
+    #[command(visible_aliases = ["list", "scan"])]
     Range {
         /// The first key
         #[arg(conflicts_with = "prefix")]
@@ -313,11 +395,112 @@ pub enum KvCommand {
         #[arg(long)]
         keys_only: bool,
         /// Say only how many keys there are
-        #[arg(long, conflicts_with_all = ["keys_only", "descending", "limit"])]
+        #[arg(long, alias = "count-only", conflicts_with_all = ["keys_only", "descending", "limit"])]
         count: bool,
         /// How fresh.
         #[command(flatten)]
         freshness: Freshness,
+    },
+    /// Write a key
+    #[command(visible_alias = "set", group(clap::ArgGroup::new("expected").args(["if_absent", "if_revision"])))]
+    Put {
+        /// The key
+        key: String,
+        /// The value; - reads it from standard input, byte for byte, whatever --hex and --number say
+        #[arg(allow_hyphen_values = true)]
+        value: String,
+        /// Refuse when the key exists
+        #[arg(long, alias = "nx")]
+        if_absent: bool,
+        /// Refuse unless the key was last written at this revision
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        if_revision: Option<u64>,
+        /// Show what the key was before
+        #[arg(long, alias = "prev-kv", conflicts_with = "expected")]
+        prev: bool,
+    },
+    /// Write a key that has the value OLD
+    #[command(visible_alias = "compare-and-swap", after_help = CAS_HELP)]
+    Cas {
+        /// The key
+        key: String,
+        /// The value that it must have
+        #[arg(allow_hyphen_values = true)]
+        old: String,
+        /// The value that it gets; - reads it from standard input, byte for byte, whatever --hex and --number say
+        #[arg(allow_hyphen_values = true)]
+        new: String,
+    },
+    /// Add to the number that a key holds in 8 bytes; a missing key counts as 0
+    #[command(visible_aliases = ["incr", "incrby"])]
+    Add {
+        /// The key
+        key: String,
+        /// What is added; it may be below 0
+        #[arg(value_name = "N", default_value_t = 1, allow_negative_numbers = true)]
+        delta: i64,
+    },
+    /// Delete a key, a range of keys, all keys with a prefix, or all keys
+    #[command(visible_aliases = ["delete", "rm"],
+              group(clap::ArgGroup::new("many").args(["until", "prefix", "all"])))]
+    Del {
+        /// The key; with --prefix what the keys begin with, with --until the first of them
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        key: Option<String>,
+        /// Delete every key that begins with it, in one transaction
+        #[arg(long)]
+        prefix: bool,
+        /// Delete every key from KEY on that is below END, in one transaction
+        #[arg(long, value_name = "END")]
+        until: Option<String>,
+        /// Delete every key that there is, in one transaction
+        #[arg(long)]
+        all: bool,
+        /// With --prefix, --until or --all: refuse when there are more keys than this, 10,000 by default
+        #[arg(long, value_name = "N")]
+        limit: Option<u32>,
+        /// With --prefix, --until or --all: delete any number of keys, 1,000 in a transaction, the lowest first
+        #[arg(long, conflicts_with = "limit")]
+        in_steps: bool,
+        /// Show what the key was; for one key
+        #[arg(long, alias = "prev-kv", conflicts_with = "many")]
+        prev: bool,
+    },
+    /// Run a transaction: conditions, and what to do if they hold or not
+    #[command(after_help = crate::kv::form::HELP)]
+    Txn {
+        /// The transaction's file; standard input by default
+        #[arg(default_value = "-")]
+        file: PathBuf,
+    },
+    /// Write all keys and values of one revision as lines of JSON
+    #[command(after_help = EXPORT_HELP)]
+    Export {
+        /// Where to; - is standard output
+        #[arg(default_value = "-")]
+        file: PathBuf,
+        /// Only the keys that begin with this
+        #[arg(long)]
+        prefix: Option<String>,
+        /// Export the state as it was at this revision; as it is now by default
+        #[arg(long, alias = "rev", value_name = "N")]
+        revision: Option<u64>,
+    },
+    /// Write the keys and values of an export
+    #[command(after_help = IMPORT_HELP)]
+    Import {
+        /// Where from; - is standard input
+        #[arg(default_value = "-")]
+        file: PathBuf,
+        /// Leave keys that exist as they are
+        #[arg(long, alias = "nx")]
+        if_absent: bool,
+        /// Check the whole of it, ask no node, and write nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// Take lines without the last one of an export, or fewer or more of them than it says
+        #[arg(long)]
+        partial: bool,
     },
     /// Give up the history before a revision; reads below it are refused from then on
     Compact {
@@ -327,13 +510,6 @@ pub enum KvCommand {
         /// Keep so many of the newest revisions, the present one included
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         keep: Option<u64>,
-    },
-    /// Run a transaction: conditions, and what to do if they hold or not
-    #[command(after_help = crate::kv::form::HELP)]
-    Txn {
-        /// The transaction's file; standard input by default
-        #[arg(default_value = "-")]
-        file: PathBuf,
     },
 }
 
@@ -875,17 +1051,24 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_below_the_flags_fits_into_a_terminal_of_80_columns() {
-        fn look(command: &clap::Command) {
-            let text = command
-                .get_after_help()
-                .map(ToString::to_string)
-                .unwrap_or_default();
-            for line in text.lines() {
-                assert!(line.chars().count() <= 80, "{}: {line}", command.get_name());
+    fn the_help_of_every_command_fits_into_a_terminal_of_80_columns() {
+        fn look(command: &mut clap::Command, path: &str, seen: &mut usize) {
+            *seen += 1;
+            for help in [command.render_long_help(), command.render_help()] {
+                for line in help.to_string().lines() {
+                    let columns = line.chars().count();
+                    assert!(columns <= COLUMNS_MAX, "{path}: {columns} columns: {line}");
+                }
             }
-            command.get_subcommands().for_each(look);
+            for command in command.get_subcommands_mut() {
+                let path = format!("{path} {}", command.get_name());
+                look(command, &path, seen);
+            }
         }
-        look(&Cli::command());
+        let mut cli = Cli::command().term_width(COLUMNS_MAX);
+        cli.build();
+        let mut seen = 0;
+        look(&mut cli, "quorate", &mut seen);
+        assert!(seen > 40, "{seen} commands: those of kv and meta are among them");
     }
 }

@@ -170,7 +170,7 @@ impl One {
 }
 
 /// How wide the table of all limits is where no terminal says how wide it is: as the help.
-const COLUMNS: u16 = 110;
+const COLUMNS: u16 = 80;
 
 /// In one line.
 fn meaning(limit: Limit) -> String {
@@ -185,6 +185,11 @@ impl Report for One {
             show(self.limit, self.value),
             self.about()
         )
+    }
+
+    /// The value alone.
+    fn raw(&self) -> Option<Vec<u8>> {
+        Some(format!("{}\n", self.value).into_bytes())
     }
 }
 
@@ -207,6 +212,10 @@ impl Report for Changed {
             show(limit, self.was),
             self.one.about()
         )
+    }
+
+    fn raw(&self) -> Option<Vec<u8>> {
+        self.one.raw()
     }
 }
 
@@ -242,6 +251,10 @@ impl Report for All {
             ]);
         }
         table.to_string()
+    }
+
+    fn list(&self) -> Option<&'static str> {
+        Some("limits")
     }
 }
 

@@ -18,7 +18,7 @@ pub enum Kind {
     /// Not now: nobody answered in time, or what stands in the way may pass by itself. Nothing was changed; the same request
     /// may succeed later.
     Unavailable = 4,
-    /// Whether the write took effect is not known.
+    /// The write may have taken effect, or has in part: what is known of it, the message says.
     UnknownOutcome = 5,
     /// The files that were looked at are not whole. Nothing was changed.
     Damaged = 6,
@@ -81,6 +81,20 @@ impl Failure {
     #[must_use]
     pub fn details(mut self, details: impl IntoIterator<Item = String>) -> Self {
         self.details.extend(details);
+        self
+    }
+
+    /// The same with what was done when it happened, before its message.
+    #[must_use]
+    pub fn in_context(mut self, context: &str) -> Self {
+        self.message = format!("{context}: {}", self.message);
+        self
+    }
+
+    /// The same as another kind.
+    #[must_use]
+    pub fn of_kind(mut self, kind: Kind) -> Self {
+        self.kind = kind;
         self
     }
 

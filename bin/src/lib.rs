@@ -2,7 +2,7 @@
 //!
 //! A module for each command: [`serve`], [`status`], [`kv`], [`meta`], [`member`], [`certs`], [`check`],
 //! [`demo`], [`mod@bench`].
-//! They share how arguments and variables are read ([`cli`]), how a cluster is found ([`reach`], [`run_file`]), how results are shown ([`output`], [`text`]) and
+//! They share how arguments and variables are read ([`cli`]), how a cluster is found ([`reach`], [`run_file`]), how results are shown ([`output`], [`raw`], [`text`]) and
 //! how a run ends ([`failure`]).
 //!
 //! Always: what was asked for goes to standard output, everything else to standard error; the exit code says
@@ -13,6 +13,7 @@
 pub mod cli;
 pub mod failure;
 pub mod output;
+pub mod raw;
 mod runtime;
 pub mod text;
 mod usage;
@@ -57,14 +58,18 @@ pub fn main() -> ExitCode {
             if usage::is_of_empty_value(&error)
                 && let Err(failure) = variables::refuse_empty()
             {
-                Output::new(usage::wants_json()).fail(&failure);
+                Output::new(usage::format()).fail(&failure);
                 return failure.kind().exit_code();
             }
             return usage::end(error);
         }
     };
-    let mut output = Output::new(cli.json);
-    match run(cli.command, &matches, &mut output) {
+    let mut output = Output::new(usage::format());
+    let ran = variables::format(&cli, &matches).and_then(|format| {
+        output = Output::new(format);
+        run(cli.command, &matches, &mut output)
+    });
+    match ran {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             output.fail(&failure);

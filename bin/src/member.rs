@@ -135,13 +135,16 @@ fn show(status: Result<Status, Failure>, output: Output, line: String) -> Result
 /// What is shown of a change, and what is said of a status that is missing.
 fn changed(status: Result<Status, Failure>, line: String) -> (Line<Option<Members>>, Option<String>) {
     match status {
-        Ok(status) => (Line::new(Some(Members::of(&status)), line), None),
+        Ok(status) => (Line::new(Some(Members::of(&status)), line).listing(MEMBERS), None),
         Err(failure) => {
             let missing = format!("warning: the change was made; the members cannot be shown: {failure}");
-            (Line::new(None, line), Some(missing))
+            (Line::new(None, line).listing(MEMBERS), Some(missing))
         }
     }
 }
+
+/// The list in [`Members`].
+const MEMBERS: &str = "members";
 
 /// The members, as one node knows them.
 #[derive(Debug, Serialize)]
@@ -214,6 +217,10 @@ impl Report for Members {
         }
         format!("cluster {}\n{table}", self.cluster)
     }
+
+    fn list(&self) -> Option<&'static str> {
+        Some(MEMBERS)
+    }
 }
 
 #[cfg(test)]
@@ -240,6 +247,11 @@ mod tests {
         assert_eq!(changed.text(), line);
         assert_eq!(serde_json::to_string(&changed).unwrap(), "null");
         assert!(missing.unwrap().contains("nobody answered"));
-        show(Err(silence), Output::new(false), line.to_owned()).expect("the change was made");
+        show(
+            Err(silence),
+            Output::new(crate::output::Format::Table),
+            line.to_owned(),
+        )
+        .expect("the change was made");
     }
 }

@@ -1,4 +1,4 @@
-//! What a command shows: a table for people, or one JSON document for programs.
+//! What a command shows: a table for people, one JSON document for programs, or lines for pipes.
 
 use std::io::{self, Write as _};
 use std::sync::mpsc;
@@ -10,11 +10,46 @@ use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
 use serde::Serialize;
 
 use crate::failure::Failure;
+use crate::raw;
 
-/// A result in both its forms.
+/// The form in which results are shown.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Table,
+    /// One JSON document; failures too.
+    Json,
+    /// For pipes: bytes, or lines of fields with tabs between them.
+    Raw,
+}
+
+impl Format {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Table => "table",
+            Format::Json => "json",
+            Format::Raw => "raw",
+        }
+    }
+}
+
+/// A result in all its forms. Its JSON form is that of `Serialize`.
 pub trait Report: Serialize {
     /// For people: lines of text, usually with a table.
     fn text(&self) -> String;
+
+    /// The list in the JSON form whose elements are the lines of the raw form; `None`: the whole is one line.
+    fn list(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// For pipes: what is written to standard output, to the byte. `None`: it has no such form, which is a fault of this
+    /// program.
+    fn raw(&self) -> Option<Vec<u8>> {
+        raw::lines(self, self.list())
+    }
 }
 
 /// How long [`Output::fail`] waits where it does not wait for its reader.
@@ -23,17 +58,17 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Where results go, and in which form.
 #[derive(Debug, Clone, Copy)]
 pub struct Output {
-    json: bool,
+    format: Format,
     json_failures: bool,
     waits: bool,
 }
 
 impl Output {
-    /// To standard output; as JSON, if so.
-    pub fn new(json: bool) -> Self {
+    /// To standard output in this form. Failures are JSON where results are, and else text.
+    pub fn new(format: Format) -> Self {
         Self {
-            json,
-            json_failures: json,
+            format,
+            json_failures: format == Format::Json,
             waits: true,
         }
     }
@@ -52,18 +87,29 @@ impl Output {
         self
     }
 
-    /// Whether results are shown as JSON.
-    pub fn is_json(self) -> bool {
-        self.json
+    /// The same with results in the raw form; failures stay as they are.
+    #[must_use]
+    pub fn in_raw(mut self) -> Self {
+        self.format = Format::Raw;
+        self
+    }
+
+    /// The form of results.
+    pub fn format(self) -> Format {
+        self.format
     }
 
     /// Shows a result.
     pub fn show(self, report: &impl Report) -> Result<(), Failure> {
-        let mut text = if self.json {
-            serde_json::to_string_pretty(report)
-                .map_err(|error| Failure::failed(format!("the result has no JSON form: {error}")))?
-        } else {
-            report.text()
+        let mut text = match self.format {
+            Format::Table => report.text(),
+            Format::Json => serde_json::to_string_pretty(report)
+                .map_err(|error| Failure::failed(format!("the result has no JSON form: {error}")))?,
+            Format::Raw => {
+                let raw = report.raw();
+                let raw = raw.ok_or_else(|| Failure::failed("the result has no raw form"))?;
+                return self.raw(&raw);
+            }
         };
         if !text.ends_with('\n') {
             text.push('\n');
@@ -119,6 +165,10 @@ pub struct Line<T: Serialize> {
     value: T,
     #[serde(skip)]
     line: String,
+    #[serde(skip)]
+    list: Option<&'static str>,
+    #[serde(skip)]
+    piped: Option<String>,
 }
 
 impl<T: Serialize> Line<T> {
@@ -127,13 +177,42 @@ impl<T: Serialize> Line<T> {
         Self {
             value,
             line: line.into(),
+            list: None,
+            piped: None,
         }
+    }
+
+    /// The same with this line as its raw form.
+    #[must_use]
+    pub fn piped(mut self, field: impl std::fmt::Display) -> Self {
+        self.piped = Some(field.to_string());
+        self
+    }
+
+    /// The same with the lines of the raw form from a list of the value.
+    #[must_use]
+    pub fn listing(mut self, list: &'static str) -> Self {
+        self.list = Some(list);
+        self
     }
 }
 
 impl<T: Serialize> Report for Line<T> {
     fn text(&self) -> String {
         self.line.clone()
+    }
+
+    fn list(&self) -> Option<&'static str> {
+        self.list
+    }
+
+    fn raw(&self) -> Option<Vec<u8>> {
+        let Some(field) = &self.piped else {
+            return raw::lines(self, self.list());
+        };
+        let mut line = Vec::new();
+        raw::line(&mut line, [field]);
+        Some(line)
     }
 }
 

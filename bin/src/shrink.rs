@@ -104,6 +104,10 @@ impl Report for ShrinkReport {
         }
         text
     }
+
+    fn list(&self) -> Option<&'static str> {
+        Some("nodes")
+    }
 }
 
 #[cfg(test)]

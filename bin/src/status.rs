@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::cli::Reach;
 use crate::failure::Failure;
 use crate::output::{Output, Report, maybe, number, table};
+use crate::raw;
 use crate::reach::Reached;
 use crate::text::{duration, short, size};
 
@@ -318,6 +319,17 @@ impl ClusterReport {
     }
 }
 
+impl NodeState {
+    /// Its part in the cluster, in a word or a few.
+    fn part(&self) -> String {
+        match (self.belonging.word(), self.role) {
+            (Some(word), role) if role != NodeRole::Stopped => word.to_owned(),
+            (None, NodeRole::Follower) if !self.voter => NodeRole::Learner.to_string(),
+            (_, role) => role.to_string(),
+        }
+    }
+}
+
 impl NodeReport {
     fn answered(address: &str, status: &Status, view: &Status) -> Self {
         let index = |index: Option<quorate_kv::model::LogIndex>| index.map(|index| index.number());
@@ -405,11 +417,7 @@ impl Report for ClusterReport {
                 table.add_row(vec![id, address, Cell::new("unreachable").fg(Color::Red)]);
                 continue;
             };
-            let role = match (state.belonging.word(), state.role) {
-                (Some(word), role) if role != NodeRole::Stopped => Cell::new(word),
-                (None, NodeRole::Follower) if !state.voter => Cell::new("learner"),
-                (_, role) => Cell::new(role),
-            };
+            let role = Cell::new(state.part());
             let role = match state.role {
                 _ if !state.member => role.fg(Color::Yellow),
                 NodeRole::Leader => role.fg(Color::Green),
@@ -496,6 +504,31 @@ impl Report for ClusterReport {
             uuid.unwrap_or_default(),
             full = full.unwrap_or_default()
         )
+    }
+
+    /// A node on each line: what the table shows of it, with numbers as JSON has them.
+    fn raw(&self) -> Option<Vec<u8>> {
+        let mut lines = Vec::new();
+        for node in &self.nodes {
+            let state = node.state.as_ref();
+            let shown = |number: Option<u64>| number.map_or_else(String::new, |number| number.to_string());
+            let part = state.map_or_else(|| "unreachable".to_owned(), NodeState::part);
+            raw::line(
+                &mut lines,
+                [
+                    shown(node.id),
+                    node.address.clone(),
+                    part,
+                    shown(state.map(|state| state.term)),
+                    shown(state.map(|state| state.revision)),
+                    shown(state.and_then(|state| state.applied)),
+                    shown(state.and_then(|state| state.lag_entries)),
+                    shown(state.and_then(|state| state.lag_micros)),
+                    shown(state.and_then(|state| state.fsync_p50_micros)),
+                ],
+            );
+        }
+        Some(lines)
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Always: what came from the store can move no cursor and ring no bell: control characters are escaped.
 
+use std::borrow::Cow;
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
@@ -48,6 +49,15 @@ impl Form {
             (Form::Number, Some(number), _) => number.to_string(),
             (_, _, Ok(text)) => printable(text),
             (_, _, Err(_)) => bytes.escape_ascii().to_string(),
+        }
+    }
+
+    /// Bytes for pipes: as they are, or in the digits that were asked for.
+    pub fn pipe(self, bytes: &[u8]) -> Cow<'_, [u8]> {
+        match (self, number(bytes)) {
+            (Form::Hex, _) => Cow::Owned(hex(bytes).into_bytes()),
+            (Form::Number, Some(number)) => Cow::Owned(number.to_string().into_bytes()),
+            (Form::Text, _) | (Form::Number, None) => Cow::Borrowed(bytes),
         }
     }
 
@@ -141,7 +151,8 @@ pub fn hex(bytes: &[u8]) -> String {
         .collect()
 }
 
-fn unhex(text: &str) -> Option<Vec<u8>> {
+/// The bytes of such digits; `None` where there are others, or an odd number.
+pub fn unhex(text: &str) -> Option<Vec<u8>> {
     if !text.len().is_multiple_of(2) {
         return None;
     }
@@ -326,6 +337,16 @@ mod tests {
         assert_eq!(Form::Text.show("grüße".as_bytes()), "grüße");
         assert_eq!(Form::Text.show(b"\xff\x00"), "\\xff\\x00");
         assert_eq!(Form::Hex.show(b"\xff\x00"), "ff00");
+    }
+
+    #[test]
+    fn bytes_go_into_pipes_as_they_are() {
+        let counter = (-7i64).to_be_bytes();
+        assert_eq!(*Form::Text.pipe(b"\xff\n"), b"\xff\n"[..]);
+        assert_eq!(*Form::Text.pipe(&counter), counter[..]);
+        assert_eq!(*Form::Hex.pipe(b"\xff\n"), b"ff0a"[..]);
+        assert_eq!(*Form::Number.pipe(&counter), b"-7"[..]);
+        assert_eq!(*Form::Number.pipe(b"\xff"), b"\xff"[..], "no number");
     }
 
     #[test]

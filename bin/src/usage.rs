@@ -2,18 +2,18 @@
 
 use std::process::ExitCode;
 
-use clap::CommandFactory as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory as _, ValueEnum as _};
 
 use crate::cli::Cli;
 use crate::failure::{Failure, Kind};
-use crate::output::Output;
+use crate::output::{Format, Output};
 
 /// Shows what is wrong with the arguments, or the help that was asked for, and says how the process ends.
 pub fn end(error: clap::Error) -> ExitCode {
     let error = with_whole_usage(error, std::env::args_os().skip(1));
     let help = error.exit_code() == 0;
-    if help || !wants_json() {
+    if help || format() != Format::Json {
         // A reader that is gone has seen enough.
         let _ = error.print();
         return if help {
@@ -22,7 +22,7 @@ pub fn end(error: clap::Error) -> ExitCode {
             Kind::Refused.exit_code()
         };
     }
-    Output::new(true).fail(&failure(&error));
+    Output::new(Format::Json).fail(&failure(&error));
     Kind::Refused.exit_code()
 }
 
@@ -56,14 +56,33 @@ fn with_whole_usage(
     error
 }
 
-/// The arguments are not understood, so that they are looked through for the one that counts here.
-pub fn wants_json() -> bool {
-    let mut arguments = std::env::args_os()
+/// The form that is asked for by arguments that are not understood, so that they are looked through for those that count here.
+pub fn format() -> Format {
+    let arguments: Vec<String> = std::env::args()
         .skip(1)
-        .take_while(|argument| argument != "--");
-    arguments.any(|argument| argument == "--json")
-        || std::env::var("QUORATE_JSON")
-            .is_ok_and(|value| ["1", "true", "yes", "on"].contains(&value.as_str()))
+        .take_while(|argument| argument != "--")
+        .collect();
+    let named = |name: &str| {
+        let format = Format::value_variants().iter();
+        format.copied().find(|format| format.name() == name)
+    };
+    let by_flag = arguments.iter().enumerate().find_map(|(place, argument)| {
+        match argument.strip_prefix("--format")? {
+            "" => named(arguments.get(place + 1)?),
+            value => named(value.strip_prefix('=')?),
+        }
+    });
+    let by_variable = || {
+        let is_set = |value: String| ["1", "true", "yes", "on"].contains(&value.as_str());
+        match std::env::var("QUORATE_JSON").is_ok_and(is_set) {
+            true => Some(Format::Json),
+            false => named(&std::env::var("QUORATE_FORMAT").ok()?),
+        }
+    };
+    match arguments.iter().any(|argument| argument == "--json") {
+        true => Format::Json,
+        false => by_flag.or_else(by_variable).unwrap_or_default(),
+    }
 }
 
 fn failure(error: &clap::Error) -> Failure {

@@ -10,6 +10,7 @@ use clap::{ArgMatches, CommandFactory as _};
 
 use crate::cli::{Cli, Command};
 use crate::failure::Failure;
+use crate::output::Format;
 use crate::text::distance;
 
 /// What all of them begin with.
@@ -52,6 +53,30 @@ pub(crate) fn is_given(matches: &ArgMatches, command: &str, id: &str) -> bool {
         .subcommand_matches(command)
         .and_then(|matches| matches.value_source(id));
     matches!(source, Some(ValueSource::CommandLine | ValueSource::EnvVariable))
+}
+
+/// The form in which results are shown. A flag beats a variable; two that contradict each other are refused.
+pub(crate) fn format(cli: &Cli, matches: &ArgMatches) -> Result<Format, Failure> {
+    for source in [ValueSource::CommandLine, ValueSource::EnvVariable] {
+        let is_from = |id: &str| matches.value_source(id) == Some(source);
+        let json = cli.json && is_from("json");
+        let format = cli.format.filter(|_| is_from("format"));
+        match (json, format) {
+            (true, Some(other)) if other != Format::Json => {
+                let other = other.name();
+                return Err(Failure::refused(match source {
+                    ValueSource::EnvVariable => {
+                        format!("QUORATE_JSON says json, and QUORATE_FORMAT says {other}")
+                    }
+                    _ => format!("--json is --format json, and --format {other} is given too"),
+                }));
+            }
+            (true, _) => return Ok(Format::Json),
+            (false, Some(format)) => return Ok(format),
+            (false, None) => {}
+        }
+    }
+    Ok(Format::default())
 }
 
 /// Refuses variables that nobody reads.
@@ -154,6 +179,29 @@ mod tests {
         };
         assert!(given("quorate shrink --deadline 15s"));
         assert!(!given("quorate shrink"));
+    }
+
+    #[test]
+    fn the_form_of_results_is_said_once() {
+        let format = |line: &str| {
+            let matches = Cli::command().try_get_matches_from(line.split(' ')).unwrap();
+            let cli = <Cli as clap::FromArgMatches>::from_arg_matches(&matches).unwrap();
+            super::format(&cli, &matches).map_err(|failure| failure.to_string())
+        };
+        for (line, expected) in [
+            ("quorate status", Format::Table),
+            ("quorate --json status", Format::Json),
+            ("quorate status --json", Format::Json),
+            ("quorate --format raw kv get a", Format::Raw),
+            ("quorate kv get a --format=json --json", Format::Json),
+            ("quorate kv get a --format table", Format::Table),
+        ] {
+            assert_eq!(format(line), Ok(expected), "{line}");
+        }
+        assert_eq!(
+            format("quorate --json kv get a --format raw"),
+            Err("--json is --format json, and --format raw is given too".to_owned())
+        );
     }
 
     #[test]

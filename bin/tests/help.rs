@@ -42,7 +42,13 @@ fn every_command_explains_itself() {
         "kv put",
         "kv del",
         "kv range",
+        "kv exists",
+        "kv count",
+        "kv cas",
+        "kv add",
         "kv txn",
+        "kv export",
+        "kv import",
         "meta broker register",
         "meta topic create",
         "meta partition set-isr",
@@ -54,8 +60,16 @@ fn every_command_explains_itself() {
     ] {
         let help = home.line(&format!("{command} --help")).ok().text();
         assert!(help.contains("Usage: quorate"), "{command}: {help}");
+        for line in help.lines() {
+            assert!(line.chars().count() <= 80, "{command}: {line}");
+        }
     }
     assert!(home.line("kv txn --help").ok().text().contains("missing KEY"));
+    let help = home.line("--help").ok().text();
+    assert!(
+        help.contains("--format <FORMAT>") && help.contains("raw    for pipes"),
+        "{help}"
+    );
 }
 
 #[test]

@@ -37,7 +37,7 @@ fn sample(flag: &str) -> &'static str {
         "profile" => "production",
         "metrics" => "127.0.0.1:9464",
         "log" => "debug",
-        "log-format" => "json",
+        "log-format" | "format" => "json",
         "workers" => "3",
         "busy-poll" => "100us",
         other => panic!("--{other} is new: it needs a value here"),
@@ -95,7 +95,7 @@ fn every_flag_is_a_variable_that_does_the_same() {
         let by_flag = checked(&home, &flag, &by_flag, &[]);
         let by_variable = checked(&home, &flag, &[], &[(&name, value)]);
         assert_eq!(by_flag, by_variable, "{name}={value}");
-        if !["check", "json", "data-dir", "config"].contains(&flag.as_str()) {
+        if !["check", "json", "format", "data-dir", "config"].contains(&flag.as_str()) {
             assert_ne!(
                 by_flag,
                 checked(&home, &flag, &[], &[]),

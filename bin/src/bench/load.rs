@@ -15,7 +15,7 @@ use rand::Rng as _;
 
 use crate::cli::{BenchArgs, BenchOp};
 use crate::failure::Failure;
-use crate::output::Output;
+use crate::output::{Format, Output};
 use crate::reach::{self, Reached};
 
 /// How many puts a transaction of the load has.
@@ -76,7 +76,7 @@ impl Load {
         for client in &connections {
             client.put("bench/warm-up", "").await?;
         }
-        let progress = if output.is_json() {
+        let progress = if output.format() == Format::Json {
             ProgressBar::hidden()
         } else {
             ProgressBar::new(args.total)

@@ -99,4 +99,8 @@ impl Report for DemoReport {
         }
         lines.join("\n")
     }
+
+    fn list(&self) -> Option<&'static str> {
+        Some("steps")
+    }
 }

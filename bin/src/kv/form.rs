@@ -16,7 +16,7 @@ use quorate_kv::model::{
     Compare, Condition, Guard, InvalidKey, Key, KeyRange, KeyTest, LeaseChange, Op, Order, PutMode,
     RangeRead, RangeTest, Revision, Txn,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::text::{Form, Forms, NotOfForm};
 
@@ -64,7 +64,16 @@ The same in JSON:
    "then": [["put", "orders/1", "shipped today"], ["add", "orders/shipped", 1]],
    "else": [["get", "orders/1"]]}
 
-Exit code 0 says that the transaction ran; which branch, "succeeded" tells."#;
+Exit code 0 says that the transaction ran; which branch, "succeeded" tells.
+Conditions that did not hold are shown as they were written, with their lines
+and what was found instead: in the table, and in JSON under "failed".
+
+With --format raw the first line is then or else, and the revision. A line for
+each operation follows, that of a range for each of its keys, with tabs between:
+  0 put EXISTED          0 deleted COUNT      0 range KEY VALUE
+  0 get VALUE            0 number N           0 sequenced KEY
+and 0 get alone where there is no such key. 0 is the operation's number, from 0
+on."#;
 
 /// What is wrong with a transaction, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -101,18 +110,54 @@ impl InvalidForm {
     }
 }
 
+/// A transaction, and its conditions as they were written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// What is committed.
+    pub txn: Txn,
+    /// Its conditions, in the order of their numbers.
+    pub conditions: Vec<Stated>,
+}
+
+/// A condition as somebody wrote it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stated {
+    place: Place,
+    text: String,
+    /// With what a number of keys was compared.
+    count: Option<u64>,
+}
+
+impl Stated {
+    /// Where it stands: `line 2`, or `if[0]` in JSON.
+    pub fn place(&self) -> String {
+        self.place.to_string()
+    }
+
+    /// Its words.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether so many keys were counted that counting stopped there.
+    pub fn may_be_more_than(&self, counted: u64) -> bool {
+        self.count.is_some_and(|operand| counted > operand)
+    }
+}
+
 /// Reads a transaction in either form.
-pub fn parse(text: &str, forms: Forms) -> Result<Txn, InvalidForm> {
+pub fn parse(text: &str, forms: Forms) -> Result<Written, InvalidForm> {
     let Read { sections, entries } = if text.trim_start().starts_with('{') {
         json(text)?
     } else {
         lines(text)?
     };
-    let mut conditions = Vec::new();
+    let (mut conditions, mut guards) = (Vec::new(), Vec::new());
     let (mut then, mut otherwise) = (Vec::new(), Vec::new());
     for Entry {
         section,
         place,
+        text,
         words,
     } in entries
     {
@@ -125,7 +170,19 @@ pub fn parse(text: &str, forms: Forms) -> Result<Txn, InvalidForm> {
             reason,
         };
         match section {
-            Section::If => conditions.push(condition(&mut words).map_err(at)?),
+            Section::If => {
+                let condition = condition(&mut words).map_err(at)?;
+                let count = match &condition {
+                    Condition::Range {
+                        test: RangeTest::Count(_, operand),
+                        ..
+                    } => Some(*operand),
+                    Condition::Range { .. } | Condition::Key { .. } => None,
+                };
+                let place = place.clone();
+                conditions.push(Stated { place, text, count });
+                guards.push(Guard::condition(condition));
+            }
             Section::Then => then.push(op(&mut words).map_err(at)?),
             Section::Else => otherwise.push(op(&mut words).map_err(at)?),
         }
@@ -147,12 +204,13 @@ pub fn parse(text: &str, forms: Forms) -> Result<Txn, InvalidForm> {
     if then.is_empty() && otherwise.is_empty() {
         return Err(InvalidForm::whole("it does nothing: there is no operation"));
     }
-    let guard = if conditions.is_empty() {
+    let guard = if guards.is_empty() {
         Guard::always()
     } else {
-        Guard::all(conditions)
+        Guard::all(guards)
     };
-    Ok(Txn::new(then).when(guard).or_else(otherwise))
+    let txn = Txn::new(then).when(guard).or_else(otherwise);
+    Ok(Written { txn, conditions })
 }
 
 /// What was read, before its words are understood.
@@ -188,6 +246,8 @@ impl Section {
 struct Entry {
     section: Section,
     place: Place,
+    /// As it was written.
+    text: String,
     words: Vec<String>,
 }
 
@@ -221,6 +281,7 @@ fn lines(text: &str) -> Result<Read, InvalidForm> {
             None => entries.push(Entry {
                 section,
                 place,
+                text: text.trim().to_owned(),
                 words,
             }),
         }
@@ -291,7 +352,7 @@ struct Json {
     otherwise: Option<Vec<Vec<Word>>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(untagged, expecting = "a text or a whole number")]
 enum Word {
     Text(String),
@@ -310,11 +371,15 @@ fn json(text: &str) -> Result<Read, InvalidForm> {
     for (section, given) in Section::ALL.into_iter().zip(given) {
         let Some(given) = given else { continue };
         sections.push(section);
-        entries.extend(given.into_iter().enumerate().map(|(index, words)| Entry {
-            section,
-            place: Place::Entry(section.name(), index),
-            words: words.into_iter().map(word).collect(),
-        }));
+        for (index, words) in given.into_iter().enumerate() {
+            entries.push(Entry {
+                section,
+                place: Place::Entry(section.name(), index),
+                text: serde_json::to_string(&words)
+                    .map_err(|error| InvalidForm::whole(&format!("no such JSON form: {error}")))?,
+                words: words.into_iter().map(word).collect(),
+            });
+        }
     }
     Ok(Read { sections, entries })
 }
@@ -394,15 +459,15 @@ impl Words {
     }
 }
 
-fn condition(words: &mut Words) -> Result<Guard, String> {
+fn condition(words: &mut Words) -> Result<Condition, String> {
     let kind = words.next("a condition")?;
     if kind == "count" {
         let prefix = words.part_of_key("a prefix")?;
         let test = RangeTest::Count(words.compare()?, words.number("number")?);
-        return Ok(Guard::condition(Condition::Range {
+        return Ok(Condition::Range {
             range: KeyRange::prefix(prefix),
             test,
-        }));
+        });
     }
     const KINDS: &str = "exists, missing, value, version, created, modified, count";
     if !KINDS.split(", ").any(|known| known == kind) {
@@ -425,7 +490,7 @@ fn condition(words: &mut Words) -> Result<Guard, String> {
         "created" => KeyTest::CreateRevision(words.compare()?, words.revision()?),
         _ => KeyTest::ModRevision(words.compare()?, words.revision()?),
     };
-    Ok(Guard::key(key, test))
+    Ok(Condition::Key { key, test })
 }
 
 fn op(words: &mut Words) -> Result<Op, String> {
@@ -510,14 +575,48 @@ mod tests {
                 Guard::missing(key("lock")),
             ]))
             .or_else([Op::get(key("orders/1"))]);
-        assert_eq!(parse(text, TEXT).unwrap(), expected);
-        assert_eq!(parse(json, TEXT).unwrap(), expected);
+        assert_eq!(parse(text, TEXT).unwrap().txn, expected);
+        assert_eq!(parse(json, TEXT).unwrap().txn, expected);
+    }
+
+    #[test]
+    fn conditions_are_told_as_they_were_written() {
+        let told = |text: &str| -> Vec<(String, String)> {
+            let conditions = parse(text, TEXT).unwrap().conditions;
+            let told = conditions.iter().map(|c| (c.place(), c.text().to_owned()));
+            told.collect()
+        };
+        let pair = |place: &str, text: &str| (place.to_owned(), text.to_owned());
+        assert_eq!(
+            told("# mine\nif\n  version \"a b\"  = 3 # the third\n\n  missing lock\nthen\n get a"),
+            [
+                pair("line 3", "version \"a b\"  = 3 # the third"),
+                pair("line 5", "missing lock")
+            ]
+        );
+        assert_eq!(
+            told(r#"{"if": [["version", "a", "=", 1], ["missing", "b"]], "then": [["get", "a"]]}"#),
+            [
+                pair("if[0]", r#"["version","a","=",1]"#),
+                pair("if[1]", r#"["missing","b"]"#)
+            ]
+        );
+    }
+
+    #[test]
+    fn a_count_that_passed_its_operand_may_be_of_more() {
+        let written = parse("if\n count a < 3\n exists b\nthen\n get a", TEXT).unwrap();
+        let [count, exists] = written.conditions.as_slice() else {
+            panic!("{written:?}");
+        };
+        assert!(!count.may_be_more_than(3) && count.may_be_more_than(4));
+        assert!(!exists.may_be_more_than(4));
     }
 
     #[test]
     fn operations_alone_need_no_section() {
         assert_eq!(
-            parse("put a 1", TEXT).unwrap(),
+            parse("put a 1", TEXT).unwrap().txn,
             Txn::new([Op::put(key("a"), "1")])
         );
     }
@@ -580,7 +679,7 @@ mod tests {
     #[test]
     fn hexadecimal_words_are_bytes() {
         assert_eq!(
-            parse("put 00ff 61", Forms::new(true, false)).unwrap(),
+            parse("put 00ff 61", Forms::new(true, false)).unwrap().txn,
             Txn::new([Op::put(Key::new(vec![0, 255]).unwrap(), "a")])
         );
         assert!(
@@ -594,7 +693,7 @@ mod tests {
     #[test]
     fn to_delete_all_keys_is_a_word_of_its_own() {
         assert_eq!(
-            parse("del-all 10", TEXT).unwrap(),
+            parse("del-all 10", TEXT).unwrap().txn,
             Txn::new([Op::delete_range(KeyRange::all(), 10)])
         );
     }
@@ -604,7 +703,9 @@ mod tests {
         let numbers = Forms::new(false, true);
         let seven = 7i64.to_be_bytes().to_vec();
         assert_eq!(
-            parse("if\n value a = 7\nthen\n put a -1\n put 7 7", numbers).unwrap(),
+            parse("if\n value a = 7\nthen\n put a -1\n put 7 7", numbers)
+                .unwrap()
+                .txn,
             Txn::new([
                 Op::put(key("a"), (-1i64).to_be_bytes().to_vec()),
                 Op::put(key("7"), seven.clone())

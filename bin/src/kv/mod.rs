@@ -1,31 +1,40 @@
 //! `quorate kv`: keys, as a person or a script reads and writes them.
+//!
+//! [`request`] checks what is asked, this module asks the cluster, [`show`] has the answers' forms. [`form`] reads
+//! transactions; [`export`] and [`import`] write and read [`lines`].
 
+mod export;
 pub mod form;
+mod import;
+mod lines;
+mod request;
 mod show;
 
-use std::io::Read as _;
-use std::path::Path;
-
-use bytes::Bytes;
 use quorate_kv::Client;
-use quorate_kv::client::Error;
+use quorate_kv::client::{Error, Expected, Swap};
 use quorate_kv::model::{
-    Consistency, Guard, Key, KeyRange, KeyValue, Op, OpResult, Order, RangeRead, ReadOp, ReadResult,
+    Consistency, Guard, Key, KeyRange, KeyValue, Op, OpResult, RangeRead, ReadOp, ReadResult, Record,
     Revision, Txn, TxnRefused,
 };
 use serde::Serialize;
 
-use crate::cli::{Freshness, KvArgs, KvCommand};
+use crate::cli::KvArgs;
 use crate::failure::{Failure, Kind};
-use crate::output::{Line, Output};
+use crate::output::{Format, Line, Output};
 use crate::reach::{self, Reached};
 use crate::text::{self, Form, Forms};
+use request::{AtOnce, Compact, Request};
+
+pub(crate) use request::consistency;
 
 /// Runs the command.
 pub async fn run(args: KvArgs, output: Output) -> Result<(), Failure> {
     let forms = Forms::new(args.hex, args.number);
     // What is wrong with the request itself is told before any node is looked for.
-    let request = Request::read(args.command, forms)?;
+    let request = match Request::read(args.command, forms)? {
+        Request::Import(import) => return import::run(&import, &args.reach, output).await,
+        request => request,
+    };
     let client = Reached::find(&args.reach)?.client()?;
     let answered = answer(&client, request, forms, output).await;
     reach::close(client).await;
@@ -38,222 +47,42 @@ async fn answer(client: &Client, request: Request, forms: Forms, output: Output)
             key,
             raw,
             consistency,
-        } => get(client, key, raw, consistency, forms, output).await,
-        Request::Put { key, op } => put(client, &key, op, forms, output).await,
-        Request::Delete { op, what } => delete(client, op, &what, output).await,
+        } => {
+            let output = if raw { output.in_raw() } else { output };
+            get(client, key, consistency, forms, output).await
+        }
+        Request::Exists { key, consistency } => exists(client, key, consistency, forms, output).await,
+        Request::Count { range, consistency } => count(client, range, consistency, forms, output).await,
         Request::Range { read, consistency } => range(client, read, consistency, forms, output).await,
+        Request::Put {
+            key,
+            value,
+            prev: false,
+        } => put(client, &key, Op::put(&key, value), forms, output).await,
+        Request::Put {
+            key,
+            value,
+            prev: true,
+        } => {
+            let replaced = client.put(&key, value).with_previous().await?;
+            let written = show::Written::put(&key, replaced.revision, replaced.previous.is_some(), forms);
+            output.show(&written.with_previous(replaced.previous))
+        }
+        Request::Swap { key, expected, value } => swap(client, &key, expected, value, forms, output).await,
+        Request::Add { key, delta } => add(client, &key, delta, forms, output).await,
+        Request::Delete { key, prev } => delete(client, &key, prev, forms, output).await,
+        Request::DeleteRange { range, at_once, none } => {
+            delete_range(client, range, at_once, &none, forms, output).await
+        }
         Request::Compact(what) => compact(client, what, output).await,
-        Request::Txn(txn) => {
-            let guarded = txn.guard != Guard::always();
-            let response = client.commit(txn).await?;
-            output.show(&show::Answer::new(response, guarded, forms))
+        Request::Txn(written) => {
+            let guarded = written.txn.guard != Guard::always();
+            let response = client.commit(written.txn).await?;
+            output.show(&show::Answer::new(response, guarded, &written.conditions, forms))
         }
+        Request::Export(export) => export::run(client, export, output).await,
+        Request::Import(_) => Err(Failure::failed("an import looks for its cluster itself")),
     }
-}
-
-/// How many keys a deletion takes where nothing is said.
-const DELETE_MAX: u32 = 10_000;
-
-/// A request that has been checked.
-enum Request {
-    Get {
-        key: Key,
-        raw: bool,
-        consistency: Consistency,
-    },
-    Put {
-        key: Key,
-        op: Op,
-    },
-    Delete {
-        op: Op,
-        what: String,
-    },
-    Range {
-        read: RangeRead,
-        consistency: Consistency,
-    },
-    Compact(Compact),
-    Txn(Txn),
-}
-
-/// Which history is given up.
-enum Compact {
-    /// Before this revision.
-    Before(Revision),
-    /// All but so many of the newest revisions.
-    AllBut(u64),
-}
-
-impl Request {
-    fn read(command: KvCommand, forms: Forms) -> Result<Self, Failure> {
-        let bytes = |text: &str| {
-            let read = forms.keys.read(text);
-            read.map_err(|error| Failure::refused(error.to_string()))
-        };
-        let key = |text: &str| Key::new(bytes(text)?).map_err(|error| Failure::refused(error.to_string()));
-        Ok(match command {
-            KvCommand::Get {
-                key: name,
-                raw,
-                freshness,
-            } => Request::Get {
-                key: key(&name)?,
-                raw,
-                consistency: consistency(&freshness),
-            },
-            KvCommand::Put {
-                key: name,
-                value,
-                if_absent,
-            } => {
-                let key = key(&name)?;
-                // The bytes of a pipe are taken as they are, whatever form the arguments have.
-                let value = if value == "-" {
-                    stdin_bytes()?
-                } else {
-                    let read = forms.values.read(&value);
-                    read.map_err(|error| Failure::refused(error.to_string()))?
-                };
-                let op = if if_absent {
-                    Op::create(key.clone(), value)
-                } else {
-                    Op::put(key.clone(), value)
-                };
-                Request::Put { key, op }
-            }
-            KvCommand::Del { all: true, limit, .. } => Request::Delete {
-                op: Op::delete_range(KeyRange::all(), limit.unwrap_or(DELETE_MAX)),
-                what: "there is no key".to_owned(),
-            },
-            KvCommand::Del {
-                key: prefix,
-                prefix: true,
-                limit,
-                ..
-            } => {
-                let prefix = bytes(&prefix.unwrap_or_default())?;
-                if prefix.is_empty() {
-                    return Err(Failure::refused("every key begins with \"\"")
-                        .hint("to delete all keys, say quorate kv del --all"));
-                }
-                let what = format!("no key begins with {}", forms.key(&prefix));
-                Request::Delete {
-                    op: Op::delete_range(KeyRange::prefix(prefix), limit.unwrap_or(DELETE_MAX)),
-                    what,
-                }
-            }
-            KvCommand::Del { key: name, limit, .. } => {
-                if limit.is_some() {
-                    return Err(Failure::refused(
-                        "--limit bounds --prefix and --all; one key needs none",
-                    ));
-                }
-                let key = key(&name.unwrap_or_default())?;
-                let what = no_such_key(&key, forms);
-                Request::Delete {
-                    op: Op::delete(key),
-                    what,
-                }
-            }
-            KvCommand::Range {
-                start,
-                end,
-                prefix,
-                limit,
-                descending,
-                keys_only,
-                count,
-                freshness,
-            } => {
-                let range = match (prefix, start, end) {
-                    (Some(prefix), ..) => KeyRange::prefix(bytes(&prefix)?),
-                    (None, Some(start), Some(end)) => {
-                        let (from, to) = (bytes(&start)?, bytes(&end)?);
-                        if from >= to {
-                            return Err(Failure::refused(format!(
-                                "no key is at {start:?} or after and before {end:?}: the range ends before it begins"
-                            )));
-                        }
-                        KeyRange::new(from, to)
-                    }
-                    (None, Some(start), None) => KeyRange::starting_at(bytes(&start)?),
-                    (None, None, _) => KeyRange::all(),
-                };
-                let order = if descending {
-                    Order::Descending
-                } else {
-                    Order::Ascending
-                };
-                let read = RangeRead {
-                    range,
-                    limit,
-                    order,
-                    keys_only,
-                    count_only: count,
-                };
-                Request::Range {
-                    read,
-                    consistency: consistency(&freshness),
-                }
-            }
-            KvCommand::Compact { revision, keep } => Request::Compact(match (revision, keep) {
-                (Some(revision), _) => Compact::Before(Revision::new(revision)),
-                (None, Some(keep)) => Compact::AllBut(keep),
-                (None, None) => {
-                    return Err(Failure::refused("it is not said which history is given up")
-                        .hint("name the oldest revision to keep, or how many of the newest with --keep"));
-                }
-            }),
-            KvCommand::Txn { file } => {
-                let text = text_of(&file)?;
-                let txn = form::parse(&text, forms).map_err(|error| Failure::refused(error.to_string()))?;
-                Request::Txn(txn)
-            }
-        })
-    }
-}
-
-/// What a read of this freshness asks for.
-pub(crate) fn consistency(freshness: &Freshness) -> Consistency {
-    match freshness {
-        Freshness {
-            revision: Some(revision),
-            ..
-        } => Consistency::At(Revision::new(*revision)),
-        Freshness {
-            stale: true, max_lag, ..
-        } => Consistency::Stale {
-            min_revision: None,
-            max_lag: *max_lag,
-        },
-        Freshness { .. } => Consistency::Linearizable,
-    }
-}
-
-fn stdin_bytes() -> Result<Bytes, Failure> {
-    let mut bytes = Vec::new();
-    std::io::stdin()
-        .read_to_end(&mut bytes)
-        .map_err(|error| Failure::failed(format!("standard input cannot be read: {error}")))?;
-    Ok(bytes.into())
-}
-
-fn text_of(file: &Path) -> Result<String, Failure> {
-    let (name, bytes) = match file.as_os_str() == "-" {
-        true => ("standard input".to_owned(), stdin_bytes()?.to_vec()),
-        false => {
-            let name = file.display().to_string();
-            let bytes = std::fs::read(file).map_err(|error| Failure::refused(format!("{name}: {error}")))?;
-            (name, bytes)
-        }
-    };
-    String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        Failure::refused(format!(
-            "{name} is not UTF-8 from byte {at} on; give other bytes in hexadecimal, with --hex"
-        ))
-    })
 }
 
 async fn compact(client: &Client, what: Compact, output: Output) -> Result<(), Failure> {
@@ -285,26 +114,23 @@ async fn compact(client: &Client, what: Compact, output: Output) -> Result<(), F
     ))
 }
 
-fn no_such_key(key: &Key, forms: Forms) -> String {
-    format!("there is no key {}", forms.key(key.as_bytes()))
+fn no_such_key(key: &Key, consistency: Consistency, forms: Forms) -> Failure {
+    let key = forms.key(key.as_bytes());
+    Failure::not_found(match consistency {
+        Consistency::At(revision) => format!("there is no key {key} at revision {revision}"),
+        Consistency::Linearizable | Consistency::Stale { .. } => format!("there is no key {key}"),
+    })
 }
 
 async fn get(
     client: &Client,
     key: Key,
-    raw: bool,
     consistency: Consistency,
     forms: Forms,
     output: Output,
 ) -> Result<(), Failure> {
-    let record = client.get(key.clone()).consistency(consistency).await?;
-    let record = record.ok_or_else(|| {
-        let missing = no_such_key(&key, forms);
-        Failure::not_found(match consistency {
-            Consistency::At(revision) => format!("{missing} at revision {revision}"),
-            _ => missing,
-        })
-    })?;
+    let record = client.get(&key).consistency(consistency).await?;
+    let record = record.ok_or_else(|| no_such_key(&key, consistency, forms))?;
     if forms.values == Form::Number && text::number(&record.value).is_none() {
         return Err(Failure::refused(format!(
             "the value of {} has {} bytes, and a number has 8",
@@ -313,79 +139,198 @@ async fn get(
         ))
         .hint("without --number it is shown as it is"));
     }
-    match (raw, forms.values) {
-        (true, Form::Text) => output.raw(&record.value),
-        (true, form) => output.raw(form.show(&record.value).as_bytes()),
-        (false, _) => output.show(&show::OneKey {
-            row: show::Row::new(key.into_bytes(), &record, true),
-            forms,
-        }),
+    output.show(&show::OneKey {
+        row: show::Row::new(key.into_bytes(), &record, true),
+        forms,
+    })
+}
+
+async fn exists(
+    client: &Client,
+    key: Key,
+    consistency: Consistency,
+    forms: Forms,
+    output: Output,
+) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Exists {
+        exists: bool,
     }
+    match client.exists(&key).consistency(consistency).await? {
+        true => {
+            let line = format!("{} exists", forms.key(key.as_bytes()));
+            output.show(&Line::new(Exists { exists: true }, line))
+        }
+        false => Err(no_such_key(&key, consistency, forms)),
+    }
+}
+
+async fn count(
+    client: &Client,
+    range: KeyRange,
+    consistency: Consistency,
+    forms: Forms,
+    output: Output,
+) -> Result<(), Failure> {
+    let mut read = RangeRead::new(range);
+    read.count_only = true;
+    let read = client.read([ReadOp::Range(read)]);
+    let response = read.consistency(consistency).await?;
+    let Some(ReadResult::Range { count, .. }) = response.results.first() else {
+        return Err(answered_otherwise());
+    };
+    output.show(&show::Range {
+        revision: response.revision.number(),
+        count: *count,
+        more: false,
+        records: Vec::new(),
+        only: show::Only::Count,
+        forms,
+    })
+}
+
+fn answered_otherwise() -> Failure {
+    Failure::failed("the node answered with something else than was asked for")
 }
 
 /// A refusal of the one operation that a command is.
 fn refused(error: Error) -> Failure {
     match &error {
-        Error::Refused(TxnRefused::KeyExists { key, .. }) => {
-            Failure::refused(format!("the key {key} exists already"))
-                .hint("without --if-absent it is overwritten")
-        }
         Error::Refused(TxnRefused::RangeTooLarge { limit, .. }) => Failure::refused(format!(
             "there are more than {limit} keys to delete; none was deleted"
         ))
-        .hint("--limit N takes more of them, in one transaction"),
+        .hint(
+            "--limit N takes more of them, in one transaction; --in-steps takes all, 1,000 in a transaction",
+        ),
         _ => error.into(),
     }
-}
-
-/// What a write answers.
-#[derive(Serialize)]
-struct Written {
-    revision: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    existed: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    deleted: Option<u64>,
 }
 
 async fn put(client: &Client, key: &Key, op: Op, forms: Forms, output: Output) -> Result<(), Failure> {
     let response = client.commit(Txn::new([op])).await.map_err(refused)?;
     let existed = matches!(response.results.first(), Some(OpResult::Put { existed: true }));
-    let verb = if existed { "overwritten" } else { "created" };
-    let line = format!(
-        "{} {verb} at revision {}",
-        forms.key(key.as_bytes()),
-        response.revision
-    );
-    output.show(&Line::new(
-        Written {
-            revision: response.revision.number(),
-            existed: Some(existed),
-            deleted: None,
-        },
-        line,
-    ))
+    output.show(&show::Written::put(key, response.revision, existed, forms))
 }
 
-async fn delete(client: &Client, op: Op, what: &str, output: Output) -> Result<(), Failure> {
-    let response = client.commit(Txn::new([op])).await.map_err(refused)?;
-    let count = match response.results.first() {
+/// Writes a key that must be as is expected.
+async fn swap(
+    client: &Client,
+    key: &Key,
+    expected: Expected,
+    value: bytes::Bytes,
+    forms: Forms,
+    output: Output,
+) -> Result<(), Failure> {
+    let existed = expected != Expected::Missing;
+    match client.compare_and_swap(key, expected.clone(), value).await? {
+        Swap::Written(revision) => output.show(&show::Written::put(key, revision, existed, forms)),
+        Swap::Differs(found) => Err(differs(key, &expected, found.as_ref(), forms)),
+    }
+}
+
+/// How much of a value a failure shows, in characters.
+const SHOWN: usize = 60;
+
+fn differs(key: &Key, expected: &Expected, found: Option<&Record>, forms: Forms) -> Failure {
+    let value = |value: &[u8]| text::shorten(forms.value(value), value.len(), SHOWN);
+    let key = forms.key(key.as_bytes());
+    let (message, hint) = match expected {
+        Expected::Missing => (
+            format!("the key {key} exists already"),
+            Some("without --if-absent it is overwritten"),
+        ),
+        Expected::Value(old) => (format!("{key} is not {}; it was not written", value(old)), None),
+        Expected::Revision(revision) => (
+            format!("{key} was not last written at revision {revision}; it was not written"),
+            None,
+        ),
+        _ => (format!("{key} is not as was expected; it was not written"), None),
+    };
+    let found = match found {
+        Some(record) => format!(
+            "it is {}, version {}, created at {}, modified at {}",
+            value(&record.value),
+            record.version,
+            record.create_revision,
+            record.mod_revision
+        ),
+        None => "it does not exist".to_owned(),
+    };
+    let failure = Failure::refused(message).details([found]);
+    match hint {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}
+
+async fn add(client: &Client, key: &Key, delta: i64, forms: Forms, output: Output) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Added {
+        revision: u64,
+        number: i64,
+    }
+    let response = client.commit(Txn::new([Op::add(key, delta)])).await?;
+    let Some(OpResult::Number(number)) = response.results.first() else {
+        return Err(answered_otherwise().of_kind(Kind::UnknownOutcome));
+    };
+    let added = Added {
+        revision: response.revision.number(),
+        number: *number,
+    };
+    let (key, revision) = (forms.key(key.as_bytes()), added.revision);
+    let line = format!("{key} is {number} at revision {revision}");
+    output.show(&Line::new(added, line).piped(number))
+}
+
+async fn delete(client: &Client, key: &Key, prev: bool, forms: Forms, output: Output) -> Result<(), Failure> {
+    let mut ops = Vec::from([Op::delete(key)]);
+    // Its record as it is before the operation behind it.
+    if prev {
+        ops.insert(0, Op::get(key));
+    }
+    let response = client.commit(Txn::new(ops)).await?;
+    let deleted = match response.results.last() {
         Some(OpResult::Deleted { count, .. }) => *count,
         _ => 0,
     };
-    if count == 0 {
-        return Err(Failure::not_found(what));
+    if deleted == 0 {
+        return Err(no_such_key(key, Consistency::Linearizable, forms));
     }
-    let keys = if count == 1 { "key" } else { "keys" };
-    let line = format!("{count} {keys} deleted at revision {}", response.revision);
-    output.show(&Line::new(
-        Written {
-            revision: response.revision.number(),
-            existed: None,
-            deleted: Some(count),
-        },
-        line,
-    ))
+    let previous = match response.results.into_iter().next() {
+        Some(OpResult::Get(record)) => record,
+        _ => None,
+    };
+    let written = show::Written::deleted(Some(response.revision), deleted, forms);
+    output.show(&match prev {
+        true => written.with_previous(previous),
+        false => written,
+    })
+}
+
+async fn delete_range(
+    client: &Client,
+    range: KeyRange,
+    at_once: AtOnce,
+    none: &str,
+    forms: Forms,
+    output: Output,
+) -> Result<(), Failure> {
+    let (revision, deleted) = match at_once {
+        AtOnce::All { limit } => {
+            let txn = Txn::new([Op::delete_range(range, limit)]);
+            let response = client.commit(txn).await.map_err(refused)?;
+            match response.results.first() {
+                Some(OpResult::Deleted { count, .. }) => (Some(response.revision), *count),
+                _ => return Err(answered_otherwise().of_kind(Kind::UnknownOutcome)),
+            }
+        }
+        // Of several revisions.
+        AtOnce::Steps => (None, client.delete_range(range).in_steps().await?),
+    };
+    match deleted {
+        0 => Err(Failure::not_found(none)),
+        deleted => output.show(&show::Written::deleted(revision, deleted, forms)),
+    }
 }
 
 /// Reads a range page by page, all pages at the revision of the first.
@@ -396,23 +341,21 @@ async fn range(
     forms: Forms,
     output: Output,
 ) -> Result<(), Failure> {
-    let (keys_only, count_only, limit) = (read.keys_only, read.count_only, read.limit);
+    let (keys_only, limit) = (read.keys_only, read.limit);
     let mut found: Vec<KeyValue> = Vec::new();
     let (mut next, mut consistency) = (read, consistency);
     loop {
-        let response = client
-            .read(vec![ReadOp::Range(next.clone())])
-            .consistency(consistency)
-            .await?;
+        let read = client.read([ReadOp::Range(next.clone())]);
+        let response = read.consistency(consistency).await?;
         let revision = response.revision;
-        let Some(ReadResult::Range { records, count, more }) = response.results.into_iter().next() else {
-            return Err(Failure::failed("the node answered a range with something else"));
+        let Some(ReadResult::Range { records, more, .. }) = response.results.into_iter().next() else {
+            return Err(answered_otherwise());
         };
         let last = records.last().map(|record| record.key.clone());
         found.extend(records);
         let left = limit.saturating_sub(u32::try_from(found.len()).unwrap_or(u32::MAX));
         // A page also ends at a number of bytes: then the rest follows, as far as the limit goes.
-        if let (true, false, 1.., Some(last)) = (more, count_only, left, last) {
+        if let (true, 1.., Some(last)) = (more, left, last) {
             next = RangeRead {
                 range: next.range.behind(last.as_bytes(), next.order),
                 limit: left,
@@ -421,13 +364,23 @@ async fn range(
             consistency = Consistency::At(revision);
             continue;
         }
-        let count = if count_only { count } else { found.len() as u64 };
-        let records = show::page(found, !keys_only);
+        if more && output.format() == Format::Raw {
+            // Lines alone do not tell.
+            output.warn(format!(
+                "warning: there are more keys than the {limit} that are shown (see --limit)"
+            ));
+        }
+        let only = if keys_only {
+            show::Only::Keys
+        } else {
+            show::Only::All
+        };
         return output.show(&show::Range {
             revision: revision.number(),
-            count,
+            count: found.len() as u64,
             more,
-            records,
+            records: show::page(found, !keys_only),
+            only,
             forms,
         });
     }

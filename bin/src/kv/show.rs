@@ -1,13 +1,17 @@
-//! Records, ranges and transactions' answers, for people and programs.
+//! Records, ranges, writes and transactions' answers, for people, programs and pipes.
+
+use std::borrow::Cow;
 
 use bytes::Bytes;
 use comfy_table::Cell;
-use quorate_kv::model::{FailedCondition, Found, KeyValue, OpResult, Record, Revision, TxnResponse};
+use quorate_kv::model::{FailedCondition, Found, Key, KeyValue, OpResult, Record, Revision, TxnResponse};
 use serde::Serialize;
 use serde::ser::Serializer;
 
+use super::form::Stated;
 use crate::output::{self, Report, maybe, number, table};
-use crate::text::{Forms, JsonKey, JsonValue, shorten};
+use crate::raw;
+use crate::text::{Form, Forms, JsonKey, JsonValue, shorten};
 
 /// A value's width in a table: in a terminal so that a row with a key of some length stays on a line; `kv get --raw` gives
 /// it whole.
@@ -18,6 +22,9 @@ fn width() -> usize {
     const LEAST: usize = 30;
     output::columns().map_or(MOST, |columns| columns.saturating_sub(BESIDE).clamp(LEAST, MOST))
 }
+
+/// How much of a condition is shown to people, in characters.
+const STATED: usize = 200;
 
 /// A key with its record.
 #[derive(Debug, Clone, Serialize)]
@@ -43,6 +50,14 @@ impl Row {
             mod_revision: record.mod_revision.number(),
             lease: record.lease.map(|lease| lease.number()),
         }
+    }
+}
+
+impl Row {
+    /// The key, and the value where there is one, for a line of the raw form.
+    fn fields(&self, forms: Forms) -> impl Iterator<Item = Cow<'_, [u8]>> {
+        let value = self.value.as_ref().map(|value| forms.values.pipe(&value.0));
+        [forms.keys.pipe(&self.key.0)].into_iter().chain(value)
     }
 }
 
@@ -88,6 +103,124 @@ impl Report for OneKey {
     fn text(&self) -> String {
         rows(std::slice::from_ref(&self.row), self.forms)
     }
+
+    /// The value alone, without a line's end behind it.
+    fn raw(&self) -> Option<Vec<u8>> {
+        let JsonValue(value) = self.row.value.as_ref()?;
+        Some(self.forms.values.pipe(value).into_owned())
+    }
+}
+
+/// What a write of one key, or a deletion, answers.
+#[derive(Debug, Serialize)]
+pub struct Written {
+    /// Nothing for a deletion in steps, which has several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revision: Option<u64>,
+    /// Of a put: whether there was such a key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    existed: Option<bool>,
+    /// Of a deletion: how many keys went.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deleted: Option<u64>,
+    /// What the key was before, where that was asked for; null where there was none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    previous: Option<Option<Value>>,
+    /// For people.
+    #[serde(skip)]
+    line: String,
+    #[serde(skip)]
+    forms: Forms,
+}
+
+impl Written {
+    /// Of a put, or of a compare and swap.
+    pub fn put(key: &Key, revision: Revision, existed: bool, forms: Forms) -> Self {
+        let verb = if existed { "overwritten" } else { "created" };
+        Self {
+            revision: Some(revision.number()),
+            existed: Some(existed),
+            deleted: None,
+            previous: None,
+            line: format!("{} {verb} at revision {revision}", forms.key(key.as_bytes())),
+            forms,
+        }
+    }
+
+    /// Of a deletion; without a revision where it took several.
+    pub fn deleted(revision: Option<Revision>, deleted: u64, forms: Forms) -> Self {
+        let keys = if deleted == 1 { "key" } else { "keys" };
+        let at = match revision {
+            Some(revision) => format!(" at revision {revision}"),
+            None => String::new(),
+        };
+        Self {
+            revision: revision.map(Revision::number),
+            existed: None,
+            deleted: Some(deleted),
+            previous: None,
+            line: format!("{deleted} {keys} deleted{at}"),
+            forms,
+        }
+    }
+
+    /// The same with what the key was before.
+    #[must_use]
+    pub fn with_previous(mut self, previous: Option<Record>) -> Self {
+        self.previous = Some(previous.map(Value::of));
+        self
+    }
+}
+
+impl Report for Written {
+    fn text(&self) -> String {
+        let Some(previous) = &self.previous else {
+            return self.line.clone();
+        };
+        let previous = match previous {
+            Some(previous) => {
+                let JsonValue(value) = &previous.value;
+                let shown = shorten(self.forms.value(value), value.len(), width());
+                let Value {
+                    version,
+                    create_revision,
+                    mod_revision,
+                    ..
+                } = previous;
+                format!(
+                    "it was {shown}, version {version}, created at {create_revision}, modified at {mod_revision}"
+                )
+            }
+            None => "there was no such key".to_owned(),
+        };
+        format!("{}\n{previous}", self.line)
+    }
+
+    fn raw(&self) -> Option<Vec<u8>> {
+        let shown = [
+            self.revision.map(|revision| revision.to_string()),
+            self.existed.map(|existed| existed.to_string()),
+            self.deleted.map(|deleted| deleted.to_string()),
+        ];
+        let mut fields: Vec<Vec<u8>> = shown.into_iter().flatten().map(String::into_bytes).collect();
+        if let Some(Some(Value { value, .. })) = &self.previous {
+            fields.push(self.forms.values.pipe(&value.0).into_owned());
+        }
+        let mut line = Vec::new();
+        raw::line(&mut line, fields);
+        Some(line)
+    }
+}
+
+/// Which part of its records a range has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Only {
+    /// Keys and values.
+    All,
+    /// No values.
+    Keys,
+    /// How many there are.
+    Count,
 }
 
 /// A range.
@@ -101,6 +234,9 @@ pub struct Range {
     pub more: bool,
     /// The keys; none for a count.
     pub records: Vec<Row>,
+    /// What was asked for.
+    #[serde(skip)]
+    pub only: Only,
     /// How bytes are shown.
     #[serde(skip)]
     pub forms: Forms,
@@ -119,6 +255,18 @@ impl Report for Range {
             true => summary,
             false => format!("{}\n{summary}", rows(&self.records, self.forms)),
         }
+    }
+
+    /// A key on each line, with its value where it has one; or how many there are.
+    fn raw(&self) -> Option<Vec<u8>> {
+        let mut lines = Vec::new();
+        if self.only == Only::Count {
+            raw::line(&mut lines, [self.count.to_string()]);
+        }
+        for row in &self.records {
+            raw::line(&mut lines, row.fields(self.forms));
+        }
+        Some(lines)
     }
 }
 
@@ -140,6 +288,10 @@ pub struct Answer {
 #[derive(Debug, Serialize)]
 struct Failed {
     condition: u32,
+    /// Where it was written: `line 2`, or `if[0]` in JSON.
+    place: Option<String>,
+    /// As it was written.
+    text: Option<String>,
     found: FoundAnswer,
 }
 
@@ -158,6 +310,8 @@ enum FoundAnswer {
     },
     Count {
         count: u64,
+        /// Counting stopped there: there may be more.
+        at_least: bool,
     },
     Key {
         key: JsonKey,
@@ -198,6 +352,18 @@ struct Value {
     lease: Option<u64>,
 }
 
+impl Value {
+    fn of(record: Record) -> Self {
+        Self {
+            version: record.version,
+            create_revision: record.create_revision.number(),
+            mod_revision: record.mod_revision.number(),
+            lease: record.lease.map(|lease| lease.number()),
+            value: JsonValue(record.value),
+        }
+    }
+}
+
 impl Serialize for OpAnswer {
     /// `{"op": "put", ...}`: the fields stand beside the word, as in the rest of the output.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -236,8 +402,14 @@ impl Serialize for OpAnswer {
 }
 
 impl Answer {
-    /// Of a response to a transaction with conditions, or without.
-    pub fn new(response: TxnResponse, guarded: bool, forms: Forms) -> Self {
+    /// Of a response to a transaction with these conditions, or without any.
+    pub fn new(response: TxnResponse, guarded: bool, conditions: &[Stated], forms: Forms) -> Self {
+        let failed = |failed: FailedCondition| {
+            let stated = usize::try_from(failed.index)
+                .ok()
+                .and_then(|index| conditions.get(index));
+            self::failed(failed, stated)
+        };
         Self {
             succeeded: response.succeeded,
             revision: response.revision.number(),
@@ -250,7 +422,7 @@ impl Answer {
     }
 }
 
-fn failed(failed: FailedCondition) -> Failed {
+fn failed(failed: FailedCondition, stated: Option<&Stated>) -> Failed {
     let number = Revision::number;
     let found = match failed.found {
         Found::Missing => FoundAnswer::Missing,
@@ -267,7 +439,10 @@ fn failed(failed: FailedCondition) -> Failed {
             mod_revision: number(mod_revision),
             lease: lease.map(|lease| lease.number()),
         },
-        Found::Count(count) => FoundAnswer::Count { count },
+        Found::Count(count) => FoundAnswer::Count {
+            count,
+            at_least: stated.is_some_and(|stated| stated.may_be_more_than(count)),
+        },
         Found::Key(key) => FoundAnswer::Key {
             key: JsonKey(key.into_bytes()),
         },
@@ -275,6 +450,8 @@ fn failed(failed: FailedCondition) -> Failed {
     };
     Failed {
         condition: failed.index,
+        place: stated.map(Stated::place),
+        text: stated.map(|stated| stated.text().to_owned()),
         found,
     }
 }
@@ -292,13 +469,7 @@ fn result(result: OpResult) -> OpAnswer {
         OpResult::Put { existed } => OpAnswer::Put { existed },
         OpResult::Deleted { count, .. } => OpAnswer::Deleted { count },
         OpResult::Get(record) => OpAnswer::Get {
-            record: record.map(|record| Value {
-                version: record.version,
-                create_revision: record.create_revision.number(),
-                mod_revision: record.mod_revision.number(),
-                lease: record.lease.map(|lease| lease.number()),
-                value: JsonValue(record.value),
-            }),
+            record: record.map(Value::of),
         },
         OpResult::Range { records, count, more } => OpAnswer::Range {
             records: page(records, true),
@@ -321,7 +492,13 @@ impl Report for Answer {
             (true, false) => "the conditions did not hold, \"else\" ran",
         };
         let mut lines = vec![format!("{what}; revision {}", self.revision)];
-        for Failed { condition, found } in &self.failed {
+        for Failed {
+            condition,
+            place,
+            text,
+            found,
+        } in &self.failed
+        {
             let found = match found {
                 FoundAnswer::Missing => "there is no such key".to_owned(),
                 FoundAnswer::Record {
@@ -339,11 +516,24 @@ impl Report for Answer {
                         "{value}version {version}, created at {create_revision}, modified at {mod_revision}"
                     )
                 }
-                FoundAnswer::Count { count } => format!("{count} keys"),
+                FoundAnswer::Count { count, at_least } => {
+                    let keys = if *count == 1 { "key" } else { "keys" };
+                    let at_least = if *at_least { "at least " } else { "" };
+                    format!("{at_least}{count} {keys}")
+                }
                 FoundAnswer::Key { key } => format!("the key {}", forms.key(&key.0)),
                 FoundAnswer::None => "no key that passes".to_owned(),
             };
-            lines.push(format!("  condition {condition} found: {found}"));
+            let stated = match (place, text) {
+                (Some(place), Some(text)) => {
+                    format!(
+                        "{place}: {}",
+                        shorten(Form::Text.show(text.as_bytes()), text.len(), STATED)
+                    )
+                }
+                _ => format!("condition {condition}"),
+            };
+            lines.push(format!("  {stated}\n    found: {found}"));
         }
         for (index, result) in self.results.iter().enumerate() {
             let answer = match result {
@@ -369,5 +559,37 @@ impl Report for Answer {
             lines.push(format!("  operation {index}: {answer}"));
         }
         lines.join("\n")
+    }
+
+    /// The branch and the revision, then a line for each operation, or for each key of a range.
+    fn raw(&self) -> Option<Vec<u8>> {
+        let pipe = |text: String| Cow::<[u8]>::Owned(text.into_bytes());
+        let branch = if self.succeeded { "then" } else { "else" };
+        let mut lines = Vec::new();
+        raw::line(&mut lines, [branch.to_owned(), self.revision.to_string()]);
+        for (index, result) in self.results.iter().enumerate() {
+            let mut line = |op: &str, fields: Vec<Cow<'_, [u8]>>| {
+                let first = [pipe(index.to_string()), pipe(op.to_owned())];
+                raw::line(&mut lines, first.into_iter().chain(fields));
+            };
+            match result {
+                OpAnswer::Put { existed } => line("put", vec![pipe(existed.to_string())]),
+                OpAnswer::Deleted { count } => line("deleted", vec![pipe(count.to_string())]),
+                OpAnswer::Get { record } => {
+                    let value = record
+                        .as_ref()
+                        .map(|record| self.forms.values.pipe(&record.value.0));
+                    line("get", value.into_iter().collect());
+                }
+                OpAnswer::Range { records, .. } => {
+                    for row in records {
+                        line("range", row.fields(self.forms).collect());
+                    }
+                }
+                OpAnswer::Number { number } => line("number", vec![pipe(number.to_string())]),
+                OpAnswer::Sequenced { key } => line("sequenced", vec![self.forms.keys.pipe(&key.0)]),
+            }
+        }
+        Some(lines)
     }
 }

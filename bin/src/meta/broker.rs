@@ -321,6 +321,10 @@ impl Report for Brokers {
         }
         table.to_string()
     }
+
+    fn list(&self) -> Option<&'static str> {
+        Some("brokers")
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -381,5 +385,9 @@ impl Report for Described {
             ]);
         }
         format!("{text}\n{table}")
+    }
+
+    fn list(&self) -> Option<&'static str> {
+        Some("partitions")
     }
 }

@@ -273,4 +273,8 @@ impl Report for Created {
             partitions_table(&self.partitions)
         )
     }
+
+    fn list(&self) -> Option<&'static str> {
+        Some("partitions")
+    }
 }

@@ -137,6 +137,10 @@ impl Report for Topics {
         }
         table.to_string()
     }
+
+    fn list(&self) -> Option<&'static str> {
+        Some("topics")
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -162,5 +166,9 @@ impl Report for Described {
             text.push_str(&format!("\n  {name} = {value}"));
         }
         format!("{text}\n{}", partitions_table(&self.partitions))
+    }
+
+    fn list(&self) -> Option<&'static str> {
+        Some("partitions")
     }
 }
