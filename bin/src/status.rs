@@ -407,7 +407,7 @@ impl Report for ClusterReport {
             "revision",
             "applied",
             "behind",
-            "level",
+            "caught up",
             "fsync p50",
         ]);
         for node in &self.nodes {

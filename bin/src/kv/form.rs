@@ -534,6 +534,11 @@ fn op(words: &mut Words) -> Result<Op, String> {
             prefix: words.key()?,
             value: words.value()?,
         },
+        section @ ("if" | "then" | "else") => {
+            return Err(format!(
+                "{section:?} begins a section: it stands alone on its line, and what belongs to it below"
+            ));
+        }
         other => {
             return Err(format!(
                 "{other:?} is no operation; those are put, create, del, del-prefix, del-all, get, range, prefix, \
@@ -637,6 +642,7 @@ mod tests {
             ("{\"then\": [[\"add\", \"a\"]]}", "then[0]: number is missing"),
             ("{\"when\": []}", "unknown field `when`"),
             ("frob a", "\"frob\" is no operation"),
+            ("if value a = b", "\"if\" begins a section"),
             // What is written and would not count.
             ("put a 1\nelse\n get a", "\"else\" never runs: there is no \"if\""),
             (
