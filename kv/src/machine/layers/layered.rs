@@ -14,7 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::keys::Hashed;
-use super::layer::{Found, Held, Layer, Look};
+use super::layer::{Layer, LayerVersion, Look, Seen};
 use crate::fault::Fault;
 use crate::machine::file::base::Base;
 use crate::machine::file::sight::{Sight, Values};
@@ -38,7 +38,7 @@ pub(in crate::machine) struct Layered {
 }
 
 /// A sorted stream of keys in memory, the deleted ones included, and those that are not there yet.
-pub(in crate::machine) type Stream<'a> = Box<dyn Iterator<Item = (Bytes, Look)> + 'a>;
+pub(in crate::machine) type Looks<'a> = Box<dyn Iterator<Item = (Bytes, Look)> + 'a>;
 
 impl Layered {
     pub(in crate::machine) fn of(base: Arc<Base>) -> Self {
@@ -55,7 +55,7 @@ impl Layered {
     }
 
     /// The newest version of a key at or before `at` among the layers.
-    pub(in crate::machine) fn held(&self, key: &[u8], at: Revision) -> Option<Held> {
+    pub(in crate::machine) fn held(&self, key: &[u8], at: Revision) -> Option<LayerVersion> {
         let key = Hashed::new(key);
         self.layers().find_map(|layer| layer.get(key, at))
     }
@@ -138,7 +138,7 @@ impl Layered {
         order: Order,
         at: Revision,
         values: Values,
-        over: Option<Stream<'a>>,
+        over: Option<Looks<'a>>,
         mut visit: impl FnMut(Sight<'_>) -> ControlFlow<()>,
     ) -> Result<(), Fault> {
         if range.is_empty() {
@@ -148,7 +148,7 @@ impl Layered {
             return self.base.scan_at(range, order, at, values, visit);
         }
         let chunk_max = self.base.state.tuning.chunk_keys;
-        let mut streams: Vec<Stream<'a>> = over.into_iter().collect();
+        let mut streams: Vec<Looks<'a>> = over.into_iter().collect();
         for layer in self.layers() {
             streams.push(Box::new(in_chunks(
                 range,
@@ -289,7 +289,7 @@ pub(in crate::machine) fn in_chunks<'a, T: 'a>(
     })
 }
 
-fn record(found: &Found) -> Option<RecordRef<'_>> {
+fn record(found: &Seen) -> Option<RecordRef<'_>> {
     Some(RecordRef {
         meta: found.meta?,
         mod_revision: found.revision,
@@ -299,12 +299,12 @@ fn record(found: &Found) -> Option<RecordRef<'_>> {
 
 /// Merges sorted streams; of those that say something of a key, the first wins.
 struct Merge<'a> {
-    streams: Vec<(Option<(Bytes, Look)>, Stream<'a>)>,
+    streams: Vec<(Option<(Bytes, Look)>, Looks<'a>)>,
     order: Order,
 }
 
 impl<'a> Merge<'a> {
-    fn new(streams: Vec<Stream<'a>>, order: Order) -> Self {
+    fn new(streams: Vec<Looks<'a>>, order: Order) -> Self {
         let streams = streams.into_iter().map(|mut stream| (stream.next(), stream));
         Self {
             streams: streams.collect(),
