@@ -17,6 +17,7 @@ use super::keys::Hashed;
 use super::layer::{Layer, LayerVersion, Look, Seen};
 use crate::fault::Fault;
 use crate::machine::file::base::Base;
+use crate::machine::file::in_order::{InOrder, Sorted};
 use crate::machine::file::sight::{Sight, Values};
 use crate::machine::rows::head::{Head, Meta, ValueDigest};
 use crate::machine::rows::times::Stood;
@@ -157,9 +158,9 @@ impl Layered {
                 move |bounds, count| layer.next_keys(bounds, order, at, count),
             )));
         }
-        let mut memory = Merge::new(streams, order);
+        let mut memory = Memory(InOrder::new(&(), order, streams)?);
         let mut rows = self.base.heads(range, order)?;
-        let (mut here, mut stored) = (memory.next(), rows.next()?);
+        let (mut here, mut stored) = (memory.next()?, rows.next()?);
         loop {
             // What memory says nothing of costs no sight of its own where the file has a row.
             let mut steps = 0;
@@ -173,7 +174,7 @@ impl Layered {
                     Ordering::Greater => false,
                     Ordering::Equal if look.found.is_none() => {
                         steps = look.steps;
-                        here = memory.next();
+                        here = memory.next()?;
                         false
                     }
                     Ordering::Equal => {
@@ -183,7 +184,7 @@ impl Layered {
                 },
             };
             let flow = if in_memory {
-                let Some((key, look)) = std::mem::replace(&mut here, memory.next()) else {
+                let Some((key, look)) = std::mem::replace(&mut here, memory.next()?) else {
                     return Ok(());
                 };
                 let mut record = look.found.as_ref().and_then(record);
@@ -297,36 +298,31 @@ fn record(found: &Seen) -> Option<RecordRef<'_>> {
     })
 }
 
-/// Merges sorted streams; of those that say something of a key, the first wins.
-struct Merge<'a> {
-    streams: Vec<(Option<(Bytes, Look)>, Looks<'a>)>,
-    order: Order,
-}
+/// What memory says of the keys of a range, in order; of the streams that say something of a key, the first wins.
+struct Memory<'a>(InOrder<Looks<'a>>);
 
-impl<'a> Merge<'a> {
-    fn new(streams: Vec<Looks<'a>>, order: Order) -> Self {
-        let streams = streams.into_iter().map(|mut stream| (stream.next(), stream));
-        Self {
-            streams: streams.collect(),
-            order,
-        }
+impl Sorted for Looks<'_> {
+    type Of = ();
+    type Item = (Bytes, Look);
+
+    fn next(&mut self, (): &()) -> Result<Option<Self::Item>, Fault> {
+        Ok(Iterator::next(self))
     }
 
-    fn next(&mut self) -> Option<(Bytes, Look)> {
-        let heads = self.streams.iter().filter_map(|(head, _)| head.as_ref());
-        let first = heads
-            .map(|(key, _)| key)
-            .min_by(|a, b| self.order.compare(a, b))?
-            .clone();
-        let (mut found, mut steps) = (None, 0);
-        for (head, stream) in &mut self.streams {
-            if head.as_ref().is_some_and(|(key, _)| *key == first)
-                && let Some((_, look)) = std::mem::replace(head, stream.next())
-            {
-                found = found.or(look.found);
-                steps += look.steps;
-            }
+    fn key((key, _): &Self::Item) -> &[u8] {
+        key
+    }
+}
+
+impl Memory<'_> {
+    fn next(&mut self) -> Result<Option<(Bytes, Look)>, Fault> {
+        let Some((key, mut look)) = self.0.next(&())? else {
+            return Ok(None);
+        };
+        while let Some((_, older)) = self.0.next_of(&(), &key)? {
+            look.found = look.found.or(older.found);
+            look.steps += older.steps;
         }
-        Some((first, Look { found, steps }))
+        Ok(Some((key, look)))
     }
 }
