@@ -214,7 +214,7 @@ fn check_on(disk: &dyn Disk, dir: &Path, expected: Expected<'_>) -> Result<Repor
     if !(is_cut_short || has_identity || exists(&log_dir)? || exists(&state_dir)?) {
         return Err(CheckError::NoNode { dir: dir.to_owned() });
     }
-    let mut found = Found::default();
+    let mut found = Findings::default();
     if is_cut_short && !has_identity {
         let detail = "the first start was cut short before the node took part in anything: the next one makes all files anew";
         found.damages.add(Damage::new(Part::Identity, &identity, detail));
@@ -229,7 +229,7 @@ fn check_on(disk: &dyn Disk, dir: &Path, expected: Expected<'_>) -> Result<Repor
 
 /// What has been found so far.
 #[derive(Default)]
-struct Found {
+struct Findings {
     identity: Option<IdentityReport>,
     log: LogReport,
     state: StateReport,
@@ -239,7 +239,7 @@ struct Found {
     notes: Vec<String>,
 }
 
-impl Found {
+impl Findings {
     fn identity(&mut self, disk: &dyn Disk, dir: &Path, expected: Expected<'_>) {
         let file = dir.join(IDENTITY_FILE);
         let damage = |detail: String| Damage::new(Part::Identity, &file, detail);

@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use self::scan::{Found, Scan, peek, scan};
+use self::scan::{Scan, SegmentContent, peek, scan};
 pub(super) use self::scan::{Verified, verify};
 use super::appender::{Appender, Continue, Tail};
 use super::crash_points::CrashPoint;
@@ -364,13 +364,13 @@ fn find_newest(
     let mut unfinished: Option<Arc<Segment>> = None;
     while let Some((_, segment)) = begun.pop() {
         match scan(&segment)? {
-            Found::Nothing => {
+            SegmentContent::Nothing => {
                 // Only the first batch of the newest segment may be torn.
                 if let Some(later) = unfinished.replace(segment.clone()) {
                     return Err(corrupt(&segment.path, FIRST_BATCH, goes_on(&later)));
                 }
             }
-            Found::Batches(scan) => {
+            SegmentContent::Batches(scan) => {
                 if let Some(later) = unfinished
                     && scan.sealed != Some(later.header.generation)
                 {
@@ -453,7 +453,7 @@ fn read_chain(
         let Some(previous) = segments.get(&generation) else {
             return Err(missing_segment(oldest, generation, unreadable));
         };
-        let Found::Batches(previous) = scan(previous)? else {
+        let SegmentContent::Batches(previous) = scan(previous)? else {
             return Err(corrupt(&previous.path, FIRST_BATCH, goes_on(&oldest.segment)));
         };
         if previous.sealed != Some(oldest.segment.header.generation) {

@@ -18,7 +18,7 @@ use super::file::open_error::{MachineOpenError, failed};
 use super::file::opening::{self, Loaded, OpenMode};
 use super::file::reserve::Reserve;
 use super::layers::layered::Layered;
-use super::reading::published::{Published, Shared};
+use super::reading::published::{LastPublished, Published};
 use super::reading::read::Reader;
 use super::rows::sessions::{SessionCounts, Sessions};
 use super::rows::system::System;
@@ -44,7 +44,7 @@ pub struct Machine {
     dir: PathBuf,
     settings: MachineSettings,
     reserve: Reserve,
-    shared: Shared,
+    shared: LastPublished,
     pub(super) state: Layered,
     system: System,
     sessions: Sessions,
@@ -120,7 +120,7 @@ impl Machine {
         let state = Layered::of(Arc::new(base));
         let file_bytes = state.base.state.file_bytes();
         let applied = Applied::of(&system);
-        let shared = Shared::new(Published {
+        let shared = LastPublished::new(Published {
             state: state.clone(),
             standing: system.standing,
             limits: system.limits,

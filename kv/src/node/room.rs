@@ -19,7 +19,7 @@ use crate::room::Room;
 
 /// Room that is taken in a stream's, a client's and the node's share at once.
 #[derive(Debug, Clone)]
-pub(super) struct Shared([Room; 3]);
+pub(super) struct SharedRoom([Room; 3]);
 
 /// Bytes that are taken. Given back when dropped.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub(super) struct Held {
     bytes: usize,
 }
 
-impl Shared {
+impl SharedRoom {
     /// The narrowest first: who waits there holds nothing that others want. Cancel safe.
     pub(super) async fn take(&self, bytes: usize) -> Held {
         if let Some(held) = self.take_now(bytes) {
@@ -146,7 +146,7 @@ impl Rooms {
     fn guest_of(&self, client: Arc<Kinds>, part: usize, places: Option<[OwnedSemaphorePermit; 2]>) -> Guest {
         let stream = client.part(part);
         let shared =
-            |kind: fn(&Kinds) -> &Room| Shared([&stream, &*client, &self.node].map(|k| kind(k).clone()));
+            |kind: fn(&Kinds) -> &Room| SharedRoom([&stream, &*client, &self.node].map(|k| kind(k).clone()));
         Guest {
             number: GuestNumber(self.guests.fetch_add(1, Ordering::Relaxed)),
             calls: shared(|kinds| &kinds.calls),
@@ -190,9 +190,9 @@ impl Rooms {
 #[derive(Debug)]
 pub(super) struct Guest {
     pub(super) number: GuestNumber,
-    pub(super) calls: Shared,
-    points: Shared,
-    scans: Shared,
+    pub(super) calls: SharedRoom,
+    points: SharedRoom,
+    scans: SharedRoom,
     /// Kept, so that its other streams find it.
     _client: Arc<Kinds>,
     /// A stream's, of its client's and of the node's.
@@ -201,7 +201,7 @@ pub(super) struct Guest {
 
 impl Guest {
     /// The room for answers to reads of this class.
-    pub(super) fn answers(&self, class: ReadClass) -> &Shared {
+    pub(super) fn answers(&self, class: ReadClass) -> &SharedRoom {
         match class {
             ReadClass::Point => &self.points,
             ReadClass::Scan => &self.scans,

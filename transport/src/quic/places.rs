@@ -39,14 +39,14 @@ pub(super) struct Places {
     bounds: Bounds,
     next_id: u64,
     /// The oldest of each node first.
-    nodes: BTreeMap<u64, VecDeque<Held>>,
+    nodes: BTreeMap<u64, VecDeque<Occupant>>,
     nodes_held: usize,
     clients: BTreeMap<String, usize>,
     clients_held: usize,
 }
 
 #[derive(Debug)]
-struct Held {
+struct Occupant {
     id: u64,
     end: CancellationToken,
 }
@@ -88,7 +88,7 @@ impl Places {
                     oldest.end.cancel();
                 }
                 let end = displaced.clone();
-                held.push_back(Held { id, end });
+                held.push_back(Occupant { id, end });
                 self.nodes_held += 1;
             }
             Role::Client(name) => {

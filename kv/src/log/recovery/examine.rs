@@ -23,12 +23,12 @@ pub(crate) struct Examined {
     /// Their bytes.
     pub bytes: u64,
     /// What they hold; none where the log would be refused.
-    pub held: Option<Held>,
+    pub held: Option<LogContent>,
 }
 
 /// What a log that is whole holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Held {
+pub(crate) struct LogContent {
     /// Segments that hold entries or the vote.
     pub segments: u64,
     pub entries: u64,
@@ -71,7 +71,7 @@ pub(crate) fn examine(disk: &dyn Disk, dir: &Path, damages: &mut Damages) -> Exa
     examined
 }
 
-fn held(log: &ReadLog) -> Option<Held> {
+fn held(log: &ReadLog) -> Option<LogContent> {
     let newest = log.chain.last()?;
     let end = &newest.end;
     let below = end.purged.map_or(0, |purged| purged.index.number() + 1);
@@ -79,7 +79,7 @@ fn held(log: &ReadLog) -> Option<Held> {
         let (first, end) = scan.bounds().unwrap_or((0, 0));
         end.saturating_sub(first.max(below))
     };
-    Some(Held {
+    Some(LogContent {
         segments: log.chain.len() as u64 + u64::from(log.fresh_tail.is_some()),
         entries: log.chain.iter().map(entries).sum(),
         purged: end.purged,

@@ -20,7 +20,7 @@ const WINDOW_BYTES: usize = 1 << 20;
 const SCRUB_BYTES: usize = 256 << 10;
 
 /// What a segment holds.
-pub(super) enum Found {
+pub(super) enum SegmentContent {
     /// No whole batch.
     Nothing,
     /// At least one.
@@ -138,7 +138,7 @@ pub(super) fn survey(segment: &Segment) -> Result<Survey, LogOpenError> {
 }
 
 /// Reads a segment up to its end, or to the first batch that is not whole.
-pub(super) fn scan(segment: &Arc<Segment>) -> Result<Found, LogOpenError> {
+pub(super) fn scan(segment: &Arc<Segment>) -> Result<SegmentContent, LogOpenError> {
     let mut window = Window::new(segment);
     let mut scan: Option<Box<Scan>> = None;
     let mut said = Vec::new();
@@ -177,7 +177,7 @@ pub(super) fn scan(segment: &Arc<Segment>) -> Result<Found, LogOpenError> {
             }
         }
     }
-    Ok(scan.map_or(Found::Nothing, Found::Batches))
+    Ok(scan.map_or(SegmentContent::Nothing, SegmentContent::Batches))
 }
 
 impl Scan {

@@ -18,8 +18,8 @@ use super::work::Growth;
 use crate::fault::Fault;
 use crate::machine::file::sight::Values;
 use crate::machine::layers::keys::{Hashed, Keys};
-use crate::machine::layers::layer::{Additions, Found, Held, Look};
-use crate::machine::layers::layered::{Layered, NOW, Stream, in_chunks};
+use crate::machine::layers::layer::{Additions, LayerVersion, Look, Seen};
+use crate::machine::layers::layered::{Layered, Looks, NOW, in_chunks};
 use crate::machine::rows::chain::{Chain, Change};
 use crate::machine::rows::counters::{Counters, version_bytes};
 use crate::machine::rows::error::StateFile;
@@ -238,7 +238,7 @@ impl<'s> Batch<'s> {
             rest = then;
             let mut gone_by = GoneBy::new(order, tuning.gap_keys);
             let (mut found, mut is_empty, mut is_over, mut visited) = (Vec::new(), true, false, 0);
-            let own: Stream<'_> = Box::new(in_chunks(&here, order, tuning.chunk_keys, |bounds, count| {
+            let own: Looks<'_> = Box::new(in_chunks(&here, order, tuning.chunk_keys, |bounds, count| {
                 self.changed
                     .first_of(bounds, order, count, |place| self.own(place))
             }));
@@ -274,7 +274,7 @@ impl<'s> Batch<'s> {
     fn own(&self, place: u32) -> Look {
         let slot = &self.slots[place as usize];
         let found = match &slot.draft {
-            Some(draft) => Some(Found {
+            Some(draft) => Some(Seen {
                 revision: self.revision,
                 meta: draft.as_ref().map(|draft| draft.meta),
                 value: draft
@@ -282,7 +282,7 @@ impl<'s> Batch<'s> {
                     .map(|draft| draft.value.clone())
                     .unwrap_or_default(),
             }),
-            None => slot.head.as_ref().map(|head| Found {
+            None => slot.head.as_ref().map(|head| Seen {
                 revision: head.revision,
                 meta: head.meta(),
                 value: slot.value.clone().unwrap_or_default(),
@@ -383,7 +383,7 @@ impl<'s> Batch<'s> {
             let older = before
                 .as_ref()
                 .filter(|before| before.record.is_some() || before.revision > self.oldest);
-            let held = Held {
+            let held = LayerVersion {
                 head: Head::after(older, revision, record),
                 previous: older.map(|older| older.revision),
                 value,

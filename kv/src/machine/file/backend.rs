@@ -24,7 +24,7 @@ use redb::StorageBackend;
 
 use self::kept::Kept;
 use self::ledger::{HEADER_BYTES, Ledger, page_number};
-use self::pages::{Held, Pages, Run};
+use self::pages::{Coverage, Pages, Run};
 use self::sums::{Mismatch, PAGE_BYTES, Sum, Sums, sums_of};
 use crate::env::{self, File};
 use crate::machine::rows::error::StateFile;
@@ -74,9 +74,9 @@ struct Gathered {
 
 impl Gathered {
     /// What is here of a range: newer pages hide older ones.
-    fn find(&self, offset: u64, length: usize) -> Held<'_> {
+    fn find(&self, offset: u64, length: usize) -> Coverage<'_> {
         match self.waiting.find(offset, length) {
-            Held::Nothing => self.leaving.find(offset, length),
+            Coverage::Nothing => self.leaving.find(offset, length),
             found => found,
         }
     }
@@ -479,11 +479,11 @@ impl StorageBackend for Backend {
                 return self.read_kept(offset, out);
             }
             match gathered.find(offset, out.len()) {
-                Held::Whole(bytes) => {
+                Coverage::Whole(bytes) => {
                     out.copy_from_slice(bytes);
                     return Ok(());
                 }
-                found => found == Held::Part,
+                found => found == Coverage::Part,
             }
         };
         if !in_part {

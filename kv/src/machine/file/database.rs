@@ -37,7 +37,7 @@ const RECORDS_PART: usize = 8;
 /// An open state file.
 #[derive(Debug)]
 pub(in crate::machine) struct OpenState {
-    database: Held,
+    database: OpenDatabase,
     pub(in crate::machine) file: StateFile,
     pub(in crate::machine) backend: Arc<Backend>,
     /// What was read of it of late.
@@ -50,13 +50,13 @@ pub(in crate::machine) struct OpenState {
 /// The database, which its last holder closes: often a reader, on a thread of the program that embeds the node. So closing
 /// one whose file was replaced does no I/O; and after a panic inside of the database another, while it is closed, stays here.
 #[derive(Debug)]
-struct Held {
+struct OpenDatabase {
     /// There until it is closed.
     database: Option<Database>,
     backend: Arc<Backend>,
 }
 
-impl Held {
+impl OpenDatabase {
     fn open(&self) -> Result<&Database, Fault> {
         self.database.as_ref().ok_or_else(|| {
             Fault::invariant(
@@ -67,7 +67,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for OpenDatabase {
     fn drop(&mut self) {
         let Some(database) = self.database.take() else {
             return;
@@ -93,7 +93,7 @@ impl OpenState {
     ) -> Self {
         let file = backend.name().clone();
         Self {
-            database: Held {
+            database: OpenDatabase {
                 database: Some(database),
                 backend: Arc::clone(&backend),
             },

@@ -11,6 +11,8 @@ pub(super) mod filter;
 
 pub(super) mod blocks;
 
+pub(super) mod in_order;
+
 pub(super) mod heads;
 
 pub(super) mod runs;

@@ -32,7 +32,7 @@ const OVERHEAD_BYTES: u64 = 256;
 
 /// A version of a key in memory.
 #[derive(Clone, Debug)]
-pub(in crate::machine) struct Held {
+pub(in crate::machine) struct LayerVersion {
     pub(in crate::machine) head: Head,
     /// The version before, in whatever layer or file.
     pub(in crate::machine) previous: Option<Revision>,
@@ -42,7 +42,7 @@ pub(in crate::machine) struct Held {
 
 /// What a scan finds of a key.
 #[derive(Clone, Debug)]
-pub(in crate::machine) struct Found {
+pub(in crate::machine) struct Seen {
     pub(in crate::machine) revision: Revision,
     /// `None`: the key is deleted.
     pub(in crate::machine) meta: Option<Meta>,
@@ -53,7 +53,7 @@ pub(in crate::machine) struct Found {
 #[derive(Clone, Debug)]
 pub(in crate::machine) struct Look {
     /// `None`: nothing, as all its versions here are newer.
-    pub(in crate::machine) found: Option<Found>,
+    pub(in crate::machine) found: Option<Seen>,
     /// How many versions were looked at, at least 1.
     pub(in crate::machine) steps: u64,
 }
@@ -86,7 +86,7 @@ struct Content {
 #[derive(Debug, Default)]
 pub(in crate::machine) struct Additions {
     /// With the hashes of their keys; in the order of revisions, and in a revision of keys.
-    pub(in crate::machine) versions: Vec<(Bytes, u64, Held)>,
+    pub(in crate::machine) versions: Vec<(Bytes, u64, LayerVersion)>,
     /// Bytes of the entries whose parts the versions are.
     pub(in crate::machine) entry_bytes: u64,
     pub(in crate::machine) sessions: Vec<(SessionId, Option<Vec<u8>>)>,
@@ -96,10 +96,10 @@ pub(in crate::machine) struct Additions {
     pub(in crate::machine) times: Vec<Stood>,
 }
 
-impl Held {
+impl LayerVersion {
     /// What it is to a reader. The value shares its memory.
-    pub(in crate::machine) fn found(&self) -> Found {
-        Found {
+    pub(in crate::machine) fn found(&self) -> Seen {
+        Seen {
             revision: self.head.revision,
             meta: self.head.meta(),
             value: self.value.clone(),
@@ -133,7 +133,7 @@ struct Versions(Vec<Vec<Kept>>);
 /// A version in its layer.
 #[derive(Debug)]
 struct Kept {
-    held: Held,
+    held: LayerVersion,
     /// The place of its key.
     place: u32,
     /// The key's version before, where that is in the layer.
@@ -195,7 +195,7 @@ impl Versions {
 }
 
 impl Content {
-    fn push(&mut self, key: Bytes, hash: u64, held: Held) {
+    fn push(&mut self, key: Bytes, hash: u64, held: LayerVersion) {
         let found = self.keys.find(Hashed { key: &key, hash });
         let place = found.unwrap_or_else(|| {
             // A copy, close to the other keys: look-ups compare it, and the entry lies anywhere.
@@ -211,7 +211,7 @@ impl Content {
     }
 
     /// The newest version at or before `at` of the key at a place; counts the versions looked at.
-    fn at(&self, place: u32, at: Revision, steps: &mut u64) -> Option<&Held> {
+    fn at(&self, place: u32, at: Revision, steps: &mut u64) -> Option<&LayerVersion> {
         let mut kept = self.versions.get(self.newest[place as usize]);
         *steps += 1;
         while kept.held.head.revision > at {
@@ -226,7 +226,7 @@ impl Content {
         Some(&kept.held)
     }
 
-    fn find(&self, key: Hashed<'_>, at: Revision) -> Option<&Held> {
+    fn find(&self, key: Hashed<'_>, at: Revision) -> Option<&LayerVersion> {
         self.at(self.keys.find(key)?, at, &mut 0)
     }
 }
@@ -263,18 +263,18 @@ impl Layer {
     }
 
     /// The newest version of a key at or before `at`.
-    pub(in crate::machine) fn get(&self, key: Hashed<'_>, at: Revision) -> Option<Held> {
+    pub(in crate::machine) fn get(&self, key: Hashed<'_>, at: Revision) -> Option<LayerVersion> {
         self.read().find(key, at).cloned()
     }
 
     /// What a reader finds of a key at `at`, where nobody adds just now: who must not wait does not.
-    pub(in crate::machine) fn look_now(&self, key: Hashed<'_>, at: Revision) -> Result<Option<Found>, Busy> {
+    pub(in crate::machine) fn look_now(&self, key: Hashed<'_>, at: Revision) -> Result<Option<Seen>, Busy> {
         let content = match self.0.try_read() {
             Ok(content) => content,
             Err(TryLockError::Poisoned(content)) => content.into_inner(),
             Err(TryLockError::WouldBlock) => return Err(Busy),
         };
-        Ok(content.find(key, at).map(Held::found))
+        Ok(content.find(key, at).map(LayerVersion::found))
     }
 
     /// Goes through what each key has become, in no order that means anything: its record, or that it has none. For a layer
@@ -313,7 +313,7 @@ impl Layer {
                 return content.keys.first_of(bounds, order, count, |place| {
                     let mut steps = 0;
                     let held = content.at(place, at, &mut steps);
-                    let found = held.map(Held::found);
+                    let found = held.map(LayerVersion::found);
                     Look { found, steps }
                 });
             }
@@ -428,7 +428,7 @@ mod tests {
         for number in 0..versions {
             let add = |name: &'static [u8], last: &mut Option<Head>| {
                 let head = Head::after(last.as_ref(), Revision::new(2 * number + 2), None);
-                let held = Held {
+                let held = LayerVersion {
                     previous: last.as_ref().map(|head| head.revision),
                     value: Bytes::new(),
                     head: head.clone(),

@@ -14,9 +14,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::keys::Hashed;
-use super::layer::{Found, Held, Layer, Look};
+use super::layer::{Layer, LayerVersion, Look, Seen};
 use crate::fault::Fault;
 use crate::machine::file::base::Base;
+use crate::machine::file::in_order::{InOrder, Sorted};
 use crate::machine::file::sight::{Sight, Values};
 use crate::machine::rows::head::{Head, Meta, ValueDigest};
 use crate::machine::rows::times::Stood;
@@ -38,7 +39,7 @@ pub(in crate::machine) struct Layered {
 }
 
 /// A sorted stream of keys in memory, the deleted ones included, and those that are not there yet.
-pub(in crate::machine) type Stream<'a> = Box<dyn Iterator<Item = (Bytes, Look)> + 'a>;
+pub(in crate::machine) type Looks<'a> = Box<dyn Iterator<Item = (Bytes, Look)> + 'a>;
 
 impl Layered {
     pub(in crate::machine) fn of(base: Arc<Base>) -> Self {
@@ -55,7 +56,7 @@ impl Layered {
     }
 
     /// The newest version of a key at or before `at` among the layers.
-    pub(in crate::machine) fn held(&self, key: &[u8], at: Revision) -> Option<Held> {
+    pub(in crate::machine) fn held(&self, key: &[u8], at: Revision) -> Option<LayerVersion> {
         let key = Hashed::new(key);
         self.layers().find_map(|layer| layer.get(key, at))
     }
@@ -138,7 +139,7 @@ impl Layered {
         order: Order,
         at: Revision,
         values: Values,
-        over: Option<Stream<'a>>,
+        over: Option<Looks<'a>>,
         mut visit: impl FnMut(Sight<'_>) -> ControlFlow<()>,
     ) -> Result<(), Fault> {
         if range.is_empty() {
@@ -148,7 +149,7 @@ impl Layered {
             return self.base.scan_at(range, order, at, values, visit);
         }
         let chunk_max = self.base.state.tuning.chunk_keys;
-        let mut streams: Vec<Stream<'a>> = over.into_iter().collect();
+        let mut streams: Vec<Looks<'a>> = over.into_iter().collect();
         for layer in self.layers() {
             streams.push(Box::new(in_chunks(
                 range,
@@ -157,9 +158,9 @@ impl Layered {
                 move |bounds, count| layer.next_keys(bounds, order, at, count),
             )));
         }
-        let mut memory = Merge::new(streams, order);
+        let mut memory = Memory(InOrder::new(&(), order, streams)?);
         let mut rows = self.base.heads(range, order)?;
-        let (mut here, mut stored) = (memory.next(), rows.next()?);
+        let (mut here, mut stored) = (memory.next()?, rows.next()?);
         loop {
             // What memory says nothing of costs no sight of its own where the file has a row.
             let mut steps = 0;
@@ -173,7 +174,7 @@ impl Layered {
                     Ordering::Greater => false,
                     Ordering::Equal if look.found.is_none() => {
                         steps = look.steps;
-                        here = memory.next();
+                        here = memory.next()?;
                         false
                     }
                     Ordering::Equal => {
@@ -183,7 +184,7 @@ impl Layered {
                 },
             };
             let flow = if in_memory {
-                let Some((key, look)) = std::mem::replace(&mut here, memory.next()) else {
+                let Some((key, look)) = std::mem::replace(&mut here, memory.next()?) else {
                     return Ok(());
                 };
                 let mut record = look.found.as_ref().and_then(record);
@@ -289,7 +290,7 @@ pub(in crate::machine) fn in_chunks<'a, T: 'a>(
     })
 }
 
-fn record(found: &Found) -> Option<RecordRef<'_>> {
+fn record(found: &Seen) -> Option<RecordRef<'_>> {
     Some(RecordRef {
         meta: found.meta?,
         mod_revision: found.revision,
@@ -297,36 +298,31 @@ fn record(found: &Found) -> Option<RecordRef<'_>> {
     })
 }
 
-/// Merges sorted streams; of those that say something of a key, the first wins.
-struct Merge<'a> {
-    streams: Vec<(Option<(Bytes, Look)>, Stream<'a>)>,
-    order: Order,
-}
+/// What memory says of the keys of a range, in order; of the streams that say something of a key, the first wins.
+struct Memory<'a>(InOrder<Looks<'a>>);
 
-impl<'a> Merge<'a> {
-    fn new(streams: Vec<Stream<'a>>, order: Order) -> Self {
-        let streams = streams.into_iter().map(|mut stream| (stream.next(), stream));
-        Self {
-            streams: streams.collect(),
-            order,
-        }
+impl Sorted for Looks<'_> {
+    type Of = ();
+    type Item = (Bytes, Look);
+
+    fn next(&mut self, (): &()) -> Result<Option<Self::Item>, Fault> {
+        Ok(Iterator::next(self))
     }
 
-    fn next(&mut self) -> Option<(Bytes, Look)> {
-        let heads = self.streams.iter().filter_map(|(head, _)| head.as_ref());
-        let first = heads
-            .map(|(key, _)| key)
-            .min_by(|a, b| self.order.compare(a, b))?
-            .clone();
-        let (mut found, mut steps) = (None, 0);
-        for (head, stream) in &mut self.streams {
-            if head.as_ref().is_some_and(|(key, _)| *key == first)
-                && let Some((_, look)) = std::mem::replace(head, stream.next())
-            {
-                found = found.or(look.found);
-                steps += look.steps;
-            }
+    fn key((key, _): &Self::Item) -> &[u8] {
+        key
+    }
+}
+
+impl Memory<'_> {
+    fn next(&mut self) -> Result<Option<(Bytes, Look)>, Fault> {
+        let Some((key, mut look)) = self.0.next(&())? else {
+            return Ok(None);
+        };
+        while let Some((_, older)) = self.0.next_of(&(), &key)? {
+            look.found = look.found.or(older.found);
+            look.steps += older.steps;
         }
-        Some((first, Look { found, steps }))
+        Ok(Some((key, look)))
     }
 }

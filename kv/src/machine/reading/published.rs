@@ -22,9 +22,9 @@ pub(in crate::machine) struct Published {
 
 /// The state that was published last. The lock is held for the few lines that clone or replace the `Arc`.
 #[derive(Clone, Debug)]
-pub(in crate::machine) struct Shared(Arc<RwLock<Arc<Published>>>);
+pub(in crate::machine) struct LastPublished(Arc<RwLock<Arc<Published>>>);
 
-impl Shared {
+impl LastPublished {
     pub(in crate::machine) fn new(published: Published) -> Self {
         Self(Arc::new(RwLock::new(Arc::new(published))))
     }

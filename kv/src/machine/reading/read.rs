@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::published::{Published, Shared};
+use super::published::{LastPublished, Published};
 use super::range::{Gathered, answer_bytes};
 use crate::env;
 use crate::fault::Fault;
@@ -30,7 +30,7 @@ use crate::model::{
 /// after a snapshot was installed.
 #[derive(Clone, Debug)]
 pub struct Reader {
-    pub(in crate::machine) shared: Shared,
+    pub(in crate::machine) shared: LastPublished,
 }
 
 /// Where a pinned state stands.
@@ -97,7 +97,7 @@ pub enum ReadRefused {
 }
 
 impl Reader {
-    pub(in crate::machine) fn new(shared: Shared) -> Self {
+    pub(in crate::machine) fn new(shared: LastPublished) -> Self {
         Self { shared }
     }
 

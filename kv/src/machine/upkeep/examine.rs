@@ -49,12 +49,12 @@ pub(crate) struct Examined {
     /// Pages that are in use, and were verified.
     pub pages: u64,
     /// What the rows say; none where they could not be read.
-    pub held: Option<Held>,
+    pub held: Option<StateContent>,
 }
 
 /// What the rows of a state file say.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Held {
+pub(crate) struct StateContent {
     pub applied: crate::machine::Applied,
     /// All versions behind this revision are there.
     pub history_since: model::Revision,
@@ -155,7 +155,7 @@ fn rows(
     path: &Path,
     pages_are_whole: bool,
     damages: &mut Damages,
-) -> Result<Held, MachineOpenError> {
+) -> Result<StateContent, MachineOpenError> {
     let cache_bytes = RECEIVING_CACHE_BYTES;
     let (database, backend) = database::open_without_changes(disk, path, cache_bytes, pages_are_whole)?;
     let settings = MachineSettings {
@@ -206,7 +206,7 @@ struct Rows<'a> {
 type Checked = Result<(), Malformed>;
 
 impl Rows<'_> {
-    fn all(&mut self, system: &System) -> Held {
+    fn all(&mut self, system: &System) -> StateContent {
         let standing = self.standing;
         if let Err(fault) = self.runs() {
             self.is_complete = false;
@@ -236,7 +236,7 @@ impl Rows<'_> {
         if membership.is_some_and(|(position, _)| Some(*position) > standing.position) {
             self.tell("the membership is of a later entry than the last that was applied".to_owned());
         }
-        Held {
+        StateContent {
             applied: Applied::of(system),
             history_since: standing.history.since,
             keys,

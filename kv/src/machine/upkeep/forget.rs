@@ -31,7 +31,7 @@ const LOOKED_AT_ONCE: usize = 1024;
 const STEP_BYTES: usize = 4 * 1024 * 1024;
 
 /// What a step has found in a stretch of rows.
-struct Found {
+struct Stretch {
     /// Rows that go.
     gone: Vec<Vec<u8>>,
     /// The last row looked at; `None` at the end.
@@ -118,8 +118,8 @@ impl Walk {
         file: &StateFile,
         versions: &Rows<'_, &'static [u8], &'static [u8]>,
         from: Bound<Vec<u8>>,
-    ) -> Result<Found, Fault> {
-        let mut found = Found {
+    ) -> Result<Stretch, Fault> {
+        let mut found = Stretch {
             gone: Vec::new(),
             last: None,
         };

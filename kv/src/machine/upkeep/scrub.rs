@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 
 use crate::fault::Fault;
 use crate::machine::file::database::OpenState;
-use crate::machine::reading::published::Shared;
+use crate::machine::reading::published::LastPublished;
 use crate::machine::reading::read::Reader;
 use crate::scrub::Scrubbed;
 
@@ -17,7 +17,7 @@ const STEP_BYTES: usize = 256 * 1024;
 /// See the module. Its steps block.
 #[derive(Debug)]
 pub struct Scrubber {
-    shared: Shared,
+    shared: LastPublished,
     /// The file of the pass. A snapshot may replace it.
     state: Weak<OpenState>,
     /// What is read next.

@@ -27,7 +27,7 @@ use crate::model::{KeyRange, Order, Revision};
 /// Demands that the rows of the base have the digests and the counts that its standing says, and its values those that their
 /// heads say.
 pub(in crate::machine) fn base(base: &Base) -> Result<(), Fault> {
-    let mut found = Found::in_rows_of(base)?;
+    let mut found = RowTotals::in_rows_of(base)?;
     found.demand(base.file(), &base.standing)?;
     values(base)
 }
@@ -37,7 +37,7 @@ pub(in crate::machine) fn base(base: &Base) -> Result<(), Fault> {
 pub(in crate::machine) fn layered(state: &Layered, kept: &Standing) -> Result<(), Fault> {
     let base = &*state.base;
     let malformed = |e| base.file().malformed(&e);
-    let mut found = Found::in_rows_of(base)?;
+    let mut found = RowTotals::in_rows_of(base)?;
     let mut scratch = Vec::new();
     let oldest_first = state.frozen.iter().chain([&state.active]);
     let layers: Vec<_> = oldest_first.map(|layer| (layer, layer.order())).collect();
@@ -71,7 +71,7 @@ pub(in crate::machine) fn layered(state: &Layered, kept: &Standing) -> Result<()
 }
 
 /// What rows come to.
-struct Found {
+struct RowTotals {
     rows_hash: u128,
     fold: Option<Fold>,
     counters: Counters,
@@ -79,7 +79,7 @@ struct Found {
     stood: Option<Stood>,
 }
 
-impl Found {
+impl RowTotals {
     fn in_rows_of(base: &Base) -> Result<Self, Fault> {
         let history = base.standing.history;
         let mut found = Self {

@@ -26,7 +26,7 @@ struct Place {
 
 /// What the pages say of a range.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Held<'p> {
+pub(super) enum Coverage<'p> {
     Nothing,
     /// They cover some of it, or it goes beyond a page.
     Part,
@@ -65,7 +65,7 @@ impl Pages {
             self.pieces[place.piece][place.start..][..place.length].copy_from_slice(data);
             return true;
         }
-        if self.find(offset, data.len()) != Held::Nothing {
+        if self.find(offset, data.len()) != Coverage::Nothing {
             return false;
         }
         let fits = |piece: &Vec<u8>| piece.capacity() - piece.len() >= data.len();
@@ -86,19 +86,19 @@ impl Pages {
     }
 
     /// What is here of a range.
-    pub(super) fn find(&self, offset: u64, length: usize) -> Held<'_> {
+    pub(super) fn find(&self, offset: u64, length: usize) -> Coverage<'_> {
         let end = offset.saturating_add(length as u64);
         // The last that begins before the end reaches farthest.
         let Some((&begin, &place)) = self.places.range(..end).next_back() else {
-            return Held::Nothing;
+            return Coverage::Nothing;
         };
         if begin + place.length as u64 <= offset {
-            return Held::Nothing;
+            return Coverage::Nothing;
         }
         let within = offset
             .checked_sub(begin)
             .and_then(|skipped| self.page(place).get(skipped as usize..)?.get(..length));
-        within.map_or(Held::Part, Held::Whole)
+        within.map_or(Coverage::Part, Coverage::Whole)
     }
 
     /// All pages in the order of the file but that the file's first is the last, neighbours together as far as they
@@ -143,13 +143,17 @@ mod tests {
     #[test]
     fn a_range_is_found_within_one_page_alone() {
         let pages = pages(&[(10, b"abcd"), (14, b"efgh"), (30, b"x")]);
-        assert_eq!(pages.find(10, 4), Held::Whole(b"abcd"));
-        assert_eq!(pages.find(11, 2), Held::Whole(b"bc"));
+        assert_eq!(pages.find(10, 4), Coverage::Whole(b"abcd"));
+        assert_eq!(pages.find(11, 2), Coverage::Whole(b"bc"));
         for (offset, length) in [(9, 2), (12, 4), (8, 30), (17, 2), (0, 11), (29, 3)] {
-            assert_eq!(pages.find(offset, length), Held::Part, "{length} at {offset}");
+            assert_eq!(pages.find(offset, length), Coverage::Part, "{length} at {offset}");
         }
         for (offset, length) in [(0, 10), (18, 12), (31, 100)] {
-            assert_eq!(pages.find(offset, length), Held::Nothing, "{length} at {offset}");
+            assert_eq!(
+                pages.find(offset, length),
+                Coverage::Nothing,
+                "{length} at {offset}"
+            );
         }
         assert_eq!((pages.end(), pages.bytes()), (31, 9));
     }
@@ -162,7 +166,7 @@ mod tests {
         for (offset, data) in [(10, &b"xy"[..]), (8, b"xyz"), (13, b"x"), (9, b"0123456789")] {
             assert!(!pages.put(offset, data), "{offset}");
         }
-        assert_eq!(pages.find(10, 4), Held::Whole(b"ABCD"));
+        assert_eq!(pages.find(10, 4), Coverage::Whole(b"ABCD"));
         assert_eq!((pages.end(), pages.bytes()), (14, 4));
     }
 
