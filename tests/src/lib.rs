@@ -1,9 +1,15 @@
 //! What Quorate is tested with: a deterministic simulator, its faults and its checkers.
 
-/// The programs of the README compile.
+/// The programs of the READMEs compile.
 #[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-pub mod readme {}
+pub mod readme {
+    #[doc = include_str!("../../README.md")]
+    pub mod root {}
+    #[doc = include_str!("../../kv/README.md")]
+    pub mod kv {}
+    #[doc = include_str!("../../transport/README.md")]
+    pub mod transport {}
+}
 
 pub mod chaos;
 pub mod check;

@@ -1,4 +1,6 @@
 //! What an operator does: status, membership, leadership, history, limits.
+//!
+//! Errors and durability are those of all calls, as the client's documentation has them, and what each adds.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,12 +17,34 @@ use crate::node::Status;
 use crate::protocol::{Admin, Failure, Request, Response};
 
 impl Client {
-    /// What the node asked first tells of itself. Cancel safe.
+    /// What the node asked first tells of itself. It asks nobody else, so it may be old. Cancel safe.
+    ///
+    /// ```no_run
+    /// # async fn run(client: quorate_kv::Client) -> Result<(), quorate_kv::client::Error> {
+    /// let status = client.status().await?;
+    /// println!("node {} is a {}, led by {:?}", status.node, status.role, status.leader);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] or [`Error::NotAdmitted`] where no node answers.
     pub async fn status(&self) -> Result<Status, Error> {
         self.inner.status(self.time()).await
     }
 
-    /// What every node that is known tells of itself, by address; an unreachable one tells why. Cancel safe.
+    /// What every node that is known tells of itself, by address; an unreachable one tells why. Each tells of its own moment. Never an
+    /// error as a whole. Cancel safe.
+    ///
+    /// ```no_run
+    /// # async fn run(client: quorate_kv::Client) {
+    /// for (address, status) in client.statuses().await {
+    ///     match status {
+    ///         Ok(status) => println!("{address}: {} at revision {}", status.role, status.revision),
+    ///         Err(reason) => println!("{address}: {reason}"),
+    ///     }
+    /// }
+    /// # }
+    /// ```
     pub async fn statuses(&self) -> BTreeMap<String, Result<Status, String>> {
         let time = self.time();
         let asks = self
@@ -65,7 +89,8 @@ impl Client {
     /// what each came to, or why not. A node serves meanwhile; it needs room for a second file, and gives the copy up where much is
     /// written meanwhile.
     ///
-    /// A node does this by itself ([`Settings::shrink_at`](crate::node::Settings::shrink_at)). Cancel safe: a copy under way goes on.
+    /// A node does this by itself ([`Settings::shrink_at`](crate::node::Settings::shrink_at)). It changes no key, and is never an error as a
+    /// whole. Cancel safe: a copy under way goes on.
     pub async fn shrink(&self) -> BTreeMap<String, Result<Shrunk, String>> {
         let time = self.time();
         let mut told = BTreeMap::new();
@@ -85,6 +110,26 @@ impl Client {
     /// Adds a node without a vote; it receives the log from then on. No member may have the id; one
     /// that was removed may have had it, if the node at the address has an empty directory, and an id that none ever had is better.
     /// The address is an [`Address`] as a text.
+    ///
+    /// ```no_run
+    /// # async fn run(client: quorate_kv::Client) -> Result<(), quorate_kv::client::Error> {
+    /// use quorate_kv::model::NodeId;
+    ///
+    /// // Node 4 runs and waits: `Node::builder().node_id(4).join()`.
+    /// client.add_learner(NodeId::new(4), "d.internal:7001").await?;
+    /// // Refused until it has caught up.
+    /// client.promote(NodeId::new(4)).await?;
+    /// client.remove(NodeId::new(1)).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// Durable on a majority when it returns; carried out twice it does no more than once.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`], and nothing was changed: no node answers at the address, the id has another address or belongs to another
+    /// directory, the text is no address. [`Error::OutcomeUnknown`]: it may have happened or may yet; ask again.
+    ///
+    /// Cancel safety: dropped, it may take effect all the same.
     pub async fn add_learner(&self, id: NodeId, address: impl AsRef<str>) -> Result<(), Error> {
         let parsed = address.as_ref().parse::<Address>();
         let address = parsed.map_err(|error| Error::rejected(error.to_string()))?;
@@ -96,17 +141,43 @@ impl Client {
         self.admin(REPEATABLE, admin).await
     }
 
-    /// Gives a learner that has caught up a vote.
+    /// Gives a learner that has caught up a vote. See [`add_learner`](Self::add_learner) for an example.
+    ///
+    /// Durable on a majority when it returns; carried out twice it does no more than once.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`], and nothing was changed: it has not caught up, or has not answered its leader of late.
+    /// [`Error::OutcomeUnknown`]: it may have happened, whole or in part, or may yet; ask again.
+    ///
+    /// Cancel safety: dropped, it may take effect all the same.
     pub async fn promote(&self, id: NodeId) -> Result<(), Error> {
         self.admin(REPEATABLE, || Admin::Promote { id }).await
     }
 
-    /// Takes a node out of the cluster. Whoever is added under its id later needs an empty directory.
+    /// Takes a node out of the cluster. Whoever is added under its id later needs an empty directory. A leader that is to go hands
+    /// leadership on first. See [`add_learner`](Self::add_learner) for an example.
+    ///
+    /// Durable on a majority when it returns; carried out twice it does no more than once.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`], and nothing was changed. [`Error::OutcomeUnknown`]: it may have happened, whole or in part (the node may be
+    /// left without its vote), or may yet; ask again.
+    ///
+    /// Cancel safety: dropped, it may take effect all the same.
     pub async fn remove(&self, id: NodeId) -> Result<(), Error> {
         self.admin(REPEATABLE, || Admin::Remove { id }).await
     }
 
-    /// Hands leadership to a voter, or to the one whose log is furthest, and waits until it leads.
+    /// Hands leadership to a voter, or to the one whose log is furthest, and waits until it leads. Nothing that was acknowledged is lost, and
+    /// writes wait meanwhile.
+    ///
+    /// ```no_run
+    /// # async fn run(client: quorate_kv::Client) -> Result<(), quorate_kv::client::Error> {
+    /// use quorate_kv::model::NodeId;
+    ///
+    /// client.move_leader(Some(NodeId::new(2))).await?;
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`Error::LedByAnother`] when a voter was named and another one took over: an election came between.
@@ -122,6 +193,14 @@ impl Client {
     /// Gives up the history before a revision, and answers the oldest revision that can be read from then on: this one, or a
     /// later one that was given up to before. On a node that has applied it, reads below it fail with [`Error::Compacted`]; at
     /// it they are exact. The nodes take the rows away afterwards, in steps.
+    ///
+    /// ```no_run
+    /// # async fn run(client: quorate_kv::Client) -> Result<(), quorate_kv::client::Error> {
+    /// let newest = client.revision().await?;
+    /// let oldest = client.compact(newest).await?;
+    /// assert!(oldest >= newest);
+    /// # Ok(()) }
+    /// ```
     ///
     /// A leader does this by itself ([`Settings::history_kept`](crate::node::Settings::history_kept)). Durable when it
     /// returns; carried out twice it does no more than once.
@@ -150,7 +229,8 @@ impl Client {
         }
     }
 
-    /// The limits of the cluster that stand, all of them. Asks through the log, so that they are those of this moment.
+    /// The limits of the cluster that stand, all of them. Asks through the log, so that they are those of this moment. The errors are
+    /// those of a [`Write`](super::Write); nothing is changed.
     ///
     /// Cancel safe.
     pub async fn limits(&self) -> Result<ReplicatedLimits, Error> {
@@ -160,6 +240,15 @@ impl Client {
     /// Changes limits of the cluster, all or none, and answers all that stand then. They count on every node from the same
     /// entry on. Durable when it returns; carried out twice it does no more than once, unless somebody else changes the same ones
     /// meanwhile.
+    ///
+    /// ```no_run
+    /// # async fn run(client: quorate_kv::Client) -> Result<(), quorate_kv::client::Error> {
+    /// use quorate_kv::model::Limit;
+    ///
+    /// let limits = client.set_limits([(Limit::StoreBytesMax, 4 << 30)]).await?;
+    /// # let _ = limits;
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`Error::InvalidLimit`] for a value outside [`Limit::bounds`]: nothing was changed.

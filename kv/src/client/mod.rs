@@ -1,5 +1,19 @@
 //! The client: one type, in-process or remote.
 //!
+//! # What holds for every call
+//!
+//! - **Order.** All transactions have one order, and a call that begins after another one was answered stands behind it. Calls that
+//!   are under way at once, of one client too, may take effect in any order.
+//! - **Durability.** A write that was answered is on the disks of a majority, synced. So is a change of the members or of the limits.
+//! - **Errors.** [`Error::is_retryable`] says whether the same call may succeed later, [`Error::may_have_committed`] whether it may have
+//!   taken effect. After [`Error::OutcomeUnknown`] it may have, and after [`Error::AnswerTooLarge`] it has; every other error means that
+//!   nothing was changed and nothing will be. The client itself retries what a retry may help, within the deadline.
+//! - **Cancel safety.** A read may be dropped at any time. A write that is dropped after it was first polled may still commit, once.
+//!
+//! What one call adds to that stands at the call.
+//!
+//! # How it does that
+//!
 //! It finds the leader and follows it (`route`), retries with exponential backoff and jitter (`backoff`) within the
 //! caller's deadline, says what is known of the outcome (`outcome`), and numbers its writes within a session, so that a
 //! retried write happens once.
@@ -62,6 +76,21 @@ const WRITES_MAX: usize = 1024;
 const GOODBYE: Duration = Duration::from_secs(2);
 
 /// A handle to a cluster. Cheap to clone; clones share connections and the session, not the deadline.
+///
+/// [`Node::client`](crate::Node::client) has one in this process, [`connect`](Self::connect) one of a cluster elsewhere. The calls are the same.
+///
+/// ```no_run
+/// # async fn run(client: quorate_kv::Client) -> Result<(), quorate_kv::client::Error> {
+/// let written = client.put("greeting", "hello").await?;
+/// let record = client.get("greeting").await?.expect("it was just written");
+/// assert_eq!((record.text(), record.mod_revision), (Some("hello"), written));
+///
+/// // A clone for every task, and one that has less time.
+/// let hurried = client.with_deadline(std::time::Duration::from_secs(1));
+/// let count = tokio::spawn(async move { hurried.count(..).await });
+/// # let _ = count;
+/// # Ok(()) }
+/// ```
 ///
 /// When the last clone is dropped, its session is given back in the background, as far as the runtime that it is dropped
 /// in still runs; [`close`](Self::close) waits for that.
@@ -132,6 +161,28 @@ impl Client {
 
     /// A client of the cluster that these nodes belong to: at least one `host:port`, and no harm in more.
     /// Nothing is sent before the first call. Each is an [`Address`](quorate_transport::Address) as a text; other texts are refused.
+    /// The limits are those of the cluster's nodes ([`Settings::limits`](crate::node::Settings::limits)).
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::path::Path;
+    ///
+    /// use quorate_kv::Client;
+    /// use quorate_kv::model::Limits;
+    /// use quorate_transport::certs::Credentials;
+    /// use quorate_transport::quic::{QuicSettings, QuicTransport};
+    /// use quorate_transport::{ClusterId, Identity};
+    ///
+    /// // `quorate certs issue --client admin` makes the certificate.
+    /// let me = Identity::client(ClusterId::new("orders")?, "admin")?;
+    /// let credentials = Credentials::load_from(Path::new("certs"), &me)?;
+    /// let transport = QuicTransport::bind(None, &credentials, QuicSettings::default())?;
+    /// let client = Client::connect(["a.internal:7001", "b.internal:7001"], transport, Limits::default())?;
+    ///
+    /// client.put("greeting", "hello").await?;
+    /// client.close().await;
+    /// # Ok(()) }
+    /// ```
     pub fn connect<A: AsRef<str>>(
         endpoints: impl IntoIterator<Item = A>,
         transport: Arc<dyn Transport>,
@@ -178,6 +229,17 @@ impl Client {
     }
 
     /// The same client whose reads are of this consistency where they do not say; linearizable by default.
+    ///
+    /// ```no_run
+    /// # async fn run(client: quorate_kv::Client) -> Result<(), quorate_kv::client::Error> {
+    /// use quorate_kv::model::Consistency;
+    ///
+    /// let then = client.revision().await?;
+    /// let historian = client.with_consistency(Consistency::At(then));
+    /// let (users, jobs) = tokio::join!(historian.prefix("users/"), historian.prefix("jobs/"));
+    /// # let _ = (users?, jobs?);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn with_consistency(&self, consistency: Consistency) -> Self {
         Self {
@@ -188,6 +250,15 @@ impl Client {
 
     /// The same client for one operation of several calls: all of them together have the deadline that each has
     /// otherwise, from now on. Of such a client it is the same client again.
+    ///
+    /// ```no_run
+    /// # async fn run(client: quorate_kv::Client) -> Result<(), quorate_kv::client::Error> {
+    /// // Both within 15 s, not each.
+    /// let client = client.for_one_operation();
+    /// let owner = client.get("owner").await?;
+    /// client.put("owner-before", owner.map_or_else(Default::default, |owner| owner.value)).await?;
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn for_one_operation(&self) -> Self {
         Self {
@@ -214,7 +285,7 @@ impl Client {
     /// Ends the client: its session, if it ever wrote, is given back to the cluster, which keeps a limited number
     /// of them.
     ///
-    /// Best effort, within the deadline: a session that could not be closed expires by itself. Writes of other
+    /// Best effort, within the deadline, and never an error: a session that could not be closed expires by itself. Writes of other
     /// clones that are still under way lose what makes them exactly-once: let them end first. A clone that writes
     /// later opens a session anew.
     ///

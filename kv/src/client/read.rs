@@ -100,6 +100,13 @@ macro_rules! read_options {
 /// let nearby = client.get("greeting").max_lag(Duration::from_millis(200)).await?;
 /// # Ok(()) }
 /// ```
+///
+/// # Errors
+/// - [`Error::InvalidRead`]: a key is outside the limits. Nothing was sent.
+/// - [`Error::Unavailable`], [`Error::NotAdmitted`]: nobody answered before the deadline, or nobody ever will.
+/// - [`Error::TooStale`]: nobody confirmed that the state is as new as [`max_lag`](Self::max_lag) asks for.
+/// - [`Error::NotYet`], [`Error::Compacted`]: the revision that was asked for has not come, or its history is gone.
+/// - [`Error::ReadTooLong`]: it took longer than one read may.
 #[must_use = "a call does nothing until it is awaited"]
 pub struct Read<'c, T> {
     client: &'c Client,
@@ -169,6 +176,8 @@ impl<T> Future for Read<'_, T> {
 
 /// A read of a range: awaited, it answers one [`Page`]; as a [`stream`](Self::stream), all records.
 ///
+/// Its options, its errors and its cancel safety are those of a [`Read`].
+///
 /// ```no_run
 /// # async fn run(client: quorate_kv::Client) -> Result<(), quorate_kv::client::Error> {
 /// let page = client.prefix("jobs/").limit(10).await?;
@@ -223,6 +232,15 @@ impl Range<'_> {
     }
 
     /// All records, page by page, at the revision of the first page: what is written meanwhile is not in it.
+    ///
+    /// ```no_run
+    /// # async fn run(client: quorate_kv::Client) -> Result<(), quorate_kv::client::Error> {
+    /// let mut newest_first = client.prefix("events/").descending().limit(5_000).stream();
+    /// while let Some(event) = newest_first.next().await {
+    ///     println!("{}", event?.key);
+    /// }
+    /// # Ok(()) }
+    /// ```
     ///
     /// Each page has the deadline of a call. Cancel safe: a stream that is dropped asks no more.
     ///
@@ -295,6 +313,16 @@ async fn page(client: &Client, read: RangeRead, consistency: Consistency, time: 
 }
 
 /// A part of a range: not all of it where [`rest`](Self::rest) says so. [`Range::stream`] gives all.
+///
+/// ```no_run
+/// # async fn run(client: quorate_kv::Client) -> Result<(), quorate_kv::client::Error> {
+/// let first = client.prefix("jobs/").limit(100).await?;
+/// if let Some(rest) = &first.rest {
+///     let second = client.range(rest).at(first.revision).limit(100).await?;
+///     println!("{} and {} records of one state", first.records.len(), second.records.len());
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Page {
@@ -416,6 +444,14 @@ impl Client {
     }
 
     /// Whether a key exists. Its value is not sent.
+    ///
+    /// ```no_run
+    /// # async fn run(client: quorate_kv::Client) -> Result<(), quorate_kv::client::Error> {
+    /// if !client.exists("schema").await? {
+    ///     client.put("schema", 1).await?;
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub fn exists(&self, key: impl Into<Key>) -> Read<'_, bool> {
         let key = key.into();
         let mut read = RangeRead::new(KeyRange::key(&key)).limit(1);
@@ -449,6 +485,14 @@ impl Client {
     }
 
     /// Reads a range: `"a".."c"`, `"a"..`, `..`, or a [`KeyRange`].
+    ///
+    /// ```no_run
+    /// # async fn run(client: quorate_kv::Client) -> Result<(), quorate_kv::client::Error> {
+    /// for found in client.range("events/2025".."events/2026").keys_only().await? {
+    ///     println!("{}", found.key);
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub fn range(&self, range: impl Into<KeyRange>) -> Range<'_> {
         Range {
             client: self,
@@ -460,16 +504,46 @@ impl Client {
     }
 
     /// Reads the keys that begin with `prefix`.
+    ///
+    /// ```no_run
+    /// # async fn run(client: quorate_kv::Client) -> Result<(), quorate_kv::client::Error> {
+    /// for found in client.prefix("jobs/").await? {
+    ///     println!("{}: {:?}", found.key, found.record.text());
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub fn prefix(&self, prefix: impl Into<Key>) -> Range<'_> {
         self.range(KeyRange::prefix(prefix))
     }
 
     /// The store's revision: that of its newest change. Now, unless the client's consistency is another one.
+    ///
+    /// ```no_run
+    /// # async fn run(client: quorate_kv::Client) -> Result<(), quorate_kv::client::Error> {
+    /// let before = client.revision().await?;
+    /// client.delete_prefix("tmp/").await?;
+    /// // Exactly as it was.
+    /// let deleted = client.prefix("tmp/").at(before).await?;
+    /// # let _ = deleted;
+    /// # Ok(()) }
+    /// ```
     pub fn revision(&self) -> Read<'_, Revision> {
         self.reads(Vec::new(), |response| Ok(response.revision))
     }
 
     /// Runs reads that all see one revision.
+    ///
+    /// ```no_run
+    /// # async fn run(client: quorate_kv::Client) -> Result<(), quorate_kv::client::Error> {
+    /// use quorate_kv::model::{RangeRead, ReadOp, ReadResult};
+    ///
+    /// let reads = [ReadOp::Get("owner".into()), ReadOp::Range(RangeRead::new("jobs/".."jobs0"))];
+    /// let answer = client.read(reads).await?;
+    /// if let [ReadResult::Get(owner), ReadResult::Range { records, .. }] = &answer.results[..] {
+    ///     println!("{owner:?} has {} jobs at revision {}", records.len(), answer.revision);
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub fn read(&self, reads: impl IntoIterator<Item = ReadOp>) -> Read<'_, ReadResponse> {
         self.reads(reads.into_iter().collect(), Ok)
     }

@@ -24,6 +24,25 @@ use crate::planted::{self, Bug};
 /// Reads and writes of one attempt of a [`transact`](Client::transact).
 ///
 /// Reads see one revision of the store, however many are made at once, and over it what the attempt itself has written so far.
+/// Writes are recorded, and made when the closure has returned.
+///
+/// ```no_run
+/// # async fn run(client: quorate_kv::Client) -> Result<(), quorate_kv::client::Error> {
+/// let taken = client
+///     .transact(async |t| {
+///         let waiting = t.prefix("waiting/").await?;
+///         for (key, _) in &waiting {
+///             t.delete(key)?;
+///         }
+///         t.add("taken", waiting.len() as i64)?;
+///         Ok(waiting)
+///     })
+///     .await?;
+/// println!("{} jobs, which nobody else has taken", taken.len());
+/// # Ok(()) }
+/// ```
+///
+/// The errors of its reads are those of a [`Read`](super::Read). Whatever the closure makes of one, the transaction commits nothing then.
 ///
 /// A clone is the same attempt. Once the closure has returned nothing is read or written any more: what was in order until then answers
 /// [`Error::TransactionEnded`], also of a clone in a task of its own, and a read that was under way.
@@ -100,6 +119,13 @@ impl Client {
     ///
     /// A closure that gives up with an error of its own is for [`try_transact`](Self::try_transact).
     ///
+    /// Durable on a majority when it returns, and carried out exactly once, however often the closure ran: let it do nothing else that
+    /// counts.
+    ///
+    /// # Errors
+    /// Those of a [`Write`](super::Write) and of a [`Read`](super::Read), and what the closure returned. [`Error::Unavailable`] where others
+    /// changed what it read, each time, until the deadline: nothing was changed.
+    ///
     /// Cancel safety: a dropped call may still commit.
     pub async fn transact<T, F, Fut>(&self, attempt: F) -> Result<T, Error>
     where
@@ -113,6 +139,42 @@ impl Client {
     }
 
     /// The same for a closure that may give up with an error of its own, and with the revision in the answer.
+    ///
+    /// ```no_run
+    /// # async fn run(client: quorate_kv::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use quorate_kv::client::{Error, TransactError};
+    ///
+    /// #[derive(Debug, thiserror::Error)]
+    /// enum Withdrawal {
+    ///     #[error("only {0} are left")]
+    ///     TooLittle(i64),
+    ///     #[error(transparent)]
+    ///     Store(#[from] Error),
+    /// }
+    ///
+    /// let withdrawn = client
+    ///     .try_transact(async |t| {
+    ///         let left = t.record("account").await?.and_then(|record| record.number()).unwrap_or(0);
+    ///         if left < 7 {
+    ///             return Err(Withdrawal::TooLittle(left));
+    ///         }
+    ///         t.put("account", left - 7)?;
+    ///         Ok(left - 7)
+    ///     })
+    ///     .await;
+    /// match withdrawn {
+    ///     Ok(done) => println!("{} are left, at revision {:?}", done.output, done.revision),
+    ///     Err(TransactError::Aborted(why)) => println!("{why}"),
+    ///     Err(error) => return Err(error.into()),
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`TransactError::Aborted`] with the closure's own: nothing was changed. Else [`TransactError::Client`], as for
+    /// [`transact`](Self::transact).
+    ///
+    /// Cancel safety: a dropped call may still commit.
     pub async fn try_transact<T, E, F, Fut>(&self, mut attempt: F) -> Result<Transacted<T>, TransactError<E>>
     where
         F: FnMut(Transaction) -> Fut,

@@ -18,6 +18,28 @@ use crate::model::{
 ///
 /// Durable on a majority when it returns, and carried out exactly once. Options count until it is first polled. Cancel safety: a call that
 /// is dropped may still commit.
+///
+/// ```no_run
+/// # use std::time::Duration;
+/// # async fn run(client: quorate_kv::Client) -> Result<(), quorate_kv::client::Error> {
+/// use quorate_kv::client::Error;
+///
+/// match client.put("greeting", "hello").deadline(Duration::from_secs(2)).await {
+///     Ok(revision) => println!("written at revision {revision}"),
+///     // It may have happened. A put of the same value may be repeated; an addition may not.
+///     Err(Error::OutcomeUnknown(unknown)) => println!("{unknown}"),
+///     Err(error) => return Err(error),
+/// }
+/// # Ok(()) }
+/// ```
+///
+/// # Errors
+/// - [`Error::InvalidTxn`]: a key or a value is outside the limits. Nothing was sent.
+/// - [`Error::Refused`]: the store refused it: an existing key where none may be, an addition to what is no number, too much work.
+/// - [`Error::NoSpace`], [`Error::DiskFull`]: it would let the store grow, and there is no room.
+/// - [`Error::Unavailable`], [`Error::NotAdmitted`]: nobody took it before the deadline, or nobody ever will.
+/// - [`Error::OutcomeUnknown`], [`Error::AnswerTooLarge`]: it may have been carried out, or it was. After all others nothing was
+///   changed and nothing will be.
 #[must_use = "a call does nothing until it is awaited"]
 pub struct Write<'c, T> {
     client: &'c Client,
@@ -73,6 +95,14 @@ impl<'c> Write<'c, Revision> {
 
 impl<'c> Write<'c, bool> {
     /// Answers what was deleted; `None` where there was nothing.
+    ///
+    /// ```no_run
+    /// # async fn run(client: quorate_kv::Client) -> Result<(), quorate_kv::client::Error> {
+    /// if let Some(owner) = client.delete("owner").with_previous().await? {
+    ///     println!("it was {:?}", owner.text());
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub fn with_previous(self) -> Write<'c, Option<Record>> {
         self.with_get(|response| first_record(&response))
     }
@@ -306,8 +336,10 @@ impl Future for TxnCall<'_> {
     }
 }
 
-/// A delete of all keys of a range, made when it is awaited. Answers how many went. Cancel safety: a call that is dropped may still
-/// commit; in steps, some or all of them.
+/// A delete of all keys of a range, made when it is awaited. Answers how many went.
+///
+/// Durable on a majority when it returns; one transaction, unless [`in_steps`](Self::in_steps) is asked for. Cancel safety: a call that is dropped may still
+/// commit; in steps, some or all of them. The errors are those of a [`Write`].
 #[must_use = "a call does nothing until it is awaited"]
 pub struct DeleteRange<'c> {
     client: &'c Client,
@@ -412,7 +444,7 @@ impl Client {
         }
     }
 
-    /// Begins a transaction, to which guards and operations are added.
+    /// Begins a transaction, to which guards and operations are added. See [`TxnCall`].
     pub fn txn(&self) -> TxnCall<'_> {
         TxnCall {
             write: self.commit(Txn::default()),
@@ -421,6 +453,17 @@ impl Client {
     }
 
     /// Runs a transaction that was put together before.
+    ///
+    /// ```no_run
+    /// # async fn run(client: quorate_kv::Client) -> Result<(), quorate_kv::client::Error> {
+    /// use quorate_kv::model::{Guard, Op, Txn};
+    ///
+    /// let keys = ["a", "b", "c"];
+    /// let txn = Txn::new(keys.map(|key| Op::put(key, "new"))).when(Guard::all(keys.map(Guard::missing)));
+    /// let answer = client.commit(txn).await?;
+    /// println!("all three, at revision {}: {}", answer.revision, answer.succeeded);
+    /// # Ok(()) }
+    /// ```
     pub fn commit(&self, txn: Txn) -> Write<'_, TxnResponse> {
         self.write(txn, Ok)
     }
@@ -438,6 +481,13 @@ impl Client {
     }
 
     /// Writes a key that must not exist.
+    ///
+    /// ```no_run
+    /// # async fn run(client: quorate_kv::Client) -> Result<(), quorate_kv::client::Error> {
+    /// let mine = client.put_if_absent("owner", "me").await?.is_written();
+    /// # let _ = mine;
+    /// # Ok(()) }
+    /// ```
     pub fn put_if_absent(&self, key: impl Into<Key>, value: impl IntoValue) -> Write<'_, Swap> {
         self.compare_and_swap(key, Expected::Missing, value)
     }
@@ -472,6 +522,13 @@ impl Client {
     }
 
     /// Deletes a key. Answers whether it existed.
+    ///
+    /// ```no_run
+    /// # async fn run(client: quorate_kv::Client) -> Result<(), quorate_kv::client::Error> {
+    /// let existed = client.delete("owner").await?;
+    /// # let _ = existed;
+    /// # Ok(()) }
+    /// ```
     pub fn delete(&self, key: impl Into<Key>) -> Write<'_, bool> {
         self.write(Txn::new([Op::delete(key)]), |response| {
             Ok(matches!(
@@ -482,6 +539,13 @@ impl Client {
     }
 
     /// Deletes all keys of a range, all or none. Answers how many there were.
+    ///
+    /// ```no_run
+    /// # async fn run(client: quorate_kv::Client) -> Result<(), quorate_kv::client::Error> {
+    /// client.delete_range("log/2025".."log/2026").await?;
+    /// client.delete_prefix("cache/").in_steps().await?;
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`TxnRefused::TooMuchWork`](crate::model::TxnRefused::TooMuchWork) for a range of more keys than one transaction may delete:

@@ -7,6 +7,24 @@ use super::{IntoValue, Key, KeyRange, LeaseId, Revision, Value};
 
 /// A tree of all / any / not over conditions, evaluated on the state before the transaction.
 ///
+/// ```
+/// use quorate_kv::model::{Compare, Guard, KeyRange, KeyTest, RangeTest, Revision};
+///
+/// let guard = Guard::all([
+///     Guard::missing("jobs/7/owner"),
+///     Guard::value("state", "open"),
+///     Guard::unchanged("config", Revision::new(12)),
+///     Guard::any([
+///         Guard::empty(KeyRange::prefix("stops/")),
+///         Guard::not(Guard::exists("paused")),
+///     ]),
+///     // At most nine workers; none of them new.
+///     Guard::range(KeyRange::prefix("workers/"), RangeTest::Count(Compare::Less, 10)),
+///     Guard::range(KeyRange::prefix("workers/"), RangeTest::All(KeyTest::Version(Compare::Greater, 1))),
+/// ]);
+/// assert_eq!(guard.conditions().count(), 7);
+/// ```
+///
 /// Held flat, in preorder, so that reading one from the network needs no recursion and a hostile depth
 /// costs nothing. The default guard has no node and always holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,6 +6,20 @@ use super::codec;
 use super::{IntoValue, Key, KeyRange, KeyValue, LeaseId, RangeRead, Record, Value};
 
 /// One step of a transaction. Steps run in the written order and read the writes of earlier ones.
+///
+/// ```
+/// use quorate_kv::model::{Op, Txn};
+///
+/// let txn = Txn::new([
+///     Op::put_sequence("events/", "opened"), // events/00000000000000000001
+///     Op::create("door", "open"),            // refused as a whole where it exists
+///     Op::add("opened", 1),
+///     Op::max("longest", 30),
+///     Op::delete_range("waiting/".."waiting0", 100),
+///     Op::get("opened"),                     // with the addition
+/// ]);
+/// assert_eq!(txn.then.len(), 6);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {
     /// Writes a key.

@@ -8,6 +8,22 @@ use super::order::Order;
 use super::{Key, KeyRange, Record, Revision};
 
 /// How fresh a read must be.
+///
+/// A call says it by its options, such as [`max_lag`](crate::client::Read::max_lag); a client for all of its reads:
+///
+/// ```no_run
+/// # fn run(client: quorate_kv::Client) {
+/// use std::time::Duration;
+///
+/// use quorate_kv::model::Consistency;
+///
+/// let nearby = client.with_consistency(Consistency::Stale {
+///     min_revision: None,
+///     max_lag: Some(Duration::from_secs(1)),
+/// });
+/// # let _ = nearby;
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Consistency {
     /// Sees every write that was acknowledged before the read began (ReadIndex; readers share a round).

@@ -6,6 +6,18 @@ use super::codec;
 use super::{FailedCondition, Guard, LogIndex, Op, OpResult, Revision};
 
 /// If `guard` holds, `then`; else `otherwise`. All or nothing, strictly serializable, always.
+///
+/// [`Client::txn`](crate::Client::txn) puts one together and runs it; one that was put together before is for
+/// [`Client::commit`](crate::Client::commit).
+///
+/// ```
+/// use quorate_kv::model::{Guard, Op, Txn};
+///
+/// let take = Txn::new([Op::put("owner", "me")])
+///     .when(Guard::missing("owner"))
+///     .or_else([Op::get("owner")]);
+/// assert_eq!((take.then.len(), take.otherwise.len()), (1, 1));
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Txn {
     /// Evaluated on the state before the transaction.

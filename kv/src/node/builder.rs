@@ -36,6 +36,35 @@ use crate::tasks::Tasks;
 /// node.shutdown().await;
 /// # Ok(()) }
 /// ```
+///
+/// A node of a cluster is the same with more lines: its id, the list of all nodes, and a transport with its own certificate, which
+/// `quorate certs` makes. The other nodes run the same program with their own ids.
+///
+/// ```no_run
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::path::Path;
+///
+/// use quorate_kv::node::{Node, Profile};
+/// use quorate_transport::certs::Credentials;
+/// use quorate_transport::quic::{QuicSettings, QuicTransport};
+/// use quorate_transport::{ClusterId, Identity};
+///
+/// let me = Identity::node(ClusterId::new("orders")?, 1);
+/// let credentials = Credentials::load_from(Path::new("/etc/orders/certs"), &me)?;
+/// let transport = QuicTransport::bind(Some("0.0.0.0:7001".parse()?), &credentials, QuicSettings::default())?;
+///
+/// let node = Node::builder()
+///     .data_dir("/var/lib/orders")
+///     .cluster("orders")
+///     .node_id(1)
+///     .peers([(1, "a.internal:7001"), (2, "b.internal:7001"), (3, "c.internal:7001")])
+///     .transport(transport)
+///     .timing(Profile::Production)
+///     .start()
+///     .await?;
+/// node.ready().await;
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 #[must_use]
 pub struct Builder {
@@ -189,7 +218,8 @@ impl Builder {
         self
     }
 
-    /// Waits to be added to a cluster that exists, instead of forming one.
+    /// Waits to be added to a cluster that exists, instead of forming one:
+    /// [`Client::add_learner`](crate::Client::add_learner) adds it, once it runs.
     pub fn join(mut self) -> Self {
         self.join = true;
         self
@@ -215,6 +245,18 @@ impl Builder {
     }
 
     /// All settings at once.
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// use quorate_kv::node::{Node, Settings};
+    ///
+    /// let mut settings = Settings::default();
+    /// settings.memory_bytes = 512 << 20;
+    /// settings.disk_bytes_max = 20 << 30;
+    /// let node = Node::builder().data_dir("data").settings(settings).start().await?;
+    /// # let _ = node;
+    /// # Ok(()) }
+    /// ```
     pub fn settings(mut self, settings: Settings) -> Self {
         self.settings = settings;
         self
@@ -226,7 +268,12 @@ impl Builder {
         self
     }
 
-    /// Starts the node: returns when it serves (alone), or when it takes part in its cluster's elections.
+    /// Starts the node: returns when it serves (alone), or when it takes part in its cluster's elections; then
+    /// [`Node::ready`] waits for a leader. Everything that was acknowledged before is there.
+    ///
+    /// # Errors
+    /// [`StartError`] says what was wrong and [`is_retryable`](StartError::is_retryable) whether the same start may succeed later.
+    /// Settings outside their ranges are refused all at once. Nothing runs then, and no data was changed.
     ///
     /// Cancel safe: dropped, the start goes on in the background, and the node that comes of it ends at once, in order;
     /// the data directory is in use until then.

@@ -20,6 +20,21 @@ use crate::tasks::Tasks;
 
 /// A running node. Cheap to clone; ends with [`shutdown`](Self::shutdown), or without grace when the last
 /// clone is dropped.
+///
+/// ```no_run
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// use quorate_kv::Node;
+///
+/// let node = Node::builder().data_dir("data").start().await?;
+/// tokio::select! {
+///     _ = tokio::signal::ctrl_c() => {}
+///     // Its disk failed, say: the process may go on, the node does not.
+///     reason = node.stopped() => eprintln!("the node ended: {reason:?}"),
+/// }
+/// let report = node.shutdown().await;
+/// println!("the next start replays nothing: {}", report.durable);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Node {
     pub(super) inner: Arc<Inner>,
@@ -109,7 +124,8 @@ impl Node {
         self.inner.front.status()
     }
 
-    /// Waits until this node follows or is a leader. Cancel safe.
+    /// Waits until this node follows or is a leader, or has ended; without a limit of its own. A call needs no such wait: it waits
+    /// itself, within its deadline. Cancel safe.
     pub async fn ready(&self) {
         self.inner
             .raft
@@ -122,7 +138,7 @@ impl Node {
         self.inner.front.fault()
     }
 
-    /// Waits until a fault or a shutdown has ended this node's part. Cancel safe.
+    /// Waits until a fault or a shutdown has ended this node's part; answers why, where that is known. Cancel safe.
     pub async fn stopped(&self) -> Option<String> {
         self.inner.raft.ended().await;
         self.inner.raft.state().stopped
@@ -187,7 +203,7 @@ impl Node {
     /// tests and demonstrations; a service that stops wants [`shutdown`](Self::shutdown).
     ///
     /// Returns when the files are closed and the address is free, or after 30 seconds where a disk hangs: then the data
-    /// directory stays locked.
+    /// directory stays locked. Cancel safe: an end once begun goes on.
     pub async fn abort(&self) {
         let inner = &self.inner;
         inner.stopping.cancel();

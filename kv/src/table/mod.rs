@@ -55,6 +55,24 @@ use crate::model::{Guard, Key, KeyRange, Op};
 ///
 /// `C` is how values become bytes: [`Json`] by default, which `quorate kv get` can show and to which fields can be added;
 /// [`Postcard`] is smaller and faster; [`Raw`] is for bytes.
+///
+/// A table also makes guards and operations, for a transaction of several steps:
+///
+/// ```no_run
+/// # async fn run(client: quorate_kv::Client) -> Result<(), quorate_kv::client::Error> {
+/// use quorate_kv::table::{Postcard, Table};
+///
+/// const PLACES: Table<(String, u32), bool, Postcard> = Table::with_codec("places/");
+///
+/// let answer = client
+///     .txn()
+///     .when(PLACES.missing(("hall", 7)))
+///     .op(PLACES.put(("hall", 7), &true)?)
+///     .add("places taken", 1)
+///     .await?;
+/// println!("it was free: {}", answer.succeeded);
+/// # Ok(()) }
+/// ```
 pub struct Table<K, V, C = Json> {
     prefix: &'static str,
     of: PhantomData<fn(K, V, C)>,

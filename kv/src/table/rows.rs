@@ -25,6 +25,9 @@ pub struct Entry<K, V> {
 }
 
 /// A table and the client that asks. Made by [`Client::table`].
+///
+/// Order, durability and errors of its calls are those of a [`Read`] and of a [`Write`], and [`Error::InvalidValue`]: a value that the codec
+/// cannot write (nothing is sent then), or a row that it cannot read.
 pub struct Rows<'c, K, V, C> {
     client: &'c Client,
     table: Table<K, V, C>,
@@ -40,6 +43,20 @@ impl<K, V, C> fmt::Debug for Rows<'_, K, V, C> {
 
 impl Client {
     /// A table, to be read and written by this client.
+    ///
+    /// ```no_run
+    /// # async fn run(client: quorate_kv::Client) -> Result<(), quorate_kv::client::Error> {
+    /// use quorate_kv::table::Table;
+    ///
+    /// const SEEN: Table<(String, u64), String> = Table::new("seen/");
+    ///
+    /// let seen = client.table(SEEN);
+    /// seen.put(("ann", 3), &"at the door".to_owned()).await?;
+    /// for row in seen.prefix(("ann",)).descending().limit(10).await? {
+    ///     println!("{:?}: {}, since revision {}", row.key, row.value, row.mod_revision);
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub fn table<K, V, C>(&self, table: Table<K, V, C>) -> Rows<'_, K, V, C> {
         Rows { client: self, table }
     }
@@ -194,6 +211,9 @@ fn entry<K: TableKey, V, C: ValueCodec<V>>(
 }
 
 /// A table within a [`transact`](Client::transact). Made by [`Transaction::table`].
+///
+/// Its errors are those of the [`Transaction`], and [`Error::InvalidValue`]: a value that the codec cannot write, or a row that it cannot read.
+/// Whatever the closure makes of one, the transaction commits nothing then.
 pub struct TransactionRows<'t, K, V, C> {
     transaction: &'t Transaction,
     table: Table<K, V, C>,
@@ -209,6 +229,24 @@ impl<K, V, C> fmt::Debug for TransactionRows<'_, K, V, C> {
 
 impl Transaction {
     /// A table, to be read and written by this attempt.
+    ///
+    /// ```no_run
+    /// # async fn run(client: quorate_kv::Client) -> Result<(), quorate_kv::client::Error> {
+    /// use quorate_kv::table::Table;
+    ///
+    /// const STOCK: Table<String, u32> = Table::new("stock/");
+    ///
+    /// let left = client
+    ///     .transact(async |t| {
+    ///         let stock = t.table(STOCK);
+    ///         let left = stock.get("apples").await?.unwrap_or(0).saturating_sub(1);
+    ///         stock.put("apples", &left)?;
+    ///         Ok(left)
+    ///     })
+    ///     .await?;
+    /// # let _ = left;
+    /// # Ok(()) }
+    /// ```
     pub fn table<K, V, C>(&self, table: Table<K, V, C>) -> TransactionRows<'_, K, V, C> {
         TransactionRows {
             transaction: self,

@@ -95,6 +95,28 @@ pub enum KitError {
 }
 
 /// A cluster of nodes in this process, whose network and disks are in memory. Its nodes have the ids 1, 2, 3 and so on.
+///
+/// A call that waits, waits for [`PATIENCE`] at most, and then fails with what the nodes told of themselves
+/// ([`KitError::TimedOut`]). An id that is none of the cluster's, or of a node that does not run, is refused
+/// ([`KitError::Node`]). A future that is dropped leaves the cluster in the middle of what it did: end the test then.
+///
+/// ```no_run
+/// # async fn run() -> Result<(), quorate_kv::testkit::KitError> {
+/// use quorate_kv::testkit::Cluster;
+///
+/// let cluster = Cluster::start(3).await?;
+/// let client = cluster.client()?;
+/// let old = cluster.leader().await?;
+///
+/// // The others elect another leader; the old one catches up when it hears them again.
+/// cluster.isolate(old);
+/// let written = client.put("k", "v").await?;
+/// assert_ne!(cluster.leader().await?, old);
+/// cluster.heal();
+/// cluster.wait_for(written).await?;
+/// cluster.shutdown().await;
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Cluster {
     name: ClusterId,
@@ -112,6 +134,21 @@ impl Cluster {
     }
 
     /// The same with other settings. Begin with [`settings`](Self::settings).
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), quorate_kv::testkit::KitError> {
+    /// use std::time::Duration;
+    ///
+    /// use quorate_kv::testkit::Cluster;
+    ///
+    /// // For a service that reads old revisions, and must bear that they are gone.
+    /// let mut settings = Cluster::settings();
+    /// settings.history_kept = Duration::from_secs(1);
+    /// settings.history_revisions_kept = 0;
+    /// let cluster = Cluster::start_with(1, settings).await?;
+    /// # cluster.shutdown().await;
+    /// # Ok(()) }
+    /// ```
     pub async fn start_with(count: u64, settings: Settings) -> Result<Self, KitError> {
         let mut cluster = Self {
             name: ClusterId::new("testkit")?,
@@ -265,7 +302,22 @@ impl Cluster {
         self.network.heal_all();
     }
 
-    /// Waits for a condition of what the running nodes tell of themselves.
+    /// Waits for a condition of what the running nodes tell of themselves. Cancel safe.
+    ///
+    /// ```no_run
+    /// # async fn run(cluster: quorate_kv::testkit::Cluster) -> Result<(), quorate_kv::testkit::KitError> {
+    /// use quorate_kv::node::NodeRole;
+    ///
+    /// // The id of a node that follows.
+    /// let follower = cluster
+    ///     .wait("follower", |statuses| {
+    ///         let follows = statuses.iter().find(|status| status.role == NodeRole::Follower);
+    ///         follows.map(|status| status.node.number())
+    ///     })
+    ///     .await?;
+    /// # let _ = follower;
+    /// # Ok(()) }
+    /// ```
     pub async fn wait<T>(
         &self,
         what: &str,

@@ -4,7 +4,7 @@
 //! durable, for 1 and for 64 entries of 256 bytes. Both write the same number of bytes, in turns, so that a
 //! disk that slows down slows both. Ends with the ratio of the medians.
 //!
-//! `cargo run --release --example log_floor [directory]`
+//! `cargo run --release -p quorate-benches --bin log_floor -- [directory]`
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! How long does the costliest work take: counts, ranges, and transactions that look at many keys?
 //!
 //! One thread, the real disk, no Raft and no log, a million keys by default. Run it with
-//! `cargo run --release --example work -p quorate-kv [keys [directory]]`.
+//! `cargo run --release -p quorate-benches --bin work -- [keys [directory]]`.
 
 #![allow(
     clippy::disallowed_methods,

@@ -3,7 +3,7 @@
 //! One process, the real disk, no Raft and no log. For each size it fills the state, overwrites random keys, counts all keys,
 //! ends as a crash would, and opens again. Checkpoints are written on a thread of their own while entries are applied, begin and
 //! hold applying up by the rules of a node. Run it with
-//! `cargo run --release --example scale -p quorate-kv -- [--dir DIR] [--keys N,N,…] [--puts N] [--order random|rising]
+//! `cargo run --release -p quorate-benches --bin scale -- [--dir DIR] [--keys N,N,…] [--puts N] [--order random|rising]
 //! [--cache-mib N] [--layer-mib N]`.
 
 #![allow(

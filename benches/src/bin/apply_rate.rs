@@ -1,7 +1,7 @@
 //! How many small writes a second does the state machine apply, and how many reads does it answer?
 //!
 //! One thread, the real disk, no Raft and no log: the ceiling of what a node can do. Run it with
-//! `cargo run --release --example apply_rate -p quorate-kv [directory]`.
+//! `cargo run --release -p quorate-benches --bin apply_rate -- [directory]`.
 
 #![allow(
     clippy::disallowed_methods,
