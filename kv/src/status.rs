@@ -96,7 +96,7 @@ pub struct Status {
     pub is_full: bool,
     /// What its files take of its disk, in bytes, as looked at last; `None` before that, and where the disk does not say.
     pub disk_bytes: Option<u64>,
-    /// What they may take: [`Settings::disk_bytes_max`](super::Settings::disk_bytes_max), or what the disk has for them where that
+    /// What they may take: [`Settings::disk_bytes_max`](crate::node::Settings::disk_bytes_max), or what the disk has for them where that
     /// is less.
     pub disk_bytes_max: Option<u64>,
     /// They take so many that what may write is refused where it leads, until there is room.

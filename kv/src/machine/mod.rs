@@ -17,10 +17,11 @@
 //! - the state file's name stands for a whole state file, or for none;
 //! - after a fault the machine does nothing any more but answer that fault.
 //!
-//! Where to start: `execute` runs a transaction on a `batch`, which is what one `apply` has changed so far, and
-//! which becomes part of a `layer`; `layered` is the state that stands, layers over the `base`, which is the
-//! file; `checkpoint` brings the one into the other; `tables` lists the tables, and each has a file that
-//! specifies its rows; `read` answers readers.
+//! Where to start, from below: `rows` says what each table's rows are, and `tables` lists them; `file` is the state file, and its
+//! `base` what the last checkpoint left there; `layers` are over it, and `layered` is the state that stands. In `applying`, `execute`
+//! runs a transaction on a `batch`, which is what one `apply` has changed so far, and which becomes part of a layer. `reading` answers
+//! readers, `snapshot` carries a whole state to another node, and `upkeep` has what becomes of the file, `checkpoint` first.
+//! `owner` has the machine, which calls them all.
 
 mod settings;
 

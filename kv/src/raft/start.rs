@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::{Config, SnapshotPolicy};
@@ -34,7 +35,6 @@ use crate::model::NodeId;
 use crate::planted::{self, Bug};
 use crate::tasks::Tasks;
 use crate::timing::Timing;
-use std::time::Duration;
 
 /// What a node's Raft part is started from.
 pub(crate) struct RaftParts {
