@@ -135,7 +135,10 @@ fn a_file_is_replaced_by_a_whole_export_alone() {
 #[test]
 fn an_export_that_cannot_be_written_fails() {
     let (home, _server) = served();
-    home.line("kv put a 1").ok();
+    // More than a pipe holds.
+    let many = lines(0..3_000);
+    home.run_with(["kv", "import", "--partial"], many.as_bytes(), &[])
+        .ok();
     home.line("kv export /dev/full").fails(1, &["/dev/full", "space"]);
     home.line("kv export /dev/null").ok();
     // The reader has seen enough.
