@@ -166,10 +166,10 @@ failure. Exit code 4 says that a member has not shrunk its file.";
 
 const SERVE_HELP: &str = "\
 Every flag is also a variable QUORATE_<FLAG>, and all but --config, --check,
---format and --json are keys of the configuration file. A flag beats the variable, the
-variable beats the file. An empty value is refused, and so is a variable
-QUORATE_* that does not exist. docs/configuration.md lists all keys with their
-units, ranges and defaults.
+--format and --json are keys of the configuration file. A flag beats the
+variable, the variable beats the file. An empty value is refused, and so is a
+variable QUORATE_* that does not exist. docs/configuration.md lists all keys
+with their units, ranges and defaults.
 
 With nothing but a data directory it serves alone on 127.0.0.1:7001, with
 certificates of its own making under <data-dir>/certs, and the other commands,

@@ -156,6 +156,19 @@ fn an_export_that_cannot_be_written_fails() {
     assert_eq!(String::from_utf8_lossy(&ran.stdout), "0\n");
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_may_have_any_name() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let (home, _server) = served();
+    home.line("kv put a 1").ok();
+    let name = std::ffi::OsStr::from_bytes(b"all-\xff.jsonl");
+    let run = |command: &str| home.run([std::ffi::OsStr::new("kv"), command.as_ref(), name]);
+    run("export").ok();
+    assert!(home.dir().join(name).is_file());
+    run("import").ok();
+}
+
 /// A page has 1,000 keys, and a batch 1,024.
 #[test]
 fn more_than_a_page_and_a_batch_is_exported_and_imported() {
