@@ -165,11 +165,11 @@ An endpoint that is no member of the cluster is named as such, and is no
 failure. Exit code 4 says that a member has not shrunk its file.";
 
 const SERVE_HELP: &str = "\
-Every flag is also a variable QUORATE_<FLAG>, and all but --config, --check and
---json are keys of the configuration file. A flag beats the variable, the
-variable beats the file. An empty value is refused, and so is a variable
-QUORATE_* that does not exist. docs/configuration.md lists all keys with their
-units, ranges and defaults.
+Every flag is also a variable QUORATE_<FLAG>, and all but --config, --check,
+--format and --json are keys of the configuration file. A flag beats the
+variable, the variable beats the file. An empty value is refused, and so is a
+variable QUORATE_* that does not exist. docs/configuration.md lists all keys
+with their units, ranges and defaults.
 
 With nothing but a data directory it serves alone on 127.0.0.1:7001, with
 certificates of its own making under <data-dir>/certs, and the other commands,
@@ -1048,6 +1048,26 @@ mod tests {
             let promised = Timing::from(profile).failover_max;
             assert!(args.deadline > promised, "{}: {promised:?}", profile.name());
         }
+    }
+
+    /// Help is wrapped, and a text that was set by hand is not to be.
+    #[test]
+    fn what_stands_below_the_flags_is_not_wrapped_at_80_columns() {
+        fn look(command: &clap::Command) {
+            let text = command
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            for line in text.lines() {
+                assert!(
+                    line.chars().count() <= COLUMNS_MAX,
+                    "{}: {line}",
+                    command.get_name()
+                );
+            }
+            command.get_subcommands().for_each(look);
+        }
+        look(&Cli::command());
     }
 
     #[test]

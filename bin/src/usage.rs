@@ -58,9 +58,11 @@ fn with_whole_usage(
 
 /// The form that is asked for by arguments that are not understood, so that they are looked through for those that count here.
 pub fn format() -> Format {
-    let arguments: Vec<String> = std::env::args()
+    // One that is not UTF-8 is none of these.
+    let arguments: Vec<String> = std::env::args_os()
         .skip(1)
         .take_while(|argument| argument != "--")
+        .map(|argument| argument.to_string_lossy().into_owned())
         .collect();
     let named = |name: &str| {
         let format = Format::value_variants().iter();

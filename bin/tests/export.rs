@@ -135,7 +135,10 @@ fn a_file_is_replaced_by_a_whole_export_alone() {
 #[test]
 fn an_export_that_cannot_be_written_fails() {
     let (home, _server) = served();
-    home.line("kv put a 1").ok();
+    // More than a pipe holds.
+    let many = lines(0..3_000);
+    home.run_with(["kv", "import", "--partial"], many.as_bytes(), &[])
+        .ok();
     home.line("kv export /dev/full").fails(1, &["/dev/full", "space"]);
     home.line("kv export /dev/null").ok();
     // The reader has seen enough.
@@ -151,6 +154,19 @@ fn an_export_that_cannot_be_written_fails() {
         .output()
         .unwrap();
     assert_eq!(String::from_utf8_lossy(&ran.stdout), "0\n");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_may_have_any_name() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let (home, _server) = served();
+    home.line("kv put a 1").ok();
+    let name = std::ffi::OsStr::from_bytes(b"all-\xff.jsonl");
+    let run = |command: &str| home.run([std::ffi::OsStr::new("kv"), command.as_ref(), name]);
+    run("export").ok();
+    assert!(home.dir().join(name).is_file());
+    run("import").ok();
 }
 
 /// A page has 1,000 keys, and a batch 1,024.

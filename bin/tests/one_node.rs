@@ -847,7 +847,7 @@ fn every_failure_is_json_of_one_shape_where_asked_for() {
         unknown["hint"]
             .as_str()
             .unwrap()
-            .contains("a similar subcommand exists: 'get'")
+            .contains("similar subcommands exist: 'set', 'get'")
     );
     let flag = failure(&home.line("--json status --verbos"), 2, "refused");
     assert_eq!(flag["message"], "unexpected argument '--verbos' found");

@@ -268,7 +268,9 @@ async fn write_all<R: BufRead>(
     };
     let mut batch = Batch::default();
     loop {
-        let next = lines.next().map_err(|invalid| done.stopped_by(invalid.into()))?;
+        let next = lines
+            .next()
+            .map_err(|invalid| ended_early(invalid.into(), done.last, None))?;
         let behind = match next {
             Some(record) if batch.has_room_for(&record, bounds) => {
                 batch.push(record);
@@ -308,10 +310,8 @@ impl Done<'_> {
                         false => format!("lines {first} to {last}"),
                     };
                     let failure = Failure::from(error).in_context(&lines);
-                    return Err(match is_unknown {
-                        true => self.stopped_in(&lines, failure),
-                        false => self.stopped_by(failure),
-                    });
+                    let in_doubt = is_unknown.then_some(lines.as_str());
+                    return Err(ended_early(failure, self.last, in_doubt));
                 }
             }
         }
@@ -361,25 +361,26 @@ impl Done<'_> {
         self.imported.created += written - overwritten;
         self.imported.revision = Some(Revision::number(response.revision));
     }
+}
 
-    /// An import that ends early, and has not written the lines that it failed at.
-    fn stopped_by(&self, failure: Failure) -> Failure {
-        match self.last {
-            None => failure.details(["nothing was written".to_owned()]),
-            Some(last) => failure.of_kind(Kind::UnknownOutcome).details([format!(
-                "all lines up to line {last} are written, and none behind it; {REPEAT}"
-            )]),
+/// An import that ends early. `last`: the line up to which all is written; `in_doubt`: lines behind it of which nobody knows.
+fn ended_early(failure: Failure, last: Option<u64>, in_doubt: Option<&str>) -> Failure {
+    let failure = match last {
+        // Something was changed, whatever ended it.
+        Some(_) => failure.of_kind(Kind::UnknownOutcome),
+        None => failure,
+    };
+    let told = match (last, in_doubt) {
+        (None, None) => "nothing was written".to_owned(),
+        (Some(last), None) => {
+            format!("all lines up to line {last} are written, and none behind it; {REPEAT}")
         }
-    }
-
-    /// An import that ends early, and may have written these lines.
-    fn stopped_in(&self, lines: &str, failure: Failure) -> Failure {
-        let before = match self.last {
-            Some(last) => format!("all lines up to line {last} are written, "),
-            None => String::new(),
-        };
-        failure.details([format!("{before}{lines} may be, and none behind; {REPEAT}")])
-    }
+        (None, Some(lines)) => format!("{lines} may be written, and none behind; {REPEAT}"),
+        (Some(last), Some(lines)) => {
+            format!("all lines up to line {last} are written, {lines} may be, and none behind; {REPEAT}")
+        }
+    };
+    failure.details([told])
 }
 
 /// Whether nodes refused a transaction for what it is: a smaller one may be taken, or shows which line it is.
@@ -427,6 +428,42 @@ mod tests {
         assert_eq!(Bounds::of(&limits, &stand).records, 1_000);
         stand.keys_looked_at_max = 1_000;
         assert_eq!(Bounds::of(&limits, &stand).records, 500);
+    }
+
+    #[test]
+    fn what_ended_early_is_told_by_its_lines() {
+        let told = |kind, last, in_doubt| {
+            let failure = ended_early(Failure::new(kind, "no answer"), last, in_doubt);
+            (failure.kind(), failure.to_string())
+        };
+        for (kind, last, in_doubt, expected, says) in [
+            (Kind::Refused, None, None, Kind::Refused, "nothing was written"),
+            (
+                Kind::Unavailable,
+                Some(7),
+                None,
+                Kind::UnknownOutcome,
+                "all lines up to line 7 are written, and none behind it; the same import",
+            ),
+            (
+                Kind::UnknownOutcome,
+                None,
+                Some("lines 1 to 7"),
+                Kind::UnknownOutcome,
+                "lines 1 to 7 may be written, and none behind; the same import",
+            ),
+            (
+                Kind::UnknownOutcome,
+                Some(7),
+                Some("line 8"),
+                Kind::UnknownOutcome,
+                "all lines up to line 7 are written, line 8 may be, and none behind; the same import",
+            ),
+        ] {
+            let (kind, text) = told(kind, last, in_doubt);
+            assert_eq!(kind, expected, "{says}");
+            assert!(text.starts_with(&format!("no answer:\n  {says}")), "{text}");
+        }
     }
 
     #[test]

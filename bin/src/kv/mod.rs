@@ -1,7 +1,7 @@
 //! `quorate kv`: keys, as a person or a script reads and writes them.
 //!
-//! [`request`] checks what is asked, this module asks the cluster, [`show`] has the answers' forms. [`form`] reads
-//! transactions; [`export`] and [`import`] write and read [`lines`].
+//! `request` checks what is asked, this module asks the cluster, `show` has the answers' forms. [`form`] reads transactions;
+//! `export` and `import` write and read `lines`.
 
 mod export;
 pub mod form;
