@@ -35,8 +35,6 @@ async fn main() -> anyhow::Result<()> {
     for (id, transport) in transports {
         let node = Node::builder()
             .data_dir(dir.path().join(id.to_string()))
-            .cluster(cluster.as_str())
-            .node_id(id)
             .peers(peers.clone())
             .transport(transport);
         nodes.push(node.start().await?);

@@ -25,19 +25,22 @@
 //! lines where it cannot keep up, such as `tracing_appender::non_blocking`, and turn `log_internal_errors(false)`. The
 //! `quorate` program has one of its own.
 //!
-//! The modules, in reading order: what is said ([`model`]), what everything stands on ([`mod@env`], [`fault`]),
-//! what is kept ([`log`], [`machine`], [`identity`]), how nodes agree (`raft`), and what users hold
-//! ([`node`], [`client`]).
+//! The public modules: what is said ([`model`]), and what users hold ([`node`], [`client`], [`table`], and `testkit` with the
+//! feature of that name). The others that a program can name (`env`, `fault`, `scrub`, `identity`, `log`, `machine`, `check`) are open
+//! to the server, the tests and the tools of this repository. They are not in the documentation, and change without notice.
 
 // A library that prints panics where its program has no standard output.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod model;
 
+#[doc(hidden)]
 pub mod env;
+#[doc(hidden)]
 pub mod fault;
 #[doc(hidden)]
 pub mod planted;
+#[doc(hidden)]
 pub mod scrub;
 
 mod damage;
@@ -45,8 +48,11 @@ mod damage;
 #[cfg(any(test, feature = "fuzzing"))]
 mod decoder;
 
+#[doc(hidden)]
 pub mod identity;
+#[doc(hidden)]
 pub mod log;
+#[doc(hidden)]
 pub mod machine;
 
 mod status;
@@ -57,6 +63,7 @@ mod protocol;
 mod raft;
 mod room;
 
+#[doc(hidden)]
 pub mod check;
 
 pub mod client;

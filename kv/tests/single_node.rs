@@ -5,12 +5,15 @@
     reason = "a user's program, in real time; the simulator has no part in it"
 )]
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quorate_kv::client::Error;
 use quorate_kv::model::{Consistency, Guard, Key, Op, OpResult, Revision, Txn};
 use quorate_kv::node::{NodeRole, Settings, StartError, StorageError};
 use quorate_kv::{Client, Node};
+use quorate_transport::memory::{MemoryNetwork, TokioClock};
+use quorate_transport::{ClusterId, Identity};
 
 async fn start(dir: &tempfile::TempDir) -> Node {
     Node::builder()
@@ -307,4 +310,39 @@ async fn a_directory_whose_state_cannot_be_opened_is_given_free_with_its_log_clo
     let node = start(&dir).await;
     assert!(node.client().get("a").await.unwrap().is_some());
     node.shutdown().await;
+}
+
+/// Said twice, it could only differ.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nodes_cluster_and_id_are_those_of_its_certificate_unless_others_are_given() {
+    let network = MemoryNetwork::new(Arc::new(TokioClock::new(1)));
+    let me = Identity::node(ClusterId::new("orders").unwrap(), 7);
+    let builder = |dir: &tempfile::TempDir| {
+        Node::builder()
+            .data_dir(dir.path())
+            .transport(network.transport(me.clone(), "seven:1"))
+            .peers([(7, "seven:1")])
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let node = builder(&dir).start().await.expect("it is alone in its cluster");
+    node.client().put("k", "v").await.unwrap();
+    let status = node.status();
+    assert_eq!((status.cluster.as_str(), status.node.number()), ("orders", 7));
+    node.shutdown().await;
+
+    let other = tempfile::tempdir().unwrap();
+    for (refused, given) in [
+        (
+            builder(&other).node_id(8).peers([(8, "seven:1")]).start().await,
+            ("orders", 8),
+        ),
+        (builder(&other).cluster("others").start().await, ("others", 7)),
+    ] {
+        let error = refused.expect_err("the certificate says otherwise");
+        let StartError::WrongIdentity { certificate, node } = error else {
+            panic!("{given:?}: {error}");
+        };
+        assert_eq!(certificate, me);
+        assert_eq!((node.cluster.as_str(), node.node_id()), (given.0, Some(given.1)));
+    }
 }

@@ -101,7 +101,7 @@ async fn a_range_of_rows_is_a_range_of_their_keys_and_all_of_one_revision() {
     assert_eq!(keys(users.range(..0).limit(2).await.unwrap()), [-300, -2]);
     assert_eq!(users.count(..).await.unwrap(), 8);
     assert_eq!(users.count(..=-1).await.unwrap(), 3);
-    let entries = users.range(0..=0).with(|range| range.stale()).await.unwrap();
+    let entries = users.range(0..=0).stale().await.unwrap();
     assert_eq!((entries[0].key, entries[0].value.name.as_str()), (0, "0"));
     assert_eq!(users.delete_range(..0).await.unwrap(), 3);
 

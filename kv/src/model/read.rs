@@ -110,6 +110,18 @@ pub struct KeyValue {
     pub record: Record,
 }
 
+impl KeyValue {
+    /// The value as text, where it is UTF-8.
+    pub fn text(&self) -> Option<&str> {
+        self.record.text()
+    }
+
+    /// The value as a number, where it is one: 8 bytes, as [`Op::Add`](super::Op::Add) keeps it.
+    pub fn number(&self) -> Option<i64> {
+        self.record.number()
+    }
+}
+
 /// The answer to one [`ReadOp`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReadResult {

@@ -55,8 +55,6 @@ use crate::tasks::Tasks;
 ///
 /// let node = Node::builder()
 ///     .data_dir("/var/lib/orders")
-///     .cluster("orders")
-///     .node_id(1)
 ///     .peers([(1, "a.internal:7001"), (2, "b.internal:7001"), (3, "c.internal:7001")])
 ///     .transport(transport)
 ///     .timing(Profile::Production)
@@ -69,8 +67,9 @@ use crate::tasks::Tasks;
 #[must_use]
 pub struct Builder {
     data_dir: Option<PathBuf>,
-    cluster: String,
-    id: NodeId,
+    /// As given; else as the transport's certificate says.
+    cluster: Option<String>,
+    id: Option<NodeId>,
     peers: BTreeMap<NodeId, String>,
     join: bool,
     transport: Option<Arc<dyn Transport>>,
@@ -79,12 +78,15 @@ pub struct Builder {
     tap: Option<Arc<dyn Tap>>,
 }
 
+/// The name of a cluster that is given none.
+const CLUSTER: &str = "quorate";
+
 impl Default for Builder {
     fn default() -> Self {
         Self {
             data_dir: None,
-            cluster: "quorate".to_owned(),
-            id: NodeId::new(1),
+            cluster: None,
+            id: None,
             peers: BTreeMap::new(),
             join: false,
             transport: None,
@@ -194,16 +196,17 @@ impl Builder {
         self
     }
 
-    /// The cluster's name: 1 to 64 characters of a-z, 0-9 and -; "quorate" by default.
+    /// The cluster's name: 1 to 64 characters of a-z, 0-9 and -. By default the one in the transport's certificate; "quorate" without
+    /// a transport.
     pub fn cluster(mut self, name: impl Into<String>) -> Self {
-        self.cluster = name.into();
+        self.cluster = Some(name.into());
         self
     }
 
-    /// The node's id, 1 by default and at least. Another data directory may have it once its last
+    /// The node's id, at least 1. By default the one in the transport's certificate; 1 without a transport. Another data directory may have it once its last
     /// one was removed from the cluster, and only an empty one; an id that no node ever had is better.
     pub fn node_id(mut self, id: u64) -> Self {
-        self.id = NodeId::new(id);
+        self.id = Some(NodeId::new(id));
         self
     }
 
@@ -311,12 +314,19 @@ impl Builder {
         // An empty path would be the directory that the program happens to stand in.
         let dir = self.data_dir.filter(|dir| !dir.as_os_str().is_empty());
         let dir = dir.ok_or(StartError::NoDataDir)?;
+        let proven = self.transport.as_ref().map(|transport| transport.identity());
+        let id = self.id.or_else(|| proven?.node_id().map(NodeId::new));
+        let id = id.unwrap_or(NodeId::new(1));
+        let cluster = self.cluster.unwrap_or_else(|| {
+            let proven = proven.map(|identity| identity.cluster.as_str());
+            proven.unwrap_or(CLUSTER).to_owned()
+        });
         let nobody = NodeId::new(0);
-        if self.id == nobody || self.peers.contains_key(&nobody) {
+        if id == nobody || self.peers.contains_key(&nobody) {
             return Err(StartError::NoId);
         }
         self.settings.check().map_err(StartError::Settings)?;
-        let identity = Identity::node(ClusterId::new(&self.cluster)?, self.id.number());
+        let identity = Identity::node(ClusterId::new(&cluster)?, id.number());
         let transport = match self.transport {
             Some(transport) if transport.identity() != &identity => {
                 let certificate = transport.identity().clone();
@@ -340,12 +350,12 @@ impl Builder {
                 Ok(address) => address,
                 // Whoever adds the node says where it is.
                 Err(_) if self.join => None,
-                Err(error) => return Err(StartError::Address { id: self.id, error }),
+                Err(error) => return Err(StartError::Address { id, error }),
             };
-            members.insert(self.id, Member::at(address));
+            members.insert(id, Member::at(address));
         }
-        if !members.contains_key(&self.id) {
-            return Err(StartError::NotAPeer { id: self.id });
+        if !members.contains_key(&id) {
+            return Err(StartError::NotAPeer { id });
         }
         let settings = Arc::new(self.settings);
         let memory = settings
@@ -362,7 +372,7 @@ impl Builder {
             tuning: settings.tuning,
             ..MachineSettings::default()
         };
-        let (disk, cluster, id) = (self.disk, self.cluster, self.id);
+        let disk = self.disk;
         let dirs = ["log", "state"].map(|part| dir.join(part)).to_vec();
         let faults = Faults::default();
         let opened = {

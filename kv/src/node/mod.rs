@@ -34,6 +34,11 @@ mod storage;
 #[cfg(test)]
 mod tests;
 
+pub use crate::env::Disk;
+pub use crate::fault::Fault;
+pub use crate::identity::IdentityError;
+pub use crate::log::LogOpenError;
+pub use crate::machine::MachineOpenError;
 pub use crate::raft::{LogEvent, LogVote, Tap};
 pub use crate::status::{MemberStatus, NodeRole, Status};
 pub use crate::timing::{InvalidTiming, Profile, Timing};

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
@@ -160,7 +161,22 @@ impl<'c, K, V, C> RowRange<'c, K, V, C> {
         self.with(Range::descending)
     }
 
-    /// The same with options of a [`Range`]: how fresh, and by when. `.with(|range| range.stale())`. Without values
+    /// From the state of the node that is asked, however old it is. See [`Range::stale`].
+    pub fn stale(self) -> Self {
+        self.with(Range::stale)
+    }
+
+    /// From a state that is at most so old. See [`Range::max_lag`].
+    pub fn max_lag(self, bound: Duration) -> Self {
+        self.with(|range| range.max_lag(bound))
+    }
+
+    /// As the rows were at this revision. See [`Range::at`].
+    pub fn at(self, revision: Revision) -> Self {
+        self.with(|range| range.at(revision))
+    }
+
+    /// The same with any options of a [`Range`]: `.with(|range| range.deadline(second))`. Without values
     /// ([`keys_only`](Range::keys_only)) most codecs read no row.
     pub fn with(mut self, options: impl FnOnce(Range<'c>) -> Range<'c>) -> Self {
         self.range = self.range.map(options);

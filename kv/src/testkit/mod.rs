@@ -264,8 +264,6 @@ impl Cluster {
         let disk = self.disks.get(&id).ok_or(KitError::Node { id, reason })?;
         let identity = Identity::node(self.name.clone(), id);
         let started = Node::builder()
-            .cluster(self.name.as_str())
-            .node_id(id)
             .data_dir(format!("/node-{id}"))
             .disk(Arc::new(disk.clone()))
             .peers(self.disks.keys().map(|id| (*id, address(*id))))

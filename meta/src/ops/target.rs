@@ -67,7 +67,7 @@ pub struct SetFlags {
     pub flags: Flags,
 }
 
-/// Flags of a broker's row; `None` leaves one as it is. To unfence is [`Unfence`]'s business.
+/// Flags of a broker's row; `None` leaves one as it is. Lifting a fence is [`Unfence`](super::brokers::Unfence).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Flags {
     /// Fence it.
