@@ -9,8 +9,12 @@ use quorate_kv::model::{Key, Record, Revision};
 use quorate_meta::Image;
 
 mod model {
-    pub use quorate_kv::model::{LeaseId, LogTime, Record, Revision, Sequence, SessionId};
+    pub use quorate_kv::model::{
+        LeaseId, LogIndex, LogTime, Record, ReplicatedLimits, Revision, Sequence, SessionId,
+    };
 }
+
+use quorate_kv::planted;
 
 #[allow(dead_code)]
 mod machine;

@@ -2,7 +2,7 @@
 //! way in for the fuzzer, and what the laws beside it ask in every test run.
 //!
 //! Behind the feature `fuzzing`, which no release has. The rows of the state file and the records of the log have
-//! decoders of their own, without this crate's other types; the fuzzer takes these from the source.
+//! decoders of their own, without this crate's other types; the fuzzer takes these from the source. Blocks of heads are here.
 
 use std::time::Duration;
 
@@ -28,6 +28,7 @@ pub fn decoders() -> Vec<Decoder> {
     all.extend(protocol_decoders());
     all.extend(crate::raft::decoders());
     all.push(crate::identity::decoder());
+    all.push(crate::machine::decoder());
     all
 }
 

@@ -41,6 +41,9 @@ mod owner;
 #[cfg(test)]
 mod tests;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::file::blocks::decoder;
+
 pub use self::applying::applied::Applied;
 pub use self::applying::entry::{Entry, EntryOutcome, Payload};
 pub(crate) use self::file::backend::GATHERED_BYTES_MAX;

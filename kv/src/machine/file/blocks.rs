@@ -336,6 +336,60 @@ impl<G: Guard> Block<G> {
     }
 }
 
+/// A row outside any file.
+#[cfg(any(test, feature = "fuzzing"))]
+impl Guard for &[u8] {
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+}
+
+/// See [`crate::fuzzing`]. A block whose entries can all be read is written as it is.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn decoder() -> crate::decoder::Decoder {
+    fn written<'e>(rows: impl IntoIterator<Item = (&'e [u8], &'e [u8])>) -> Vec<u8> {
+        let (mut ends, mut entries) = (Vec::new(), Vec::new());
+        for (key, head) in rows {
+            let length = |bytes: &[u8]| u16::try_from(bytes.len()).expect("of a block");
+            entries.extend_from_slice(&length(key).to_be_bytes());
+            entries.extend_from_slice(key);
+            entries.extend_from_slice(head);
+            ends.push(length(&entries));
+        }
+        encode(&ends, &entries).expect("as many as were read")
+    }
+    fn check(bytes: &[u8]) {
+        let Ok(block) = Block::of(bytes) else {
+            return;
+        };
+        let count = block.count();
+        for bound in [&b"k"[..], &[], bytes] {
+            for (lower, upper) in [
+                (Bound::Included(bound), Bound::Unbounded),
+                (Bound::Excluded(bound), Bound::Included(bound)),
+                (Bound::Unbounded, Bound::Excluded(bound)),
+            ] {
+                let within = block.within(lower, upper);
+                assert!(within.is_err() || within.is_ok_and(|range| range.end <= count));
+            }
+        }
+        let rows: Result<Vec<_>, Malformed> = block.rows().collect();
+        if let Ok(rows) = rows {
+            assert_eq!(rows.len(), count);
+            let anew = written(rows.iter().map(|row| (row.key(), row.head())));
+            assert_eq!(anew, bytes);
+        }
+    }
+    crate::decoder::Decoder {
+        name: "block of heads",
+        check,
+        samples: vec![
+            written([(&b"a"[..], &b"head"[..])]),
+            written([(&b"a"[..], &b""[..]), (b"ab", b"1"), (b"b", b"22")]),
+        ],
+    }
+}
+
 /// The head of a key in a run, if it has one.
 pub(in crate::machine) fn find<'t>(
     file: &StateFile,
