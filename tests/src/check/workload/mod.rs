@@ -12,6 +12,7 @@ pub mod surface;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::{try_join, try_join_all};
 use quorate_kv::Client;
 use quorate_kv::client::{Error, TransactError, Transacted, Transaction};
 use quorate_kv::env;
@@ -382,13 +383,23 @@ impl Worker {
                 let attempts = Arc::clone(&attempts);
                 lock(&attempts).push(attempt);
                 async move {
-                    for key in keys {
+                    let of_key = async |key: Key| {
                         let record = transaction.record(key.clone()).await?;
                         last(&attempts, |attempt| attempt.keys.push((key, record)));
-                    }
+                        Ok::<_, Error>(())
+                    };
                     if let Some(range) = range {
-                        let records = transaction.records(range.clone()).await?;
-                        last(&attempts, |attempt| attempt.ranges.push((range, records)));
+                        // At once: each could choose a revision for all of them.
+                        let of_range = async {
+                            let records = transaction.records(range.clone()).await?;
+                            last(&attempts, |attempt| attempt.ranges.push((range, records)));
+                            Ok(())
+                        };
+                        try_join(of_range, try_join_all(keys.into_iter().map(of_key))).await?;
+                    } else {
+                        for key in keys {
+                            of_key(key).await?;
+                        }
                     }
                     let (value, none) = (id.value(0), key("none"));
                     let sequenced = Op::PutSequence {
