@@ -1,7 +1,7 @@
 //! Runs seeds of the deterministic simulator, replays one, shrinks one, or sees whether it finds planted bugs.
 
 use std::collections::BTreeSet;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -462,6 +462,18 @@ fn plant_all(args: &Args) -> ExitCode {
     ]);
     let (mut missed, mut late, mut results) = (0, 0, Vec::new());
     for bug in Bug::ALL {
+        if has_a_scene(bug) {
+            results.push(json!({ "bug": bug.name(), "scene": SCENES }));
+            table.add_row([
+                Cell::new(bug),
+                Cell::new("-"),
+                Cell::new("-"),
+                Cell::new("-"),
+                Cell::new(SCENES),
+            ]);
+            bar.inc(STARTS);
+            continue;
+        }
         let median_max = median_max(bug).min(seeds_max);
         let (mut took, mut rules) = (Vec::new(), BTreeSet::new());
         for start in 0..STARTS {
@@ -483,6 +495,10 @@ fn plant_all(args: &Args) -> ExitCode {
         late += u64::from(median.is_some_and(|seeds| seeds > median_max));
         let told = |seeds: &Option<u64>| seeds.map_or(format!("> {seeds_max}"), |n| n.to_string());
         let each: Vec<_> = took.iter().map(told).collect();
+        if !io::stderr().is_terminal() {
+            // A run of an hour that says nothing may as well hang.
+            eprintln!("{bug}: {}", each.join(", "));
+        }
         let rules: Vec<_> = rules.into_iter().collect();
         results.push(json!({
             "bug": bug.name(),
@@ -521,6 +537,17 @@ fn plant_all(args: &Args) -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
+}
+
+/// Where the bugs are found that seeds seldom meet: each in a scene made for it, and the gate runs all of them.
+const SCENES: &str = "tests/tests/promises.rs";
+
+/// Whether a bug takes a coincidence that seeds seldom make, and has a scene that makes it.
+fn has_a_scene(bug: Bug) -> bool {
+    matches!(
+        bug,
+        Bug::HeartbeatOkWithHigherVote | Bug::LagByAnyMessage | Bug::RoundJoinedLate
+    )
 }
 
 /// The median of seeds that a bug may take: some twice to three times what it took when this was written (the
