@@ -118,9 +118,15 @@ impl<S: Store> MetaClient<S> {
         for attempt in 1..=ATTEMPTS_MAX {
             match this.attempt(operation).await? {
                 Attempt::Done(answer) => return Ok(answer),
+                // What no decision would follow is not done.
+                Attempt::First(_) if attempt == ATTEMPTS_MAX => {}
                 Attempt::First(steps) => {
                     for step in steps {
-                        this.step(step).await?;
+                        match this.step(step).await {
+                            // The broker is not what it was when this was decided.
+                            Err(Error::Refused(_)) => break,
+                            done => done?,
+                        }
                     }
                 }
                 Attempt::Lost(race) => {

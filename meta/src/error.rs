@@ -17,16 +17,16 @@ use crate::store::StoreError;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Error {
-    /// The rules refuse it: every offending item with its reason, in the order of the request. Nothing was
-    /// changed.
+    /// The rules refuse it: every offending item with its reason. Nothing was changed, but for steps that come first in
+    /// commits of their own: a broker may be fenced, cordoned or swept.
     Refused(Vec<Refusal>),
     /// Text that was given for a topic's name is none. Nothing was sent.
     Name(InvalidTopicName),
     /// Text that was given for an endpoint is none. Nothing was sent.
     Endpoint(InvalidEndpoint),
-    /// It does not fit into one transaction. Nothing was changed.
+    /// It does not fit into one transaction. Nothing was changed, but for such steps.
     TooLarge(TooLarge),
-    /// Others changed the same rows each time. Nothing was changed.
+    /// Others changed the same rows each time, or what a step had done. Nothing was changed, but for such steps.
     Conflict(Conflict),
     /// A row is unreadable. Nothing was changed.
     Corrupt(CorruptRow),
@@ -89,12 +89,12 @@ impl TooLarge {
 
 /// The decision was made again as often as is allowed, and each time others had changed what it used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("others changed the same rows in each of {attempts} attempts, last {}", List(.rows))]
+#[error("others changed what it needs in each of {attempts} attempts{}{}", if .rows.is_empty() { "" } else { ", last " }, List(.rows))]
 #[non_exhaustive]
 pub struct Conflict {
     /// How often it was tried.
     pub attempts: u32,
-    /// The rows that had moved at the last attempt.
+    /// The rows that had moved at the last attempt that lost a race; none where steps were undone each time.
     pub rows: Vec<Key>,
 }
 
@@ -268,5 +268,18 @@ impl From<ReadError> for Error {
             ReadError::Corrupt(e) => Error::Corrupt(e),
             ReadError::Store(e) => Error::Store(e),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_conflict_lists_the_rows_that_moved_where_some_did() {
+        let told = |rows| Conflict { attempts: 16, rows }.to_string();
+        let text = "others changed what it needs in each of 16 attempts";
+        assert_eq!(told(Vec::new()), text);
+        assert_eq!(told(vec![Key::from("b/1")]), format!("{text}, last b/1"));
     }
 }

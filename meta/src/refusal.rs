@@ -1,7 +1,7 @@
 //! What the rules refuse: an item of a request, and the reason with the values that decided it.
 //!
-//! Always: a request that is refused changed nothing; its refusals name every item that is wrong, in the order of the
-//! request.
+//! Always: a request that is refused was not carried out, nor a part of it; its refusals name every item that is wrong. What had to
+//! come first (a broker's fence, its sweep) may have been done.
 
 use std::fmt;
 
@@ -96,7 +96,7 @@ pub enum Reason {
         epoch: BrokerEpoch,
     },
     /// The caller named another life of the broker than the one that is registered.
-    #[error("the epoch of broker {broker} is {}, the request says {asked}", Present(.present))]
+    #[error("{}, the request says {asked}", Present(*.broker, .present))]
     StaleBrokerEpoch {
         /// The broker.
         broker: BrokerId,
@@ -285,13 +285,13 @@ pub enum Reason {
 }
 
 /// An epoch that may not exist, for people.
-struct Present<'a>(&'a Option<BrokerEpoch>);
+struct Present<'a>(BrokerId, &'a Option<BrokerEpoch>);
 
 impl fmt::Display for Present<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(epoch) => epoch.fmt(f),
-            None => f.write_str("not registered"),
+        match self.1 {
+            Some(epoch) => write!(f, "the epoch of broker {} is {epoch}", self.0),
+            None => write!(f, "broker {} is not registered", self.0),
         }
     }
 }

@@ -32,7 +32,8 @@ pub enum Error {
     /// The request was refused, for a reason that a retry does not change; nothing was changed.
     #[error("{reason}")]
     Rejected {
-        /// The node that refused it, as the client calls it: its address, or "this node". `None`: the client itself.
+        /// The node that refused it, as the client calls it: its address, or "this node". `None`: the client itself, or a node that
+        /// answered with something else than was asked for.
         node: Option<String>,
         /// Why.
         reason: String,
@@ -233,8 +234,8 @@ impl Error {
 }
 
 impl Error {
-    /// The node that the error comes from, as the client calls it: its address, or "this node". `None`: no node was asked, or
-    /// every node would say the same, since the state machine decided it.
+    /// The node that the error comes from, as the client calls it: its address, or "this node". `None`: no node was asked, every
+    /// node would say the same, since the state machine decided it, or it is not known which one it was.
     pub fn node(&self) -> Option<&str> {
         match self {
             Error::Rejected { node, .. }

@@ -16,7 +16,7 @@ pub use super::target::{Flags, SetFlags, Target};
 use super::{
     Answer, Context, Decision, Operation, Pins, Plan, Step, read_all, replace, sweep_partitions_max,
 };
-use crate::error::{Error, TooLarge};
+use crate::error::{Error, Size, TooLarge};
 use crate::ids::{BrokerEpoch, BrokerId, Incarnation};
 use crate::image::Image;
 use crate::keys::Keys;
@@ -60,6 +60,10 @@ pub enum Takeover {
 impl RegisterBroker {
     /// A broker with one endpoint, `host:port` or `LISTENER://host:port`, not fenced, as a new incarnation. Fails for
     /// text that is no endpoint.
+    ///
+    /// Two requests made here are two incarnations: to repeat one whose answer was lost, clone it. A process that starts
+    /// again registers as a new incarnation, which is refused while the one before is not fenced, unless it says
+    /// [`takeover`](Self::takeover).
     pub fn new(
         id: impl Into<BrokerId>,
         endpoint: impl TryInto<Endpoint, Error: Into<InvalidEndpoint>>,
@@ -228,7 +232,7 @@ impl Operation for RegisterBrokers {
                 }
             }
         }
-        // Nobody is fenced for what would be refused afterwards.
+        // Nobody is fenced for what is refused by what was read.
         refusals.into_result()?;
         if !fences.is_empty() {
             return Ok(Decision::First(fences));
@@ -282,7 +286,12 @@ impl Operation for RegisterBrokers {
         }
         match Plan::new(pins, then, answer, &context.limits) {
             Ok(plan) => Ok(Decision::Commit(plan)),
-            Err(too_large) => {
+            Err(
+                too_large @ Error::TooLarge(TooLarge {
+                    what: Size::Operations | Size::Bytes,
+                    ..
+                }),
+            ) => {
                 // Sweeps in steps take them out of ISRs where others are in sync, and leave less for this commit.
                 let to_sweep = |id: &BrokerId| swept(image, image, *id, context).next().is_some();
                 let sweeps: Vec<_> = restarted
@@ -296,6 +305,7 @@ impl Operation for RegisterBrokers {
                     false => Ok(Decision::First(sweeps)),
                 }
             }
+            Err(other) => Err(other),
         }
     }
 }

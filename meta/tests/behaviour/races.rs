@@ -5,7 +5,7 @@ use std::sync::Arc;
 use quorate_kv::model::{Consistency, Op, ReadOp, ReadResponse, Txn, TxnResponse};
 use quorate_meta::{
     CreateTopic, DeleteTopic, Error, GrowTopic, Ineligible, IsrUpdate, Keys, LeaderUpdate, MetaClient,
-    Reason, Replicas, Store, StoreError,
+    Reason, Registration, Replicas, Store, StoreError,
     ops::{Context, Operation, topics::CreateTopics},
 };
 
@@ -209,4 +209,17 @@ async fn all_that_an_operation_asks_of_the_store_has_the_time_of_one_operation()
     meta.partitions(topic.id).await.unwrap();
     meta.image().await.unwrap();
     meta.delete_topic(DeleteTopic::new("t").unwrap()).await.unwrap();
+}
+
+/// The broker that was to be fenced first is gone when its fence comes: the takeover is decided again, and not refused for what
+/// was never asked.
+#[tokio::test]
+async fn a_step_that_is_refused_makes_the_operation_decide_again() {
+    let (store, meta) = cluster(1).await;
+    store.commit_first(Txn::new([Op::delete(meta.keys().broker(id(1)))]));
+    let registered = meta
+        .register_broker(registration(1).takeover())
+        .await
+        .expect("nobody has the id any more");
+    assert_eq!(registered.registration, Registration::New);
 }
