@@ -540,13 +540,18 @@ fn plant_all(args: &Args) -> ExitCode {
 }
 
 /// Where the bugs are found that seeds seldom meet: each in a scene made for it, and the gate runs all of them.
-const SCENES: &str = "tests/tests/promises.rs";
+const SCENES: &str = "a scene: tests/tests/promises.rs, succession.rs";
 
 /// Whether a bug takes a coincidence that seeds seldom make, and has a scene that makes it.
 fn has_a_scene(bug: Bug) -> bool {
     matches!(
         bug,
-        Bug::HeartbeatOkWithHigherVote | Bug::LagByAnyMessage | Bug::RoundJoinedLate
+        Bug::HeartbeatOkWithHigherVote
+            | Bug::LagByAnyMessage
+            | Bug::RoundJoinedLate
+            | Bug::EndByOneWitness
+            | Bug::LeaseEndedBySilence
+            | Bug::NoStepDown
     )
 }
 
